@@ -1,0 +1,1 @@
+"""The reusable half of Quadrille: it knows no event and no service."""

@@ -1,0 +1,112 @@
+"""What a service is given and what became of it: every input has an id, a key, a body and a place in a trace."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TypeAlias
+from uuid import UUID
+
+from chassis.trace import Context, new_span_id, new_trace
+from chassis.words import Intent, Message, Said
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A record that could not be decoded, with the error class it is parked under and a fixed phrase."""
+
+    reason: str
+    error_class: str = "UNDECODABLE"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """A step on a partition: from the position ``since`` to ``upto``, the offset after this record."""
+
+    topic: str
+    partition: int
+    since: int
+    upto: int
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """The bytes of a record as they came, kept for parking; ``headers`` are (name, value) pairs."""
+
+    raw: bytes
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """Anything a handler is given: a fact heard, a command, an answer of the outside, a due timer.
+
+    ``agenda`` is the row an answer or timer ends; ``request`` is a key a command is looked up by and locked under;
+    ``redriven`` says that the input comes from its parked row; ``span_id`` is the id of its future process span.
+    """
+
+    id: UUID
+    key: str
+    body: Message | Unreadable
+    at: datetime
+    type: str
+    record: Record | None = None
+    origin: Origin | None = None
+    agenda: UUID | None = None
+    request: str | None = None
+    redriven: bool = False
+    trace: Context = field(default_factory=new_trace)
+    span_id: str = field(default_factory=new_span_id)
+
+    @property
+    def inside(self) -> Context:
+        """The place of the handler's span: what it says hangs below it."""
+        return Context(self.trace.trace_id, self.span_id, self.trace.sampled)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An intent of the agenda in this worker's hand, leased until a moment of the database's clock."""
+
+    id: UUID
+    key: str
+    intent: Intent
+    attempts: int
+    leased_until: datetime
+    trace: Context
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Handled now: what was said, and the intents this process may carry out itself."""
+
+    said: tuple[Said, ...] = ()
+    handed: tuple[Entry, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Handled before, or not to be handled again: nothing happened."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """Set aside with its order; ``reason`` is a fixed phrase."""
+
+    error_class: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A command raised: nothing happened, the asker is told."""
+
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """Another transaction holds this command's request key: nothing happened, ask again alone."""
+
+
+Outcome: TypeAlias = Done | Seen | Parked | Failed | Busy

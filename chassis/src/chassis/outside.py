@@ -1,0 +1,75 @@
+"""How the outside world is reached: one function per intent, called with no transaction open (law L10)."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar, get_type_hints
+
+from chassis.registry import BASES
+from chassis.words import Answer, Intent
+
+T = TypeVar("T", bound=Intent)
+C = TypeVar("C")
+A = TypeVar("A", bound=Answer)
+
+
+class Transient(Exception):  # noqa: N818 - the name says what is the case
+    """Nothing can be known yet: the intent climbs its ladder and is tried again."""
+
+
+class Ruling(enum.Enum):
+    """What is to become of an intent about to be leased."""
+
+    GO = "GO"
+    WAIT = "WAIT"
+    DROP = "DROP"
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """How one type of intent is carried out.
+
+    ``call`` takes the intent and the client of the outside and returns an Answer; ``when`` judges the intent against
+    the working set; ``ladder`` are the waits between tries, the last one repeating when ``exhausted`` is None.
+    """
+
+    call: Callable[[Any, Any], Answer]
+    when: Callable[[Any, Any], Ruling] | None
+    ladder: tuple[timedelta, ...]
+    exhausted: Callable[[Any], Answer] | None
+
+
+DELAYED = tuple(timedelta(seconds=s) for s in (1, 5, 30, 120, 600))
+
+
+class Outside:
+    """The errands of one service: which function carries out which intent."""
+
+    def __init__(self, service: str) -> None:
+        self.service = service
+        self.errands: dict[type[Intent], Errand] = {}
+
+    def carries_out(
+        self,
+        intent: type[T],
+        *,
+        when: Callable[[T, Any], Ruling] | None = None,
+        ladder: tuple[timedelta, ...] = DELAYED,
+        exhausted: Callable[[T], Answer] | None = None,
+    ) -> Callable[[Callable[[T, C], A]], Callable[[T, C], A]]:
+        """Register the function that carries out an intent; raises TypeError for a second one or a wrong annotation."""
+        if intent in self.errands or intent in BASES:
+            message = f"{self.service}: {intent.__name__} is carried out already, or names no intent"
+            raise TypeError(message)
+
+        def register(call: Callable[[T, C], A]) -> Callable[[T, C], A]:
+            if next(iter(get_type_hints(call).values())) is not intent:
+                message = f"{self.service}: the first parameter must be {intent.__name__}"
+                raise TypeError(message)
+            self.errands[intent] = Errand(call, when, ladder, exhausted)
+            return call
+
+        return register

@@ -1,0 +1,43 @@
+"""The W3C trace context as it travels through rows and headers: a traceparent says whose child comes next."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, replace
+
+_TRACEPARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})")
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """A place in a trace: 32 hex digits of trace id, 16 of the span a next one hangs below, and whether it is kept."""
+
+    trace_id: str
+    span_id: str
+    sampled: bool = True
+
+    @property
+    def traceparent(self) -> str:
+        """Return the W3C header value (Trace Context, level 1)."""
+        return f"00-{self.trace_id}-{self.span_id}-{'01' if self.sampled else '00'}"
+
+    def child(self) -> Context:
+        """Return a new span's place in the same trace."""
+        return replace(self, span_id=new_span_id())
+
+
+def new_span_id() -> str:
+    """Return a fresh random span id, 16 hex digits, never all zero."""
+    return os.urandom(8).hex().replace("0" * 16, "0" * 15 + "1")
+
+
+def new_trace(*, sampled: bool = True) -> Context:
+    """Return the root place of a new trace."""
+    return Context(os.urandom(16).hex(), new_span_id(), sampled)
+
+
+def parse(traceparent: str | None) -> Context | None:
+    """Return the context of a traceparent header, or None if it is absent or not valid."""
+    found = _TRACEPARENT.fullmatch(traceparent or "")
+    return Context(found[1], found[2], bool(int(found[3], 16) & 1)) if found else None

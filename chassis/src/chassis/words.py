@@ -1,0 +1,155 @@
+"""The kinds of message a handler hears and says; the guarantee: a wire name is derived, never written twice."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from datetime import UTC, datetime
+from typing import ClassVar, TypeAlias, TypeVar
+
+_WORD = re.compile(r"(?<!^)(?=[A-Z])")
+UNDATED = datetime.fromtimestamp(0, UTC)
+
+
+def wire_type(name: str) -> str:
+    """Return the wire name of a class: ``StockReserved`` is ``stock.reserved``."""
+    noun, *rest = _WORD.sub("_", name).lower().split("_")
+    return f"{noun}.{'_'.join(rest)}" if rest else noun
+
+
+def _snake(name: str) -> str:
+    return _WORD.sub("_", name).lower()
+
+
+class _Dated:
+    """Holds the chassis' stamps outside the dataclass fields, so that they never reach Avro, equality or hash."""
+
+    __slots__ = ("_at", "_attempts")
+
+
+class Message(_Dated):
+    """A frozen dataclass whose first field is its key; ``at`` is stamped by the chassis."""
+
+    __slots__ = ()
+    type: ClassVar[str] = ""
+    key_field: ClassVar[str] = ""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "type" not in cls.__dict__:
+            cls.type = cls._wire_name()
+
+    @classmethod
+    def _wire_name(cls) -> str:
+        return wire_type(cls.__name__)
+
+    @property
+    def at(self) -> datetime:
+        """When the input happened: a fact's time, a command's intake, a timer's due time, an answer's recording."""
+        return getattr(self, "_at", UNDATED)
+
+
+class Fact(Message):
+    """Something that happened, said to the world: an outbox row; type ``noun.past_participle``.
+
+    ``class OrderPlaced(Fact, source="order")`` is a fact heard from the order service; without a source
+    it is this service's own. ``topic`` is set for the chassis' shared topics only.
+    """
+
+    __slots__ = ()
+    source: ClassVar[str] = ""
+    topic: ClassVar[str] = ""
+
+    def __init_subclass__(cls, source: str = "", topic: str = "") -> None:
+        super().__init_subclass__()
+        if source:  # a slotted dataclass is made twice, the second time without class arguments
+            cls.source = source
+        if topic or source:
+            cls.topic = topic or f"{source}.events"
+
+
+class Command(Message):
+    """A request over HTTP that may be refused; it is never parked."""
+
+    __slots__ = ()
+
+    @classmethod
+    def _wire_name(cls) -> str:
+        return _snake(cls.__name__)
+
+
+class Intent(Message):
+    """A committed promise to do one thing outside; type ``charge_card``."""
+
+    __slots__ = ()
+
+    @classmethod
+    def _wire_name(cls) -> str:
+        return _snake(cls.__name__)
+
+
+class Answer(Message):
+    """What the outside answered to an intent."""
+
+    __slots__ = ()
+
+    @property
+    def attempts(self) -> int:
+        """How often the intent's agenda row was leased before this answer."""
+        return getattr(self, "_attempts", 1)
+
+    @classmethod
+    def _wire_name(cls) -> str:
+        return _snake(cls.__name__)
+
+
+class Timer(Message):
+    """Said to ourselves, heard when ``due`` has passed; every timer has a field ``due``."""
+
+    __slots__ = ()
+
+    @classmethod
+    def _wire_name(cls) -> str:
+        return _snake(cls.__name__)
+
+
+class Reply(Message):
+    """Said to the asker of a command only, stored nowhere."""
+
+    __slots__ = ()
+
+    @classmethod
+    def _wire_name(cls) -> str:
+        return _snake(cls.__name__)
+
+
+M = TypeVar("M", bound=Message)
+Said: TypeAlias = Fact | Intent | Timer | Reply
+Saying: TypeAlias = Said | tuple[Said, ...] | None
+
+
+def key_of(message: Message) -> str:
+    """Return the key of a message: the value of its first field, as text."""
+    return str(getattr(message, first_field(type(message))))
+
+
+def first_field(cls: type[Message]) -> str:
+    """Return the name of a message class's key field.
+
+    Raises TypeError for a class that is no dataclass or has no fields.
+    """
+    if not (name := cls.__dict__.get("key_field")):
+        fields = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
+        if not fields:
+            message = f"{cls.__name__} must be a frozen dataclass whose first field is its key"
+            raise TypeError(message)
+        name = cls.key_field = fields[0].name
+    return str(name)
+
+
+def stamp(message: M, at: datetime, attempts: int = 1) -> M:
+    """Give a message its time and return it; done once, by the chassis, before a handler sees it."""
+    object.__setattr__(message, "_at", at)
+    if isinstance(message, Answer):
+        object.__setattr__(message, "_attempts", attempts)
+    return message
