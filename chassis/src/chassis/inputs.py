@@ -66,13 +66,13 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An intent of the agenda in this worker's hand, leased until a moment of the database's clock."""
+    """An intent of the agenda in this worker's hand; the lease is ours until ``expires`` on our monotonic clock."""
 
     id: UUID
     key: str
     intent: Intent
     attempts: int
-    leased_until: datetime
+    expires: float
     trace: Context
 
 

@@ -123,6 +123,14 @@ class Reply(Message):
         return _snake(cls.__name__)
 
 
+class NotYet(Exception):  # noqa: N818 - the name says what is the case
+    """A fact came before what it refers to: parked under CAUSALITY and tried again (saga.md, section 6)."""
+
+
+class Infrastructure(Exception):  # noqa: N818 - a class of trouble, not one error
+    """Something below the business is away: the partition pauses, no attempt is counted, nothing is parked."""
+
+
 M = TypeVar("M", bound=Message)
 Said: TypeAlias = Fact | Intent | Timer | Reply
 Saying: TypeAlias = Said | tuple[Said, ...] | None

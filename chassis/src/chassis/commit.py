@@ -1,0 +1,220 @@
+"""The one function that carries the guarantee: effects once per input id, in one transaction with the position."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+from uuid import UUID
+
+import psycopg
+from pydantic import TypeAdapter
+
+from chassis import ledger
+from chassis.ids import event_id, milliseconds
+from chassis.inputs import Busy, Done, Entry, Failed, Input, Outcome, Parked, Seen, Unreadable
+from chassis.ledger import Fenced, History, Promise, Told
+from chassis.outside import Ruling
+from chassis.service import Service, Tx, tables
+from chassis.words import Command, Fact, Infrastructure, Intent, Message, NotYet, Said, Timer, key_of, stamp
+
+W = TypeVar("W")
+LEASE = timedelta(seconds=30)
+PAYLOAD_MAX = 262_144
+# Not the input's fault: the worker re-reads its positions and seeks, the intake looks its requests up.
+OUTAGE = (
+    Fenced,
+    Infrastructure,
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    psycopg.InternalError,
+    psycopg.ProgrammingError,
+    psycopg.NotSupportedError,
+)
+_ADAPTERS: dict[type[Message], TypeAdapter[Any]] = {}
+
+
+class Refused(Exception):  # noqa: N818 - the name says what is the case
+    """A handler said something the chassis cannot keep: a foreign key, or a fact too large for a record."""
+
+
+@dataclass(slots=True)
+class _Batch:
+    """One transaction's worth of work in memory."""
+
+    service: Service[Any]
+    work: Any
+    history: History
+    told: Told
+    room: int
+
+
+def commit(tx: Tx, service: Service[W], inputs: Sequence[Input], room: int = 0) -> list[Outcome]:
+    """Handle a batch of inputs, each id once; ``room`` intents may be leased to this process at once.
+
+    A batch the database refuses is halved until the guilty input stands alone and is parked. Raises Fenced and every
+    infrastructure error; then nothing of the refused part happened, or its COMMIT's answer was lost.
+    """
+    try:
+        return _together(tx, service, inputs, room)
+    except OUTAGE:
+        raise
+    except Exception as refused:  # noqa: BLE001 - an integrity or data error, or load/save choked on one body
+        if len(inputs) == 1:
+            return [_alone(tx, service, inputs[0], refused)]
+    half = len(inputs) // 2
+    first = commit(tx, service, inputs[:half], room)
+    handed = sum(len(outcome.handed) for outcome in first if isinstance(outcome, Done))
+    return first + commit(tx, service, inputs[half:], room - handed)
+
+
+def to_json(message: Message) -> bytes:
+    """Return an intent's, timer's or answer's body as canonical JSON."""
+    return _adapter(type(message)).dump_json(message)
+
+
+def from_json(cls: type[Message], body: bytes | str) -> Message:
+    """Return the message of a JSON body; raises pydantic's ValidationError."""
+    found: Message = _adapter(cls).validate_json(body)
+    return found
+
+
+def _adapter(cls: type[Message]) -> TypeAdapter[Any]:
+    if cls not in _ADAPTERS:
+        _ADAPTERS[cls] = TypeAdapter(cls)
+    return _ADAPTERS[cls]
+
+
+def _together(tx: Tx, service: Service[W], inputs: Sequence[Input], room: int) -> list[Outcome]:
+    began = time.monotonic()
+    with tx.pipeline(), tx.transaction():
+        opening = ledger.begin(tx, inputs)
+        work = service.load(tx, [stamp(i.body, i.at) for i in inputs if isinstance(i.body, Message)])
+        batch = _Batch(service, work, opening.history(), Told(), room)
+        outcomes = [_handle(batch, heard) for heard in inputs]
+        handed = _hand_on(batch, began + LEASE.total_seconds())
+        service.store.save(tx, work)
+        ledger.end(tx, list(zip(inputs, outcomes, strict=True)), batch.told, batch.history, LEASE)
+    return [_with_handed(outcome, heard, handed) for outcome, heard in zip(outcomes, inputs, strict=True)]
+
+
+def _alone(tx: Tx, service: Service[W], heard: Input, refused: Exception) -> Outcome:
+    """Give a lone input a second chance (a racing insert has landed by now), then park it."""
+    try:
+        return _together(tx, service, [heard], 0)[0]
+    except OUTAGE:
+        raise
+    except Exception as again:  # noqa: BLE001 - refused twice: the input is guilty
+        if isinstance(heard.body, Command):
+            return Failed(again)
+        blame = _blame(heard, refused)
+    with tx.pipeline(), tx.transaction():
+        history = ledger.begin(tx, [heard]).history()
+        outcome: Outcome = Seen() if history.knows(heard) else blame
+        ledger.end(tx, [(heard, outcome)], Told(), history, LEASE)
+    return outcome
+
+
+def _handle(batch: _Batch, heard: Input) -> Outcome:
+    history = batch.history
+    if heard.request in history.busy:
+        return Busy()
+    if history.knows(heard):
+        return Seen()
+    if isinstance(heard.body, Fact | Unreadable) and not history.admits(heard):
+        return _parked(history, heard, Parked(ledger.BEHIND, "behind an earlier one of its order"))
+    if isinstance(heard.body, Unreadable):
+        return _parked(history, heard, Parked(heard.body.error_class, heard.body.reason))
+    rows, mark = tables(batch.work), batch.told.mark()
+    marks = [table.mark() for table in rows]
+    try:
+        said = batch.service.on.react(heard.body, batch.work)
+        _tell(batch, heard, said)
+    except Infrastructure:
+        raise
+    except Exception as raised:  # noqa: BLE001 - a handler's failure is its input's: rewound, then parked
+        batch.told.rewind(mark)
+        for table, place in zip(rows, marks, strict=True):
+            table.rewind(place)
+        outcome = _blame(heard, raised)
+        return _parked(history, heard, outcome) if isinstance(outcome, Parked) else outcome
+    return _done(history, heard, said)
+
+
+def _done(history: History, heard: Input, said: tuple[Said, ...]) -> Done:
+    history.seen.add(heard.id)
+    if heard.redriven:
+        history.lines[heard.key].remove(heard.id)
+    return Done(said)
+
+
+def _parked(history: History, heard: Input, outcome: Parked) -> Parked:
+    if isinstance(heard.body, Fact | Unreadable) and not heard.redriven:
+        history.lines.setdefault(heard.key, []).append(heard.id)
+    return outcome
+
+
+def _blame(heard: Input, raised: Exception) -> Parked | Failed:
+    """Name what went wrong by class and a fixed phrase: an exception's values may hold what must not be stored."""
+    if isinstance(heard.body, Command):
+        return Failed(raised)
+    if isinstance(heard.body, Unreadable):
+        return Parked(heard.body.error_class, heard.body.reason)
+    if isinstance(raised, NotYet):
+        return Parked("CAUSALITY", "NotYet: came before what it refers to")
+    return Parked("HANDLER", f"{type(raised).__name__} while handling {heard.type}")
+
+
+def _tell(batch: _Batch, heard: Input, said: tuple[Said, ...]) -> None:
+    """Give every fact, intent and timer its id, encode it, and queue it in order."""
+    ordinals: dict[str, int] = {}
+    for message in said:
+        ordinal = ordinals[message.type] = ordinals.get(message.type, -1) + 1
+        if isinstance(message, Fact):
+            batch.told.facts.append(_fact(batch.service, heard, message, ordinal))
+        elif isinstance(message, Intent | Timer):
+            batch.told.promises.append(_promise(batch.service, heard, message, ordinal))
+
+
+def _fact(service: Service[Any], heard: Input, fact: Fact, ordinal: int) -> ledger.Said:
+    payload, key = service.codec.encode(fact), key_of(fact)
+    if key != heard.key:
+        message = f"{fact.type} has another key than its cause: its sequence could not be kept"
+        raise Refused(message)
+    if len(payload) > PAYLOAD_MAX:
+        message = f"{fact.type} has {len(payload)} bytes; a record carries {PAYLOAD_MAX}"
+        raise Refused(message)
+    identity = event_id(service.name, heard.id, fact.type, ordinal)
+    topic = fact.topic or f"{service.name}.events"
+    sending = heard.inside.child().traceparent
+    return ledger.Said(identity, topic, key, fact.type, payload, heard.id, sending, bytes.fromhex(heard.span_id))
+
+
+def _promise(service: Service[Any], heard: Input, message: Intent | Timer, ordinal: int) -> Promise:
+    due: datetime | None = getattr(message, "due", None) if isinstance(message, Timer) else None
+    identity = event_id(service.name, heard.id, message.type, ordinal, milliseconds(due) if due else None)
+    return Promise(identity, heard.id, message, to_json(message), due, heard.inside)
+
+
+def _hand_on(batch: _Batch, expires: float) -> dict[UUID, list[Entry]]:
+    """Lease as many fresh intents as there is room to this process itself, so that no poll stands between."""
+    handed: dict[UUID, list[Entry]] = {}
+    promises, errands = batch.told.promises, batch.service.outside.errands
+    for place, promise in enumerate(promises):
+        intent = promise.message
+        if batch.room <= 0 or not isinstance(intent, Intent) or not (errand := errands.get(type(intent))):
+            continue
+        if errand.when and errand.when(intent, batch.work) is not Ruling.GO:
+            continue
+        batch.room -= 1
+        promises[place] = replace(promise, handed=True)
+        entry = Entry(promise.id, key_of(intent), intent, 1, expires, promise.trace)
+        handed.setdefault(promise.cause, []).append(entry)
+    return handed
+
+
+def _with_handed(outcome: Outcome, heard: Input, handed: dict[UUID, list[Entry]]) -> Outcome:
+    entries = handed.get(heard.id) if isinstance(outcome, Done) else None
+    return Done(outcome.said, tuple(entries)) if isinstance(outcome, Done) and entries else outcome

@@ -1,0 +1,262 @@
+"""What makes a batch happen once: positions, key locks, ids seen, lines of parked records, numbered facts.
+
+``begin`` queues its questions and ``Opening.history`` reads the answers, so that a store can queue its own between
+them and the whole batch costs three round trips, whatever its size (psycopg's pipeline).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from psycopg.types.json import Jsonb
+
+from chassis.ids import lock_key
+from chassis.inputs import Done, Input, Outcome, Parked, Record, Seen
+from chassis.service import Tx
+from chassis.trace import Context
+from chassis.words import Answer, Command, Intent, Timer, key_of
+
+MOVE_POSITIONS = """
+UPDATE position p SET next_offset = n.upto
+  FROM unnest(%b::text[], %b::int[], %b::bigint[], %b::bigint[]) n(topic, partition, since, upto)
+ WHERE (p.topic, p.partition, p.next_offset) = (n.topic, n.partition, n.since) RETURNING 1"""
+LOCK_KEYS = "SELECT count(pg_advisory_xact_lock(k)) FROM unnest(%b::bigint[]) k"
+TRY_REQUESTS = "SELECT pg_try_advisory_xact_lock(k) FROM unnest(%b::bigint[]) k"
+SEEN_IDS = """
+SELECT event_id FROM inbox WHERE event_id = ANY(%(ids)b) AND event_id BETWEEN %(low)b AND %(high)b
+UNION ALL SELECT event_id FROM inbox_old WHERE event_id = ANY(%(ids)b)
+UNION ALL SELECT id FROM parked WHERE id = ANY(%(ids)b) AND state = 'DISCARDED'"""
+LINES = "SELECT line, id FROM parked WHERE line = ANY(%b) AND state IN ('OPEN', 'DEAD') ORDER BY line, place"
+SEQUENCES = "SELECT topic, key, sequence FROM stream WHERE key = ANY(%b)"
+ADD_SEEN = "INSERT INTO inbox SELECT unnest(%b::uuid[])"
+ADD_FACTS = """
+INSERT INTO outbox (id, aggregatetype, aggregateid, type, sequence, payload, causationid, traceparent, parent_span)
+SELECT * FROM unnest(%b::uuid[], %b::text[], %b::text[], %b::text[], %b::bigint[], %b::bytea[], %b::uuid[],
+                     %b::text[], %b::bytea[])"""
+ADD_STREAMS = "INSERT INTO stream SELECT * FROM unnest(%b::text[], %b::text[], %b::bigint[])"
+SET_STREAMS = """
+UPDATE stream s SET sequence = n.sequence FROM unnest(%b::text[], %b::text[], %b::bigint[]) n(topic, key, sequence)
+ WHERE (s.topic, s.key) = (n.topic, n.key)"""
+ADD_AGENDA = """
+INSERT INTO agenda (id, key, type, body, due, leased_until, attempts, traceparent)
+SELECT id, key, type, body, coalesce(due, now()), CASE WHEN handed THEN now() + %b::interval END,
+       handed::int, traceparent
+  FROM unnest(%b::uuid[], %b::text[], %b::text[], %b::jsonb[], %b::timestamptz[], %b::bool[], %b::text[])
+       n(id, key, type, body, due, handed, traceparent)"""
+END_AGENDA = "DELETE FROM agenda WHERE id = ANY(%b)"
+HOLD_AGENDA = "UPDATE agenda SET leased_until = 'infinity' WHERE id = ANY(%b)"
+PARK = """
+INSERT INTO parked (id, line, state, type, topic, partition, "offset", headers, raw, error_class, error, attempts)
+VALUES (%b, %b, 'OPEN', %b, %b, %b, %b, %b, %b, %b, %b, %b)"""
+PARK_AGAIN = "UPDATE parked SET attempts = attempts + 1, error_class = %b, error = %b WHERE id = %b"
+UNPARK = "UPDATE parked SET state = 'REDRIVEN', ended_by = 'worker', reason = 'handled' WHERE id = ANY(%b)"
+BEHIND = "BEHIND"
+
+
+class Fenced(Exception):  # noqa: N818 - the name says what is the case
+    """A position was not where this worker left it: another one has the partition, or our COMMIT did arrive."""
+
+
+@dataclass(slots=True)
+class History:
+    """What went before, as this batch sees it; kept up to date while the batch is handled."""
+
+    seen: set[UUID]
+    lines: dict[str, list[UUID]]
+    sequences: dict[tuple[str, str], int]
+    busy: set[str]
+    known: frozenset[tuple[str, str]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.known = frozenset(self.sequences)
+
+    def knows(self, heard: Input) -> bool:
+        """Tell whether the input needs no handling: handled, discarded, or waiting in a line already."""
+        waiting = heard.id in self.lines.get(heard.key, ())
+        return heard.id in self.seen or waiting is not heard.redriven
+
+    def admits(self, heard: Input) -> bool:
+        """Tell whether a fact may be handled now: its line is empty, or it is the line's first."""
+        line = self.lines.get(heard.key)
+        return not line or line[0] == heard.id
+
+    def next_sequence(self, topic: str, key: str) -> int:
+        """Number a fact: 1, 2, 3 … per topic and key of this service."""
+        number = self.sequences[topic, key] = self.sequences.get((topic, key), 0) + 1
+        return number
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A fact ready for the outbox."""
+
+    id: UUID
+    topic: str
+    key: str
+    type: str
+    payload: bytes
+    cause: UUID
+    traceparent: str
+    parent_span: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """An intent or timer ready for the agenda; ``due`` None is now, ``handed`` says it is leased to this process."""
+
+    id: UUID
+    cause: UUID
+    message: Intent | Timer
+    body: bytes
+    due: datetime | None
+    trace: Context
+    handed: bool = False
+
+
+@dataclass(slots=True)
+class Told:
+    """Everything a batch says, in the order of its inputs."""
+
+    facts: list[Said] = field(default_factory=list)
+    promises: list[Promise] = field(default_factory=list)
+
+    def mark(self) -> tuple[int, int]:
+        """Return a place to rewind to."""
+        return len(self.facts), len(self.promises)
+
+    def rewind(self, mark: tuple[int, int]) -> None:
+        """Forget what was said since the mark."""
+        del self.facts[mark[0] :], self.promises[mark[1] :]
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """The questions of a batch, sent and not yet read."""
+
+    moved: psycopg.Cursor[tuple[Any, ...]] | None
+    steps: int
+    seen: psycopg.Cursor[tuple[Any, ...]]
+    lines: psycopg.Cursor[tuple[Any, ...]]
+    sequences: psycopg.Cursor[tuple[Any, ...]]
+    requests: tuple[str, ...]
+    granted: psycopg.Cursor[tuple[Any, ...]] | None
+
+    def history(self) -> History:
+        """Read the answers; raises Fenced if a position was not where we left it."""
+        if self.moved is not None and len(self.moved.fetchall()) != self.steps:
+            message = "a position was not where this worker left it"
+            raise Fenced(message)
+        lines: dict[str, list[UUID]] = {}
+        for line, waiting in self.lines:
+            lines.setdefault(line, []).append(waiting)
+        granted = self.granted.fetchall() if self.granted else []
+        busy = {key for key, (mine,) in zip(self.requests, granted, strict=True) if not mine}
+        sequences = {(topic, key): number for topic, key, number in self.sequences}
+        return History({row[0] for row in self.seen}, lines, sequences, busy)
+
+
+def steps_of(inputs: Sequence[Input]) -> list[tuple[str, int, int, int]]:
+    """Chain the inputs' steps into one per partition, sorted; raises ValueError for a broken chain."""
+    steps: dict[tuple[str, int], tuple[int, int]] = {}
+    for origin in (i.origin for i in inputs if i.origin):
+        place = origin.topic, origin.partition
+        since, upto = steps.get(place, (origin.since, origin.since))
+        if upto != origin.since:
+            message = f"the steps on {place} do not chain: {upto} is not {origin.since}"
+            raise ValueError(message)
+        steps[place] = since, origin.upto
+    return [(topic, partition, *step) for (topic, partition), step in sorted(steps.items())]
+
+
+def move(tx: Tx, steps: Sequence[tuple[str, int, int, int]]) -> psycopg.Cursor[tuple[Any, ...]]:
+    """Queue the positions' compare-and-set: the zombie waits here, then finds no row."""
+    return tx.execute(MOVE_POSITIONS, [list(column) for column in zip(*steps, strict=True)])
+
+
+def begin(tx: Tx, inputs: Sequence[Input]) -> Opening:
+    """Queue, in the global lock order: fence positions, lock keys, ask for ids seen, lines and sequences."""
+    steps = steps_of(inputs)
+    moved = move(tx, steps) if steps else None
+    keys = sorted({i.key for i in inputs})
+    tx.execute(LOCK_KEYS, [sorted({lock_key(key) for key in keys})])
+    requests = tuple(sorted({i.request for i in inputs if i.request}))
+    granted = tx.execute(TRY_REQUESTS, [[lock_key(f"request:{r}") for r in requests]]) if requests else None
+    ids = [i.id for i in inputs]
+    seen = tx.execute(SEEN_IDS, {"ids": ids, "low": min(ids), "high": max(ids)})
+    lines = tx.execute(LINES, [keys])
+    return Opening(moved, len(steps), seen, lines, tx.execute(SEQUENCES, [keys]), requests, granted)
+
+
+def end(tx: Tx, batch: Sequence[tuple[Input, Outcome]], told: Told, history: History, lease: timedelta) -> None:
+    """Queue what the batch leaves behind: inbox, outbox, streams, agenda, parked."""
+    done = [i for i, outcome in batch if isinstance(outcome, Done)]
+    if claims := [i.id for i in done if not isinstance(i.body, Command)]:
+        tx.execute(ADD_SEEN, [claims])
+    if told.facts:
+        _add_facts(tx, told.facts, history)
+    if told.promises:
+        _add_promises(tx, told.promises, lease)
+    if ended := [i.agenda for i, outcome in batch if i.agenda and isinstance(outcome, Done | Seen)]:
+        tx.execute(END_AGENDA, [ended])
+    if redriven := [i.id for i, outcome in batch if i.redriven and isinstance(outcome, Done | Seen)]:
+        tx.execute(UNPARK, [redriven])
+    for heard, outcome in batch:
+        if isinstance(outcome, Parked):
+            _park(tx, heard, outcome)
+
+
+def _add_facts(tx: Tx, facts: Sequence[Said], history: History) -> None:
+    rows = [
+        (f.id, f.topic, f.key, f.type, history.next_sequence(f.topic, f.key), f.payload, f.cause, f.traceparent,
+         f.parent_span)
+        for f in facts
+    ]  # fmt: skip
+    tx.execute(ADD_FACTS, [list(column) for column in zip(*rows, strict=True)])
+    numbered = sorted({(f.topic, f.key) for f in facts})
+    for sql, places in (
+        (ADD_STREAMS, [p for p in numbered if p not in history.known]),
+        (SET_STREAMS, [p for p in numbered if p in history.known]),
+    ):
+        if places:
+            tx.execute(sql, [[t for t, _ in places], [k for _, k in places], [history.sequences[p] for p in places]])
+
+
+def _add_promises(tx: Tx, promises: Sequence[Promise], lease: timedelta) -> None:
+    rows = [
+        (p.id, key_of(p.message), p.message.type, Jsonb(p.body, dumps=_as_is), p.due, p.handed, p.trace.traceparent)
+        for p in promises
+    ]
+    tx.execute(ADD_AGENDA, [lease, *(list(column) for column in zip(*rows, strict=True))])
+
+
+def _as_is(body: bytes) -> bytes:
+    return body
+
+
+def _park(tx: Tx, heard: Input, outcome: Parked) -> None:
+    if heard.redriven:
+        tx.execute(PARK_AGAIN, [outcome.error_class, outcome.reason, heard.id])
+        return
+    alone = isinstance(heard.body, Answer | Timer)
+    line = str(heard.agenda) if alone else _plain(heard.key)
+    record, origin = heard.record or Record(b""), heard.origin
+    headers = json.dumps([(k, v.hex()) for k, v in record.headers]).encode()
+    place = (origin.topic, origin.partition, origin.upto - 1) if origin else (None, None, None)
+    attempts = 0 if outcome.error_class == BEHIND else 1
+    tx.execute(
+        PARK,
+        [heard.id, line, heard.type, *place, headers, record.raw, outcome.error_class, outcome.reason, attempts],
+    )
+    if alone:
+        tx.execute(HOLD_AGENDA, [[heard.agenda]])
+
+
+def _plain(text: str) -> str:
+    """Replace what Postgres cannot hold in a text: NUL and lone surrogates."""
+    return text.replace("\0", "�").encode("utf-8", "replace").decode()

@@ -1,0 +1,111 @@
+"""The tables the chassis keeps in every service's database; the guarantee: they are the same everywhere.
+
+The shape is that of contracts.md, section 4. Roles: ``owner`` runs the migrations, ``app`` is the api and the worker,
+``relay`` reads the outbox and keeps its own progress.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+INBOX_DAYS = 7
+AHEAD_DAYS = 3
+
+TABLES = """
+CREATE TABLE outbox (
+  id uuid NOT NULL, aggregatetype text NOT NULL, aggregateid text NOT NULL, type text NOT NULL,
+  sequence bigint NOT NULL, payload bytea NOT NULL CHECK (octet_length(payload) <= 262144),
+  causationid uuid NOT NULL, traceparent text NOT NULL, parent_span bytea,
+  occurred_at timestamptz NOT NULL DEFAULT now(), written_on date NOT NULL DEFAULT (now() AT TIME ZONE 'UTC')::date
+) PARTITION BY RANGE (written_on);
+CREATE INDEX ON outbox USING brin (occurred_at);
+CREATE TABLE inbox (event_id uuid PRIMARY KEY) PARTITION BY RANGE (event_id);
+CREATE TABLE inbox_old (event_id uuid PRIMARY KEY, accepted_by text NOT NULL, reason text NOT NULL);
+CREATE TABLE topic (name text PRIMARY KEY, topic_id text NOT NULL, partitions int NOT NULL);
+CREATE TABLE position (
+  topic text, partition int, next_offset bigint NOT NULL, PRIMARY KEY (topic, partition)) WITH (fillfactor = 40);
+CREATE TABLE stream (
+  topic text, key text, sequence bigint NOT NULL, PRIMARY KEY (key, topic)) WITH (fillfactor = 70);
+CREATE TABLE agenda (
+  id uuid PRIMARY KEY, key text NOT NULL, type text NOT NULL, body jsonb NOT NULL, due timestamptz NOT NULL,
+  leased_until timestamptz, attempts int NOT NULL DEFAULT 0, error_class text, error text, traceparent text NOT NULL);
+CREATE INDEX ON agenda (due);
+CREATE INDEX ON agenda (key);
+CREATE TABLE parked (
+  id uuid PRIMARY KEY, line text NOT NULL, place bigint GENERATED ALWAYS AS IDENTITY, state text NOT NULL, type text,
+  topic text, partition int, "offset" bigint, headers bytea, raw bytea NOT NULL,
+  error_class text NOT NULL, error text NOT NULL, attempts int NOT NULL, parked_at timestamptz NOT NULL DEFAULT now(),
+  retry_at timestamptz, ended_by text, reason text);
+CREATE INDEX ON parked (line, place) WHERE state IN ('OPEN', 'DEAD');
+CREATE TABLE relay_progress (
+  only_one bool PRIMARY KEY DEFAULT true CHECK (only_one), system_id bigint NOT NULL, timeline int NOT NULL,
+  commit_lsn pg_lsn NOT NULL, committed_at timestamptz NOT NULL, publication text NOT NULL, stopped text);
+CREATE TABLE relay_recovery (
+  id uuid PRIMARY KEY, cause text NOT NULL, rows bigint NOT NULL, seconds real NOT NULL,
+  at timestamptz NOT NULL DEFAULT now(), announced bool NOT NULL DEFAULT false);
+CREATE PUBLICATION outbox FOR TABLE outbox
+  (id, aggregatetype, aggregateid, type, sequence, payload, causationid, traceparent, parent_span, occurred_at)
+  WITH (publish = 'insert', publish_via_partition_root = true);
+"""
+
+# The owner's right to make partitions is lent to the app by one function; a lock keeps two workers apart.
+PARTITIONS = """
+CREATE FUNCTION ensure_partitions(behind int, ahead int) RETURNS int
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+  today date := (now() AT TIME ZONE 'UTC')::date;
+  made int := 0;
+  d date;
+BEGIN
+  PERFORM pg_advisory_xact_lock(hashtext('ensure_partitions'));
+  FOR d IN SELECT g::date FROM generate_series(today - behind, today + ahead, interval '1 day') g LOOP
+    IF d >= today AND to_regclass('outbox_' || to_char(d, 'YYYYMMDD')) IS NULL THEN
+      EXECUTE format('CREATE TABLE %I PARTITION OF outbox FOR VALUES FROM (%L) TO (%L)',
+        'outbox_' || to_char(d, 'YYYYMMDD'), d, d + 1);
+      made := made + 1;
+    END IF;
+    IF to_regclass('inbox_' || to_char(d, 'YYYYMMDD')) IS NULL THEN
+      EXECUTE format('CREATE TABLE %I PARTITION OF inbox FOR VALUES FROM (%L) TO (%L)',
+        'inbox_' || to_char(d, 'YYYYMMDD'), id_floor(d), id_floor(d + 1));
+      made := made + 1;
+    END IF;
+  END LOOP;
+  RETURN made;
+END $$;
+CREATE FUNCTION id_floor(d date) RETURNS uuid LANGUAGE sql IMMUTABLE AS $$
+  SELECT (lpad(to_hex((extract(epoch FROM d)::bigint) * 1000), 12, '0') || repeat('0', 20))::uuid
+$$;
+"""
+
+GRANTS = """
+REVOKE ALL ON FUNCTION ensure_partitions(int, int) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION ensure_partitions(int, int) TO app;
+GRANT SELECT, INSERT ON outbox, inbox, inbox_old, topic TO app;
+GRANT SELECT, INSERT, UPDATE, DELETE ON position, stream, agenda, parked TO app;
+GRANT SELECT, UPDATE ON relay_recovery TO app;
+GRANT SELECT ON relay_progress TO app;
+GRANT SELECT ON outbox TO relay;
+GRANT SELECT, INSERT, UPDATE ON relay_progress TO relay;
+GRANT SELECT, INSERT ON relay_recovery TO relay;
+"""
+
+
+class Operations(Protocol):
+    """The part of Alembic's ``op`` that is needed here."""
+
+    def execute(self, sqltext: str) -> None:
+        """Run SQL in the migration's transaction."""
+        ...
+
+
+def upgrade(op: Operations, version: int) -> None:
+    """Bring the chassis' tables to a version; called by each service's own migration.
+
+    Raises ValueError for a version that does not exist.
+    """
+    if version != 1:
+        message = f"the chassis has no tables of version {version}: the newest is 1"
+        raise ValueError(message)
+    for statements in (TABLES, PARTITIONS, GRANTS):
+        op.execute(statements)
+    op.execute(f"SELECT ensure_partitions({INBOX_DAYS}, {AHEAD_DAYS})")
