@@ -1,0 +1,1 @@
+"""Notification: writes to the customer when an order is confirmed or cancelled."""

@@ -1,0 +1,140 @@
+"""The words notification hears and says: facts of the order, its own facts, its mail and the address book."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from chassis.words import Answer, Command, Fact, Intent, Reply
+
+# heard ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class OrderConfirmed(Fact, source="order"):
+    """The order is confirmed: the customer is to be told."""
+
+    order_id: str
+    customer_id: str
+    amount_minor: int
+    currency: str
+
+
+@dataclass(frozen=True, slots=True)
+class OrderCancellationRequested(Fact, source="order"):
+    """The order is to be undone: a confirmation not yet sent would be a lie."""
+
+    order_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class OrderCancelled(Fact, source="order"):
+    """The order is undone: the customer is to be told."""
+
+    order_id: str
+    customer_id: str
+    reason: str
+
+
+# said ----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class NotificationSent(Fact):
+    """The message of this kind was handed over."""
+
+    order_id: str
+    kind: str
+    channel: str
+
+
+@dataclass(frozen=True, slots=True)
+class NotificationFailed(Fact):
+    """The message of this kind was given up; ``error`` is a fixed phrase without a personal datum."""
+
+    order_id: str
+    kind: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class NotificationSuppressed(Fact):
+    """The message of this kind is not to be sent; ``reason`` is NO_ADDRESS or CANCELLED."""
+
+    order_id: str
+    kind: str
+    reason: str
+
+
+# the outside ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SendMail(Intent):
+    """Send one mail; its Message-ID is made of order and kind alone, so that a second one is seen to be the same."""
+
+    order_id: str
+    kind: str  # confirmed, cancelled
+    customer_id: str
+    address: str
+    subject: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class MailSent(Answer):
+    """The mail server has taken the mail."""
+
+    order_id: str
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class MailFailed(Answer):
+    """The mail server refuses the mail for good, or every try was used up; ``error`` is a fixed phrase."""
+
+    order_id: str
+    kind: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class SendMailDropped(Answer):
+    """The mail was not to be sent any more when its turn came."""
+
+    order_id: str
+    kind: str
+
+
+# the address book ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PutContact(Command):
+    """Set the address of a customer."""
+
+    customer_id: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteContact(Command):
+    """Erase a customer from the address book."""
+
+    customer_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ContactStored(Reply):
+    """The address is stored; ``created`` is true if the customer was not in the book before."""
+
+    customer_id: str
+    address: str
+    created: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ContactErased(Reply):
+    """The customer is not in the address book; ``existed`` is false if there was nothing to erase."""
+
+    customer_id: str
+    existed: bool
