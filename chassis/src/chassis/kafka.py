@@ -1,0 +1,61 @@
+"""Every Kafka client setting in one place (reliability.md, section 3): order survives retries, nothing is dropped."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+Settings: TypeAlias = dict[str, str | int | float | bool]
+
+QUEUE_MESSAGES = 1_000
+"""Most records a producer holds: what a crash can double and a woken zombie can append."""
+
+_CLIENT: Settings = {
+    "socket.keepalive.enable": True,
+    "socket.timeout.ms": 10_000,  # a network that loses one direction is noticed
+    "reconnect.backoff.ms": 50,
+    "reconnect.backoff.max.ms": 1_000,  # back within a second of the broker
+    "allow.auto.create.topics": False,  # topics are declared
+    "enable.metrics.push": False,  # nothing leaves unasked
+}
+
+_PRODUCER: Settings = {
+    "enable.idempotence": True,
+    "acks": "all",
+    "max.in.flight": 5,
+    "enable.gapless.guarantee": True,  # a record refused for good stops the producer before a later one overtakes it
+    "message.timeout.ms": 0,  # a finite one turns an outage into a gap
+    "partitioner": "murmur2_random",  # as Java and Debezium hash
+    "linger.ms": 1,
+    "queue.buffering.max.messages": QUEUE_MESSAGES,
+    "queue.buffering.max.kbytes": 16_384,
+    "message.max.bytes": 1_000_000,  # a payload has at most 262,144: the table's CHECK
+}
+
+_CONSUMER: Settings = {
+    "group.protocol": "consumer",  # KIP-848; no group.instance.id: a replacement would wait for the dead
+    "group.remote.assignor": "uniform",
+    "enable.auto.commit": False,  # the position is in Postgres
+    "enable.auto.offset.store": False,
+    "auto.offset.reset": "error",  # a new group starts from an explicit position row
+    "check.crcs": True,
+    "queued.min.messages": 1_000,
+    "queued.max.messages.kbytes": 8_192,
+    "fetch.queue.backoff.ms": 20,  # 1,000 by default: a full second of rest for a full queue
+    "fetch.error.backoff.ms": 100,
+    "max.poll.interval.ms": 60_000,
+}
+
+
+def client_settings(bootstrap: str) -> Settings:
+    """Return what every client has in common, admin clients included."""
+    return {"bootstrap.servers": bootstrap, **_CLIENT}
+
+
+def producer_settings(bootstrap: str) -> Settings:
+    """Return the settings of a relay's producer."""
+    return {**client_settings(bootstrap), **_PRODUCER}
+
+
+def consumer_settings(bootstrap: str, group: str) -> Settings:
+    """Return the settings of a worker's consumer."""
+    return {**client_settings(bootstrap), **_CONSUMER, "group.id": group}
