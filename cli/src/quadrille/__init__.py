@@ -1,0 +1,1 @@
+"""The quadrille command: the local stack of real parts, and what one asks of a running system."""

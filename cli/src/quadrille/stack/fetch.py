@@ -1,0 +1,178 @@
+"""Java artifacts by exact coordinate and sha256: fetched once, checked always, never resolved transitively."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import tarfile
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from quadrille.stack import places
+from quadrille.stack.problems import CannotRun
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from jgo.maven import Artifact, MavenContext
+
+KAFKA = "kafka/jars.lock"
+REGISTRY = "registry/artifact.lock"
+SHOWN = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of a lock file."""
+
+    coordinate: str
+    sha256: str
+    size: int
+
+    @property
+    def path(self) -> Path:
+        """Its place below the repository cache, as Maven lays it out."""
+        group, artifact, version, *rest = self.coordinate.split(":")
+        classifier, packaging = rest or ("", "jar")
+        name = f"{artifact}-{version}" + (f"-{classifier}" if classifier else "")
+        return Path(*group.split("."), artifact, version, f"{name}.{packaging}")
+
+
+def entries(lock: str) -> list[Entry]:
+    """The artifacts a lock file names."""
+    lines = places.template(lock).read_text(encoding="utf-8").splitlines()
+    split = [line.split() for line in lines if line and not line.startswith("#")]
+    return [Entry(coordinate, digest, int(size)) for coordinate, digest, size in split]
+
+
+def digest(lock: str) -> str:
+    """A short name for exactly this set of artifacts."""
+    return hashlib.sha256(places.template(lock).read_bytes()).hexdigest()[:12]
+
+
+def repository() -> Path:
+    """Where fetched artifacts lie."""
+    return places.cache_dir() / "maven"
+
+
+def missing(lock: str) -> list[Entry]:
+    """What a fetch of this lock file would have to bring: absent, cut or changed files."""
+    known = _stamps(lock)
+    return [e for e in entries(lock) if known.get(e.coordinate) != _stamp(e)]
+
+
+def fetch(lock: str, said: Callable[[str], None] = lambda _: None) -> list[Path]:
+    """Every artifact of the lock file, on disk and hashed; raises CannotRun naming what could not be had."""
+    wanted = entries(lock)
+    if missing(lock):
+        with places.locked(places.cache_dir() / "maven.lock"):
+            _bring([e for e in wanted if not _sound(e)], said)
+            _stamps_file(lock).write_text(json.dumps({e.coordinate: _stamp(e) for e in wanted}), encoding="utf-8")
+    return [repository() / e.path for e in wanted]
+
+
+def unpacked(archive: Path, name: str) -> Path:
+    """The archive's content in the cache, unpacked once and then left alone."""
+    home = places.cache_dir() / name
+    with places.locked(places.cache_dir() / "unpack.lock"):
+        if not home.exists():
+            scratch = Path(tempfile.mkdtemp(dir=places.cache_dir()))
+            with tarfile.open(archive) as tar:
+                if hasattr(tarfile, "data_filter"):
+                    tar.extractall(scratch, filter="data")
+                else:  # Python before 3.11.4; the sha256 has vouched for the content
+                    tar.extractall(scratch)  # noqa: S202
+            scratch.replace(home)
+    return home
+
+
+def _bring(wanted: list[Entry], said: Callable[[str], None]) -> None:
+    if not wanted:
+        return
+    said(f"fetching {len(wanted)} artifacts, {sum(e.size for e in wanted) / 1e6:.0f} MB")
+    from jgo.maven import MavenContext  # noqa: PLC0415 - 0.2 s nobody needs once the cache is full
+
+    logging.getLogger("jgo").setLevel(logging.CRITICAL)
+    context = MavenContext(repo_cache=repository(), timeout=60)
+    with ThreadPoolExecutor(8) as pool:
+        problems = [p for p in pool.map(lambda e: _fetch(context, e), wanted) if p]
+    if problems:
+        raise _offline([e for e in wanted if not _sound(e)], problems[0])
+
+
+def _fetch(context: MavenContext, entry: Entry, attempts: int = 3) -> str:
+    """Bring one artifact; the reason when it could not be had."""
+    group, artifact, version, *rest = entry.coordinate.split(":")
+    classifier, packaging = rest or ("", "jar")
+    wanted: Artifact = context.project(group, artifact).at_version(version).artifact(classifier, packaging)
+    path = repository() / entry.path
+    problem = ""
+    for _ in range(attempts):
+        path.unlink(missing_ok=True)  # jgo streams straight into the final name: what is here is cut or changed
+        try:
+            wanted.resolve()
+        except (RuntimeError, OSError) as refused:  # jgo's own, and those of requests
+            problem = f"{type(refused).__name__}: {refused}"
+            continue
+        if _sound(entry):
+            return ""
+        problem = "its sha256 differs from the lock file"
+    path.unlink(missing_ok=True)
+    return f"{entry.coordinate}: {problem}"
+
+
+def _offline(absent: list[Entry], first: str) -> CannotRun:
+    total = sum(e.size for e in absent) / 1e6
+    listed = tuple(f"{e.coordinate}  {e.size / 1e6:.1f} MB" for e in absent)
+    shown = listed if len(listed) <= SHOWN else (*listed[:SHOWN], f"... and {len(listed) - SHOWN} more")
+    reason = first.split("(Caused by", 1)[0][:200]
+    return CannotRun(
+        what=f"{len(absent)} artifacts ({total:.0f} MB) are missing and cannot be fetched: {reason}",
+        fix="connect to the network once (later starts work from the cache), or set QUADRILLE_CACHE to a filled one",
+        tail=shown,
+    )
+
+
+def _sound(entry: Entry) -> bool:
+    path = repository() / entry.path
+    if not path.exists() or path.stat().st_size != entry.size:
+        return False
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == entry.sha256
+
+
+def _stamp(entry: Entry) -> list[int | str]:
+    path = repository() / entry.path
+    if not path.exists():
+        return []
+    stat = path.stat()
+    return [entry.sha256, stat.st_size, stat.st_mtime_ns]
+
+
+def _stamps_file(lock: str) -> Path:
+    return places.cache_dir() / f"{lock.split('/', maxsplit=1)[0]}-{digest(lock)}.json"
+
+
+def _stamps(lock: str) -> dict[str, list[int | str]]:
+    file = _stamps_file(lock)
+    try:
+        known: dict[str, list[int | str]] = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return known
+
+
+def room(where: Path, need: int) -> None:
+    """Refuse, before anything starts, a disk that cannot hold what is coming (bytes)."""
+    existing = next(p for p in (where, *where.parents) if p.exists())
+    have = shutil.disk_usage(existing).free
+    if have < need:
+        raise CannotRun(
+            what=f"the disk of {where} is too full: needs {need / 1e6:.0f} MB, has {have / 1e6:.0f} MB",
+            fix="free space, or choose another disk: quadrille up --data DIR, QUADRILLE_CACHE=DIR",
+        )

@@ -1,0 +1,84 @@
+"""Jaeger from Go modules: built once with the machine's own Go, kept in the cache, optional."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from quadrille.stack import java, places
+from quadrille.stack.problems import CannotRun
+from quadrille.stack.processes import Process, Spec
+from quadrille.stack.registry import healthy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+MODULE = "github.com/jaegertracing/jaeger/cmd/jaeger"
+NO_GO = "no Go on this machine: no local Jaeger (compose.yaml has one)"
+
+
+def binary() -> Path:
+    """The program's place in the cache, by the exact modules it is built from; it may not exist (yet)."""
+    sums = places.template("jaeger/go.sum").read_bytes() + places.template("jaeger/go.mod").read_bytes()
+    return places.cache_dir() / f"jaeger-{hashlib.sha256(sums).hexdigest()[:12]}"
+
+
+def available() -> bool:
+    """Whether it is built, or could be."""
+    return binary().exists() or shutil.which("go") is not None
+
+
+def build(said: Callable[[str], None]) -> Path:
+    """The program, built when it is not there yet (minutes, once)."""
+    program = binary()
+    if program.exists():
+        return program
+    go = shutil.which("go")
+    if go is None:
+        raise CannotRun(what=NO_GO, fix="install Go (package golang), or leave --jaeger away")
+    with places.locked(places.cache_dir() / "jaeger.lock"):
+        if not program.exists():
+            said("building Jaeger from its Go modules: some minutes, once")
+            _build(go, program)
+    return program
+
+
+def process(home: Path, logs: Path, ports: Mapping[str, int], said: Callable[[str], None]) -> Process:
+    """Jaeger with its traces in memory: OTLP over HTTP in, its API (and the UI where built in) out."""
+    listens = {name: ports[name] for name in ("jaeger", "jaeger-otlp", "jaeger-grpc")}
+    return Process(
+        Spec(
+            name="jaeger",
+            command=lambda: [str(build(said)), "--config", str(home / "jaeger.yaml")],
+            log=logs / "jaeger.log",
+            env=java.environment(),
+            ready=lambda: healthy(listens["jaeger"], "/api/services"),
+            prepare=lambda: _lay_out(home, listens),
+            ports=listens,
+        )
+    )
+
+
+def _lay_out(home: Path, ports: Mapping[str, int]) -> None:
+    http, otlp, grpc = ports["jaeger"], ports["jaeger-otlp"], ports["jaeger-grpc"]
+    marks = {"UI_PORT": http, "QUERY_GRPC_PORT": grpc, "OTLP_HTTP_PORT": otlp}
+    (places.directory(home) / "jaeger.yaml").write_text(places.filled("jaeger/jaeger.yaml", **marks), encoding="utf-8")
+
+
+def _build(go: str, program: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=places.directory(places.cache_dir())) as name:
+        scratch = Path(name)
+        for file in ("go.mod", "go.sum"):
+            shutil.copy(places.template(f"jaeger/{file}"), scratch / file)
+        command = ["nice", go, "build", "-o", str(scratch / "jaeger"), MODULE]
+        env = {**os.environ, "GOFLAGS": "-mod=mod -modcacherw", "CGO_ENABLED": "0"}
+        done = subprocess.run(command, cwd=scratch, env=env, capture_output=True, text=True, check=False)  # noqa: S603
+        if done.returncode:
+            said = tuple(done.stderr.splitlines()[-20:])
+            raise CannotRun(what="Jaeger could not be built", fix="see above; or leave --jaeger away", tail=said)
+        (scratch / "jaeger").rename(program)

@@ -1,0 +1,109 @@
+"""Where the stack keeps things: downloads in a cache shared by all stacks, everything else in one data directory."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import pwd
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from quadrille.stack.problems import CannotRun
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PACKAGE = Path(__file__).resolve().parents[1]
+CHECKOUT = PACKAGE.parents[2]
+
+
+def template(name: str) -> Path:
+    """The configuration template `kafka/server.properties` and the like, from the wheel or the checkout."""
+    packed = PACKAGE / "deploy" / name
+    return packed if packed.exists() else CHECKOUT / "deploy" / name
+
+
+def filled(name: str, **marks: object) -> str:
+    """A template's text with its @MARKS@ replaced."""
+    text = template(name).read_text(encoding="utf-8")
+    for mark, value in marks.items():
+        text = text.replace(f"@{mark}@", str(value))
+    return text
+
+
+def cache_dir() -> Path:
+    """Downloads, templates and AOT archives: $QUADRILLE_CACHE, else `quadrille` in the user's cache."""
+    named = os.environ.get("QUADRILLE_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(named).absolute() if named else Path(base, "quadrille")
+
+
+def data_dir() -> Path:
+    """The running stack's data: $QUADRILLE_DATA, else `.quadrille` in the checkout or, from a wheel, in the home."""
+    named = os.environ.get("QUADRILLE_DATA")
+    if named:
+        return Path(named).absolute()
+    in_checkout = (CHECKOUT / "deploy" / "kafka").is_dir()
+    return (CHECKOUT if in_checkout else Path.home()) / ".quadrille"
+
+
+def directory(path: Path, mode: int = 0o711) -> Path:
+    """The directory, made with its parents; others may pass through it but not list it."""
+    path.mkdir(parents=True, exist_ok=True, mode=mode)
+    path.chmod(mode)
+    return path
+
+
+def server_user() -> pwd.struct_passwd | None:
+    """The unprivileged user Postgres runs as when we are root; None when we are not."""
+    if os.geteuid() != 0:
+        return None
+    for name in ("nobody", "postgres", "daemon"):
+        try:
+            return pwd.getpwnam(name)
+        except KeyError:
+            continue
+    raise CannotRun(
+        what="Postgres refuses to run as root, and no user `nobody`, `postgres` or `daemon` exists here",
+        fix="run as an ordinary user, or add one: useradd --system nobody",
+    )
+
+
+def traversable(path: Path) -> bool:
+    """Whether any user can pass through every existing directory down to `path`."""
+    above = [p for p in (path, *path.parents) if p.exists()]
+    return all(p.stat().st_mode & 0o001 for p in above)
+
+
+def reachable(wanted: Path) -> Path:
+    """`wanted`, or a private place of ours every user can reach when we are root below a closed directory."""
+    if os.geteuid() != 0 or traversable(wanted):
+        return wanted
+    name = f"quadrille-{hashlib.sha256(str(wanted.absolute()).encode()).hexdigest()[:12]}"
+    for base in (Path("/var/tmp"), Path(tempfile.gettempdir())):  # noqa: S108 - our own directory, its owner is checked
+        if base.is_dir() and traversable(base):
+            return _owned(base / name)
+    raise CannotRun(
+        what=f"Postgres runs as another user, who cannot reach {wanted}",
+        fix="choose a data directory others can pass through: quadrille up --data DIR",
+    )
+
+
+def _owned(path: Path) -> Path:
+    """A directory in a shared place, refused when somebody else made it first."""
+    path.mkdir(mode=0o711, exist_ok=True)
+    if path.is_symlink() or path.stat().st_uid != os.geteuid():
+        raise CannotRun(what=f"{path} belongs to somebody else", fix="remove it, or set QUADRILLE_DATA")
+    return path
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """One process at a time inside; the lock dies with its holder."""
+    directory(path.parent)
+    with path.open("w", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,77 @@
+"""Apicurio, a Confluent-compatible schema registry whose ids survive restarts (H2 in a file)."""
+
+from __future__ import annotations
+
+import http.client
+from typing import TYPE_CHECKING
+
+from quadrille.stack import fetch, java, places
+from quadrille.stack.processes import Process, Spec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+GROUPS = (
+    "quarkus/generated-bytecode.jar",
+    "quarkus/transformed-bytecode.jar",
+    "app/*.jar",
+    "lib/boot/*.jar",
+    "lib/main/*.jar",
+)
+
+
+def distribution() -> Path:
+    """Have the unpacked distribution in the cache."""
+    archive = fetch.fetch(fetch.REGISTRY)[0]
+    return fetch.unpacked(archive, f"apicurio-{fetch.digest(fetch.REGISTRY)}")
+
+
+def url(port: int) -> str:
+    """The base address of the Confluent-compatible API."""
+    return f"http://127.0.0.1:{port}/apis/ccompat/v7"
+
+
+def process(home: Path, logs: Path, ports: Mapping[str, int], options: Sequence[str] | None = None) -> Process:
+    """The registry over its database in `home`; `options` replace the AOT archive (to train one)."""
+    listens = {name: ports[name] for name in ("registry", "registry-management")}
+
+    def command() -> list[str]:
+        archive = java.archive_options(fetch.REGISTRY) if options is None else options
+        main = ["-cp", _class_path(distribution()), "io.quarkus.runner.GeneratedMain"]
+        return [java.binary(), *archive, *java.QUIET[1:], f"@{home / 'java.args'}", *main]
+
+    return Process(
+        Spec(
+            name="registry",
+            command=command,
+            log=logs / "registry.log",
+            env=java.environment(),
+            ready=lambda: healthy(listens["registry-management"], "/health/ready"),
+            prepare=lambda: _lay_out(home, listens),
+            ports=listens,
+            patience=90.0,
+        )
+    )
+
+
+def _lay_out(home: Path, ports: Mapping[str, int]) -> None:
+    """Have the directory of the database and this start's settings."""
+    marks = {"DIR": places.directory(home), "PORT": ports["registry"], "MANAGEMENT_PORT": ports["registry-management"]}
+    (home / "java.args").write_text(places.filled("registry/apicurio.args", **marks), encoding="utf-8")
+
+
+def healthy(port: int, path: str) -> bool:
+    """Whether a GET of this path is answered with 200."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == http.client.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _class_path(home: Path) -> str:
+    return ":".join(str(jar) for pattern in GROUPS for jar in sorted(home.glob(pattern)))
