@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
 
 from chassis.words import Answer, Fact, Intent
 
@@ -18,7 +17,7 @@ class OrderPlaced(Fact, source="order"):
     amount_minor: int
     currency: str
     payment_token: str
-    deadline_at: datetime
+    deadline_at: int  # Unix milliseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +63,7 @@ class PaymentOutcomeUnknown(Fact):
 
     order_id: str
     attempts: int
-    since_at: datetime
+    since_at: int  # Unix milliseconds
 
 
 @dataclass(frozen=True, slots=True)
