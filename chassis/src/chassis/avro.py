@@ -1,0 +1,126 @@
+"""Facts to the bytes of a record and back; the guarantee: what is said can be read, what cannot be read is said so.
+
+A value is 0, four bytes of schema id, big-endian, then Avro. A fact is encoded once, when it enters the outbox.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Protocol, TypeVar, cast
+
+from chassis import projection, wire
+from chassis.projection import Mismatch
+from chassis.schemas import Schema
+from chassis.wire import Reader, Undecodable, refuse
+from chassis.wire_out import Unsayable, Writer
+from chassis.words import Fact
+
+__all__ = ["Codec", "Ids", "Mismatch", "Undecodable", "Unsayable"]
+
+F = TypeVar("F", bound=Fact)
+HEAD = 5
+MAX_VALUE = 262_144  # bytes; the outbox takes no more
+
+
+class Ids(Protocol):
+    """Where schemas and their ids meet: ``chassis.schema_ids.SchemaIds``."""
+
+    def id_of(self, schema: Schema) -> int:
+        """Return the id under which a schema is registered."""
+        ...
+
+    def by_id(self, number: int) -> Schema:
+        """Return the schema of an id."""
+        ...
+
+    def verify(self, number: int) -> None:
+        """Raise if the id no longer means the schema it meant."""
+        ...
+
+
+class Codec:
+    """Writes what one service says, reads what it hears; safe to share between threads.
+
+    Args:
+        said: the schemas of what the service says, the chassis's own among them (``chassis.schemas.said_by``).
+        ids: registry and cache; a missing id is looked up when it is first needed, or in ``prepare``.
+    """
+
+    def __init__(self, said: Iterable[Schema], ids: Ids) -> None:
+        said = tuple(said)
+        self._said = {schema.name.rpartition(".")[2]: schema for schema in said}
+        if len(self._said) < len(said):
+            message = "one record name is said twice"
+            raise ValueError(message)
+        self._ids = ids
+        self._writers: dict[type[Fact], tuple[bytes, Writer]] = {}
+        self._readers: dict[tuple[type[Fact], bytes], Reader] = {}
+
+    def prepare(self) -> None:
+        """Look up the id of everything the service says; raises RegistryUnavailable as ``encode`` would later."""
+        for schema in self._said.values():
+            self._ids.id_of(schema)
+
+    def encode(self, fact: Fact) -> bytes:
+        """Return a fact's wire bytes.
+
+        Raises Unsayable for a value its schema cannot hold, Mismatch for a class that is not its schema,
+        RegistryUnavailable while the schema's id is not known.
+        """
+        head, write = self._writers.get(type(fact)) or self._writer(type(fact))
+        out = bytearray(head)
+        try:
+            write(fact, out)
+        except (TypeError, AttributeError, UnicodeEncodeError) as bad:
+            message = f"{fact.type}: a value of another type than the schema's"
+            raise Unsayable(message) from bad
+        return bytes(out)
+
+    def decode(self, value: bytes | None, cls: type[F]) -> F:
+        """Return a record's value as the consumer's own class.
+
+        Raises Undecodable for bytes, or a schema, that no redelivery will make readable; RegistryUnavailable while
+        the id is not known, or no longer means what it meant.
+        """
+        if value is None or len(value) > MAX_VALUE:
+            refuse("no value, or one larger than a payload may be")
+        try:
+            read = self._readers.get((cls, value[:HEAD])) or self._reader(cls, value)
+            return cast("F", wire.whole(read, value, HEAD))
+        except Undecodable:
+            # before a record is blamed: a registry rebuilt with other ids would make every record look like this
+            if len(value) >= HEAD and value[0] == 0:
+                self._ids.verify(schema_id(value))
+            raise
+
+    def look(self, value: bytes) -> tuple[Schema, dict[str, Any]]:
+        """Return a record's schema and its whole body as plain values, for those who only look at it."""
+        schema = self._ids.by_id(schema_id(value))
+        return schema, wire.whole(projection.generic(schema), value, HEAD)
+
+    def _writer(self, cls: type[Fact]) -> tuple[bytes, Writer]:
+        schema = self._said.get(cls.__name__)
+        if schema is None:
+            message = f"{cls.__name__} has no schema among those this service says"
+            raise Mismatch(message)
+        write = projection.writer(schema, cls)
+        made = b"\0" + self._ids.id_of(schema).to_bytes(4, "big"), write
+        self._writers[cls] = made
+        return made
+
+    def _reader(self, cls: type[Fact], value: bytes) -> Reader:
+        schema = self._ids.by_id(schema_id(value))
+        try:
+            read = projection.reader(schema, cls)
+        except Mismatch as unlike:
+            reason = f"written with a schema this service cannot read: {unlike}"
+            raise Undecodable(reason) from unlike
+        self._readers[cls, value[:HEAD]] = read
+        return read
+
+
+def schema_id(value: bytes) -> int:
+    """Return the schema id in front of a value; raises Undecodable if there is none."""
+    if len(value) < HEAD or value[0] != 0:
+        refuse("no schema id in front")
+    return int.from_bytes(value[1:HEAD], "big")
