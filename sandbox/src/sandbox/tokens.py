@@ -1,0 +1,41 @@
+"""What each payment token makes the processor do: the table of test values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Behaviour:
+    """How the processor treats one card; seconds are wall-clock, counts are per idempotency key."""
+
+    declines: str = ""
+    loses: Literal["", "before", "after"] = ""  # the answer of the first call, before or after the charge was made
+    errors: int = 0  # 503 answers before the first real one
+    slow: float = 0.0  # seconds until the call is carried out and answered
+    pending: float = 0.0  # seconds of `processing`
+    refund_errors: int = 0
+    refund_slow: float = 0.0
+    refund_refused: str = ""
+
+
+TOKENS = {
+    "tok_ok": Behaviour(),
+    "tok_declined_funds": Behaviour(declines="insufficient_funds"),
+    "tok_declined_expired": Behaviour(declines="expired_card"),
+    "tok_slow_6s": Behaviour(slow=6),
+    "tok_timeout_after_charge": Behaviour(loses="after"),
+    "tok_timeout_before_charge": Behaviour(loses="before"),
+    "tok_pending_15s": Behaviour(pending=15),
+    "tok_flaky_2": Behaviour(errors=2),
+    "tok_refund_flaky": Behaviour(refund_errors=3),
+    "tok_refund_slow_6s": Behaviour(refund_slow=6),
+    "tok_refund_fails_business": Behaviour(refund_refused="card_closed"),
+}
+UNKNOWN_CARD = Behaviour(declines="invalid_token")
+
+
+def behaviour(token: str) -> Behaviour:
+    """Return what a token does; a token that no table names is declined as ``invalid_token``."""
+    return TOKENS.get(token, UNKNOWN_CARD)

@@ -1,0 +1,168 @@
+"""HTTP/1.1 as the sandbox needs it: answers that come late, in pieces, or never, and no work between calls."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterator
+from http import HTTPStatus
+from typing import cast
+from urllib.parse import parse_qsl, unquote
+
+import httptools
+
+from sandbox.answers import Answer, Later, Lost, Reply, Request, Streamed, refusal
+
+HELD_SECONDS = 30.0  # a lost answer's connection, unless the caller gives up first
+REQUEST_LIMIT = 64 * 1024 + 16 * 1024  # body and headers
+PIECE = 64 * 1024
+_STATUS = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
+_NO_HEADERS: dict[str, str] = {}
+
+
+class Connection(asyncio.Protocol):
+    """One client's connection: requests are answered in the order they came."""
+
+    def __init__(self, handle: Callable[[Request], Answer], connections: set[Connection]) -> None:
+        """Answer requests with ``handle``; ``connections`` holds all that are open."""
+        self._handle = handle
+        self._connections = connections
+        self._parser = httptools.HttpRequestParser(self)
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[Request] = deque()
+        self._busy = False
+        self._last = False  # the client wants the connection closed after this answer
+        self._size = 0
+        self._pieces: Iterator[bytes] | None = None
+        self._writable = True
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Remember the connection, so that a stop can end it."""
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's has the methods, not the base class
+        self._connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection; what was begun for it goes on."""
+        del exc
+        self._connections.discard(self)
+        self._pieces = None
+
+    def abort(self) -> None:
+        """End the connection at once, without an answer."""
+        self._transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Take what arrived and answer each request it completes."""
+        if self._transport.is_closing():
+            return
+        self._size += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self._refuse(refusal(400, "malformed", "this is not HTTP/1.1"))
+        if self._size > REQUEST_LIMIT:
+            self._refuse(refusal(413, "too_large", f"at most {REQUEST_LIMIT} bytes"))
+        self._next()
+
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        self._url = b""
+        self._headers: dict[str, str] = {}
+        self._body = b""
+
+    def on_url(self, url: bytes) -> None:
+        """Take a piece of the target."""
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take one header."""
+        self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of the body."""
+        self._body += body
+
+    def on_message_complete(self) -> None:
+        """Queue the request: it is answered after those before it."""
+        self._size = 0
+        self._last = not self._parser.should_keep_alive()
+        path, _, query = self._url.decode("latin-1").partition("?")
+        asked = dict(parse_qsl(query)) if query else _NO_HEADERS
+        method = self._parser.get_method().decode()
+        self._waiting.append(Request(method, unquote(path), asked, self._headers, self._body))
+
+    def pause_writing(self) -> None:
+        """Stop a stream: the reader is slower than we are."""
+        self._writable = False
+
+    def resume_writing(self) -> None:
+        """Go on with a stream."""
+        self._writable = True
+        if self._pieces:
+            self._stream()
+
+    def _next(self) -> None:
+        while self._waiting and not self._busy:
+            self._busy = True
+            self._begin(self._handle(self._waiting.popleft()))
+
+    def _begin(self, answer: Answer) -> None:
+        match answer:
+            case Reply():
+                self._send(answer)
+            case Later(seconds, finish):
+                self._loop.call_later(seconds, self._finish, finish)
+            case Lost():
+                self._loop.call_later(HELD_SECONDS, self.abort)
+            case Streamed(kind, pieces):
+                head = f"Content-Type: {kind}\r\nTransfer-Encoding: chunked\r\n\r\n"
+                self._transport.write(_STATUS[200] + head.encode())
+                self._pieces = pieces
+                self._stream()
+
+    def _finish(self, finish: Callable[[], Reply]) -> None:
+        made = finish()  # also when the caller has gone: a slow charge is a charge
+        if not self._transport.is_closing():
+            self._send(made)
+            self._next()
+
+    def _send(self, made: Reply) -> None:
+        extra = "".join(f"{name}: {value}\r\n" for name, value in made.headers)
+        head = f"Content-Type: {made.kind}\r\nContent-Length: {len(made.content)}\r\n{extra}\r\n"
+        self._transport.write(_STATUS[made.status] + head.encode() + made.content)
+        self._done()
+
+    def _stream(self) -> None:
+        """Send one piece and leave the loop to others before the next."""
+        if not self._pieces or not self._writable:
+            return
+        piece = next(self._pieces, b"")
+        self._transport.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
+        if piece:
+            self._loop.call_soon(self._stream)
+        else:
+            self._pieces = None
+            self._done()
+            self._next()
+
+    def _done(self) -> None:
+        self._busy = False
+        if self._last and not self._waiting:
+            self._transport.close()
+
+    def _refuse(self, refused: Reply) -> None:
+        self._waiting.clear()
+        self._busy, self._last = False, True
+        self._send(refused)
+
+
+def pieces(lines: Iterator[bytes]) -> Iterator[bytes]:
+    """Join lines into pieces worth a write."""
+    gathered = bytearray()
+    for line in lines:
+        gathered += line
+        if len(gathered) >= PIECE:
+            yield bytes(gathered)
+            gathered.clear()
+    if gathered:
+        yield bytes(gathered)
