@@ -93,7 +93,7 @@ def differences(shape: Shape, hint: Hint, where: str) -> Iterator[str]:
                 yield str(unlike)
 
 
-def _reader(shape: Shape, hint: Hint, where: str) -> Reader:
+def _reader(shape: Shape, hint: Hint, where: str) -> Reader:  # noqa: PLR0911 - one return a kind of shape
     inner, optional = _bare(hint)
     match shape:
         case NullOr(present):
