@@ -91,7 +91,7 @@ def _together(tx: Tx, service: Service[W], inputs: Sequence[Input], room: int) -
     began = time.monotonic()
     with tx.pipeline(), tx.transaction():
         opening = ledger.begin(tx, inputs)
-        work = service.load(tx, [stamp(i.body, i.at) for i in inputs if isinstance(i.body, Message)])
+        work = service.load(tx, [stamp(i.body, i.at, i.attempts) for i in inputs if isinstance(i.body, Message)])
         batch = _Batch(service, work, opening.history(), Told(), room)
         outcomes = [_handle(batch, heard) for heard in inputs]
         handed = _hand_on(batch, began + LEASE.total_seconds())
@@ -123,7 +123,7 @@ def _handle(batch: _Batch, heard: Input) -> Outcome:
         return Busy()
     if history.knows(heard):
         return Seen()
-    if isinstance(heard.body, Fact | Unreadable) and not history.admits(heard):
+    if not isinstance(heard.body, Command) and not history.admits(heard):
         return _parked(history, heard, Parked(ledger.BEHIND, "behind an earlier one of its order"))
     if isinstance(heard.body, Unreadable):
         return _parked(history, heard, Parked(heard.body.error_class, heard.body.reason))
@@ -146,13 +146,13 @@ def _handle(batch: _Batch, heard: Input) -> Outcome:
 def _done(history: History, heard: Input, said: tuple[Said, ...]) -> Done:
     history.seen.add(heard.id)
     if heard.redriven:
-        history.lines[heard.key].remove(heard.id)
+        history.lines[heard.line].remove(heard.id)
     return Done(said)
 
 
 def _parked(history: History, heard: Input, outcome: Parked) -> Parked:
-    if isinstance(heard.body, Fact | Unreadable) and not heard.redriven:
-        history.lines.setdefault(heard.key, []).append(heard.id)
+    if not heard.redriven:
+        history.lines.setdefault(heard.line, []).append(heard.id)
     return outcome
 
 

@@ -55,8 +55,19 @@ class Input:
     agenda: UUID | None = None
     request: str | None = None
     redriven: bool = False
+    attempts: int = 1
     trace: Context = field(default_factory=new_trace)
     span_id: str = field(default_factory=new_span_id)
+
+    @property
+    def alone(self) -> bool:
+        """Whether it waits for nobody: answers and timers have no order relative to topics."""
+        return self.agenda is not None
+
+    @property
+    def line(self) -> str:
+        """The line it is parked in: its key's, or its own if it waits for nobody."""
+        return str(self.agenda) if self.alone else self.key
 
     @property
     def inside(self) -> Context:

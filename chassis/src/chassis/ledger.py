@@ -20,7 +20,7 @@ from chassis.ids import lock_key
 from chassis.inputs import Done, Input, Outcome, Parked, Record, Seen
 from chassis.service import Tx
 from chassis.trace import Context
-from chassis.words import Answer, Command, Intent, Timer, key_of
+from chassis.words import Command, Intent, Timer, key_of
 
 MOVE_POSITIONS = """
 UPDATE position p SET next_offset = n.upto
@@ -55,7 +55,9 @@ PARK = """
 INSERT INTO parked (id, line, state, type, topic, partition, "offset", headers, raw, error_class, error, attempts)
 VALUES (%b, %b, 'OPEN', %b, %b, %b, %b, %b, %b, %b, %b, %b)"""
 PARK_AGAIN = "UPDATE parked SET attempts = attempts + 1, error_class = %b, error = %b WHERE id = %b"
-UNPARK = "UPDATE parked SET state = 'REDRIVEN', ended_by = 'worker', reason = 'handled' WHERE id = ANY(%b)"
+UNPARK = """
+UPDATE parked SET state = 'REDRIVEN', ended_by = 'worker', reason = 'handled'
+ WHERE id = ANY(%b) AND state IN ('OPEN', 'DEAD')"""
 BEHIND = "BEHIND"
 
 
@@ -78,12 +80,12 @@ class History:
 
     def knows(self, heard: Input) -> bool:
         """Tell whether the input needs no handling: handled, discarded, or waiting in a line already."""
-        waiting = heard.id in self.lines.get(heard.key, ())
+        waiting = heard.id in self.lines.get(heard.line, ())
         return heard.id in self.seen or waiting is not heard.redriven
 
     def admits(self, heard: Input) -> bool:
         """Tell whether a fact may be handled now: its line is empty, or it is the line's first."""
-        line = self.lines.get(heard.key)
+        line = self.lines.get(heard.line)
         return not line or line[0] == heard.id
 
     def next_sequence(self, topic: str, key: str) -> int:
@@ -189,7 +191,7 @@ def begin(tx: Tx, inputs: Sequence[Input]) -> Opening:
     granted = tx.execute(TRY_REQUESTS, [[lock_key(f"request:{r}") for r in requests]]) if requests else None
     ids = [i.id for i in inputs]
     seen = tx.execute(SEEN_IDS, {"ids": ids, "low": min(ids), "high": max(ids)})
-    lines = tx.execute(LINES, [keys])
+    lines = tx.execute(LINES, [sorted({i.line for i in inputs})])
     return Opening(moved, len(steps), seen, lines, tx.execute(SEQUENCES, [keys]), requests, granted)
 
 
@@ -202,7 +204,7 @@ def end(tx: Tx, batch: Sequence[tuple[Input, Outcome]], told: Told, history: His
         _add_facts(tx, told.facts, history)
     if told.promises:
         _add_promises(tx, told.promises, lease)
-    if ended := [i.agenda for i, outcome in batch if i.agenda and isinstance(outcome, Done | Seen)]:
+    if ended := [i.agenda for i, outcome in batch if i.agenda and isinstance(outcome, Done)]:
         tx.execute(END_AGENDA, [ended])
     if redriven := [i.id for i, outcome in batch if i.redriven and isinstance(outcome, Done | Seen)]:
         tx.execute(UNPARK, [redriven])
@@ -243,17 +245,25 @@ def _park(tx: Tx, heard: Input, outcome: Parked) -> None:
     if heard.redriven:
         tx.execute(PARK_AGAIN, [outcome.error_class, outcome.reason, heard.id])
         return
-    alone = isinstance(heard.body, Answer | Timer)
-    line = str(heard.agenda) if alone else _plain(heard.key)
     record, origin = heard.record or Record(b""), heard.origin
     headers = json.dumps([(k, v.hex()) for k, v in record.headers]).encode()
     place = (origin.topic, origin.partition, origin.upto - 1) if origin else (None, None, None)
     attempts = 0 if outcome.error_class == BEHIND else 1
     tx.execute(
         PARK,
-        [heard.id, line, heard.type, *place, headers, record.raw, outcome.error_class, outcome.reason, attempts],
+        [
+            heard.id,
+            _plain(heard.line),
+            heard.type,
+            *place,
+            headers,
+            record.raw,
+            outcome.error_class,
+            outcome.reason,
+            attempts,
+        ],
     )
-    if alone:
+    if heard.alone:
         tx.execute(HOLD_AGENDA, [[heard.agenda]])
 
 

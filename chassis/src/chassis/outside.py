@@ -33,13 +33,15 @@ class Errand:
     """How one type of intent is carried out.
 
     ``call`` takes the intent and the client of the outside and returns an Answer; ``when`` judges the intent against
-    the working set; ``ladder`` are the waits between tries, the last one repeating when ``exhausted`` is None.
+    the working set and ``dropped`` is the answer when it says DROP; ``ladder`` are the waits between tries, the last
+    one repeating when ``exhausted`` is None.
     """
 
     call: Callable[[Any, Any], Answer]
     when: Callable[[Any, Any], Ruling] | None
     ladder: tuple[timedelta, ...]
     exhausted: Callable[[Any], Answer] | None
+    dropped: Callable[[Any], Answer] | None = None
 
 
 DELAYED = tuple(timedelta(seconds=s) for s in (1, 5, 30, 120, 600))
@@ -59,6 +61,7 @@ class Outside:
         when: Callable[[T, Any], Ruling] | None = None,
         ladder: tuple[timedelta, ...] = DELAYED,
         exhausted: Callable[[T], Answer] | None = None,
+        dropped: Callable[[T], Answer] | None = None,
     ) -> Callable[[Callable[[T, C], A]], Callable[[T, C], A]]:
         """Register the function that carries out an intent; raises TypeError for a second one or a wrong annotation."""
         if intent in self.errands or intent in BASES:
@@ -69,7 +72,7 @@ class Outside:
             if next(iter(get_type_hints(call).values())) is not intent:
                 message = f"{self.service}: the first parameter must be {intent.__name__}"
                 raise TypeError(message)
-            self.errands[intent] = Errand(call, when, ladder, exhausted)
+            self.errands[intent] = Errand(call, when, ladder, exhausted, dropped)
             return call
 
         return register

@@ -1,0 +1,63 @@
+"""From the bytes of a record to an input: what cannot be read is parked under its order, never skipped as unheard."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Protocol, TypeVar
+
+from chassis import envelope
+from chassis.avro import Undecodable
+from chassis.ids import id_milliseconds, record_id
+from chassis.inputs import Input, Origin, Record, Unreadable
+from chassis.trace import new_trace, parse
+from chassis.words import Fact, Message, key_of
+
+F = TypeVar("F", bound=Fact)
+
+
+class Decoder(Protocol):
+    """Turns the bytes of a record into a fact of a consumer's own class."""
+
+    def decode(self, value: bytes, cls: type[F]) -> F:
+        """Return the projection; raises Undecodable, or Infrastructure while the schema cannot be fetched."""
+        ...
+
+
+class Reader:
+    """Reads records for one service: its fact classes by wire type; ``floor_ms`` is the inbox's oldest day."""
+
+    def __init__(self, heard: Mapping[str, type[Fact]], decoder: Decoder) -> None:
+        self.heard = heard
+        self.decoder = decoder
+        self.floor_ms = 0
+        self._names = frozenset(name.encode() for name in heard)
+
+    def unheard(self, record: Record) -> bool:
+        """Tell whether no handler is for this type; decided on one header, before anything is decoded."""
+        named = envelope.type_of(record.headers)
+        return named is not None and named not in self._names
+
+    def read(self, record: Record, key: bytes | None, origin: Origin | None, at_ms: int) -> Input:
+        """Return the input of a record; its time is its header's, or ``at_ms`` (the broker's) without one."""
+        headers = envelope.read_headers(record.headers)
+        text = (key or b"").decode("utf-8", "replace")
+        identity = headers.id
+        if identity is None:
+            place = (origin.topic, origin.partition, origin.upto - 1) if origin else ("", 0, 0)
+            identity = record_id(*place, at_ms)
+        at = headers.time if isinstance(headers, envelope.Envelope) else datetime.fromtimestamp(at_ms / 1000, UTC)
+        trace = parse(headers.traceparent) or new_trace()
+        body = self._body(record, text, headers)
+        return Input(identity, text, body, at, headers.type or "unknown", record, origin, trace=trace)
+
+    def _body(self, record: Record, key: str, headers: envelope.Envelope | envelope.Malformed) -> Message | Unreadable:
+        if isinstance(headers, envelope.Malformed):
+            return Unreadable(headers.reason)
+        if id_milliseconds(headers.id) < self.floor_ms:
+            return Unreadable("the event is older than the inbox can tell", "BELOW_FLOOR")
+        try:
+            body = self.decoder.decode(record.raw, self.heard[headers.type])
+        except Undecodable as wrong:
+            return Unreadable(str(wrong))
+        return body if key_of(body) == key else Unreadable("the record's key is not its body's first field")

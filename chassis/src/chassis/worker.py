@@ -1,0 +1,209 @@
+"""One worker process: a thread that hears topics, a thread that works off the agenda, both through ``commit``."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import psycopg
+import structlog
+from confluent_kafka import Consumer, TopicCollection
+from confluent_kafka.admin import AdminClient
+
+from chassis import metrics, otlp
+from chassis.agenda import Agenda
+from chassis.commit import OUTAGE
+from chassis.inputs import Done, Entry, Input, Outcome, Parked
+from chassis.kafka import client_settings, consumer_settings
+from chassis.listener import Listener, Stopped
+from chassis.otlp import CLIENT, CONSUMER, INTERNAL
+from chassis.parked import redrive_open
+from chassis.reading import Decoder, Reader
+from chassis.service import Service, Tx
+from chassis.tables import AHEAD_DAYS
+from chassis.tracing import Spans
+from chassis.words import Fact
+
+UPKEEP_SECONDS = 600.0
+INBOX_FLOOR = "SELECT min(substr(relname, 7)) FROM pg_class WHERE relname ~ '^inbox_[0-9]{8}$'"
+KNOWN_TOPICS = "SELECT name, topic_id, partitions FROM topic WHERE name = ANY(%b)"
+ADD_TOPIC = "INSERT INTO topic VALUES (%b, %b, %b) ON CONFLICT DO NOTHING"
+log = structlog.get_logger()
+
+
+class Notes:
+    """Spans, counters and log lines of what a worker did; after the commit, so that they tell only what is true."""
+
+    def __init__(self, spans: Spans) -> None:
+        self.spans = spans
+
+    def handled(self, batch: Sequence[tuple[Input, Outcome]], began_ns: int) -> None:
+        """Note a committed batch."""
+        ended_ns = time.time_ns()
+        metrics.BATCH.observe(len(batch))
+        metrics.COMMIT.observe((ended_ns - began_ns) / 1e9)
+        for heard, outcome in batch:
+            metrics.count_outcome(heard.type, outcome)
+            self._span(heard, outcome, began_ns, ended_ns)
+            if isinstance(outcome, Parked):
+                self._parked(heard, outcome)
+
+    def called(self, entry: Entry, began_ns: int, trouble: Exception | None = None) -> None:
+        """Note a call outside that has ended."""
+        ended_ns, kind = time.time_ns(), entry.intent.type
+        metrics.ERRANDS.labels(kind, type(trouble).__name__ if trouble else "answered").inc()
+        metrics.ERRAND.labels(kind).observe((ended_ns - began_ns) / 1e9)
+        attributes: dict[str, otlp.Value] = {"quadrille.order_id": entry.key, "quadrille.attempt": entry.attempts}
+        error = type(trouble).__name__ if trouble else None
+        self.spans.record(
+            kind, entry.trace.child(), entry.trace.span_id, began_ns, ended_ns, kind=CLIENT, attributes=attributes,
+            error=error,
+        )  # fmt: skip
+
+    def _span(self, heard: Input, outcome: Outcome, began_ns: int, ended_ns: int) -> None:
+        attributes: dict[str, otlp.Value] = {
+            "quadrille.order_id": heard.key,
+            "quadrille.event_type": heard.type,
+            "quadrille.outcome": type(outcome).__name__.lower(),
+        }
+        name = f"process {heard.type}"
+        if heard.origin:
+            name = f"process {heard.origin.topic}"
+            attributes |= {
+                "messaging.system": "kafka",
+                "messaging.operation.type": "process",
+                "messaging.destination.name": heard.origin.topic,
+                "messaging.message.id": str(heard.id),
+            }
+        self.spans.record(
+            name, heard.inside, heard.trace.span_id, began_ns, ended_ns,
+            kind=CONSUMER if heard.origin else INTERNAL,
+            attributes=attributes,
+            links=(heard.trace,) if heard.origin else (),
+            error=outcome.error_class if isinstance(outcome, Parked) else None,
+        )  # fmt: skip
+
+    def _parked(self, heard: Input, outcome: Parked) -> None:
+        place = heard.origin
+        log.error(
+            "input parked",
+            order_id=heard.key, event_id=str(heard.id), event_type=heard.type, error_class=outcome.error_class,
+            topic=place and place.topic, partition=place and place.partition, offset=place and place.upto - 1,
+            trace_id=heard.trace.trace_id,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a worker stands in: its database, the broker, a decoder, where spans go, and the outside's client."""
+
+    connect: Callable[[], Tx]
+    bootstrap: str
+    decoder: Decoder
+    spans: Spans
+    client: object = None
+    batch_max: int = 100
+
+
+class Worker:
+    """Everything one worker process does; ``run`` returns when told to stop, or raises Stopped with the reason."""
+
+    def __init__(self, service: Service[Any], around: Surroundings) -> None:
+        self.service, self.connect, self.bootstrap = service, around.connect, around.bootstrap
+        self.reader = Reader(service.on.hears(Fact), around.decoder)
+        notes = Notes(around.spans)
+        consumer = Consumer(consumer_settings(around.bootstrap, service.name))
+        self.listener = Listener(service, self.connect, consumer, self.reader, notes)
+        self.agenda = Agenda(service, self.connect, notes, around.client)
+        self.listener.take, self.listener.room = self.agenda.take, self.agenda.room
+        self.agenda.caught_up = self.listener.caught_up
+        self.listener.batch_max = self.agenda.batch_max = around.batch_max
+        self._failure: BaseException | None = None
+
+    def run(self, stop: threading.Event) -> None:
+        """Work until told to stop; raises Stopped when a topic is not what it was."""
+        if not self._prepare(stop):
+            return
+        threads = [threading.Thread(target=self._guarded, args=(self.listener.run, stop), name="listener")]
+        if not self.agenda.idle:
+            threads.append(threading.Thread(target=self._guarded, args=(self.agenda.run, stop), name="agenda"))
+        for thread in threads:
+            thread.start()
+        while not stop.wait(UPKEEP_SECONDS):
+            self._upkeep()
+        for thread in threads:
+            thread.join()
+        if self._failure:
+            raise self._failure
+
+    def _guarded(self, work: Callable[[threading.Event], None], stop: threading.Event) -> None:
+        try:
+            work(stop)
+        except BaseException as failure:  # noqa: BLE001 - raised again by run, in the main thread
+            self._failure = failure
+        finally:
+            stop.set()
+
+    def _prepare(self, stop: threading.Event) -> bool:
+        """Check the topics, refresh the floor and try what is parked again; wait for what is not up yet."""
+        while not stop.is_set():
+            try:
+                with self.connect() as tx:
+                    self._check_topics(tx)
+                    self._refresh(tx)
+                    outcomes = list(redrive_open(tx, self.service, self.reader))
+            except (*OUTAGE, TimeoutError) as trouble:
+                log.warning("worker waits", error_class=type(trouble).__name__)
+                stop.wait(0.5)
+            else:
+                if outcomes:
+                    done = sum(isinstance(outcome, Done) for outcome in outcomes)
+                    log.info("parked inputs tried again", tried=len(outcomes), done=done)
+                return True
+        return False
+
+    def _upkeep(self) -> None:
+        try:
+            with self.connect() as tx:
+                self._refresh(tx)
+        except psycopg.Error as trouble:
+            log.warning("upkeep waits", error_class=type(trouble).__name__)
+
+    def _refresh(self, tx: Tx) -> None:
+        tx.execute("SELECT ensure_partitions(0, %b)", [AHEAD_DAYS])
+        row = tx.execute(INBOX_FLOOR).fetchone()
+        if row and row[0]:
+            floor = datetime.strptime(row[0], "%Y%m%d").replace(tzinfo=UTC)
+            self.reader.floor_ms = int(floor.timestamp()) * 1000
+
+    def _check_topics(self, tx: Tx) -> None:
+        """Compare every topic heard with what it was when first read; raises Stopped if it is another one now."""
+        names = list(self.service.on.topics())
+        known = {name: (topic_id, count) for name, topic_id, count in tx.execute(KNOWN_TOPICS, [names])}
+        admin = AdminClient(client_settings(self.bootstrap))
+        for name, asked in admin.describe_topics(TopicCollection(names), request_timeout=5).items():
+            found = asked.result(timeout=6)
+            now = str(found.topic_id), len(found.partitions)
+            if known.setdefault(name, now) != now:
+                was = known[name]
+                message = (
+                    f"{name} is not the topic first read: found id {now[0]} with {now[1]} partitions, wanted {was}"
+                )
+                raise Stopped(message)
+            tx.execute(ADD_TOPIC, [name, *now])
+
+
+def connection(url: str) -> Callable[[], Tx]:
+    """Return a function that opens a connection as the chassis wants it: autocommit, prepared statements at once."""
+
+    def connect() -> Tx:
+        tx: Tx = psycopg.connect(
+            url, autocommit=True, prepare_threshold=0, connect_timeout=5, keepalives_idle=5, tcp_user_timeout=10_000
+        )
+        return tx
+
+    return connect
