@@ -1,0 +1,33 @@
+"""What every process counts, by prometheus-client; the names are ``quadrille_<what>_<unit>`` and stay."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+_FAST = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+_SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500)
+
+INPUTS = Counter("quadrille_inputs_total", "Inputs given to commit", ["type", "outcome"])
+COMMIT = Histogram("quadrille_commit_duration_seconds", "One call of commit, halving included", buckets=_FAST)
+BATCH = Histogram("quadrille_batch_inputs", "Inputs in one call of commit", buckets=_SIZES)
+OUTAGES = Counter("quadrille_outages_total", "Commits the infrastructure refused or did not answer", ["error_class"])
+
+FACTS_SAID = Counter("quadrille_facts_said_total", "Facts appended to the outbox", ["type"])
+AGENDA_AGE = Gauge("quadrille_agenda_age_seconds", "How long the oldest due intent or timer has waited")
+ERRANDS = Counter("quadrille_errands_total", "Calls to the outside", ["intent", "answer"])
+ERRAND = Histogram("quadrille_errand_duration_seconds", "One call to the outside", ["intent"], buckets=_FAST)
+PARKED = Gauge("quadrille_parked_records", "Records that are parked, open or dead", ["state"])
+POSITION_LAG = Gauge("quadrille_position_lag_records", "Records of the topic not yet read", ["topic", "partition"])
+
+REQUESTS = Counter("quadrille_http_requests_total", "HTTP requests answered", ["method", "route", "status"])
+REQUEST = Histogram("quadrille_http_request_duration_seconds", "One HTTP request", ["route"], buckets=_FAST)
+IN_FLIGHT = Gauge("quadrille_http_requests_in_flight", "HTTP requests not yet answered")
+WAITING = Gauge("quadrille_intake_waiting_commands", "Commands waiting for the committer")
+
+SPANS_SENT = Counter("quadrille_spans_sent_total", "Spans an endpoint took")
+SPANS_DROPPED = Counter("quadrille_spans_dropped_total", "Spans lost: queue full or an endpoint failing")
+
+
+def count_outcome(kind: str, outcome: object) -> None:
+    """Count what became of one input: done, seen, parked, failed or busy."""
+    INPUTS.labels(kind, type(outcome).__name__.lower()).inc()
