@@ -1,0 +1,227 @@
+"""The settings of a process, read once: flag over ``QUADRILLE_*`` over ``quadrille.toml`` over default; or a refusal.
+
+pydantic validates; the merging is ours, because pydantic-settings neither refuses an unknown variable nor says where
+a value came from.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import os
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, SecretStr, ValidationError
+
+PREFIX = "QUADRILLE_"
+FILE = "quadrille.toml"
+PUBLISHED = "off-published-on-loopback"  # a container binds to all of itself; its port is published on loopback only
+SECRETS = ("database_url", "smtp_url")
+# Names of the command line and the sandbox, which may stand in the same environment.
+ELSEWHERE = frozenset(
+    "CACHE DATA NO_AOT PROFILE SANDBOX_BIND SMTP_BIND SANDBOX_DATA URL KEY".split()  # noqa: SIM905 - a list of words
+)
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+class Refusal(Exception):  # noqa: N818 - the name says what is the case
+    """A process refuses to start: what was found, what is wanted, how to fix it; ``exit_code`` as interfaces.md 12."""
+
+    exit_code = 2
+
+    def __init__(self, *, found: str, wanted: str, fix: str) -> None:
+        super().__init__(f"found {found}; wanted {wanted}; fix: {fix}")
+        self.found, self.wanted, self.fix = found, wanted, fix
+
+
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """An address to listen on."""
+
+    host: str
+    port: int
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_duration(text: object) -> timedelta:
+    """Return the duration of ``250ms``, ``3s``, ``5m``, ``48h`` or ``7d``; raises ValueError."""
+    if isinstance(text, timedelta):
+        return text
+    if not (found := _DURATION.fullmatch(str(text))):
+        message = "a duration such as 250ms, 3s, 5m, 48h or 7d"
+        raise ValueError(message)
+    return timedelta(seconds=float(found[1]) * _UNITS[found[2]])
+
+
+def parse_bind(text: object) -> Bind:
+    """Return the address of ``host:port``; raises ValueError."""
+    if isinstance(text, Bind):
+        return text
+    host, colon, port = str(text).rpartition(":")
+    if not (colon and host and port.isdecimal() and int(port) < 1 << 16):
+        message = "host:port, such as 127.0.0.1:8001"
+        raise ValueError(message)
+    return Bind(host.strip("[]"), int(port))
+
+
+def _duration_text(value: timedelta) -> str:
+    seconds = value.total_seconds()
+    unit = next((u for u in ("d", "h", "m", "s") if seconds >= _UNITS[u] and seconds % _UNITS[u] == 0), "ms")
+    return f"{seconds / _UNITS[unit]:g}{unit}"
+
+
+def _split(text: object) -> object:
+    return (
+        tuple(part.strip().rstrip("/") for part in text.split(",") if part.strip()) if isinstance(text, str) else text
+    )
+
+
+Duration = Annotated[timedelta, BeforeValidator(parse_duration), PlainSerializer(_duration_text, return_type=str)]
+Address = Annotated[Bind, BeforeValidator(parse_bind), PlainSerializer(str, return_type=str)]
+Urls = Annotated[tuple[str, ...], BeforeValidator(_split)]
+Url = Annotated[str, Field(pattern=r"^https?://[^\s/]+(/\S*)?$")]
+
+
+class Settings(BaseModel):
+    """Everything a service's process may be told; the same class for every service and role."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    database_url: SecretStr
+    kafka_bootstrap: str = Field(min_length=1)
+    registry_url: Url
+    api_bind: Address = Bind("127.0.0.1", 8001)
+    ops_bind: Address = Bind("127.0.0.1", 8101)
+    auth: Literal["off", "off-published-on-loopback"] = "off"
+    public_url: Url | None = None
+    console_url: Url | None = None
+    jaeger_url: Url | None = None
+    schema_cache: Path = Path(".quadrille/schemas")
+    order_deadline: Duration = timedelta(minutes=5)
+    order_cancel_cutoff: Duration = timedelta(minutes=30)
+    idempotency_ttl: Duration = timedelta(hours=48)
+    inbox_window: Duration = timedelta(days=7)
+    processor_url: Url = "http://127.0.0.1:8010"
+    processor_timeout: Duration = timedelta(seconds=3)
+    smtp_url: SecretStr = SecretStr("smtp://127.0.0.1:8025")
+    batch_max: int = Field(100, ge=1, le=500)
+    trace_ratio: float = Field(1.0, ge=0, le=1)
+    otlp_endpoints: Urls = ()
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @property
+    def public_base(self) -> str:
+        """Where clients reach this API: PUBLIC_URL, else its own address."""
+        return self.public_url.rstrip("/") if self.public_url else f"http://{self.api_bind}"
+
+    def shown(self) -> dict[str, object]:
+        """Return every setting as text, secrets as ``***``."""
+        values = self.model_dump(mode="json")
+        return {name: "***" if name in SECRETS else value for name, value in values.items()}
+
+
+def read(
+    flags: Sequence[str] = (), environ: Mapping[str, str] = os.environ, file: Path = Path(FILE)
+) -> tuple[Settings, dict[str, str]]:
+    """Return the settings and where each came from; raises Refusal for an unknown name or an invalid value.
+
+    ``flags`` are ``--name=value``, such as ``--api-bind=127.0.0.1:9001``.
+    """
+    found: dict[str, Any] = {}
+    sources = dict.fromkeys(Settings.model_fields, "default")
+    for source, values in (
+        (str(file), _from_file(file)),
+        ("environment", _from_environ(environ)),
+        ("flag", _flags(flags)),
+    ):
+        found |= values
+        sources |= dict.fromkeys(values, source)
+    try:
+        settings = Settings(**found)
+    except ValidationError as refused:
+        raise _refusal(refused, sources) from None
+    if settings.auth == "off" and not settings.api_bind.loopback:
+        raise Refusal(
+            found=f"{PREFIX}API_BIND={settings.api_bind} with {PREFIX}AUTH=off",
+            wanted="a loopback address while authentication is off",
+            fix=f"set {PREFIX}API_BIND=127.0.0.1:{settings.api_bind.port}; in a container {PREFIX}AUTH={PUBLISHED}",
+        )
+    return settings, sources
+
+
+def _from_file(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        values = tomllib.loads(file.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as refused:
+        raise Refusal(found=f"{file}: {refused}", wanted="TOML", fix=f"correct {file}") from None
+    return {_known(name, f"{name} in {file}"): value for name, value in values.items()}
+
+
+def _from_environ(environ: Mapping[str, str]) -> dict[str, str]:
+    values: dict[str, str] = {}
+    for variable, value in environ.items():
+        name = variable.removeprefix(PREFIX)
+        if name == variable or name in ELSEWHERE:
+            continue
+        if (secret := name.lower().removesuffix("_file")) in SECRETS and name.endswith("_FILE"):
+            values[secret] = _secret(variable, value)
+        else:
+            values[_known(name.lower(), variable)] = value
+    return values
+
+
+def _secret(variable: str, path: str) -> str:
+    try:
+        return Path(path).read_text("utf-8").strip()
+    except OSError as refused:
+        found = f"{variable}={path}: {refused.strerror}"
+        raise Refusal(found=found, wanted="a readable file", fix=f"correct {variable}") from None
+
+
+def _flags(flags: Sequence[str]) -> dict[str, str]:
+    values: dict[str, str] = {}
+    for flag in flags:
+        name, equals, value = flag.partition("=")
+        if not (name.startswith("--") and equals):
+            fixed = name if name.startswith("--") else "--name"
+            raise Refusal(found=f"argument {flag}", wanted="--name=value", fix=f"write {fixed}=value")
+        values[_known(name[2:].replace("-", "_"), name)] = value
+    return values
+
+
+def _known(name: str, shown: str) -> str:
+    if name in Settings.model_fields:
+        return name
+    near = difflib.get_close_matches(name, Settings.model_fields, 1, 0.5)
+    wanted = f"{PREFIX}{near[0].upper()}" if near else "a name of interfaces.md, section 12"
+    raise Refusal(found=f"unknown setting {shown}", wanted=wanted, fix=f"rename {shown}, or remove it")
+
+
+def _refusal(refused: ValidationError, sources: Mapping[str, str]) -> Refusal:
+    error = refused.errors(include_url=False)[0]
+    name = str(error["loc"][0])
+    variable = PREFIX + name.upper()
+    if error["type"] == "missing":
+        return Refusal(found=f"no {variable}", wanted=f"{variable}, which has no default", fix=f"set {variable}")
+    value = "***" if name in SECRETS else repr(error["input"])
+    wanted = str(error.get("ctx", {}).get("error") or error["msg"])
+    return Refusal(found=f"{variable}={value} ({sources[name]})", wanted=wanted, fix=f"set {variable} to a valid value")
