@@ -9,7 +9,6 @@ from enum import StrEnum
 from typing import NewType
 
 from chassis.rows import Rows
-
 from inventory.events import Line, Shortage
 
 OrderId = NewType("OrderId", str)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from chassis.registry import Reactions
-
 from inventory.domain import Changed, Held, Kept, Nothing, OrderId, Released, Short, Sku, Sold, Stock, Stored
 from inventory.events import (
     OrderCancellationRequested,

@@ -1,0 +1,138 @@
+"""Every SQL statement of payment: payments by order, the ledger's entries by key."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from chassis.rows import Rows
+from chassis.service import Tx
+from chassis.words import Message, key_of
+from payment.domain import Entry, OrderId, Payment, Payments, Price, State
+from payment.events import charge_key, refund_key
+
+metadata = sa.MetaData()
+payment = sa.Table(
+    "payment",
+    metadata,
+    sa.Column("order_id", sa.Text, primary_key=True),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("permitted", sa.Boolean, nullable=False),
+    sa.Column("cancel_wanted", sa.Boolean, nullable=False),
+    sa.Column("began_at", sa.BigInteger),
+    sa.Column("code", sa.Text),
+    sa.Column("amount_minor", sa.BigInteger),
+    sa.Column("currency", sa.Text),
+    sa.Column("payment_token", sa.Text),
+    sa.Column("deadline_at", sa.BigInteger),
+)
+entry = sa.Table(
+    "entry",
+    metadata,
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("order_id", sa.Text, nullable=False, index=True),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("amount_minor", sa.BigInteger, nullable=False),
+    sa.Column("currency", sa.Text, nullable=False),
+    sa.Column("reference", sa.Text, nullable=False),
+    sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+)
+# The chassis' table, looked at for the API: what is still to be done outside.
+agenda = sa.table("agenda", *map(sa.column, ("id", "key", "type", "due", "attempts", "error_class", "error")))
+
+PAYMENTS = """
+SELECT order_id, state, permitted, cancel_wanted, began_at, code, amount_minor, currency, payment_token, deadline_at
+  FROM payment WHERE order_id = ANY(%b) ORDER BY order_id FOR UPDATE"""
+ADD_PAYMENTS = """
+INSERT INTO payment (order_id, state, permitted, cancel_wanted, began_at, code,
+                     amount_minor, currency, payment_token, deadline_at)
+SELECT * FROM unnest(%b::text[], %b::text[], %b::bool[], %b::bool[], %b::bigint[], %b::text[],
+                     %b::bigint[], %b::text[], %b::text[], %b::bigint[])"""
+SET_PAYMENTS = """
+UPDATE payment p SET state = n.state, permitted = n.permitted, cancel_wanted = n.cancel_wanted, began_at = n.began_at,
+                     code = n.code, amount_minor = n.amount_minor, currency = n.currency,
+                     payment_token = n.payment_token, deadline_at = n.deadline_at
+  FROM unnest(%b::text[], %b::text[], %b::bool[], %b::bool[], %b::bigint[], %b::text[],
+              %b::bigint[], %b::text[], %b::text[], %b::bigint[])
+       n(order_id, state, permitted, cancel_wanted, began_at, code, amount_minor, currency, payment_token, deadline_at)
+ WHERE p.order_id = n.order_id"""
+ADD_ENTRIES = """
+INSERT INTO entry (key, order_id, kind, amount_minor, currency, reference, at)
+SELECT * FROM unnest(%b::text[], %b::text[], %b::text[], %b::bigint[], %b::text[], %b::text[], %b::timestamptz[])"""
+
+
+def load(tx: Tx, heard: Sequence[Message]) -> Payments:
+    """Bring the orders' payments; entries are only added, so none is read: their primary key is the last defence."""
+    orders = {OrderId(key_of(m)) for m in heard}
+    keys = {key(order) for order in orders for key in (charge_key, refund_key)}
+    rows = tx.execute(PAYMENTS, [sorted(orders)])
+    payments = {
+        OrderId(r[0]): Payment(OrderId(r[0]), State(r[1]), r[2], r[3], r[4], r[5], _price(*r[6:])) for r in rows
+    }
+    return Payments(Rows(orders, payments), Rows(keys, {}))
+
+
+def save(tx: Tx, work: Payments) -> None:
+    """Write back the payments that changed and the ledger's new entries."""
+    if added := work.payments.added:
+        tx.execute(ADD_PAYMENTS, _columns([_row(p) for p in added]))
+    if changed := work.payments.changed:
+        tx.execute(SET_PAYMENTS, _columns([_row(p) for p in changed]))
+    if entered := work.entries.added:
+        rows = [(e.key, e.order_id, e.kind, e.amount_minor, e.currency, e.reference, e.at) for e in entered]
+        tx.execute(ADD_ENTRIES, _columns(rows))
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """An intent not yet answered: its type, when it is due, the tries so far and how the last one failed."""
+
+    type: str
+    due: datetime
+    attempts: int
+    error_class: str | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Everything about one order's money."""
+
+    payment: Payment
+    entries: tuple[Entry, ...]
+    pending: tuple[Pending, ...]
+
+
+def payment_of(db: sa.Connection, order_id: str) -> Account | None:
+    """Return an order's payment, its entries and its open intents, for the API."""
+    found = db.execute(sa.select(payment).where(payment.c.order_id == order_id)).first()
+    if found is None:
+        return None
+    entries = db.execute(sa.select(entry).where(entry.c.order_id == order_id).order_by(entry.c.at, entry.c.key))
+    open_ones = (
+        sa.select(agenda.c.type, agenda.c.due, agenda.c.attempts, agenda.c.error_class, agenda.c.error)
+        .where(agenda.c.key == order_id)
+        .order_by(agenda.c.due, agenda.c.id)
+    )
+    pending = tuple(Pending(*row) for row in db.execute(open_ones))
+    stored = Payment(OrderId(found[0]), State(found[1]), *found[2:6], price=_price(*found[6:]))
+    return Account(stored, tuple(Entry(*row) for row in entries), pending)
+
+
+def _price(amount: int | None, currency: str | None, token: str | None, deadline_at: int | None) -> Price | None:
+    if amount is None or currency is None or token is None or deadline_at is None:
+        return None
+    return Price(amount, currency, token, deadline_at)
+
+
+def _row(row: Payment) -> tuple[object, ...]:
+    price = dataclasses.astuple(row.price) if row.price else (None,) * 4
+    return (row.order_id, row.state.value, row.permitted, row.cancel_wanted, row.began_at, row.code, *price)
+
+
+def _columns(rows: Sequence[tuple[object, ...]]) -> list[list[object]]:
+    return [list(column) for column in zip(*rows, strict=True)]
