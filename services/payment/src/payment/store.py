@@ -109,8 +109,8 @@ class Account:
 
 def payment_of(db: sa.Connection, order_id: str) -> Account | None:
     """Return an order's payment, its entries and its open intents, for the API."""
-    found = db.execute(sa.select(payment).where(payment.c.order_id == order_id)).first()
-    if found is None:
+    row = db.execute(sa.select(payment).where(payment.c.order_id == order_id)).first()
+    if row is None:
         return None
     entries = db.execute(sa.select(entry).where(entry.c.order_id == order_id).order_by(entry.c.at, entry.c.key))
     open_ones = (
@@ -118,9 +118,9 @@ def payment_of(db: sa.Connection, order_id: str) -> Account | None:
         .where(agenda.c.key == order_id)
         .order_by(agenda.c.due, agenda.c.id)
     )
-    pending = tuple(Pending(*row) for row in db.execute(open_ones))
-    stored = Payment(OrderId(found[0]), State(found[1]), *found[2:6], price=_price(*found[6:]))
-    return Account(stored, tuple(Entry(*row) for row in entries), pending)
+    pending = tuple(Pending(*found) for found in db.execute(open_ones))
+    stored = Payment(OrderId(row[0]), State(row[1]), row[2], row[3], row[4], row[5], _price(*row[6:]))
+    return Account(stored, tuple(Entry(*found) for found in entries), pending)
 
 
 def _price(amount: int | None, currency: str | None, token: str | None, deadline_at: int | None) -> Price | None:
