@@ -8,16 +8,17 @@ import threading
 import uvicorn
 from uvicorn._types import ASGIApplication
 
+from chassis.settings import Bind
+
 DRAIN_SECONDS = 20
 
 
-def serve(app: ASGIApplication, bind: str, stop: threading.Event) -> None:
+def serve(app: ASGIApplication, bind: Bind, stop: threading.Event) -> None:
     """Serve until told to stop, then drain for at most 20 seconds."""
-    host, _, port = bind.rpartition(":")
     config = uvicorn.Config(
         app,
-        host=host,
-        port=int(port),
+        host=bind.host,
+        port=bind.port,
         loop="uvloop",
         http="httptools",
         ws="none",
