@@ -54,7 +54,7 @@ def plan(bootstrap: str) -> Plan:
     from confluent_kafka.admin._config import ConfigResource  # noqa: PLC0415 - typed here, re-exported untyped
     from confluent_kafka.admin._resource import ResourceType  # noqa: PLC0415
 
-    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 3})
+    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
     there = admin.list_topics(timeout=10).topics
     found = [t for t in TOPICS if t.name in there]
     resources = [ConfigResource(ResourceType.TOPIC, t.name) for t in found]
@@ -77,7 +77,7 @@ def apply(bootstrap: str, wanted: Plan | None = None) -> Plan:
     from confluent_kafka.cimpl import NewTopic  # noqa: PLC0415
 
     todo = plan(bootstrap) if wanted is None else wanted
-    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 3})
+    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
     new = [NewTopic(t.name, num_partitions=t.partitions, replication_factor=-1, config=t.config) for t in todo.create]
     made = admin.create_topics(new) if new else {}
     changed = admin.incremental_alter_configs([_alteration(t) for t in todo.configure]) if todo.configure else {}

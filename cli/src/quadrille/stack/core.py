@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from quadrille.stack import checklist, ending, parts, places, ports, postgres, registry, state
+from quadrille.stack import aot, checklist, ending, parts, places, ports, postgres, registry, state
 from quadrille.stack.problems import CannotRun
 from quadrille.stack.steps import Progress, Silent, run
 
@@ -111,6 +111,7 @@ class Stack:
                 raise
             finally:
                 self.save()
+            self._learn()
 
     def stop(self) -> float:
         """End every process of this stack, ours first; the seconds it took."""
@@ -128,6 +129,16 @@ class Stack:
         with self._writing:
             if self.data.exists():
                 state.save(self.data, self._snapshot())
+
+    def _learn(self) -> None:
+        """Train the AOT archives behind the user's back, once both servers are here to profit."""
+        if {"kafka", "registry"} <= self.parts and aot.wanted() and not self._trains():
+            self.processes[aot.NAME] = trainer = aot.process(self.logs)
+            trainer.on_change = self.save
+            trainer.launch()
+
+    def _trains(self) -> bool:
+        return aot.NAME in self.processes and self.processes[aot.NAME].running
 
     def _settle(self, there: state.State) -> None:
         """Ports and password: those of what still runs stay, the others are found now; then know every process."""
@@ -149,6 +160,8 @@ class Stack:
             if part in self.parts
         }
         self.processes = {process.name: process for process in parts.processes(self)}
+        if aot.NAME in there.alive:
+            self.processes[aot.NAME] = aot.process(self.logs)
         for name, process in self.processes.items():
             process.on_change = self.save
             if name in there.alive:

@@ -49,9 +49,10 @@ def processes(stack: Stack) -> list[Process]:
         made.append(registry.process(stack.data / "registry", stack.logs, stack.ports))
     if "jaeger" in stack.parts:
         made.append(jaeger.process(stack.data / "jaeger", stack.logs, stack.ports, stack.progress.said))
-    if "sandbox" in stack.parts:
+    ours = [part for part in services.present() if part in stack.parts]
+    if "sandbox" in ours:
         made.append(services.sandbox(stack.data / "sandbox", stack.logs, stack.ports))
-    for service in [s for s in SERVICES if s in stack.parts]:
+    for service in [part for part in ours if part in SERVICES]:
         role = partial(services.role, service, logs=stack.logs, ports=stack.ports)
         made += [role(name, env=environment(stack, service, name)) for name in ROLES]
     return made

@@ -206,7 +206,7 @@ CAUSES = (
     ("Permission denied", "a file or directory is closed to it", "check the owner of the data directory; or: --fresh"),
     ("could not access directory", "its data directory is closed to it", "choose another: quadrille up --data DIR"),
     ("database files are incompatible", "its data is of another version", "quadrille up --fresh (the data is lost)"),
-    ("ModuleNotFoundError", "a package is missing", "make (installs what the lock file names)"),
+    ("No module named", "a package is missing", "make (installs what the lock file names)"),
 )
 
 

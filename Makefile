@@ -1,0 +1,39 @@
+# `make` lists everything. Only Python 3.11 (with venv) and make are assumed.
+PYTHON ?= python3
+BIN := .venv/bin
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up down status test check saga format
+
+help: ## list everything
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## virtual environment from the hashed lock file, our packages in it (every target below does it)
+	@$(PYTHON) deploy/bootstrap.py
+
+demo: setup ## start everything, place 20 orders, show expected = actual; leaves it running
+	@$(BIN)/quadrille demo
+
+up: setup ## start the whole stack and leave it running
+	@$(BIN)/quadrille up --detach
+
+down: setup ## stop it; the data stays (quadrille down --wipe removes it)
+	@$(BIN)/quadrille down
+
+status: setup ## processes with memory and CPU
+	@$(BIN)/quadrille status
+
+test: check ## every gate, then the tests on the real stack, on ports and data of their own
+	@$(BIN)/python -m pytest
+
+check: setup ## the gates: lint, types, import contracts, schemas, generated pages, sizes
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/quadrille schema check
+
+saga: setup ## write docs/saga.md from the handlers' signatures
+	@$(BIN)/quadrille saga
+
+format: setup ## format the sources
+	@$(BIN)/ruff format --quiet .

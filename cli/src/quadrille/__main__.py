@@ -1,0 +1,5 @@
+"""`python -m quadrille` is `quadrille`."""
+
+from quadrille.main import run
+
+run()

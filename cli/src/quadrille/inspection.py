@@ -1,0 +1,86 @@
+"""What a running stack costs: per process its pid, memory and CPU, and the sum."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import psutil
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from quadrille.stack import Stack
+
+MEGABYTE = 2**20
+
+
+@dataclass(slots=True)
+class Cost:
+    """One process of the stack with everything it started."""
+
+    name: str
+    pid: int
+    running: bool
+    ports: dict[str, int] = field(default_factory=dict)
+    processes: int = 0
+    rss_mb: float = 0.0
+    pss_mb: float = 0.0
+    cpu_percent: float = 0.0
+    """Of one core, over the sample."""
+
+
+def costs(stack: Stack, sample: float = 2.0) -> list[Cost]:
+    """Each process's memory now and CPU over a sample of some seconds."""
+    families = {name: _family(process.pid) if process.running else [] for name, process in stack.processes.items()}
+    before = {name: _cpu(family) for name, family in families.items()}
+    began = time.monotonic()
+    time.sleep(sample)
+    passed = time.monotonic() - began
+    found = []
+    for name, family in families.items():
+        process = stack.process(name)
+        cost = Cost(name, process.pid, bool(family), dict(process.spec.ports), len(family))
+        cost.cpu_percent = round(100 * max(0.0, _cpu(family) - before[name]) / passed, 1)
+        cost.rss_mb, cost.pss_mb = _memory(family)
+        found.append(cost)
+    return found
+
+
+def total(found: Iterable[Cost]) -> Cost:
+    """The sum of all."""
+    whole = Cost("total", 0, running=True)
+    for cost in found:
+        whole.processes += cost.processes
+        whole.rss_mb = round(whole.rss_mb + cost.rss_mb, 1)
+        whole.pss_mb = round(whole.pss_mb + cost.pss_mb, 1)
+        whole.cpu_percent = round(whole.cpu_percent + cost.cpu_percent, 1)
+    return whole
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    with suppress(psutil.NoSuchProcess):
+        head = psutil.Process(pid)
+        return [head, *head.children(recursive=True)]
+    return []
+
+
+def _cpu(family: list[psutil.Process]) -> float:
+    seconds = 0.0
+    for process in family:
+        with suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            seconds += times.user + times.system
+    return seconds
+
+
+def _memory(family: list[psutil.Process]) -> tuple[float, float]:
+    rss = pss = 0
+    for process in family:
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            memory = process.memory_full_info()
+            rss += memory.rss
+            pss += getattr(memory, "pss", memory.rss)
+    return round(rss / MEGABYTE, 1), round(pss / MEGABYTE, 1)

@@ -1,0 +1,73 @@
+"""The logs of all processes as one stream, in the order of their time stamps."""
+
+from __future__ import annotations
+
+import heapq
+import json
+import re
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+    from typing import TextIO
+
+STAMP = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[.,]?\d*")
+LEVELS = ("debug", "info", "warning", "error", "critical")
+WORDS = {"WARN": "warning", "WARNING": "warning", "ERROR": "error", "FATAL": "critical", "PANIC": "critical"}
+PAUSE = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """Which lines are asked for."""
+
+    order: str = ""
+    level: str = "debug"
+
+    def wants(self, text: str) -> bool:
+        """Whether a line is of that order and at least of that level."""
+        return (not self.order or self.order in text) and LEVELS.index(level(text)) >= LEVELS.index(self.level)
+
+
+def level(text: str) -> str:
+    """The level a line states: the member of a JSON line, a word of a server's, else info."""
+    if text.startswith("{"):
+        try:
+            stated = str(json.loads(text).get("level", "info")).lower()
+        except ValueError:
+            return "info"
+        return stated if stated in LEVELS else "info"
+    return next((mapped for word, mapped in WORDS.items() if word in text), "info")
+
+
+def merged(files: Mapping[str, Path], wish: Wish) -> Iterator[tuple[str, str]]:
+    """Every wanted line so far, as (process, text), by time; a line without a stamp stays behind its forerunner."""
+    for _, name, text in heapq.merge(*(_stamped(name, path) for name, path in files.items()), key=lambda e: e[0]):
+        if wish.wants(text):
+            yield name, text
+
+
+def follow(files: Mapping[str, Path], wish: Wish) -> Iterator[tuple[str, str]]:
+    """Lines written from now on, for ever."""
+    readers: dict[str, TextIO] = {}
+    for name, path in files.items():
+        readers[name] = path.open(encoding="utf-8", errors="replace")
+        readers[name].seek(0, 2)
+    while True:
+        news = [(name, text.rstrip("\n")) for name, reader in readers.items() for text in reader]
+        yield from ((name, text) for name, text in news if wish.wants(text))
+        if not news:
+            time.sleep(PAUSE)
+
+
+def _stamped(name: str, path: Path) -> Iterator[tuple[str, str, str]]:
+    last = ""
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            found = STAMP.search(line[:200])
+            if found:
+                last = found.group().replace(" ", "T").replace(",", ".")
+            yield last, name, line.rstrip("\n")
