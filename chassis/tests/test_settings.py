@@ -6,7 +6,8 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from chassis.settings import Bind, Refusal, Settings, parse_duration, read
+
+from chassis.settings import Bind, Refusal, Settings, parse, parse_duration, read
 
 NEEDED = {
     "QUADRILLE_DATABASE_URL": "postgresql://app:hunter2@127.0.0.1:5501/order",
@@ -16,7 +17,7 @@ NEEDED = {
 
 
 def settings(*flags: str, file: Path = Path("absent.toml"), **more: str) -> Settings:
-    return read(flags, NEEDED | {f"QUADRILLE_{k}": v for k, v in more.items()}, file)[0]
+    return parse(flags, NEEDED | {f"QUADRILLE_{k}": v for k, v in more.items()}, file)
 
 
 def test_the_defaults_are_the_published_ones() -> None:
@@ -36,10 +37,10 @@ def test_flag_wins_over_environment_over_file_over_default(tmp_path: Path) -> No
     file.write_text('order_deadline = "1m"\nbatch_max = 7\nlog_level = "debug"\n')
     environ = NEEDED | {"QUADRILLE_BATCH_MAX": "8", "QUADRILLE_LOG_LEVEL": "error"}
 
-    found, sources = read(["--log-level=warning"], environ, file)
+    found = parse(["--log-level=warning"], environ, file)
 
     assert (found.order_deadline, found.batch_max, found.log_level) == (timedelta(minutes=1), 8, "warning")
-    assert [sources[n] for n in ("trace_ratio", "order_deadline", "batch_max", "log_level")] == [
+    assert [found.sources[n] for n in ("trace_ratio", "order_deadline", "batch_max", "log_level")] == [
         "default",
         str(file),
         "environment",
@@ -86,7 +87,7 @@ def test_names_of_the_command_line_and_sandbox_are_let_be() -> None:
 def test_an_invalid_value_is_one_line(name: str, value: str, wanted: str) -> None:
     """Found, wanted and fix stand on one line, and the exit code is 2."""
     with pytest.raises(Refusal) as refused:
-        read((), NEEDED | {f"QUADRILLE_{name}": value}, Path("absent.toml"))
+        parse((), NEEDED | {f"QUADRILLE_{name}": value}, Path("absent.toml"))
 
     text = str(refused.value)
     assert text.startswith(f"found QUADRILLE_{name}='{value}' (environment); wanted ")
@@ -98,7 +99,7 @@ def test_an_invalid_value_is_one_line(name: str, value: str, wanted: str) -> Non
 def test_what_is_required_is_named() -> None:
     """A missing required setting is refused by name."""
     with pytest.raises(Refusal, match="found no QUADRILLE_DATABASE_URL"):
-        read((), {}, Path("absent.toml"))
+        parse((), {}, Path("absent.toml"))
 
 
 def test_secrets_never_show(tmp_path: Path) -> None:
@@ -107,21 +108,33 @@ def test_secrets_never_show(tmp_path: Path) -> None:
     secret.write_text("postgresql://app:hunter3@db/order\n")
     environ = {k: v for k, v in NEEDED.items() if "DATABASE" not in k} | {"QUADRILLE_DATABASE_URL_FILE": str(secret)}
 
-    found = read((), environ, Path("absent.toml"))[0]
+    found = parse((), environ, Path("absent.toml"))
 
-    assert found.database_url.get_secret_value() == "postgresql://app:hunter3@db/order"
+    assert found.database_url == "postgresql://app:hunter3@db/order"
     assert found.shown()["database_url"] == "***"
     assert "hunter" not in f"{found!r}{found.shown()}"
     with pytest.raises(Refusal, match="No such file"):
-        read((), environ | {"QUADRILLE_DATABASE_URL_FILE": "/absent"}, Path("absent.toml"))
+        parse((), environ | {"QUADRILLE_DATABASE_URL_FILE": "/absent"}, Path("absent.toml"))
 
 
 def test_without_authentication_only_loopback_is_served() -> None:
     """An API without keys refuses to start on an address others can reach."""
     with pytest.raises(Refusal, match="a loopback address while authentication is off"):
         settings(API_BIND="0.0.0.0:8001")
-    assert Bind("::1", 1).loopback
+    assert Bind("[::1]:1").loopback
     assert str(settings(API_BIND="[::1]:8001").api_bind) == "[::1]:8001"
+
+
+def test_a_refused_start_is_one_line_and_exit_code_2(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A process with an invalid setting writes found, wanted and fix on one line and ends with code 2."""
+    monkeypatch.setenv("QUADRILLE_TRACE_RATIOO", "1")
+    with pytest.raises(SystemExit, match="2"):
+        read()
+
+    text = "refused to start: found unknown setting QUADRILLE_TRACE_RATIOO; wanted QUADRILLE_TRACE_RATIO; fix: rename "
+    assert capfd.readouterr().err.startswith(text)
 
 
 def test_durations_read_as_they_show() -> None:

@@ -10,14 +10,23 @@ import difflib
 import ipaddress
 import os
 import re
+import sys
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, SecretStr, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    PrivateAttr,
+    ValidationError,
+)
 
 PREFIX = "QUADRILLE_"
 FILE = "quadrille.toml"
@@ -41,12 +50,29 @@ class Refusal(Exception):  # noqa: N818 - the name says what is the case
         self.found, self.wanted, self.fix = found, wanted, fix
 
 
-@dataclass(frozen=True, slots=True)
-class Bind:
-    """An address to listen on."""
+class Secret(str):
+    """A text that shows as ``***``; only code that needs it uses it as the text it is."""
 
-    host: str
-    port: int
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "***"
+
+
+class Bind(str):
+    """An address to listen on, ``host:port``."""
+
+    __slots__ = ()
+
+    @property
+    def host(self) -> str:
+        """The host, an IPv6 address without its brackets."""
+        return self.rpartition(":")[0].strip("[]")
+
+    @property
+    def port(self) -> int:
+        """The port."""
+        return int(self.rpartition(":")[2])
 
     @property
     def loopback(self) -> bool:
@@ -55,9 +81,6 @@ class Bind:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return self.host == "localhost"
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 def parse_duration(text: object) -> timedelta:
@@ -72,13 +95,11 @@ def parse_duration(text: object) -> timedelta:
 
 def parse_bind(text: object) -> Bind:
     """Return the address of ``host:port``; raises ValueError."""
-    if isinstance(text, Bind):
-        return text
     host, colon, port = str(text).rpartition(":")
     if not (colon and host and port.isdecimal() and int(port) < 1 << 16):
         message = "host:port, such as 127.0.0.1:8001"
         raise ValueError(message)
-    return Bind(host.strip("[]"), int(port))
+    return Bind(text)
 
 
 def _duration_text(value: timedelta) -> str:
@@ -94,7 +115,8 @@ def _split(text: object) -> object:
 
 
 Duration = Annotated[timedelta, BeforeValidator(parse_duration), PlainSerializer(_duration_text, return_type=str)]
-Address = Annotated[Bind, BeforeValidator(parse_bind), PlainSerializer(str, return_type=str)]
+Address = Annotated[Bind, PlainValidator(parse_bind), PlainSerializer(str, return_type=str)]
+Hidden = Annotated[Secret, PlainValidator(Secret), PlainSerializer(repr, return_type=str)]
 Urls = Annotated[tuple[str, ...], BeforeValidator(_split)]
 Url = Annotated[str, Field(pattern=r"^https?://[^\s/]+(/\S*)?$")]
 
@@ -102,13 +124,13 @@ Url = Annotated[str, Field(pattern=r"^https?://[^\s/]+(/\S*)?$")]
 class Settings(BaseModel):
     """Everything a service's process may be told; the same class for every service and role."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
-    database_url: SecretStr
+    database_url: Hidden
     kafka_bootstrap: str = Field(min_length=1)
     registry_url: Url
-    api_bind: Address = Bind("127.0.0.1", 8001)
-    ops_bind: Address = Bind("127.0.0.1", 8101)
+    api_bind: Address = Bind("127.0.0.1:8001")
+    ops_bind: Address = Bind("127.0.0.1:8101")
     auth: Literal["off", "off-published-on-loopback"] = "off"
     public_url: Url | None = None
     console_url: Url | None = None
@@ -120,27 +142,39 @@ class Settings(BaseModel):
     inbox_window: Duration = timedelta(days=7)
     processor_url: Url = "http://127.0.0.1:8010"
     processor_timeout: Duration = timedelta(seconds=3)
-    smtp_url: SecretStr = SecretStr("smtp://127.0.0.1:8025")
+    smtp_url: Hidden = Secret("smtp://127.0.0.1:8025")
     batch_max: int = Field(100, ge=1, le=500)
     trace_ratio: float = Field(1.0, ge=0, le=1)
     otlp_endpoints: Urls = ()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    _sources: dict[str, str] = PrivateAttr(default_factory=dict)
 
     @property
     def public_base(self) -> str:
         """Where clients reach this API: PUBLIC_URL, else its own address."""
         return self.public_url.rstrip("/") if self.public_url else f"http://{self.api_bind}"
 
+    @property
+    def sources(self) -> Mapping[str, str]:
+        """Where each value came from: default, the file's name, environment or flag."""
+        return self._sources
+
     def shown(self) -> dict[str, object]:
         """Return every setting as text, secrets as ``***``."""
-        values = self.model_dump(mode="json")
-        return {name: "***" if name in SECRETS else value for name, value in values.items()}
+        return self.model_dump(mode="json")
 
 
-def read(
-    flags: Sequence[str] = (), environ: Mapping[str, str] = os.environ, file: Path = Path(FILE)
-) -> tuple[Settings, dict[str, str]]:
-    """Return the settings and where each came from; raises Refusal for an unknown name or an invalid value.
+def read(flags: Sequence[str] = ()) -> Settings:
+    """Return the settings of this process, or end it with one line on stderr and exit code 2."""
+    try:
+        return parse(flags, os.environ, Path(FILE))
+    except Refusal as refused:
+        sys.stderr.write(f"refused to start: {refused}\n")
+        sys.exit(refused.exit_code)
+
+
+def parse(flags: Sequence[str], environ: Mapping[str, str], file: Path) -> Settings:
+    """Return the settings; raises Refusal for an unknown name or an invalid value.
 
     ``flags`` are ``--name=value``, such as ``--api-bind=127.0.0.1:9001``.
     """
@@ -157,13 +191,14 @@ def read(
         settings = Settings(**found)
     except ValidationError as refused:
         raise _refusal(refused, sources) from None
+    settings._sources.update(sources)  # noqa: SLF001 - set once, here
     if settings.auth == "off" and not settings.api_bind.loopback:
         raise Refusal(
             found=f"{PREFIX}API_BIND={settings.api_bind} with {PREFIX}AUTH=off",
             wanted="a loopback address while authentication is off",
             fix=f"set {PREFIX}API_BIND=127.0.0.1:{settings.api_bind.port}; in a container {PREFIX}AUTH={PUBLISHED}",
         )
-    return settings, sources
+    return settings
 
 
 def _from_file(file: Path) -> dict[str, Any]:

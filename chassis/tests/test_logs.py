@@ -1,0 +1,76 @@
+"""A log line is one JSON object with the published fields, and holds nothing a person sent."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+PROGRAM = """
+import logging, structlog
+from chassis import logs
+logs.configure("order", "worker", "{level}")
+log = structlog.get_logger()
+{body}
+"""
+
+
+def lines(body: str, level: str = "info") -> list[dict[str, Any]]:
+    program = PROGRAM.format(level=level, body=body)
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout == ""
+    return [json.loads(line) for line in ran.stderr.splitlines()]
+
+
+def test_a_line_is_one_object_with_the_published_fields_first() -> None:
+    """Time, level, phrase, service, role and release stand on every line, then what the caller named."""
+    (line,) = lines('log.info("input parked", order_id="o-1", offset=7, attempt=2, error_class="HANDLER")')
+
+    assert list(line) == [
+        "ts",
+        "level",
+        "event",
+        "service",
+        "role",
+        "release",
+        "order_id",
+        "offset",
+        "attempt",
+        "error_class",
+    ]
+    assert (line["event"], line["level"], line["service"], line["role"]) == ("input parked", "info", "order", "worker")
+    assert line["ts"].endswith("Z")
+    assert len(line["ts"]) == 24
+
+
+def test_keys_that_are_not_on_the_list_are_left_out() -> None:
+    """A payload, a token or an address cannot get into a log by accident."""
+    (line,) = lines('log.warning("odd", body="secret", payment_token="tok_ok", email="a@b", topic=None)')
+
+    assert set(line) == {"ts", "level", "event", "service", "role", "release"}
+
+
+def test_an_exception_is_its_class_and_place_never_its_text() -> None:
+    """A traceback's values stay out: class, file, line and function go in."""
+    body = 'def f(): raise ValueError("card 4242")\ntry: f()\nexcept ValueError: log.exception("errand failed")'
+    (line,) = lines(body)
+
+    assert line["error"] == "ValueError"
+    assert line["where"].startswith("<string>:6 f < <string>:7 <module>")
+    assert "4242" not in json.dumps(line)
+
+
+def test_a_librarys_line_keeps_its_template_only() -> None:
+    """Foreign lines come in the same form, with their unfilled template as phrase."""
+    (line,) = lines('logging.getLogger("lib").warning("cannot reach %s", "postgresql://app:hunter2@db")')
+
+    assert (line["event"], line["logger"], line["service"]) == ("cannot reach %s", "lib", "order")
+    assert "hunter2" not in json.dumps(line)
+
+
+def test_the_level_is_kept() -> None:
+    """Lines below the level are not written."""
+    body = 'log.debug("a"); log.info("b"); log.warning("c"); log.error("d")'
+
+    assert [line["event"] for line in lines(body, "warning")] == ["c", "d"]
