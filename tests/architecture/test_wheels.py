@@ -1,0 +1,51 @@
+"""What is shipped works alone: each service's wheel beside the chassis's, and nothing else of ours."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SERVICES = ("order", "inventory", "payment", "notification")
+PROOF = """
+import importlib.util, sys
+name, target, libraries, siblings = sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4].split()
+sys.path += [target, libraries]  # -S: the .pth files of editable installs are not read
+from chassis.migrate import scripts
+from chassis.schemas import said_by
+program = importlib.import_module(f"{name}.main").PROGRAM
+importlib.import_module(program.api.partition(":")[0])
+assert str(scripts(name)).startswith(target), scripts(name)
+assert said_by(name), "no schemas in the wheel"
+assert program.on.service == name
+found = [s for s in siblings if importlib.util.find_spec(s)]
+assert not found, f"siblings are importable: {found}"
+"""
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheels")
+    for place in ["chassis", *(f"services/{name}" for name in SERVICES)]:
+        subprocess.run(
+            [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)],
+            cwd=ROOT / place, check=True, capture_output=True, timeout=120,
+        )  # fmt: skip
+    return folder
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_runs_from_its_own_wheel(name: str, wheels: Path, tmp_path: Path) -> None:
+    """A service's wheel and the chassis's carry all of it, migrations and schemas too; its siblings are not there."""
+    files = [str(next(wheels.glob(f"quadrille_{part}-*.whl"))) for part in ("chassis", name)]
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-compile"]
+    subprocess.run([*pip, "--target", str(tmp_path), *files], check=True, timeout=120)
+    others = " ".join(s for s in (*SERVICES, "quadrille", "sandbox") if s != name)
+    libraries = sysconfig.get_path("purelib")
+    command = [sys.executable, "-I", "-S", "-c", "import importlib\n" + PROOF, name, str(tmp_path), libraries, others]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
