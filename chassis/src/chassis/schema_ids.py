@@ -9,6 +9,7 @@ import json
 import os
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import structlog
@@ -154,6 +155,14 @@ class SchemaIds:
         if time.monotonic() - since < self._patience:
             return RegistryUnavailable(f"the registry does not know schema id {number} yet")
         return Undecodable("a schema id the registry does not know")
+
+
+def numbered(folder: Path, known: Iterable[Schema]) -> SchemaIds:
+    """Return ids as they are known after a registry has gone: the schemas, by name, as 1, 2, 3 ... in the cache."""
+    cache = Cache(folder)
+    for number, schema in enumerate(sorted(known, key=lambda schema: schema.name), 1):
+        cache.put(number, schema)
+    return SchemaIds(Registry("http://127.0.0.1:1"), cache)
 
 
 def _safe(text: str) -> Schema:

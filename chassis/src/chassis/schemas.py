@@ -140,6 +140,7 @@ class _Parser:
     def __init__(self) -> None:
         self._named: dict[str, tuple[Any, str]] = {}
         self._open: list[str] = []
+        self._again = 0  # above 0 while a reference is written out
         self._left = MAX_NODES
 
     def shape(self, raw: object, space: str, depth: int) -> Shape:  # noqa: PLR0911 - one return a kind of shape
@@ -167,14 +168,18 @@ class _Parser:
         known = self._named.get(_full(name, space)) or self._named.get(name)
         if known is None:
             _refuse("a type that is not part of the language, or has no width")
-        return self._definition(*known, depth)
+        self._again += 1
+        shape = self._definition(*known, depth)
+        self._again -= 1
+        return shape
 
     def _definition(self, raw: dict[str, Any], space: str, depth: int) -> OneOf | Record:
         name = _full(raw["name"], raw.get("namespace", space))
         if name in self._open:
             _refuse("recursive")
-        if self._named.setdefault(name, (raw, space))[0] != raw:
+        if name in self._named and not self._again:
             _refuse("one name for two types")
+        self._named.setdefault(name, (raw, space))
         if raw["type"] == "enum":
             return OneOf(name, tuple(_unique(raw.get("symbols"))))
         self._open.append(name)
