@@ -70,11 +70,16 @@ class Listener:
         self.next: dict[Place, int] = {}  # the database's position, as far as we know
         self.read: dict[Place, int] = {}  # one past the last record looked at
         self.ends: dict[Place, int] = {}  # the end seen at assignment
+        self.joined = False
         self._stepped = self._hinted = time.monotonic()
 
     def caught_up(self) -> bool:
         """Tell whether every partition has been read up to the end seen at its assignment: timers may fire."""
         return bool(self.ends) and all(self.read.get(place, 0) >= end for place, end in self.ends.items())
+
+    def ready(self) -> bool:
+        """Tell whether the broker has given us partitions and the database their positions."""
+        return self.joined
 
     def run(self, stop: threading.Event) -> None:
         """Listen until told to stop; raises Stopped when a topic is not what it was."""
@@ -171,6 +176,7 @@ class Listener:
                 self._close()
                 self.stop.wait(POLL_SECONDS)
             else:
+                self.joined = True
                 log.info("partitions assigned", count=len(partitions))
                 return
 

@@ -24,7 +24,7 @@ from chassis.schema_ids import Cache, SchemaIds
 from chassis.schema_registry import Registry
 from chassis.schemas import said_by
 from chassis.service import Service, Store, Tx
-from chassis.settings import Refusal, Settings
+from chassis.settings import Settings
 from chassis.tracing import Spans
 from chassis.worker import Surroundings, Worker, connection
 
@@ -68,13 +68,10 @@ def main(program: Program[Any], arguments: Sequence[str] | None = None) -> None:
     if role not in ROLES:
         sys.stderr.write(f"usage: python -m {name} {' | '.join(ROLES)} [--setting=value ...]\n")
         sys.exit(2)
+    found = settings.read(flags)
+    logs.configure(name, role, found.log_level)
     try:
-        found, _ = settings.read(flags)
-        logs.configure(name, role, found.log_level)
         ROLES[role](program, found, _stop_on_signals())
-    except Refusal as refused:
-        sys.stderr.write(f"{name} {role} refuses to start: {refused}\n")
-        sys.exit(refused.exit_code)
     except Stopped as reason:
         log.critical("refused to run", reason=str(reason))
         sys.exit(9)
@@ -99,11 +96,11 @@ def _service(program: Program[Any], found: Settings, codec: Codec) -> Service[An
 def _worker(program: Program[Any], found: Settings, stop: threading.Event) -> None:
     name, codec = program.on.service, _codec(program, found)
     spans = Spans(name, "worker", found.otlp_endpoints, found.trace_ratio)
-    connect = connection(found.database_url.get_secret_value())
+    connect = connection(found.database_url)
     around = Surroundings(connect, found.kafka_bootstrap, codec, spans, program.client(found), found.batch_max)
     worker = Worker(_service(program, found, codec), around)
     checks = {"database": lambda: _answers(connect), "assignment": worker.listener.ready, "schemas": codec.prepare}
-    with ops.serving(found.ops_bind, name, "worker", checks):
+    with ops.serve(found.ops_bind, name, "worker", checks, found.shown()):
         worker.run(stop)
     spans.stop()
 
@@ -113,20 +110,32 @@ def _api(program: Program[Any], found: Settings, stop: threading.Event) -> None:
 
     name, codec = program.on.service, _codec(program, found)
     spans = Spans(name, "api", found.otlp_endpoints, found.trace_ratio)
-    connect = connection(found.database_url.get_secret_value())
+    connect = connection(found.database_url)
     module, _, function = program.api.partition(":")
     face = Face(found, _service(program, found, codec), connect, spans)
     app = getattr(importlib.import_module(module), function)(face)
     checks = {"database": lambda: _answers(connect), "schemas": codec.prepare}
-    with ops.serving(found.ops_bind, name, "api", checks):
+    with ops.serve(found.ops_bind, name, "api", checks, found.shown()):
         serve(app, found.api_bind, stop)
+    spans.stop()
+
+
+def _relay(program: Program[Any], found: Settings, stop: threading.Event) -> None:
+    from chassis.relay import Plan, Relay, topics_of  # noqa: PLC0415 - the relay's alone
+
+    name = program.on.service
+    spans = Spans(name, "relay", found.otlp_endpoints, found.trace_ratio)
+    url = found.database_url
+    relay = Relay(Plan(name, url, found.kafka_bootstrap, topics_of(name), found.inbox_window), spans)
+    with ops.serve(found.ops_bind, name, "relay", {"relay": lambda: relay.trouble is None}, found.shown()):
+        relay.run(stop)
     spans.stop()
 
 
 def _migrate(program: Program[Any], found: Settings, _: threading.Event) -> None:
     from chassis.migrate import upgrade  # noqa: PLC0415 - Alembic is needed here only
 
-    upgrade(program.on.service, found.database_url.get_secret_value())
+    upgrade(program.on.service, found.database_url)
 
 
 def _answers(connect: Callable[[], Tx]) -> None:
@@ -137,5 +146,6 @@ def _answers(connect: Callable[[], Tx]) -> None:
 ROLES: dict[str, Callable[[Program[Any], Settings, threading.Event], None]] = {
     "api": _api,
     "worker": _worker,
+    "relay": _relay,
     "migrate": _migrate,
 }

@@ -1,0 +1,7 @@
+"""Inventory wired: handlers and store for the worker, the stock API."""
+
+from chassis.run import Program
+from inventory import store
+from inventory.handlers import on
+
+PROGRAM = Program(on, store, api="inventory.api:make")
