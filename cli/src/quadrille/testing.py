@@ -1,6 +1,6 @@
-"""Fixtures for tests on real parts: one stack per session, on its own ports and data, started part by part as asked.
+"""Fixtures for tests on real parts: stacks on their own ports and data, and what they held when a test failed.
 
-Loaded by pytest through the entry point `quadrille`, so every package's tests may use them.
+Loaded by pytest through the entry point `quadrille`, so the tests of every package may use them.
 """
 
 from __future__ import annotations
@@ -8,15 +8,14 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
-from quadrille.stack import Stack
+from quadrille.stack import EVERYTHING, Stack
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+Start = Callable[..., Stack]
 
 
 @pytest.fixture(scope="session")
@@ -30,21 +29,68 @@ def stack_home() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def parts_of_the_stack(stack_home: Path) -> Iterator[Callable[..., Stack]]:
+def stack(stack_home: Path) -> Iterator[Stack]:
+    """The whole stack, once a session, on its own ports, beside whatever else runs."""
+    whole = Stack(stack_home / "whole", parts=EVERYTHING, scattered=True)
+    with whole:
+        yield whole
+    _remove(whole)
+
+
+@pytest.fixture(scope="session")
+def parts_of_the_stack(stack_home: Path) -> Iterator[Start]:
     """Asks for parts, `parts_of_the_stack("postgres:inventory", "kafka")`: each set is started once a session."""
-    stacks: dict[frozenset[str], Stack] = {}
+    stacks: list[Stack] = []
 
     def started(*parts: str) -> Stack:
         wanted = frozenset(parts)
-        for there, stack in stacks.items():
-            if wanted <= there:
-                return stack
-        stack = Stack(stack_home / f"stack-{len(stacks)}", parts=wanted, scattered=True)
-        stacks[wanted] = stack
-        stack.start()
-        return stack
+        for there in stacks:
+            if wanted <= there.parts:
+                return there
+        new = Stack(stack_home / f"parts-{len(stacks)}", parts=wanted, scattered=True)
+        new.start()
+        stacks.append(new)
+        return new
 
     yield started
-    for stack in stacks.values():
-        stack.stop()
-        stack.wipe()
+    for there in stacks:
+        there.stop()
+        _remove(there)
+
+
+@pytest.fixture
+def new_stack(stack_home: Path, request: pytest.FixtureRequest) -> Iterator[Start]:
+    """Makes stacks for one test alone, `new_stack(parts={"kafka"}, settings={...})`; not started, ended afterwards."""
+    stacks: list[Stack] = []
+
+    def made(**wanted: object) -> Stack:
+        home = Path(tempfile.mkdtemp(prefix=f"{request.node.name[:30]}-", dir=stack_home))
+        home.chmod(0o711)
+        new = Stack(home, **({"scattered": True} | wanted))  # type: ignore[arg-type] # passed through as it is
+        stacks.append(new)
+        return new
+
+    yield made
+    for there in stacks:
+        there.stop()
+        _remove(there)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add what every service held, and the ends of the topics, to the report of a test that failed on a stack."""
+    report = yield
+    if report.when == "call" and report.failed:
+        stacks = [value for value in getattr(item, "funcargs", {}).values() if isinstance(value, Stack)]
+        for there in stacks:
+            from quadrille import evidence  # noqa: PLC0415 - database and broker clients only when a test has failed
+
+            report.sections.append(("evidence", evidence.of(there)))
+    return report
+
+
+def _remove(there: Stack) -> None:
+    if not os.environ.get("QUADRILLE_KEEP"):
+        there.wipe()

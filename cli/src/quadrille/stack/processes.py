@@ -82,8 +82,8 @@ class Process:
     @property
     def running(self) -> bool:
         """Whether exactly the process we started still lives."""
-        if self._child is not None:
-            self._child.poll()  # reaps it, so that it is no zombie
+        if self._child is not None:  # ours: asking reaps it, so that it is no zombie
+            return self._child.poll() is None
         return self.pid > 0 and self.born is not None and birth(self.pid) == self.born
 
     def start(self) -> None:
