@@ -1,0 +1,195 @@
+"""The card processor as payment sees it: every effect under its key, and no answer guessed (laws L7, L10)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from http import HTTPStatus
+from urllib.parse import quote
+
+import stamina
+
+from chassis.breaker import Limits, Refused
+from chassis.outside import DELAYED, Outside, Transient
+from chassis.peer import Peer, Unanswered
+from payment.events import (
+    CardCharged,
+    CardDeclined,
+    CardRefunded,
+    ChargeCard,
+    ChargeCardDropped,
+    ChargeNotFound,
+    ChargeUnknown,
+    InquireCharge,
+    InquireRefund,
+    RefundCard,
+    RefundCardDropped,
+    RefundExhausted,
+    RefundNotFound,
+    RefundRefused,
+    charge_key,
+    refund_key,
+)
+from payment.handlers import when_charge, when_refund
+
+FAST_TRIES = 3
+INQUIRY = (  # saga.md, section 7: soon, then every 5 s for 5 min, then every 2 min without an end
+    *(timedelta(seconds=s) for s in (0.5, 1, 2, 4)),
+    *(timedelta(seconds=5) for _ in range(60)),
+    timedelta(minutes=2),
+)
+COMPENSATION = (*DELAYED, *(timedelta(minutes=15) for _ in range(95)))  # up to 24 h
+outside = Outside("payment")
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A definite answer of the processor: 200 with a document, or 404."""
+
+    found: bool
+    document: Mapping[str, object]
+
+    def text(self, name: str) -> str:
+        """Return a member that is text; raises Transient, so that an answer not understood is no answer."""
+        if not isinstance(value := self.document.get(name), str) or not value:
+            message = f"the processor's answer has no {name}"
+            raise Transient(message)
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Unsettled:
+    """How many calls may have reached the processor, none of which it has answered for good."""
+
+    attempts: int
+
+
+class Processor:
+    """The processor's API; any thread may use it. ``url`` is its base, ``timeout`` in seconds is for each read."""
+
+    def __init__(self, url: str, timeout: float = 3.0, limits: Limits | None = None) -> None:
+        self.peer = Peer(url, timeout, limits)
+
+    def insist(self, path: str, key: str, body: Mapping[str, object]) -> Told | Unsettled:
+        """POST up to three times under one key, 100 and 200 ms + U(0, 100) ms apart; raises Transient if none was sent.
+
+        A breaker that refuses ends the tries: the next ones would be refused too.
+        """
+        sent = 0
+        try:
+            for attempt in stamina.retry_context(
+                Unanswered, attempts=FAST_TRIES, timeout=None, wait_initial=0.1, wait_max=0.5, wait_jitter=0.1
+            ):
+                with attempt:
+                    try:
+                        return self.ask("POST", path, key, body)
+                    except Unanswered as lost:
+                        sent += lost.sent
+                        raise
+        except (Unanswered, Refused) as trouble:
+            if not sent:
+                raise Transient(str(trouble)) from trouble
+        return Unsettled(sent)
+
+    def look_up(self, path: str, key: str) -> Told:
+        """GET what is stored under a key; raises Transient when that cannot be known now."""
+        try:
+            return self.ask("GET", f"{path}/{quote(key, safe=':')}", key)
+        except (Unanswered, Refused) as trouble:
+            raise Transient(str(trouble)) from trouble
+
+    def ask(self, method: str, path: str, key: str, body: Mapping[str, object] | None = None) -> Told:
+        """Make one call; raises Unanswered, Refused when it was not made, Transient for an answer not understood."""
+        content = None if body is None else json.dumps(body).encode()
+        headers = {} if body is None else {"Idempotency-Key": key, "Content-Type": "application/json"}
+        status, answer = self.peer.call(method, path, headers, content)
+        why = f"the processor answered {status:d}"
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in (HTTPStatus.ACCEPTED, HTTPStatus.CONFLICT):
+            raise Unanswered(why, sent=True)
+        told = Told(status == HTTPStatus.OK, _document(answer))
+        if told.found or (status == HTTPStatus.NOT_FOUND and told.document.get("error") == "not_found"):
+            return told
+        raise Transient(why)  # neither done nor declined: our mistake or a stranger's page, so a person must look
+
+
+@outside.carries_out(
+    ChargeCard, when=when_charge, ladder=INQUIRY, dropped=lambda intent: ChargeCardDropped(intent.order_id)
+)
+def charge(intent: ChargeCard, processor: Processor) -> CardCharged | CardDeclined | ChargeUnknown:
+    """Charge once under the key ``charge:<order>``; raises Transient when nothing was sent."""
+    body = {
+        "payment_token": intent.payment_token,
+        "amount_minor": intent.amount_minor,
+        "currency": intent.currency,
+        "order_id": intent.order_id,
+    }
+    match processor.insist("/v1/charges", charge_key(intent.order_id), body):
+        case Unsettled(attempts):
+            return ChargeUnknown(intent.order_id, attempts)
+        case Told() as told:
+            return _charge_told(intent.order_id, told)
+
+
+@outside.carries_out(InquireCharge, ladder=INQUIRY)
+def inquire_charge(intent: InquireCharge, processor: Processor) -> CardCharged | CardDeclined | ChargeNotFound:
+    """Ask what became of the charge; raises Transient while it is processing or nobody answers."""
+    told = processor.look_up("/v1/charges", charge_key(intent.order_id))
+    return _charge_told(intent.order_id, told) if told.found else ChargeNotFound(intent.order_id)
+
+
+@outside.carries_out(
+    RefundCard,
+    when=when_refund,
+    ladder=COMPENSATION,
+    exhausted=lambda intent: RefundExhausted(intent.order_id),
+    dropped=lambda intent: RefundCardDropped(intent.order_id),
+)
+def refund(intent: RefundCard, processor: Processor) -> CardRefunded | RefundRefused:
+    """Give the charge back once under the key ``refund:<order>``; raises Transient while the outcome is unknown."""
+    body = {"charge_key": charge_key(intent.order_id), "amount_minor": intent.amount_minor}
+    match processor.insist("/v1/refunds", refund_key(intent.order_id), body):
+        case Unsettled():
+            message = "the refund's outcome is unknown"
+            raise Transient(message)
+        case Told() as told:
+            return _refund_told(intent.order_id, told)
+
+
+@outside.carries_out(InquireRefund, ladder=COMPENSATION)
+def inquire_refund(intent: InquireRefund, processor: Processor) -> CardRefunded | RefundRefused | RefundNotFound:
+    """Ask what became of the refund; raises Transient when nobody can tell now."""
+    told = processor.look_up("/v1/refunds", refund_key(intent.order_id))
+    return _refund_told(intent.order_id, told) if told.found else RefundNotFound(intent.order_id)
+
+
+def _charge_told(order_id: str, told: Told) -> CardCharged | CardDeclined:
+    match told.text("status"):
+        case "charged":
+            return CardCharged(order_id, told.text("reference"))
+        case "declined":
+            return CardDeclined(order_id, told.text("code"))
+        case other:
+            message = f"the processor's status of a charge is {other[:20]!r}"
+            raise Transient(message)
+
+
+def _refund_told(order_id: str, told: Told) -> CardRefunded | RefundRefused:
+    match told.text("status"):
+        case "refunded":
+            return CardRefunded(order_id, told.text("kind"), told.text("reference"))
+        case "refused":
+            return RefundRefused(order_id, told.text("code"))
+        case other:
+            message = f"the processor's status of a refund is {other[:20]!r}"
+            raise Transient(message)
+
+
+def _document(content: bytes) -> Mapping[str, object]:
+    """Return a JSON object; what is none has no members, and whoever needs one finds it missing."""
+    with suppress(ValueError, RecursionError):
+        if isinstance(found := json.loads(content), dict):
+            return found
+    return {}
