@@ -22,6 +22,7 @@ from inventory.events import (
     StockReserved,
     StockSet,
 )
+from inventory.handlers import on
 
 PLACED = OrderPlaced("o-1", (Line("sku-1", 2), Line("sku-2", 1)))
 CANCEL = OrderCancellationRequested("o-1")
@@ -244,3 +245,21 @@ def test_a_handler_that_fails_moves_no_piece(inventory: InMemory[Stock]) -> None
 
     assert pieces(inventory, "sku-1") == (5, 0, 0)
     assert state(inventory) is None
+
+
+def test_every_edge_of_the_map_was_walked() -> None:
+    """Each (handler, said) pair that inventory declares is exercised by one story or another."""
+    walked: set[tuple[str, str]] = set()
+    stock = SetStock("sku-1", 5), SetStock("sku-2", 3, sealed=True), SetStock("sku-1", 5, version=9)
+    for story in (
+        [*stock, PLACED, CONFIRMED, CANCEL],
+        [*stock, PLACED, CONFIRMED, DECLINED],
+        [*stock, PLACED, CANCEL],
+        [*stock, PLACED, DECLINED],
+        [PLACED],
+    ):
+        inventory = InMemory(on)
+        inventory.hears(*story)
+        walked |= inventory.exercised
+
+    assert walked == {(r.name, said.type) for r in on.reactions.values() for said in r.says}

@@ -1,5 +1,7 @@
 """Inventory wired: handlers and store for the worker, the stock API."""
 
+from __future__ import annotations
+
 from chassis.run import Program
 from inventory import store
 from inventory.handlers import on

@@ -1,0 +1,15 @@
+"""Payment's handlers over rows in memory."""
+
+from __future__ import annotations
+
+import pytest
+
+from chassis.testing import InMemory
+from payment.domain import Payments
+from payment.handlers import on
+
+
+@pytest.fixture
+def payment() -> InMemory[Payments]:
+    """Payment that has heard of no order."""
+    return InMemory(on)

@@ -1,0 +1,270 @@
+"""Every row of payment's machine (saga.md, section 3): given, when it hears, then it says."""
+
+from __future__ import annotations
+
+import pytest
+
+from chassis.testing import START, InMemory
+from chassis.words import Message
+from payment.domain import OrderId, Payments, State
+from payment.events import (
+    CardCharged,
+    CardDeclined,
+    CardRefunded,
+    ChargeCard,
+    ChargeCardDropped,
+    ChargeNotFound,
+    ChargeUnknown,
+    InquireCharge,
+    OrderCancellationRequested,
+    OrderPlaced,
+    PaymentCharged,
+    PaymentDeclined,
+    PaymentOutcomeUnknown,
+    PaymentRefunded,
+    PaymentRefundFailed,
+    PaymentSkipped,
+    RefundCard,
+    RefundCardDropped,
+    RefundExhausted,
+    RefundRefused,
+    StockReserved,
+)
+from payment.handlers import on
+
+MS = int(START.timestamp() * 1000)
+PLACED = OrderPlaced("o-1", 2500, "EUR", "tok_ok", MS + 300_000)
+RESERVED = StockReserved("o-1")
+CANCEL = OrderCancellationRequested("o-1", "CUSTOMER")
+CHARGE = ChargeCard("o-1", 2500, "EUR", "tok_ok")
+UNKNOWN = ChargeUnknown("o-1", 3)
+NOT_FOUND = ChargeNotFound("o-1")
+TAKEN = CardCharged("o-1", "ch-1")
+REFUSED = CardDeclined("o-1", "insufficient_funds")
+BACK = CardRefunded("o-1", "VOID", "re-1")
+CLOSED = RefundRefused("o-1", "card_closed")
+EXHAUSTED = RefundExhausted("o-1")
+DROPPED = ChargeCardDropped("o-1"), RefundCardDropped("o-1")
+CHARGED = PaymentCharged("o-1", "charge:o-1", "ch-1", 2500, "EUR")
+REFUNDED = PaymentRefunded("o-1", "refund:o-1", "VOID", 2500, "EUR")
+EVERYTHING = [PLACED, RESERVED, CANCEL, UNKNOWN, NOT_FOUND, TAKEN, REFUSED, BACK, CLOSED, EXHAUSTED, *DROPPED]
+
+
+def state(payment: InMemory[Payments]) -> State:
+    return payment.work.state(OrderId("o-1"))
+
+
+def ledger(payment: InMemory[Payments]) -> list[tuple[str, str, int]]:
+    return [(entry.key, entry.kind, entry.amount_minor) for entry in payment.work.entries]
+
+
+@pytest.mark.parametrize("order", [(PLACED, RESERVED), (RESERVED, PLACED)], ids=["amount first", "permission first"])
+def test_a_charge_starts_when_both_are_known(payment: InMemory[Payments], order: tuple[Message, ...]) -> None:
+    """Amount and permission start one charge, whichever comes first and however often both arrive."""
+    payment.hears(*order, *order)
+
+    assert payment.said() == [CHARGE]
+    assert state(payment) is State.CHARGING
+
+
+@pytest.mark.parametrize("one", [PLACED, RESERVED], ids=lambda one: one.type)
+def test_one_half_alone_starts_nothing(payment: InMemory[Payments], one: Message) -> None:
+    """Neither the amount nor the permission alone starts a charge."""
+    payment.hears(one, times=3)
+
+    assert payment.said() == []
+    assert state(payment) is State.NONE
+
+
+def test_a_charged_card_is_said_once(payment: InMemory[Payments]) -> None:
+    """CardCharged makes one capture and one payment.charged, however often it arrives."""
+    payment.given(PLACED, RESERVED)
+
+    payment.hears(TAKEN, times=3)
+
+    assert payment.said() == [CHARGED]
+    assert ledger(payment) == [("charge:o-1", "CAPTURE", 2500)]
+
+
+def test_a_declined_card_is_said_once(payment: InMemory[Payments]) -> None:
+    """CardDeclined says payment.declined once and enters nothing into the ledger."""
+    payment.given(PLACED, RESERVED)
+
+    payment.hears(REFUSED, times=3)
+
+    assert payment.said() == [PaymentDeclined("o-1", "insufficient_funds")]
+    assert (state(payment), ledger(payment)) == (State.DECLINED, [])
+
+
+def test_an_unknown_outcome_is_asked_for(payment: InMemory[Payments]) -> None:
+    """An unknown outcome is no decline: payment says since when, and inquires (law L7)."""
+    payment.given(PLACED, RESERVED)
+
+    payment.hears(UNKNOWN)
+
+    assert payment.said() == [PaymentOutcomeUnknown("o-1", 3, MS + 2000), InquireCharge("o-1")]
+    assert state(payment) is State.UNKNOWN
+
+
+def test_unknown_again_is_asked_for_but_not_said_again(payment: InMemory[Payments]) -> None:
+    """payment.outcome_unknown is said on entering UNKNOWN only; every further unknown is only inquired."""
+    payment.given(PLACED, RESERVED, UNKNOWN, NOT_FOUND)
+
+    payment.hears(UNKNOWN)
+
+    assert payment.said() == [InquireCharge("o-1")]
+
+
+@pytest.mark.parametrize("past", [[], [CANCEL]], ids=["wanted", "cancelled"])
+def test_not_found_is_no_answer(payment: InMemory[Payments], past: list[Message]) -> None:
+    """A charge that is not found stays UNKNOWN and is asked again under the same key, cancelled or not (law L7)."""
+    payment.given(PLACED, RESERVED, UNKNOWN, *past)
+
+    payment.hears(NOT_FOUND)
+
+    assert payment.said() == [CHARGE]
+    assert state(payment) is State.UNKNOWN
+
+
+def test_an_inquiry_that_finds_the_charge_ends_the_unknown(payment: InMemory[Payments]) -> None:
+    """UNKNOWN becomes CHARGED when the inquiry finds the charge."""
+    payment.given(PLACED, RESERVED, UNKNOWN)
+
+    payment.hears(TAKEN)
+
+    assert payment.said() == [CHARGED]
+
+
+def test_an_inquiry_that_finds_a_decline_ends_the_unknown(payment: InMemory[Payments]) -> None:
+    """UNKNOWN becomes DECLINED when the inquiry finds a decline."""
+    payment.given(PLACED, RESERVED, UNKNOWN)
+
+    payment.hears(REFUSED)
+
+    assert payment.said() == [PaymentDeclined("o-1", "insufficient_funds")]
+
+
+@pytest.mark.parametrize("past", [[], [PLACED], [RESERVED]], ids=["nothing", "amount", "permission"])
+def test_a_cancellation_before_the_charge_leaves_a_tombstone(payment: InMemory[Payments], past: list[Message]) -> None:
+    """A cancellation before the charge is acknowledged as skipped, and a late permission starts nothing (law L4)."""
+    payment.given(*past)
+
+    payment.hears(CANCEL, PLACED, RESERVED, CANCEL)
+
+    assert payment.said() == [PaymentSkipped("o-1", "CUSTOMER")]
+    assert state(payment) is State.SKIPPED
+
+
+@pytest.mark.parametrize("past", [[], [UNKNOWN]], ids=["CHARGING", "UNKNOWN"])
+def test_a_cancellation_during_the_charge_waits_for_its_answer(
+    payment: InMemory[Payments], past: list[Message]
+) -> None:
+    """A charge in flight is neither success nor failure: charged says so and refunds at once (law L6)."""
+    payment.given(PLACED, RESERVED, *past)
+
+    payment.hears(CANCEL, times=2)
+    assert payment.said() == []
+    payment.hears(TAKEN, times=2)
+
+    assert payment.said() == [CHARGED, RefundCard("o-1", 2500)]
+    assert state(payment) is State.REFUNDING
+
+
+@pytest.mark.parametrize("past", [[], [UNKNOWN]], ids=["CHARGING", "UNKNOWN"])
+def test_a_cancellation_during_a_charge_that_is_declined(payment: InMemory[Payments], past: list[Message]) -> None:
+    """A cancelled charge that is declined just says so: there is nothing to give back (law L6)."""
+    payment.given(PLACED, RESERVED, *past, CANCEL)
+
+    payment.hears(REFUSED)
+
+    assert payment.said() == [PaymentDeclined("o-1", "insufficient_funds")]
+
+
+def test_a_cancelled_payment_goes_back(payment: InMemory[Payments]) -> None:
+    """A cancellation after the charge starts one refund; its answer is one entry and one payment.refunded."""
+    payment.given(PLACED, RESERVED, TAKEN)
+
+    payment.hears(CANCEL, times=2)
+    assert payment.said() == [RefundCard("o-1", 2500)]
+    payment.hears(BACK, times=2)
+
+    assert payment.said() == [REFUNDED]
+    assert ledger(payment) == [("charge:o-1", "CAPTURE", 2500), ("refund:o-1", "VOID", 2500)]
+
+
+def test_a_refused_refund_needs_a_person(payment: InMemory[Payments]) -> None:
+    """A refund refused for a business reason fails at once, said once with the processor's code."""
+    payment.given(PLACED, RESERVED, TAKEN, CANCEL)
+
+    payment.hears(CLOSED, times=2)
+
+    assert payment.said() == [PaymentRefundFailed("o-1", "BUSINESS", "card_closed", 1)]
+    assert state(payment) is State.REFUND_FAILED
+
+
+def test_an_exhausted_refund_needs_a_person(payment: InMemory[Payments]) -> None:
+    """A refund whose every try went unanswered fails as TRANSIENT_EXHAUSTED, said once."""
+    payment.given(PLACED, RESERVED, TAKEN, CANCEL)
+
+    payment.hears(EXHAUSTED, times=2)
+
+    assert payment.said() == [PaymentRefundFailed("o-1", "TRANSIENT_EXHAUSTED", "unanswered", 1)]
+
+
+def test_a_late_refund_after_its_failure_counts(payment: InMemory[Payments]) -> None:
+    """REFUND_FAILED becomes REFUNDED when the processor answers after all."""
+    payment.given(PLACED, RESERVED, TAKEN, CANCEL, EXHAUSTED)
+
+    payment.hears(BACK, times=2)
+
+    assert payment.said() == [REFUNDED]
+
+
+@pytest.mark.parametrize(
+    ("past", "deaf_to"),
+    [
+        ([PLACED, RESERVED, REFUSED], EVERYTHING),
+        ([CANCEL], EVERYTHING),
+        ([PLACED, RESERVED, TAKEN, CANCEL, BACK], EVERYTHING),
+        ([PLACED, RESERVED, TAKEN], [m for m in EVERYTHING if m is not CANCEL]),
+        ([PLACED, RESERVED, TAKEN, CANCEL], [m for m in EVERYTHING if m not in (BACK, CLOSED, EXHAUSTED)]),
+        ([PLACED, RESERVED, TAKEN, CANCEL, CLOSED], [m for m in EVERYTHING if m is not BACK]),
+    ],
+    ids=["DECLINED", "SKIPPED", "REFUNDED", "CHARGED", "REFUNDING", "REFUND_FAILED"],
+)
+def test_what_does_not_fit_the_state_is_absorbed(
+    payment: InMemory[Payments], past: list[Message], deaf_to: list[Message]
+) -> None:
+    """Late, duplicate and stale messages say nothing, change no state and enter nothing (law L11)."""
+    payment.given(*past)
+    before = state(payment), ledger(payment)
+
+    payment.hears(*deaf_to, times=2)
+
+    assert payment.said() == []
+    assert (state(payment), ledger(payment)) == before
+
+
+def test_an_answer_nobody_asked_for_is_absorbed(payment: InMemory[Payments]) -> None:
+    """Answers about an order that has no charge begun say nothing."""
+    payment.hears(*[m for m in EVERYTHING if m not in (PLACED, RESERVED, CANCEL)])
+
+    assert payment.said() == []
+    assert (state(payment), ledger(payment)) == (State.NONE, [])
+
+
+def test_every_edge_of_the_map_was_walked() -> None:
+    """Each (handler, said) pair that payment declares is exercised by one story or another."""
+    walked: set[tuple[str, str]] = set()
+    for story in (
+        [RESERVED, PLACED, UNKNOWN, NOT_FOUND, UNKNOWN, CANCEL, TAKEN, BACK],
+        [PLACED, RESERVED, TAKEN, CANCEL, CLOSED],
+        [PLACED, RESERVED, TAKEN, CANCEL, EXHAUSTED],
+        [PLACED, RESERVED, REFUSED],
+        [CANCEL],
+    ):
+        payment = InMemory(on)
+        payment.hears(*story)
+        walked |= payment.exercised
+
+    assert walked == {(r.name, said.type) for r in on.reactions.values() for said in r.says}
