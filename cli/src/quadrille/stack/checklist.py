@@ -11,7 +11,7 @@ from quadrille.stack import fetch, parts, places, services
 from quadrille.stack.ports import ROLES, SERVICES
 from quadrille.stack.problems import PartFailed
 from quadrille.stack.processes import explain
-from quadrille.stack.steps import Step
+from quadrille.stack.steps import Step, run
 
 if TYPE_CHECKING:
     from quadrille.stack.core import Stack
@@ -28,8 +28,8 @@ def prepare(stack: Stack) -> None:
     absent = [entry for lock in locks for entry in fetch.missing(lock)]
     if absent:  # the archives are unpacked beside them, and templates are made
         fetch.room(places.cache_dir(), 3 * sum(entry.size for entry in absent) + 100 * MEGABYTE)
-    for lock in locks:
-        fetch.fetch(lock, stack.progress.said)
+    if locks:
+        run([Step("files", lambda: fetch.bring(locks, stack.progress.said))], stack.progress)
     user = places.server_user()
     if user is not None and stack.clusters:
         stack.progress.said(f"Postgres runs as {user.pw_name} (uid {user.pw_uid}), because we are root")

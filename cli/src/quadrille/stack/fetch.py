@@ -8,6 +8,7 @@ import logging
 import shutil
 import tarfile
 import tempfile
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +18,16 @@ from quadrille.stack import places
 from quadrille.stack.problems import CannotRun
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from jgo.maven import Artifact, MavenContext
 
 KAFKA = "kafka/jars.lock"
 REGISTRY = "registry/artifact.lock"
-SHOWN = 20
+SHOWN = 10
+ATTEMPTS = 3
+TIME_OUT = 20
+"""Seconds without a byte."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +70,24 @@ def missing(lock: str) -> list[Entry]:
     return [e for e in entries(lock) if known.get(e.coordinate) != _stamp(e)]
 
 
-def fetch(lock: str, said: Callable[[str], None] = lambda _: None) -> list[Path]:
-    """Every artifact of the lock file, on disk and hashed; raises CannotRun naming what could not be had."""
-    wanted = entries(lock)
-    if missing(lock):
-        with places.locked(places.cache_dir() / "maven.lock"):
-            _bring([e for e in wanted if not _sound(e)], said)
-            _stamps_file(lock).write_text(json.dumps({e.coordinate: _stamp(e) for e in wanted}), encoding="utf-8")
-    return [repository() / e.path for e in wanted]
+def bring(locks: Sequence[str], said: Callable[[str], None] = lambda _: None) -> str:
+    """Have every artifact of these lock files on disk, hashed; raises CannotRun naming what could not be had."""
+    if not any(missing(lock) for lock in locks):
+        return "cached"
+    with places.locked(places.cache_dir() / "maven.lock"):
+        wanted = [entry for lock in locks for entry in entries(lock)]
+        absent = [entry for entry in wanted if not _sound(entry)]
+        _bring(absent, said)
+        for lock in locks:
+            stamps = {entry.coordinate: _stamp(entry) for entry in entries(lock)}
+            _stamps_file(lock).write_text(json.dumps(stamps), encoding="utf-8")
+    return f"{len(absent)} fetched, {_megabytes(absent)}"
+
+
+def fetch(lock: str) -> list[Path]:
+    """The artifacts of a lock file, on disk and hashed."""
+    bring([lock])
+    return [repository() / entry.path for entry in entries(lock)]
 
 
 def unpacked(archive: Path, name: str) -> Path:
@@ -94,25 +108,28 @@ def unpacked(archive: Path, name: str) -> Path:
 def _bring(wanted: list[Entry], said: Callable[[str], None]) -> None:
     if not wanted:
         return
-    said(f"fetching {len(wanted)} artifacts, {sum(e.size for e in wanted) / 1e6:.0f} MB")
+    said(f"fetching {len(wanted)} artifacts, {_megabytes(wanted)}")
     from jgo.maven import MavenContext  # noqa: PLC0415 - 0.2 s nobody needs once the cache is full
 
     logging.getLogger("jgo").setLevel(logging.CRITICAL)
-    context = MavenContext(repo_cache=repository(), timeout=60)
+    context = MavenContext(repo_cache=repository(), timeout=TIME_OUT)
+    given_up = threading.Event()
     with ThreadPoolExecutor(8) as pool:
-        problems = [p for p in pool.map(lambda e: _fetch(context, e), wanted) if p]
+        problems = [p for p in pool.map(lambda entry: _fetch(context, entry, given_up), wanted) if p]
     if problems:
-        raise _offline([e for e in wanted if not _sound(e)], problems[0])
+        raise _offline([entry for entry in wanted if not _sound(entry)], problems[0])
 
 
-def _fetch(context: MavenContext, entry: Entry, attempts: int = 3) -> str:
-    """Bring one artifact; the reason when it could not be had."""
+def _fetch(context: MavenContext, entry: Entry, given_up: threading.Event) -> str:
+    """Bring one artifact; the reason when it could not be had, after which no other is begun."""
     group, artifact, version, *rest = entry.coordinate.split(":")
     classifier, packaging = rest or ("", "jar")
     wanted: Artifact = context.project(group, artifact).at_version(version).artifact(classifier, packaging)
     path = repository() / entry.path
     problem = ""
-    for _ in range(attempts):
+    for _ in range(ATTEMPTS):
+        if given_up.is_set():
+            break
         path.unlink(missing_ok=True)  # jgo streams straight into the final name: what is here is cut or changed
         try:
             wanted.resolve()
@@ -122,20 +139,24 @@ def _fetch(context: MavenContext, entry: Entry, attempts: int = 3) -> str:
         if _sound(entry):
             return ""
         problem = "its sha256 differs from the lock file"
+    given_up.set()
     path.unlink(missing_ok=True)
-    return f"{entry.coordinate}: {problem}"
+    return f"{entry.coordinate}: {problem}" if problem else ""
 
 
 def _offline(absent: list[Entry], first: str) -> CannotRun:
-    total = sum(e.size for e in absent) / 1e6
-    listed = tuple(f"{e.coordinate}  {e.size / 1e6:.1f} MB" for e in absent)
-    shown = listed if len(listed) <= SHOWN else (*listed[:SHOWN], f"... and {len(listed) - SHOWN} more")
+    listed = tuple(f"{entry.coordinate}  {_megabytes([entry])}" for entry in sorted(absent, key=lambda e: -e.size))
+    shown = listed if len(listed) <= SHOWN else (*listed[:SHOWN], f"... and {len(listed) - SHOWN} smaller ones")
     reason = first.split("(Caused by", 1)[0][:200]
     return CannotRun(
-        what=f"{len(absent)} artifacts ({total:.0f} MB) are missing and cannot be fetched: {reason}",
+        what=f"{len(absent)} artifacts ({_megabytes(absent)}) are missing and cannot be fetched: {reason}",
         fix="connect to the network once (later starts work from the cache), or set QUADRILLE_CACHE to a filled one",
         tail=shown,
     )
+
+
+def _megabytes(wanted: list[Entry]) -> str:
+    return f"{sum(entry.size for entry in wanted) / 1e6:.1f} MB"
 
 
 def _sound(entry: Entry) -> bool:

@@ -56,7 +56,9 @@ def owner(port: int) -> str:
     return "a process of another user"
 
 
-def choose(names: Iterable[str], given: Mapping[str, int] | None = None) -> dict[str, int]:
+def choose(
+    names: Iterable[str], given: Mapping[str, int] | None = None, usual: Mapping[str, int] = USUAL
+) -> dict[str, int]:
     """A free port for each name: as given by hand or refused, else the usual one or the next free one."""
     given = given or {}
     unknown = sorted(set(given) - set(USUAL))
@@ -69,10 +71,10 @@ def choose(names: Iterable[str], given: Mapping[str, int] | None = None) -> dict
                 what=f"port {port}, given by hand for {name}, is held by {owner(port)}",
                 fix=f"end that process, or leave --port {name}=... away and the next free one is taken",
             )
-    taken = set(chosen.values()) | set(USUAL.values())
+    taken = set(chosen.values()) | set(usual.values())
     for name in names:
         if name not in chosen:
-            chosen[name] = _next_free(USUAL[name], taken)
+            chosen[name] = _next_free(usual[name], taken)
             taken.add(chosen[name])
     return chosen
 

@@ -1,0 +1,190 @@
+"""`quadrille demo`: the stack started, twenty orders placed over every outcome, expected held against actual."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from quadrille import screen, supervisor
+from quadrille.client import Client
+from quadrille.shop import order_of, stock_up, write_addresses
+from quadrille.stack import CannotRun, Stack, places
+
+SETTINGS = {"ORDER_DEADLINE": "12s"}
+PATIENCE_SECONDS = 40.0
+LOOK_SECONDS = 0.1
+LEVELS = {"SKU-TEA": 1000, "SKU-HOT": 100, "SKU-NONE": 0, "SKU-LAST": 1}
+TEA = (("SKU-TEA", 2),)
+app = typer.Typer()
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One order to place: what it shows, what is sent, how it must end, how often it is posted under one key."""
+
+    shows: str
+    body: Mapping[str, Any]
+    ends: str
+    posts: int = 1
+
+
+@dataclass(slots=True)
+class Placed:
+    """An order on its way."""
+
+    scene: Scene
+    order_id: str
+    began: float
+    ended: float = 0.0
+    actual: str = "PENDING"
+    final: bool = False
+
+    @property
+    def right(self) -> bool:
+        """Whether it ended as it must."""
+        return self.final and self.actual == self.scene.ends
+
+
+def scenes() -> list[Scene]:
+    """Return the twenty orders of the demo."""
+    confirmed, declined, short = "CONFIRMED", "CANCELLED PAYMENT_DECLINED", "CANCELLED OUT_OF_STOCK"
+    return [
+        *(Scene("happy path", order_of(TEA), confirmed) for _ in range(6)),
+        Scene("several lines", order_of([("SKU-TEA", 1), ("SKU-HOT", 3)]), confirmed),
+        Scene("several lines", order_of([("SKU-TEA", 2), ("SKU-TEA", 2)]), confirmed),
+        Scene("mail bounces", order_of(TEA, customer="cust_bounce"), confirmed),
+        Scene("same POST five times", order_of(TEA), confirmed, posts=5),
+        Scene("two buyers, one last piece", order_of([("SKU-LAST", 1)]), "either"),
+        Scene("two buyers, one last piece", order_of([("SKU-LAST", 1)]), "either"),
+        Scene("out of stock", order_of([("SKU-NONE", 1)]), short),
+        Scene("out of stock, one of two lines", order_of([("SKU-TEA", 1), ("SKU-NONE", 1)]), short),
+        Scene("declined: no funds", order_of(TEA, "tok_declined_funds"), declined),
+        Scene("declined: no funds", order_of(TEA, "tok_declined_funds"), declined),
+        Scene("declined: card expired", order_of(TEA, "tok_declined_expired"), declined),
+        Scene("processor slow", order_of(TEA, "tok_slow_6s"), confirmed),
+        Scene("processor fails twice", order_of(TEA, "tok_flaky_2"), confirmed),
+        Scene("processor's answer lost", order_of(TEA, "tok_timeout_after_charge"), confirmed),
+    ]
+
+
+@app.callback(invoke_without_command=True)
+def demo(
+    data: Annotated[Path | None, typer.Option("--data", help="Data directory.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Begin with empty data.")] = False,  # noqa: FBT002 - a flag
+) -> None:
+    """Start the stack, place twenty orders, show expected = actual; the stack is left running.
+
+    Examples:  quadrille demo   |   quadrille demo --fresh
+    """
+    began = time.monotonic()
+    try:
+        with screen.Checklist() as progress:
+            asked = supervisor.Asked(settings=SETTINGS, fresh=fresh)
+            stack = supervisor.start(data or places.data_dir(), asked, progress)
+    except CannotRun as refused:
+        screen.fail(str(refused))
+        raise typer.Exit(supervisor.NOT_HERE) from None
+    console = Console(highlight=False)
+    stock_up(stack, LEVELS)
+    write_addresses(stack)
+    placed = _place(stack)
+    _watch(console, stack, placed)
+    wrong = [*_settle(placed), *_wrong_charges(stack, placed)]
+    _conclude(console, stack, placed, wrong, time.monotonic() - began)
+    if wrong:
+        raise typer.Exit(1)
+
+
+def _place(stack: Stack) -> list[Placed]:
+    placed = []
+    with Client(stack.url("order")) as api:
+        for scene in scenes():
+            key = {"Idempotency-Key": f"demo-{uuid.uuid4()}"}
+            began = time.monotonic()
+            replies = [api.demand("POST", "/v1/orders", scene.body, key) for _ in range(scene.posts)]
+            if len({reply.raw for reply in replies}) != 1:
+                message = "one Idempotency-Key was answered in two ways"
+                raise AssertionError(message)
+            placed.append(Placed(scene, replies[0].body["order_id"], began))
+    return placed
+
+
+def _watch(console: Console, stack: Stack, placed: Sequence[Placed]) -> None:
+    """Look at every order until all have ended, or patience is at its end."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    with Client(stack.url("order")) as api, Live(console=console, refresh_per_second=4) as live:
+        while time.monotonic() < deadline and not all(one.final for one in placed):
+            for one in placed:
+                if not one.final:
+                    _look(api, one)
+            live.update(_table(stack, placed))
+            time.sleep(LOOK_SECONDS)
+        live.update(_table(stack, placed))
+
+
+def _look(api: Client, one: Placed) -> None:
+    document = api.demand("GET", f"/v1/orders/{one.order_id}").body
+    one.actual = " ".join(part for part in (document["status"], document["reason"]) if part)
+    if document["final"]:
+        one.final, one.ended = True, time.monotonic()
+
+
+def _settle(placed: Sequence[Placed]) -> Iterator[str]:
+    """Yield what ended otherwise than it must; of two buyers of one last piece exactly one is served."""
+    last = [one for one in placed if one.scene.ends == "either"]
+    if Counter(one.actual for one in last) != Counter({"CONFIRMED": 1, "CANCELLED OUT_OF_STOCK": 1}):
+        yield f"one last piece went to {[one.actual for one in last]}"
+    for one in placed:
+        if one not in last and not one.right:
+            yield f"{one.scene.shows}: {one.order_id} is {one.actual}, expected {one.scene.ends}"
+
+
+def _wrong_charges(stack: Stack, placed: Sequence[Placed]) -> Iterator[str]:
+    """Hold the processor's own ledger against the orders: one capture per confirmed order, none for the others."""
+    with Client(stack.url("sandbox")) as processor:
+        lines = processor.demand("GET", "/ledger").raw.splitlines()
+    captured = Counter(entry["order_id"] for entry in map(json.loads, lines) if entry["kind"] == "CAPTURE")
+    for one in placed:
+        wanted = int(one.actual == "CONFIRMED")
+        if captured[one.order_id] != wanted:
+            yield f"{one.scene.shows}: {one.order_id} was charged {captured[one.order_id]} times, expected {wanted}"
+
+
+def _table(stack: Stack, placed: Sequence[Placed]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for name in ("scenario", "expected", "actual", "took", "order"):
+        table.add_column(name, no_wrap=name != "order", overflow="fold" if name == "order" else "ellipsis")
+    for one in placed:
+        wanted = "CONFIRMED or OUT_OF_STOCK" if one.scene.ends == "either" else one.scene.ends
+        ended_well = one.right or (one.final and one.scene.ends == "either")
+        colour = "green" if ended_well else "red" if one.final else "yellow"
+        took = f"{one.ended - one.began:.1f} s" if one.final else "…"
+        link = f"{stack.url('order')}/v1/orders/{one.order_id}"
+        table.add_row(one.scene.shows, wanted, f"[{colour}]{one.actual}[/]", took, link)
+    return table
+
+
+def _conclude(console: Console, stack: Stack, placed: Sequence[Placed], wrong: Sequence[str], seconds: float) -> None:
+    ends = Counter(one.actual.split()[0] for one in placed)
+    verdict = "[green]expected = actual[/]" if not wrong else f"[red]{len(wrong)} differ[/]"
+    console.print(
+        f"\n{len(placed)} orders: " + ", ".join(f"{n} {end}" for end, n in sorted(ends.items(), reverse=True)), verdict
+    )
+    for line in wrong:
+        console.print(f"[red]wrong[/] {line}")
+    first = min((one.ended - one.began for one in placed if one.actual == "CONFIRMED"), default=0.0)
+    console.print(f"first order confirmed after {first:.2f} s; all of this took {seconds:.1f} s")
+    console.print(f"API docs  {stack.url('order')}/docs")
+    console.print(f"mail      {stack.url('sandbox')}/mail")
+    console.print("look      quadrille status, quadrille logs -f      stop  make down")

@@ -1,0 +1,184 @@
+"""The stack starts, survives the restart of any part, and ends without a trace."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+
+import psutil
+import psycopg
+import pytest
+
+from quadrille import topics
+from quadrille.stack import CannotRun, Stack
+from quadrille.testing import Start
+
+RECORD = {"type": "record", "name": "Kept", "fields": [{"name": "order_id", "type": "string"}]}
+
+
+@pytest.fixture
+def infrastructure(parts_of_the_stack: Start) -> Stack:
+    """Kafka, registry and one database, shared by this folder's tests."""
+    return parts_of_the_stack("kafka", "topics", "registry", "postgres:order")
+
+
+def register(stack: Stack, name: str) -> int:
+    """Register the record under a subject; its id."""
+    body = json.dumps({"schema": json.dumps(RECORD)}).encode()
+    request = urllib.request.Request(f"{stack.registry_url}/subjects/{name}/versions", body)  # noqa: S310 - loopback
+    request.add_header("Content-Type", "application/vnd.schemaregistry.v1+json")
+    with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 - loopback
+        return int(json.load(answer)["id"])
+
+
+def processes_below(text: str) -> list[str]:
+    """Every living process whose command line or working directory names this text."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "cwd", "status"]):
+        told = [*(process.info["cmdline"] or []), process.info["cwd"] or ""]
+        if any(text in part for part in told) and process.info["status"] != psutil.STATUS_ZOMBIE:
+            found.append(" ".join(told))
+    return found
+
+
+def test_topics_are_made_once_and_drift_is_seen(infrastructure: Stack) -> None:
+    """All declared topics exist with 12 partitions and no auto-created one is accepted; nothing is left to plan."""
+    assert topics.plan(infrastructure.kafka_bootstrap) == topics.Plan()
+
+
+def test_ids_survive_a_restart_of_the_registry(infrastructure: Stack) -> None:
+    """A schema keeps its id when the registry is killed and started again, even beside new ones."""
+    first = register(infrastructure, "quadrille.test.Kept")
+    registry = infrastructure.process("registry")
+
+    registry.kill()
+    assert not registry.running
+    registry.start()
+
+    assert register(infrastructure, "quadrille.test.Kept") == first
+
+
+@pytest.mark.parametrize("name", ["kafka", "postgres:order"])
+def test_a_killed_part_comes_back_on_its_port(infrastructure: Stack, name: str) -> None:
+    """A part killed with SIGKILL and started again listens where it did, with its data."""
+    part = infrastructure.process(name)
+    before = dict(part.spec.ports)
+
+    part.kill()
+    part.start()
+
+    assert part.running
+    assert part.spec.ports == before
+    assert topics.plan(infrastructure.kafka_bootstrap) == topics.Plan()
+
+
+@pytest.mark.parametrize("role", ["owner", "app", "relay"])
+def test_every_role_reaches_its_database_and_no_other(infrastructure: Stack, role: str) -> None:
+    """Owner, app and relay reach the service's own database; another database of the cluster refuses them."""
+    url = infrastructure.database_url("order", role)
+    with psycopg.connect(url) as connection:
+        assert connection.execute("SELECT current_user, current_database()").fetchone() == (role, "order")
+
+    with pytest.raises(psycopg.OperationalError, match=r"no pg_hba\.conf entry"):
+        psycopg.connect(url.replace("/order", "/postgres"))
+
+
+def test_nobody_copies_a_cluster(infrastructure: Stack) -> None:
+    """The relay's role may stream its own database's slot, but physical replication is rejected."""
+    url = infrastructure.database_url("order", "relay")
+    with pytest.raises(psycopg.OperationalError, match="rejects"):
+        psycopg.connect(f"{url}?replication=true")
+
+    with psycopg.connect(f"{url}?replication=database", autocommit=True) as connection:
+        assert connection.execute("IDENTIFY_SYSTEM").fetchone() is not None
+
+
+@pytest.mark.parametrize(
+    ("role", "name", "wanted"),
+    [
+        ("app", "synchronous_commit", "on"),
+        ("app", "statement_timeout", "20s"),
+        ("app", "transaction_timeout", "30s"),
+        ("app", "idle_in_transaction_session_timeout", "30s"),
+        ("app", "wal_level", "logical"),
+        ("app", "fsync", "on"),
+        ("app", "full_page_writes", "on"),
+        ("app", "data_checksums", "on"),
+        ("app", "log_parameter_max_length_on_error", "0"),
+        ("app", "idle_replication_slot_timeout", "0"),
+        ("app", "max_replication_slots", "4"),
+        ("owner", "lock_timeout", "2s"),
+        ("relay", "wal_sender_timeout", "5s"),
+        ("relay", "transaction_timeout", "0"),
+        ("relay", "idle_in_transaction_session_timeout", "0"),
+    ],
+)
+def test_settings_are_what_reliability_asks_for(infrastructure: Stack, role: str, name: str, wanted: str) -> None:
+    """The effective settings of each role are those of the reliability page."""
+    with psycopg.connect(infrastructure.database_url("order", role)) as connection:
+        assert connection.execute("SELECT current_setting(%s)", (name,)).fetchone() == (wanted,)
+
+
+def test_down_leaves_nothing(new_stack: Start) -> None:
+    """After stop no process of the stack lives, within ten seconds, and its ports are free again."""
+    stack = new_stack(parts={"kafka", "postgres:order", "postgres:payment"})
+    stack.start()
+    assert processes_below(str(stack.data))
+
+    took = stack.stop()
+
+    assert took < 10
+    assert processes_below(str(stack.data)) == []
+    assert Stack.found(stack.data) is not None
+
+
+def test_a_recycled_pid_is_never_hit(new_stack: Start) -> None:
+    """A process that is not the one we started, though it has its pid, is neither stopped nor killed."""
+    stack = new_stack(parts={"postgres:order"})
+    stack.start()
+    pid = stack.process("postgres:order").pid
+    found = Stack.found(stack.data)
+    assert found is not None
+    stranger = found.process("postgres:order")
+    stranger.born = "born at another time"
+
+    stranger.stop()
+    stranger.kill()
+
+    assert stack.process("postgres:order").running
+    assert psutil.pid_exists(pid)
+
+
+def test_another_command_ends_what_was_started(new_stack: Start) -> None:
+    """A stack found by its state file is stopped as well as by the one who started it."""
+    stack = new_stack(parts={"postgres:order"})
+    stack.start()
+    found = Stack.found(stack.data)
+    assert found is not None
+
+    found.stop()
+
+    assert not stack.process("postgres:order").running
+
+
+def test_start_again_starts_only_what_is_missing(new_stack: Start) -> None:
+    """`start` on a running stack keeps what runs, on its ports, and brings back what has died."""
+    stack = new_stack(parts={"postgres:order", "postgres:payment"})
+    stack.start()
+    kept = stack.process("postgres:order").pid
+    stack.process("postgres:payment").kill()
+    again = new_stack(parts={"postgres:order", "postgres:payment"})
+    again.data = stack.data
+
+    again.start()
+
+    assert again.process("postgres:order").pid == kept
+    assert again.process("postgres:payment").running
+    with psycopg.connect(again.database_url("payment")) as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_a_part_by_a_wrong_name_is_refused(new_stack: Start) -> None:
+    """An unknown part is refused with the list of the known ones."""
+    with pytest.raises(CannotRun, match="no such part: postgress"):
+        new_stack(parts={"postgress"})
