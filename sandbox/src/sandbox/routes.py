@@ -85,7 +85,10 @@ class Routes:
 
     def _ledger(self, request: Request) -> Answer:
         lines = self._processor.ledger.lines(request.query.get("order_id", ""), _number(request, "after"))
-        return Streamed("application/x-ndjson", pieces(_line(line) for line in lines))
+        shown = "text/html" in request.headers.get("accept", "")  # a browser would save what it cannot show
+        return Streamed(
+            "text/plain; charset=utf-8" if shown else "application/x-ndjson", pieces(_line(line) for line in lines)
+        )
 
     def _mail(self, request: Request) -> Answer:
         order_id, before = request.query.get("order_id", ""), _number(request, "before")

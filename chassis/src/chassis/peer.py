@@ -1,0 +1,100 @@
+"""Calls to an HTTP system outside; the guarantee: what was never sent and what was never answered are told apart.
+
+Connections are kept open, one per call under way (http.client so used costs a sixth of httpx), and every call goes
+through a bulkhead and a breaker. Nothing is sent twice here: repeating is the caller's, who has the key.
+"""
+
+from __future__ import annotations
+
+import http.client
+import select
+import socket
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from http import HTTPStatus
+from urllib.parse import urlsplit
+
+from chassis.breaker import Breaker, Limits, State
+
+ANSWER_LIMIT = 64 * 1024  # bytes; of a longer answer only the beginning is read
+_TROUBLE = (OSError, http.client.HTTPException)
+
+
+class Unanswered(Exception):  # noqa: N818 - the name says what is the case
+    """One call got no answer; ``sent`` says whether the other side may have carried it out."""
+
+    def __init__(self, why: str, *, sent: bool) -> None:
+        super().__init__(why)
+        self.sent = sent
+
+
+class Peer:
+    """One HTTP system outside; any thread may call it.
+
+    ``url`` is its base, ``timeout`` in seconds is for connecting and for each read. Time-outs, broken connections and
+    5xx count for the breaker, whose changes ``changed`` is told.
+    """
+
+    def __init__(
+        self, url: str, timeout: float, limits: Limits | None = None, changed: Callable[[State], None] = lambda _: None
+    ) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.netloc:
+            message = f"{url} is no http or https address"
+            raise ValueError(message)
+        self._open = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        self._host, self._base, self._timeout = parts.netloc, parts.path.rstrip("/"), timeout
+        self._idle: deque[http.client.HTTPConnection] = deque()
+        self.breaker = Breaker(limits or Limits(), (Unanswered,), changed=changed)
+
+    def call(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None) -> tuple[int, bytes]:
+        """Make one call and return status and content.
+
+        Raises Unanswered when no answer came, and breaker.Refused when the call was not made at all.
+        """
+        with self.breaker.call() as call:
+            connection = self._connected()
+            try:
+                connection.request(method, self._base + path, body, headers)
+                answer = connection.getresponse()
+                content = answer.read(ANSWER_LIMIT)
+            except _TROUBLE as lost:
+                connection.close()
+                why = f"no answer: {type(lost).__name__}"
+                raise Unanswered(why, sent=True) from lost
+            call.failed = answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+            if answer.isclosed() and not answer.will_close:
+                self._idle.append(connection)
+            else:
+                answer.close()
+                connection.close()
+            return answer.status, content
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        while self._idle:
+            self._idle.pop().close()
+
+    def _connected(self) -> http.client.HTTPConnection:
+        """Return an idle connection that is still alive, the last used first, else a new one."""
+        with suppress(IndexError):
+            while True:
+                if still_open((idle := self._idle.pop()).sock):
+                    return idle
+                idle.close()
+        connection = self._open(self._host, timeout=self._timeout)
+        try:
+            connection.connect()
+        except OSError as unreachable:
+            connection.close()
+            why = f"not reached: {type(unreachable).__name__}"
+            raise Unanswered(why, sent=False) from unreachable
+        return connection
+
+
+def still_open(idle: socket.socket) -> bool:
+    """Tell whether the other side has left an idle connection open: one that can be read has been closed."""
+    ready = select.poll()
+    ready.register(idle, select.POLLIN)
+    return not ready.poll(0)

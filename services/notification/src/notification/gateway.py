@@ -1,0 +1,200 @@
+"""The mail server as notification sees it: one mail per order and kind, and no header but ours."""
+
+from __future__ import annotations
+
+import base64
+import re
+import smtplib
+import time
+import unicodedata
+from collections import deque
+from contextlib import suppress
+from datetime import timedelta
+from email.errors import HeaderParseError
+from email.header import decode_header, make_header
+from email.utils import formatdate
+from functools import partial
+from urllib.parse import unquote, urlsplit
+
+from chassis.outside import DELAYED, Outside, Transient
+from chassis.peer import still_open
+from notification.events import MailFailed, MailSent, SendMail, SendMailDropped
+from notification.handlers import when_mail
+
+DOMAIN = "quadrille.example"
+SENDER = f"orders@{DOMAIN}"
+GIVEN_UP = "no mail server took it within 24 h"
+BOUNCES = frozenset((550, 551, 552, 553, 554, 556))  # RFC 5321, 4.2.3: about this mail, not about us
+TAKEN = frozenset((250, 251, 252))
+TROUBLE = (OSError, smtplib.SMTPException)
+CONNECT_SECONDS = 3.0  # for each of connecting, greeting and introducing ourselves
+LONGEST_LINE = 900  # bytes; SMTP allows 998
+LADDER = (*DELAYED, *(timedelta(minutes=15) for _ in range(95)))  # up to 24 h
+outside = Outside("notification")
+_ADDRESS = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.-]{0,188}[A-Za-z0-9])?", re.ASCII)
+_ENHANCED = re.compile(rb"[245]\.\d{1,3}\.\d{1,3}(?=\s|$)")
+
+
+class Unsafe(Exception):  # noqa: N818 - the name says what is the case
+    """A header would carry what it must not; the text is a fixed phrase."""
+
+
+class Bounced(Exception):  # noqa: N818 - the name says what is the case
+    """The mail server refuses this mail for good; the text is made of its codes, never of its words."""
+
+    def __init__(self, code: int, said: bytes) -> None:
+        enhanced = _ENHANCED.match(said)
+        super().__init__(f"refused by the mail server: {code}{' ' + enhanced[0].decode() if enhanced else ''}")
+
+
+class Mailer:
+    """The mail server over connections kept open; any thread may use it.
+
+    ``url`` is smtp:// or smtps:// with host, port and perhaps user and password (smtps only); ``timeout`` in seconds
+    bounds a whole delivery, so that it ends before the intent's lease does.
+    """
+
+    def __init__(self, url: str, timeout: float = 10.0) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("smtp", "smtps") or not parts.hostname or (parts.username and parts.scheme == "smtp"):
+            message = "the mail server's address is smtp://host:port or smtps://user:password@host:port"
+            raise ValueError(message)
+        self._open = smtplib.SMTP_SSL if parts.scheme == "smtps" else smtplib.SMTP
+        self._address = parts.hostname, parts.port or (465 if parts.scheme == "smtps" else 25)
+        self._login = unquote(parts.username or ""), unquote(parts.password or "")
+        self._timeout = timeout
+        self._idle: deque[smtplib.SMTP] = deque()
+
+    def deliver(self, recipient: str, content: bytes) -> None:
+        """Hand a mail over; raises Bounced for a refusal for good, Transient for everything else."""
+        deadline = time.monotonic() + self._timeout
+        try:
+            server = self._connected()
+        except TROUBLE as down:
+            raise _unknown(down) from down
+        try:
+            _hand_over(server, recipient, content, deadline)
+        except Bounced:
+            self._forget(server)
+            raise
+        except TROUBLE as trouble:
+            server.close()
+            raise _unknown(trouble) from trouble
+        self._idle.append(server)
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        while self._idle:
+            self._idle.pop().close()
+
+    def _connected(self) -> smtplib.SMTP:
+        """Return an idle connection that is still alive, the last used first, else a new one."""
+        with suppress(IndexError):
+            while True:
+                idle = self._idle.pop()
+                if idle.sock and still_open(idle.sock):
+                    return idle
+                idle.close()
+        host, port = self._address
+        server = self._open(host, port, local_hostname="[127.0.0.1]", timeout=CONNECT_SECONDS)
+        try:
+            server.ehlo_or_helo_if_needed()
+            if self._login[0]:
+                server.login(*self._login)
+        except TROUBLE:
+            server.close()
+            raise
+        return server
+
+    def _forget(self, server: smtplib.SMTP) -> None:
+        """Keep the connection of a refused mail, if the server lets go of the mail."""
+        try:
+            server.rset()
+        except TROUBLE:
+            server.close()
+        else:
+            self._idle.append(server)
+
+
+@outside.carries_out(
+    SendMail,
+    when=when_mail,
+    ladder=LADDER,
+    exhausted=lambda intent: MailFailed(intent.order_id, intent.kind, GIVEN_UP),
+    dropped=lambda intent: SendMailDropped(intent.order_id, intent.kind),
+)
+def send_mail(intent: SendMail, mailer: Mailer) -> MailSent | MailFailed:
+    """Send one mail with a Message-ID of its order and kind; raises Transient when no server has answered for good."""
+    try:
+        mailer.deliver(intent.address, compose(intent, time.time()))
+    except (Unsafe, Bounced) as refused:
+        return MailFailed(intent.order_id, intent.kind, str(refused))
+    return MailSent(intent.order_id, intent.kind)
+
+
+def compose(intent: SendMail, now: float) -> bytes:
+    """Return the mail as it goes over the wire; ``now`` is in Unix seconds; raises Unsafe.
+
+    Written by hand: before Python 3.11.10 the email package lets encoded words smuggle headers in.
+    """
+    if not _ADDRESS.fullmatch(intent.address):
+        message = "the address is not one mail can be sent to"
+        raise Unsafe(message)
+    encoding, body = _body(intent.text)
+    headers = {
+        "From": f"Quadrille <{SENDER}>",
+        "To": intent.address,
+        "Subject": intent.subject,
+        "Date": formatdate(now),
+        "Message-ID": f"<{intent.kind}.{intent.order_id}@{DOMAIN}>",
+        "X-Order-Id": intent.order_id,
+        "Auto-Submitted": "auto-generated",
+        "MIME-Version": "1.0",
+        "Content-Type": "text/plain; charset=utf-8",
+        "Content-Transfer-Encoding": encoding,
+    }
+    return "".join(f"{name}: {safe(value)}\r\n" for name, value in headers.items()).encode("ascii") + b"\r\n" + body
+
+
+def safe(value: str) -> str:
+    """Return a header's value unchanged; raises Unsafe unless it is short, visible ASCII, also once it is decoded."""
+    try:
+        decoded = str(make_header(decode_header(value)))
+    except (HeaderParseError, LookupError, ValueError) as undecodable:
+        message = "a header is not decodable"
+        raise Unsafe(message) from undecodable
+    if len(value) > LONGEST_LINE or not value.isascii() or any(map(_breaks, value + decoded)):
+        message = "a header is too long or carries a character that may end it"
+        raise Unsafe(message)
+    return value
+
+
+def _breaks(character: str) -> bool:
+    """Tell whether a character may end or hide a header: control, format, line and paragraph separators."""
+    return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+
+
+def _body(text: str) -> tuple[str, bytes]:
+    lines = text.splitlines() or [""]
+    if text.isascii() and max(map(len, lines)) < LONGEST_LINE and not any(map(_breaks, "".join(lines))):
+        return "7bit", "".join(f"{line}\r\n" for line in lines).encode("ascii")
+    return "base64", base64.encodebytes(text.encode("utf-8", "replace")).replace(b"\n", b"\r\n")
+
+
+def _hand_over(server: smtplib.SMTP, recipient: str, content: bytes, deadline: float) -> None:
+    """Say MAIL, RCPT and DATA; raises Bounced, or what smtplib raises."""
+    for step in (partial(server.mail, SENDER), partial(server.rcpt, recipient), partial(server.data, content)):
+        if server.sock:
+            server.sock.settimeout(max(deadline - time.monotonic(), 0.001))
+        try:
+            code, said = step()
+        except smtplib.SMTPDataError as refused:
+            code, said = refused.smtp_code, b""
+        if code in BOUNCES and step.func != server.mail:  # a refused sender is our mistake, not this mail's end
+            raise Bounced(code, said)
+        if code not in TAKEN:
+            raise smtplib.SMTPResponseException(code, "")
+
+
+def _unknown(trouble: Exception) -> Transient:
+    return Transient(f"no mail server: {type(trouble).__name__}")
