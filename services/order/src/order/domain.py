@@ -1,0 +1,247 @@
+"""The rules of an order's life: who decides, what is undone, and when it is over (saga.md, section 3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Literal, NamedTuple, TypeAlias
+
+from chassis.rows import Rows
+from chassis.words import Fact, NotYet, key_of
+from order.events import (
+    Line,
+    OrderCancellationRequested,
+    OrderCancelled,
+    OrderCompensationFailed,
+    OrderPlaced,
+    PaymentDeclined,
+    PaymentRefunded,
+    PaymentResolved,
+    PlaceOrder,
+    Shortage,
+    StockRejected,
+    StockResolved,
+)
+
+Phase: TypeAlias = Literal["PENDING", "SUCCEEDED", "COMPENSATING", "COMPENSATED", "COMPENSATION_FAILED"]
+Reason: TypeAlias = Literal[
+    "CUSTOMER", "DEADLINE", "OUT_OF_STOCK", "PAYMENT_DECLINED", "CONFIRMATION_REJECTED", "OPERATOR"
+]
+Attention: TypeAlias = Literal["STUCK", "CONFLICT"]
+Key: TypeAlias = tuple[str, str, str]  # caller, route, idempotency key; or caller, customer, reference
+ROUTE = "POST /v1/orders"  # with the caller, the scope of an idempotency key
+
+
+class Status(StrEnum):
+    """Where an order stands."""
+
+    PENDING = "PENDING"
+    INVENTORY_RESERVED = "INVENTORY_RESERVED"
+    INVENTORY_FAILED = "INVENTORY_FAILED"
+    PAYMENT_CHARGED = "PAYMENT_CHARGED"
+    PAYMENT_FAILED = "PAYMENT_FAILED"
+    INVENTORY_RELEASED = "INVENTORY_RELEASED"
+    CONFIRMED = "CONFIRMED"
+    CANCELLING = "CANCELLING"
+    CANCELLED = "CANCELLED"
+    COMPENSATION_FAILED = "COMPENSATION_FAILED"
+
+
+PHASES: dict[Status, Phase] = {
+    **dict.fromkeys(Status, "COMPENSATING"),
+    **dict.fromkeys((Status.PENDING, Status.INVENTORY_RESERVED, Status.PAYMENT_CHARGED), "PENDING"),
+    Status.CONFIRMED: "SUCCEEDED",
+    Status.CANCELLED: "COMPENSATED",
+    Status.COMPENSATION_FAILED: "COMPENSATION_FAILED",
+}
+OPEN = frozenset({Status.PENDING, Status.INVENTORY_RESERVED})  # the order goes on and nothing is decided
+FINAL = frozenset({Status.CONFIRMED, Status.CANCELLED})
+
+# What each participant may have done, in rank (law L11); the last but one is a failed undo, the last are settled.
+_RANKS = {
+    "inventory": "NONE < RESERVED < COMMITTED < RELEASE_FAILED < REJECTED RELEASED RESOLVED",
+    "payment": "NONE < UNKNOWN < CHARGED < REFUND_FAILED < DECLINED SKIPPED REFUNDED RESOLVED",
+}
+RANKS = {
+    name: {state: rank for rank, states in enumerate(line.split(" < ")) for state in states.split()}
+    for name, line in _RANKS.items()
+}
+FAILED, SETTLED = 3, 4
+
+
+@dataclass(frozen=True, slots=True)
+class States:
+    """What each participant last did, by its name in ``RANKS``."""
+
+    inventory: str = "NONE"
+    payment: str = "NONE"
+
+    def rank(self, participant: str) -> int:
+        """Return how far a participant is."""
+        return RANKS[participant][getattr(self, participant)]
+
+    @property
+    def settled(self) -> bool:
+        """Tell whether no participant has anything left to do or undo."""
+        return all(self.rank(participant) == SETTLED for participant in RANKS)
+
+    @property
+    def settlement(self) -> tuple[tuple[str, str], ...]:
+        """Return every participant's state by its name."""
+        return tuple((name, getattr(self, name)) for name in RANKS)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A status the order passed through, and the fact that made it so."""
+
+    sequence: int
+    status: Status
+    at: datetime
+    because: str
+
+
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """What is worth knowing of how it went; ``failed`` are the undos announced as failed and not yet resolved."""
+
+    shortages: tuple[Shortage, ...] = ()
+    code: str | None = None
+    refund: PaymentRefunded | None = None
+    failed: tuple[OrderCompensationFailed, ...] = ()
+    resolved: str | None = None
+
+    def knowing(self, fact: Fact) -> Detail:
+        """Return the detail with what a fact adds to it."""
+        if isinstance(fact, StockRejected):
+            return replace(self, shortages=fact.shortages)
+        if isinstance(fact, PaymentDeclined):
+            return replace(self, code=fact.code)
+        if isinstance(fact, PaymentRefunded):
+            return replace(self, refund=fact)
+        return replace(self, resolved=fact.how) if isinstance(fact, StockResolved | PaymentResolved) else self
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """An order's row; ``reason`` is why it is undone, None while it goes on."""
+
+    order_id: str
+    caller: str
+    customer_id: str
+    lines: tuple[Line, ...]
+    amount_minor: int
+    currency: str
+    placed_at: datetime
+    deadline_at: datetime
+    trace_id: str
+    history: tuple[Entry, ...]
+    version: int = 1
+    status: Status = Status.PENDING
+    states: States = field(default_factory=States)
+    detail: Detail = field(default_factory=Detail)
+    reference: str | None = None
+    cancellable_until: datetime | None = None
+    reason: Reason | None = None
+    attention: Attention | None = None
+
+    def to(self, status: Status, at: datetime, because: str) -> Order:
+        """Return the order in its next status, which stays visible in its history."""
+        history = (*self.history, Entry(len(self.history) + 1, status, at, because))
+        return replace(self, status=status, history=history, version=self.version + 1)
+
+    def knowing(self, fact: Fact, participant: str, state: str) -> Order:
+        """Return the order with what a participant did; what contradicts an order that goes on is marked."""
+        rank, goes_on = RANKS[participant][state], self.reason is None
+        conflict = goes_on and (rank == FAILED or (rank == SETTLED and self.status is Status.CONFIRMED))
+        return replace(
+            self,
+            states=replace(self.states, **{participant: state}),
+            detail=self.detail.knowing(fact),
+            attention="CONFLICT" if conflict else self.attention,
+            version=self.version + 1,
+        )
+
+
+def placed(wish: PlaceOrder) -> Order:
+    """Return the order as it is when it is placed: the one the 202 shows."""
+    bought = wish.customer_id, wish.lines, wish.amount_minor, wish.currency
+    begun = (Entry(1, Status.PENDING, wish.placed_at, OrderPlaced.type),)
+    times = wish.placed_at, wish.deadline_at, wish.trace_id
+    return Order(wish.order_id, wish.caller, *bought, *times, begun, reference=wish.reference)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """An idempotency key that was used, and the answer it got."""
+
+    caller: str
+    route: str
+    key: str
+    fingerprint: str
+    order_id: str
+    answer: str
+    at: datetime
+
+
+class Decision(NamedTuple):
+    """The decision to undo an order: why, when, because of which fact, into which status, and who wants it."""
+
+    reason: Reason
+    at: datetime
+    because: str = OrderCancellationRequested.type
+    status: Status = Status.CANCELLING
+    requested_by: str = "order"
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The order's clocks (saga.md, section 7)."""
+
+    order_deadline: timedelta = timedelta(minutes=5)
+    cancel_cutoff: timedelta = timedelta(minutes=30)
+    idempotency_ttl: timedelta = timedelta(hours=48)
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """The rows a batch may touch."""
+
+    rows: Rows[str, Order]
+    requests: Rows[Key, Request]
+    references: Rows[Key, str]
+    blocked: Rows[str, str]  # customers whose orders are not confirmed
+    rules: Rules = field(default_factory=Rules)
+
+    def known(self, order_id: str) -> Order:
+        """Return the order; raises NotYet for one that was never placed here."""
+        if order := self.rows.get(order_id):
+            return order
+        message = "an order that was never placed here"
+        raise NotYet(message)
+
+    def fold(self, fact: Fact, participant: str, state: str) -> Order | None:
+        """Return the order, knowing the fact now, or None if it knew as much already (law L11)."""
+        order = self.known(key_of(fact))
+        if RANKS[participant][state] <= order.states.rank(participant):
+            return None
+        order = order.knowing(fact, participant, state)
+        self.rows.put(order.order_id, order)
+        return order
+
+    def abort(self, order: Order, decision: Decision) -> OrderCancellationRequested:
+        """Decide to undo the order; the caller's guard sees to it that this happens once (law L9)."""
+        asked = OrderCancellationRequested(order.order_id, decision.reason, decision.requested_by, order.status)
+        order = order.to(decision.status, decision.at, decision.because)
+        self.rows.put(order.order_id, replace(order, reason=decision.reason, cancellable_until=None))
+        return asked
+
+    def close(self, order: Order, at: datetime, because: str) -> tuple[OrderCancelled, ...]:
+        """End an order that is being undone and whose participants have all settled (law L3)."""
+        if (reason := order.reason) is None or not order.states.settled:
+            return ()
+        if order.status is Status.PAYMENT_FAILED and order.states.inventory == "RELEASED":
+            order = order.to(Status.INVENTORY_RELEASED, at, because)
+        self.rows.put(order.order_id, order.to(Status.CANCELLED, at, because))
+        return (OrderCancelled(order.order_id, order.customer_id, reason, order.states.settlement),)

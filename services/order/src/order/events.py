@@ -1,0 +1,250 @@
+"""The words order hears and says: commands with their replies, its own facts, the participants' facts, its timer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, TypeAlias
+
+from chassis.words import Command, Fact, Reply, Timer
+
+Outcome: TypeAlias = Literal["ACCEPTED", "ALREADY", "TOO_LATE", "FROZEN", "CHANGED", "UNKNOWN"]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One position of an order; a SKU may appear in several."""
+
+    sku: str
+    quantity: int
+    unit_price_minor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shortage:
+    """A SKU of which too little was available."""
+
+    sku: str
+    asked: int
+    available: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceOrder(Command):
+    """Place an order, once per caller and idempotency key."""
+
+    order_id: str  # a UUIDv7 made at intake
+    caller: str
+    idempotency_key: str
+    fingerprint: str  # of the canonical body
+    customer_id: str
+    reference: str | None
+    payment_token: str
+    currency: str
+    amount_minor: int
+    lines: tuple[Line, ...]
+    placed_at: datetime  # the time in the order's id
+    deadline_at: datetime
+    trace_id: str
+    answer: str  # the 202's body, rendered beforehand
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceAnswered(Reply):
+    """What became of a request to place; ``answer`` is the stored body, empty if refused, ``order_id`` whose it is."""
+
+    order_id: str
+    outcome: Literal["PLACED", "REPLAYED", "KEY_REUSED", "REFERENCE_TAKEN"]
+    answer: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CancelOrder(Command):
+    """Cancel an order; ``caller`` None is an operator, ``version`` is what If-Match names."""
+
+    order_id: str
+    caller: str | None
+    requested_by: str
+    version: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CancelAnswered(Reply):
+    """What became of a wish to cancel; the order's row says the rest."""
+
+    order_id: str
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class OrderPlaced(Fact):
+    """An order was accepted; nothing is held or charged yet."""
+
+    order_id: str
+    customer_id: str
+    lines: tuple[Line, ...]
+    amount_minor: int
+    currency: str
+    payment_token: str
+    deadline_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class OrderConfirmed(Fact):
+    """Stock is held and money is taken: the order goes through."""
+
+    order_id: str
+    customer_id: str
+    amount_minor: int
+    currency: str
+
+
+@dataclass(frozen=True, slots=True)
+class OrderCancellationRequested(Fact):
+    """The order is to be undone, whatever the cause; said once (laws L2, L9)."""
+
+    order_id: str
+    reason: str
+    requested_by: str
+    status_then: str
+
+
+@dataclass(frozen=True, slots=True)
+class OrderCancelled(Fact):
+    """Everything is undone: ``settlement`` names how each participant ended (law L3)."""
+
+    order_id: str
+    customer_id: str
+    reason: str
+    settlement: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OrderCompensationFailed(Fact):
+    """A participant could not undo its part: the order is frozen until a person acts."""
+
+    order_id: str
+    participant: str
+    error_class: str
+    attempts: int
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class OrderCompensationResolved(Fact):
+    """What could not be undone is undone now, or ended by a person: RETRIED, WRITTEN_OFF or EXTERNAL."""
+
+    order_id: str
+    participant: str
+    how: str
+
+
+@dataclass(frozen=True, slots=True)
+class OrderDeadline(Timer):
+    """The time by which an order is confirmed, or given up."""
+
+    order_id: str
+    due: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class StockReserved(Fact, source="inventory"):
+    """Every line of the order is held."""
+
+    order_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class StockRejected(Fact, source="inventory"):
+    """Some SKU is short: nothing is held."""
+
+    order_id: str
+    shortages: tuple[Shortage, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StockCommitted(Fact, source="inventory"):
+    """The goods are taken for good."""
+
+    order_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class StockReleased(Fact, source="inventory"):
+    """The order holds nothing any more, or never did."""
+
+    order_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class StockReleaseFailed(Fact, source="inventory"):
+    """The goods cannot come back."""
+
+    order_id: str
+    error_class: str
+    attempts: int
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class StockResolved(Fact, source="inventory"):
+    """A person ended inventory's undo."""
+
+    order_id: str
+    how: str
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentCharged(Fact, source="payment"):
+    """The card is charged; by law L8 the stock is held."""
+
+    order_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentDeclined(Fact, source="payment"):
+    """The card was declined, definitely."""
+
+    order_id: str
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentOutcomeUnknown(Fact, source="payment"):
+    """Nobody knows yet whether the card was charged."""
+
+    order_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentSkipped(Fact, source="payment"):
+    """No charge began, and none will."""
+
+    order_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentRefunded(Fact, source="payment"):
+    """The money went back."""
+
+    order_id: str
+    kind: str
+    amount_minor: int
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentRefundFailed(Fact, source="payment"):
+    """The money did not go back."""
+
+    order_id: str
+    error_class: str
+    code: str
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentResolved(Fact, source="payment"):
+    """A person ended payment's undo."""
+
+    order_id: str
+    how: str
