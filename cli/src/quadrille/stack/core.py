@@ -121,7 +121,8 @@ class Stack:
 
     def wipe(self) -> None:
         """Remove the data, as if it had never run."""
-        for path in (self.postgres_home, self.data):
+        elsewhere = self.postgres_home.parent
+        for path in (self.data, elsewhere):
             shutil.rmtree(path, ignore_errors=True)
 
     def save(self) -> None:
