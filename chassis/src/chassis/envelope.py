@@ -32,7 +32,7 @@ _POSTGRES_EPOCH = 946_684_800
 """Unix seconds of 2000-01-01, where PostgreSQL's timestamps count from, in microseconds."""
 
 
-def write_headers(row: OutboxRow, source: bytes) -> list[tuple[str, bytes]]:
+def write_headers(row: OutboxRow, source: bytes) -> list[tuple[str, str | bytes | None]]:
     """Return the ten headers of an outbox row, in order; ``source`` is `quadrille/<service>`."""
     event_id = uuid_text(row.id)
     return [
