@@ -225,7 +225,7 @@ def _writer(shape: Shape, hint: Hint) -> Writer:
 
 
 def _moment(milliseconds: int) -> datetime:
-    return datetime.fromtimestamp(milliseconds / 1000, UTC)
+    return _EPOCH + timedelta(milliseconds=milliseconds)  # exact; a float is not, from the year 2286 on
 
 
 def _write_moment(moment: datetime, out: bytearray) -> None:
