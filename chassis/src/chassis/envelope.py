@@ -125,7 +125,7 @@ def read_headers(headers: Headers | None) -> Envelope | Malformed:
     """
     reader = _Reader(dict(reversed(headers or ())))
     event_id = reader.uuid("ce_id")
-    if reader.found.get("id") != reader.found.get("ce_id"):
+    if reader.found.get("id") is None or (event_id and reader.found["id"] != reader.found["ce_id"]):
         reader.blame("id")
     reader.literal("ce_specversion", SPEC_VERSION)
     source, wire_type = reader.text("ce_source"), reader.text("ce_type")
