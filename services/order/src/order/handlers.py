@@ -50,7 +50,8 @@ def place_order(wish: PlaceOrder, orders: Orders) -> PlaceAnswered | tuple[Order
     if earlier and wish.placed_at - earlier.at <= orders.rules.idempotency_ttl:
         if earlier.fingerprint != wish.fingerprint:
             return PlaceAnswered(earlier.order_id, "KEY_REUSED")
-        return PlaceAnswered(earlier.order_id, "REPLAYED", earlier.answer)
+        mine = earlier.order_id == wish.order_id  # asked again, because the commit's answer was lost
+        return PlaceAnswered(earlier.order_id, "PLACED" if mine else "REPLAYED", earlier.answer)
     if wish.reference and (taken := orders.references.get(named)):
         return PlaceAnswered(taken, "REFERENCE_TAKEN")
     if wish.reference:

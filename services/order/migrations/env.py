@@ -1,0 +1,5 @@
+"""Runs this history over the connection it is given."""
+
+from chassis.migrate import run
+
+run()

@@ -1,0 +1,165 @@
+"""Every SQL statement of order: the orders themselves, idempotency keys, blocked customers, and the API's reads."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import sqlalchemy as sa
+from pydantic import TypeAdapter
+from sqlalchemy.dialects.postgresql import JSONB, UUID
+
+from chassis.ids import floor_of, milliseconds
+from chassis.rows import Rows
+from chassis.service import Tx
+from chassis.words import Message, key_of
+from order.domain import FINAL, PHASES, ROUTE, Attention, Order, Orders, Phase, Reason, Request, Status
+from order.events import PaymentCharged, PlaceOrder
+
+# A row is one JSON document each way: pydantic reads and writes the domain's own classes faster than columns do.
+_ORDER, _ORDERS = TypeAdapter(Order), TypeAdapter(list[Order])
+_SKEW = timedelta(minutes=1)  # an order's id and its placed_at may come from two looks at the clock
+
+orders = sa.Table(
+    "orders",
+    sa.MetaData(),
+    sa.Column("order_id", UUID(as_uuid=False), primary_key=True),
+    *(sa.Column(name, sa.Text) for name in ("caller", "customer_id", "reference", "status", "reason", "attention")),
+    sa.Column("lines", JSONB),
+    sa.Column("placed_at", sa.DateTime(timezone=True)),
+)
+
+# Locks are taken in the global order: the orders' and requests' keys (the ledger), then the rows by their keys.
+ORDERS = "SELECT to_json(o)::text FROM orders o WHERE order_id = ANY(%b::uuid[]) ORDER BY order_id FOR UPDATE"
+REQUESTS = """
+SELECT r.caller, r.route, r.key, r.fingerprint, r.order_id::text, r.answer, r.at
+  FROM request r JOIN unnest(%b::text[], %b::text[], %b::text[]) n(caller, route, key) USING (caller, route, key)
+ ORDER BY r.caller, r.route, r.key FOR UPDATE OF r"""
+# The columns never change: no lock, a racing order of the same reference meets the unique index and comes again.
+REFERENCES = """
+SELECT caller, customer_id, reference, o.order_id::text
+  FROM orders o JOIN unnest(%b::text[], %b::text[], %b::text[]) n(caller, customer_id, reference)
+ USING (caller, customer_id, reference)"""
+# A policy, not a balance: what it says when the order is decided holds, so nobody waits for it.
+BLOCKED = """
+SELECT customer_id FROM blocked
+ WHERE customer_id IN (SELECT customer_id FROM orders WHERE order_id = ANY(%b::uuid[])) OR customer_id = ANY(%b)"""
+_COLUMNS = """order_id, caller, customer_id, lines, amount_minor, currency, placed_at, deadline_at, trace_id,
+       history, version, status, states, detail, reference, cancellable_until, reason, attention"""
+ADD_ORDERS = f"""
+INSERT INTO orders ({_COLUMNS})
+SELECT {_COLUMNS} FROM json_populate_recordset(NULL::orders, %s::json)"""  # noqa: S608 - a constant of this file
+SET_ORDERS = """
+UPDATE orders o SET history = n.history, version = n.version, status = n.status, states = n.states, detail = n.detail,
+                    cancellable_until = n.cancellable_until, reason = n.reason, attention = n.attention
+  FROM json_populate_recordset(NULL::orders, %s::json) n WHERE o.order_id = n.order_id"""
+ADD_REQUESTS = """
+INSERT INTO request (caller, route, key, fingerprint, order_id, answer, at)
+SELECT * FROM unnest(%b::text[], %b::text[], %b::text[], %b::text[], %b::uuid[], %b::text[], %b::timestamptz[])"""
+SET_REQUESTS = """
+UPDATE request r SET fingerprint = n.fingerprint, order_id = n.order_id, answer = n.answer, at = n.at
+  FROM unnest(%b::text[], %b::text[], %b::text[], %b::text[], %b::uuid[], %b::text[], %b::timestamptz[])
+       n(caller, route, key, fingerprint, order_id, answer, at)
+ WHERE (r.caller, r.route, r.key) = (n.caller, n.route, n.key)"""
+
+
+def load(tx: Tx, heard: Sequence[Message]) -> Orders:
+    """Bring the orders, and for those to be placed their keys and references, for those charged who is blocked."""
+    placing = [m for m in heard if isinstance(m, PlaceOrder)]
+    later = sorted({key_of(m) for m in heard if not isinstance(m, PlaceOrder)})
+    keys = sorted({(m.caller, ROUTE, m.idempotency_key) for m in placing})
+    names = sorted({(m.caller, m.customer_id, m.reference) for m in placing if m.reference})
+    new = sorted({m.customer_id for m in placing})
+    charged = any(isinstance(m, PaymentCharged) for m in heard)
+    # All questions first: the first answer read sends whatever is queued, and waits.
+    rows = tx.execute(ORDERS, [later]) if later else ()
+    requests = tx.execute(REQUESTS, _columns(keys)) if keys else ()
+    references = tx.execute(REFERENCES, _columns(names)) if names else ()
+    blocked = tx.execute(BLOCKED, [later, new]) if charged else ()
+    found = {o.order_id: o for o in (_ORDER.validate_json(row[0]) for row in rows)}
+    customers = {*new, *(o.customer_id for o in found.values())} if charged else ()
+    return Orders(
+        Rows({*later, *(m.order_id for m in placing)}, found),
+        Rows(keys, {(r[0], r[1], r[2]): Request(*r) for r in requests}),
+        Rows(names, {(r[0], r[1], r[2]): r[3] for r in references}),
+        Rows(customers, {r[0]: r[0] for r in blocked}),
+    )
+
+
+def save(tx: Tx, work: Orders) -> None:
+    """Write back the orders and keys that changed; references are columns of their orders."""
+    if added := work.rows.added:
+        tx.execute(ADD_ORDERS, [_ORDERS.dump_json(added).decode()])
+    if changed := work.rows.changed:
+        tx.execute(SET_ORDERS, [_ORDERS.dump_json(changed, exclude={"__all__": {"lines"}}).decode()])
+    if used := work.requests.added:
+        tx.execute(ADD_REQUESTS, _request_columns(used))
+    if reused := work.requests.changed:
+        tx.execute(SET_REQUESTS, _request_columns(reused))
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """What a list of orders is narrowed to; None does not narrow."""
+
+    status: Status | None = None
+    phase: Phase | None = None
+    final: bool | None = None
+    reason: Reason | None = None
+    attention: Attention | None = None
+    customer_id: str | None = None
+    sku: str | None = None
+    reference: str | None = None
+    placed_after: datetime | None = None
+    placed_before: datetime | None = None
+
+
+def get_order(db: sa.Connection, caller: str, order_id: str) -> Order | None:
+    """Return the caller's order, or None if there is none of that id."""
+    return next(iter(find_orders(db, caller, [order_id])), None)
+
+
+def find_orders(db: sa.Connection, caller: str, order_ids: Collection[str]) -> list[Order]:
+    """Return those of the caller's orders that exist."""
+    return _read(db, sa.and_(orders.c.caller == caller, orders.c.order_id.in_(order_ids)))
+
+
+def list_orders(
+    db: sa.Connection, caller: str, filters: Filters, limit: int = 50, after: str | None = None
+) -> list[Order]:
+    """Return a page of the caller's orders, newest first, that come after the order ``after``."""
+    before = [orders.c.order_id < after] if after else []
+    return _read(db, sa.and_(orders.c.caller == caller, *before, *_narrowed(filters)), limit)
+
+
+def _read(db: sa.Connection, wanted: sa.ColumnElement[bool], limit: int | None = None) -> list[Order]:
+    document = sa.cast(sa.func.to_json(orders.table_valued()), sa.Text)
+    page = sa.select(document).where(wanted).order_by(orders.c.order_id.desc()).limit(limit)
+    return [_ORDER.validate_json(row[0]) for row in db.execute(page)]
+
+
+def _narrowed(by: Filters) -> Iterable[sa.ColumnElement[bool]]:
+    for name in ("reason", "attention", "customer_id", "reference", "status"):
+        if (value := getattr(by, name)) is not None:
+            yield orders.c[name] == value
+    if by.phase is not None:
+        yield orders.c.status.in_([status for status, phase in PHASES.items() if phase == by.phase])
+    if by.final is not None:
+        yield orders.c.status.in_([status for status in Status if (status in FINAL) is by.final])
+    if by.sku is not None:
+        yield orders.c.lines.contains([{"sku": by.sku}])
+    if by.placed_after is not None:  # the id's bound is what the index is read by
+        yield orders.c.order_id >= str(floor_of(milliseconds(by.placed_after - _SKEW)))
+        yield orders.c.placed_at >= by.placed_after
+    if by.placed_before is not None:
+        yield orders.c.order_id <= str(floor_of(milliseconds(by.placed_before + _SKEW)))
+        yield orders.c.placed_at < by.placed_before
+
+
+def _request_columns(requests: Iterable[Request]) -> list[list[object]]:
+    return _columns([(r.caller, r.route, r.key, r.fingerprint, r.order_id, r.answer, r.at) for r in requests])
+
+
+def _columns(rows: Iterable[tuple[object, ...]]) -> list[list[object]]:
+    return [list(column) for column in zip(*rows, strict=True)]
