@@ -1,0 +1,16 @@
+"""Notification wired: handlers and store for the worker, the mail server as its outside, contacts and notices API."""
+
+from __future__ import annotations
+
+from chassis.run import Program
+from chassis.settings import Settings
+from notification import gateway, store
+from notification.handlers import on
+
+
+def mailer(found: Settings) -> gateway.Mailer:
+    """Return the client of the mail server the settings name."""
+    return gateway.Mailer(found.smtp_url)
+
+
+PROGRAM = Program(on, store, api="notification.api:make", outside=gateway.outside, client=mailer)
