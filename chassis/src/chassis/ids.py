@@ -8,15 +8,17 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 _VARIANT = 0b10 << 62
+_EPOCH = datetime.fromtimestamp(0, UTC)
+_MILLISECOND = timedelta(milliseconds=1)
 
 
 def milliseconds(at: datetime) -> int:
     """Return Unix milliseconds, rounded down."""
-    return (int(at.timestamp()) * 1000) + at.microsecond // 1000
+    return (at - _EPOCH) // _MILLISECOND
 
 
 def id_milliseconds(event_id: UUID) -> int:

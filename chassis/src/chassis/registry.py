@@ -131,8 +131,8 @@ class Reactions(Generic[W]):
                 f"{_name(handler)}: {hears.__name__} must name who says it: class {hears.__name__}(Fact, source=…)"
             )
             raise TypeError(message)
-        if hears in self.reactions:
-            message = f"{hears.__name__} has a handler already: {self.reactions[hears].name}"
+        if first := next((r for r in self.reactions.values() if r.hears.type == hears.type), None):
+            message = f"{hears.type} ({hears.__name__}) has a handler already: {first.name}"
             raise TypeError(message)
         doc = (inspect.getdoc(handler) or "").split("\n")[0]
         self.reactions[hears] = Reaction(_name(handler), role, hears, says, handler, doc, undoes)
@@ -165,6 +165,9 @@ def _concrete(name: str, annotation: object) -> type[Message]:
         message = f"{name}: {annotation} is no message of its own; name one dataclass"
         raise TypeError(message)
     first_field(annotation)
+    if not _frozen(annotation):
+        message = f"{name}: {annotation.__name__} must be frozen: a handler could change what others are to hear"
+        raise TypeError(message)
     return annotation
 
 
@@ -180,8 +183,12 @@ def _said(name: str, annotation: object) -> list[type[Said]]:
     return [cls]
 
 
+def _frozen(cls: type) -> bool:
+    return dataclasses.is_dataclass(cls) and bool(cls.__dataclass_params__.frozen)  # type: ignore[attr-defined] # not in typeshed
+
+
 def _check_working_set(work: type) -> None:
-    if not dataclasses.is_dataclass(work):
+    if not _frozen(work):
         message = f"the working set {work.__name__} must be a frozen dataclass of Rows"
         raise TypeError(message)
     hints = get_type_hints(work)

@@ -1,0 +1,86 @@
+"""Words: a wire name is derived, a key is the first field, a stamp is no part of the message."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+
+import pytest
+
+from chassis import words
+from chassis.tests.pantry_words import (
+    BakeCake,
+    BeginTasting,
+    BreadOrdered,
+    CakeBaked,
+    FillShelf,
+    LoavesHeld,
+    SoupServed,
+)
+from chassis.words import Fact, Message, key_of, stamp, wire_type
+
+NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("name", "wire"),
+    [
+        ("StockReserved", "stock.reserved"),
+        ("OrderCancellationRequested", "order.cancellation_requested"),
+        ("PaymentOutcomeUnknown", "payment.outcome_unknown"),
+    ],
+)
+def test_the_wire_name_of_a_fact_is_its_class_name(name: str, wire: str) -> None:
+    """A fact's type is its noun, a dot and what happened."""
+    assert wire_type(name) == wire
+
+
+def test_what_is_not_a_fact_has_no_dot() -> None:
+    """Commands, intents, answers and timers stay in the house: one word."""
+    assert [m.type for m in (FillShelf, BakeCake, CakeBaked, BeginTasting)] == [
+        "fill_shelf", "bake_cake", "cake_baked", "begin_tasting",
+    ]  # fmt: skip
+
+
+def test_a_fact_knows_its_topic_through_slots_and_dataclass() -> None:
+    """A fact heard names its producer's topic, a shared one its own, and one of ours none, slots or not."""
+    assert (BreadOrdered.source, BreadOrdered.topic) == ("order", "order.events")
+    assert SoupServed.topic == "ops.events"
+    assert (LoavesHeld.source, LoavesHeld.topic) == ("", "")
+
+
+def test_a_stamp_reaches_neither_fields_nor_equality_nor_hash() -> None:
+    """``at`` and ``attempts`` are beside the message: they never reach Avro, equality or hash."""
+    early, late = stamp(CakeBaked("o-1"), NOON, 3), CakeBaked("o-1")
+
+    assert (early.at, early.attempts) == (NOON, 3)
+    assert (late.at, late.attempts) == (words.UNDATED, 1)
+    assert early == late
+    assert hash(early) == hash(late)
+    assert [f.name for f in fields(CakeBaked)] == ["order_id", "raw", "odd"]
+
+
+def test_the_key_is_the_first_field_as_text() -> None:
+    """The key of a message is its first field, whatever its type."""
+
+    @dataclass(frozen=True, slots=True)
+    class NumberSeen(Fact):
+        number: int
+
+    assert key_of(NumberSeen(7)) == "7"
+    assert key_of(BreadOrdered("o-1")) == "o-1"
+
+
+def test_a_message_without_fields_has_no_key() -> None:
+    """A class that is no dataclass, or has no field, is refused by name."""
+
+    class Nothing(Fact):
+        pass
+
+    @dataclass(frozen=True, slots=True)
+    class Empty(Message):
+        pass
+
+    for cls in (Nothing, Empty):
+        with pytest.raises(TypeError, match=cls.__name__):
+            words.first_field(cls)
