@@ -1,0 +1,210 @@
+"""How a service makes its HTTP face: routes declare scope, answers and problems, and refuse what they do not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, TypedDict, TypeVar, Unpack
+
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.routing import Match
+from starlette.types import ASGIApp
+
+from chassis import openapi, strict_json
+from chassis.edge import CALL, Call, Edge, respond
+from chassis.openapi import Answer
+from chassis.problems import Problem, refuse
+from chassis.tracing import Spans
+
+BODY_MAX = 65_536
+BODY_SECONDS = 10.0
+ERRORS_MAX = 50
+SCOPES = frozenset(
+    f"{noun}:{verb}"
+    for noun, verbs in {
+        "orders": "read write cancel",
+        "stock": "read write",
+        "payments": "read",
+        "notices": "read",
+        "contacts": "read write",
+    }.items()
+    for verb in verbs.split()
+)
+F = TypeVar("F", bound=Callable[..., object])
+
+
+class Declared(TypedDict):
+    """What a route declares beside its path."""
+
+    scope: str
+    answers: Sequence[Answer]
+    problems: Sequence[str]
+
+
+class Routes:
+    """The routes of one service; a scope that does not exist is refused at import."""
+
+    def __init__(self) -> None:
+        self.router = APIRouter(route_class=StrictRoute, redirect_slashes=False)
+
+    def on(self, method: str, path: str, **declared: Unpack[Declared]) -> Callable[[F], F]:
+        """Register an endpoint; its first answer is the usual one, its docstring is its description."""
+        if declared["scope"] not in SCOPES:
+            message = f"{method} {path}: {declared['scope']} is no scope"
+            raise TypeError(message)
+
+        def register(endpoint: F) -> F:
+            self.router.add_api_route(
+                path,
+                endpoint,
+                methods=[method],
+                status_code=declared["answers"][0].status,
+                response_model=None,
+                responses={answer.status: openapi.documented(answer) for answer in declared["answers"]},
+                openapi_extra={openapi.SCOPE: declared["scope"], openapi.PROBLEMS: list(declared["problems"])},
+            )
+            return endpoint
+
+        return register
+
+
+class StrictRoute(APIRoute):
+    """A route that reads its body strictly and refuses query parameters it does not declare."""
+
+    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]  # FastAPI says Coroutine; awaiting is all it does
+        """Return the handler behind the checks."""
+        handler = super().get_route_handler()
+        known = frozenset(parameter.alias for parameter in self.dependant.query_params)
+
+        async def strict(request: Request) -> Response:
+            _refuse_unknown(request, known)
+            if self.body_field is not None:
+                request = _Read(request.scope, request.receive)
+                await request.json()
+            return await handler(request)
+
+        return strict
+
+
+class _Read(Request):
+    """A request whose body is read once, bounded in size and time, and parsed strictly."""
+
+    async def json(self) -> Any:  # noqa: ANN401 - any JSON value
+        """Return the body's value; refuses another media type, too much, too slow, and malformed JSON."""
+        if not hasattr(self, "_json"):
+            _refuse_media_type(self.headers.get("content-type", ""))
+            try:
+                self._json = strict_json.loads(await self.body())
+            except strict_json.Malformed as error:
+                refuse("malformed-json", error.reason, position=error.position)
+        return self._json
+
+    async def body(self) -> bytes:
+        """Return the body's bytes."""
+        if not hasattr(self, "_body"):
+            declared = self.headers.get("content-length", "0")
+            if len(declared) > len(str(BODY_MAX)) or int(declared) > BODY_MAX:  # the server has read it as a number
+                refuse("body-too-large", limit=BODY_MAX, headers={"Connection": "close"})
+            try:
+                async with asyncio.timeout(BODY_SECONDS):
+                    self._body = await self._bounded()
+            except TimeoutError:
+                refuse("request-timeout", headers={"Connection": "close"})
+        return self._body
+
+    async def _bounded(self) -> bytes:
+        chunks, size = [], 0
+        async for chunk in self.stream():
+            size += len(chunk)
+            if size > BODY_MAX:
+                refuse("body-too-large", limit=BODY_MAX, headers={"Connection": "close"})
+            chunks.append(chunk)
+        return b"".join(chunks)
+
+
+def call_of(request: Request) -> Call:
+    """Return the call this request is."""
+    call: Call = request.scope[CALL]
+    return call
+
+
+def make_app(title: str, routes: Routes, desk: AbstractAsyncContextManager[object], spans: Spans, base: str) -> ASGIApp:
+    """Return the API of a service: its routes, /openapi.json, /docs, /problems.
+
+    ``desk`` is what endpoints work with: open while the app serves, found at ``request.app.state.desk``. Raises
+    TypeError for a route without a scope.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with desk:
+            yield
+
+    app = FastAPI(
+        title=title, version=openapi.version(), lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None,
+        redirect_slashes=False,
+    )  # fmt: skip
+    app.state.desk = desk
+    app.include_router(routes.router)
+    openapi.describe(app, routes.router, base)
+    for error, handler in ((HTTPException, _refused), (RequestValidationError, _invalid), (Exception, _failed)):
+        app.add_exception_handler(error, handler)
+    return Edge(app, spans, base)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    if isinstance(error, Problem):
+        return respond(request.scope, error)
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    if status == 405:  # noqa: PLR2004 - the routers raise it bare
+        allow = _allowed(request)
+        return respond(request.scope, Problem("method-not-allowed", allow=allow, headers={"Allow": ", ".join(allow)}))
+    return respond(request.scope, Problem("not-found" if status == 404 else "internal"))  # noqa: PLR2004 - as above
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    errors = error.errors() if isinstance(error, RequestValidationError) else []
+    if any(e["loc"][:2] == ("header", "Idempotency-Key") for e in errors):
+        return respond(request.scope, Problem("idempotency-key-missing"))
+    told = [{"pointer": _pointer(e["loc"]), "code": e["type"], "message": e["msg"]} for e in errors[:ERRORS_MAX]]
+    return respond(request.scope, Problem("validation-failed", errors=told))
+
+
+async def _failed(request: Request, _: Exception) -> Response:
+    return respond(request.scope, Problem("internal"))
+
+
+def _pointer(place: Sequence[str | int]) -> str:
+    """Return a JSON pointer into the body, or ``query:name``, ``path:name``, ``header:name``."""
+    source, *rest = place
+    if source == "body":
+        return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in rest)
+    return ":".join(str(part) for part in (source, *rest[:1]))
+
+
+def _allowed(request: Request) -> list[str]:
+    """Return every method that some route answers at this path."""
+    found: set[str] = set()
+    for method in ("GET", "POST", "PUT", "DELETE"):
+        scope = {**request.scope, "method": method}
+        if any(route.matches(scope)[0] is Match.FULL for route in request.app.router.routes):
+            found.add(method)
+    return sorted(found | ({"HEAD"} if "GET" in found else set()))
+
+
+def _refuse_unknown(request: Request, known: frozenset[str]) -> None:
+    if unknown := [name for name in request.query_params if name not in known]:
+        text = "This route takes no such parameter"
+        errors = [{"pointer": f"query:{name[:64]}", "code": "extra_forbidden", "message": text} for name in unknown]
+        refuse("validation-failed", errors=errors[:ERRORS_MAX])
+
+
+def _refuse_media_type(header: str) -> None:
+    kind, _, parameters = header.lower().partition(";")
+    charset = parameters.replace(" ", "").replace('"', "")
+    if kind.strip() != "application/json" or charset not in ("", "charset=utf-8"):
+        refuse("unsupported-media-type", accepted=["application/json"], headers={"Accept": "application/json"})

@@ -1,0 +1,90 @@
+"""An app behind the real server, in a thread, and a plain client for it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.types import ASGIApp
+
+from chassis.serving import serve
+from chassis.settings import Bind
+
+
+@dataclass(frozen=True, slots=True)
+class Got:
+    """An answer: status, headers by lower-case name, bytes."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    def json(self) -> Any:  # noqa: ANN401 - any JSON value
+        """Return the body's value."""
+        return json.loads(self.body)
+
+
+class Client:
+    """Asks one server; each request has a connection of its own."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+    def ask(
+        self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None, seconds: float = 15
+    ) -> Got:
+        """Send one request; a body that is no bytes is sent as JSON."""
+        data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        sent = {"Content-Type": "application/json"} if data is not None else {}
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=seconds)
+        try:
+            connection.request(method, path, data, {**sent, **(headers or {})})
+            answer = connection.getresponse()
+            found = answer.read()
+            return Got(answer.status, {name.lower(): value for name, value in answer.getheaders()}, found)
+        finally:
+            connection.close()
+
+    def raw(self, data: bytes, seconds: float = 15) -> bytes:
+        """Send bytes as they are and return all that comes back until the server closes or falls silent."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=seconds) as connection:
+            connection.sendall(data)
+            connection.shutdown(socket.SHUT_WR)
+            return b"".join(iter(lambda: connection.recv(65_536), b""))
+
+
+def free_port() -> int:
+    """Return a port nobody holds now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def served(app: ASGIApp) -> Iterator[Client]:
+    """Serve the app while the block runs; ends within the drain's time."""
+    stop, port = threading.Event(), free_port()
+    thread = threading.Thread(target=serve, args=(app, Bind(f"127.0.0.1:{port}"), stop), daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 10
+    while not _listens(port):
+        assert thread.is_alive(), "the server ended"
+        assert time.monotonic() < deadline, "the server did not start within 10 s"
+        time.sleep(0.01)
+    try:
+        yield Client(port)
+    finally:
+        stop.set()
+        thread.join(25)
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
