@@ -107,6 +107,34 @@ def test_the_same_order_twice_in_a_batch(payment: Money, order: str) -> None:
     assert payment.intents(order) == [RefundCard(order, 2500)]
 
 
+def test_a_cancellation_is_remembered_until_the_answer(payment: Money, order: str) -> None:
+    """A cancellation stored while the outcome is unknown counts when the answer comes: charged, then refunded."""
+    payment.given(placed(order), StockReserved(order))
+    payment.given(ChargeUnknown(order, 3))
+    payment.given(OrderCancellationRequested(order, "CUSTOMER"))
+
+    payment.given(CardCharged(order, "ch-1"))
+
+    assert said(payment, order) == ["payment.outcome_unknown", "payment.charged"]
+    assert payment.intents(order) == [RefundCard(order, 2500)]
+
+
+def test_every_column_that_changes_is_stored(payment: Money, order: str) -> None:
+    """A row that grew over three batches is read back whole: permission, price, start, wish and code."""
+    payment.given(StockReserved(order))
+    (answer,) = payment.inputs([placed(order)])
+    payment.takes([answer])
+    payment.given(OrderCancellationRequested(order, "CUSTOMER"))
+    payment.given(CardDeclined(order, "expired_card"))
+
+    with reading(payment) as db:
+        account = store.payment_of(db, order)
+
+    price, began_at = Price(2500, "EUR", "tok_ok", LATER), int(answer.at.timestamp() * 1000)
+    assert account is not None
+    assert account.payment == Payment(OrderId(order), State.DECLINED, True, True, began_at, "expired_card", price)  # noqa: FBT003 - the row as it is
+
+
 def test_a_whole_life_leaves_two_entries(payment: Money, order: str) -> None:
     """Charged and refunded: the API shows the payment, both entries under their keys, and nothing pending."""
     payment.given(placed(order), StockReserved(order))
