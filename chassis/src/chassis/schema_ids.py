@@ -128,17 +128,17 @@ class SchemaIds:
         A registry that is down verifies nothing.
         """
         known, now = self._known.get(number), time.monotonic()
-        if known is None or now < self._verified.get(number, now) + LOOK_AGAIN_S * (number in self._verified):
+        looked = self._verified.get(number)
+        if known is None or (looked is not None and now < looked + LOOK_AGAIN_S):
             return
         try:
             text = self._registry.text_of(number)
         except RegistryUnavailable:
             return
-        self._verified[number] = now
         if text is None or _fingerprint(text) != known.fingerprint:
-            self._verified.pop(number)
             message = f"id {number} was {known.name}, is another schema: the registry was rebuilt"
             raise RegistryChanged(message)
+        self._verified[number] = now
 
     def _remember(self, number: int, schema: Schema) -> None:
         known = self._known.setdefault(number, schema)
