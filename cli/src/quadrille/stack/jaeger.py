@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import subprocess
 import tempfile
@@ -75,9 +74,8 @@ def _build(go: str, program: Path) -> None:
         scratch = Path(name)
         for file in ("go.mod", "go.sum"):
             shutil.copy(places.template(f"jaeger/{file}"), scratch / file)
-        command = ["nice", go, "build", "-o", str(scratch / "jaeger"), MODULE]
-        env = {**os.environ, "GOFLAGS": "-mod=mod -modcacherw", "CGO_ENABLED": "0"}
-        done = subprocess.run(command, cwd=scratch, env=env, capture_output=True, text=True, check=False)  # noqa: S603
+        command = ["nice", go, "build", "-trimpath", "-o", str(scratch / "jaeger"), MODULE]
+        done = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=False)  # noqa: S603
         if done.returncode:
             said = tuple(done.stderr.splitlines()[-20:])
             raise CannotRun(what="Jaeger could not be built", fix="see above; or leave --jaeger away", tail=said)
