@@ -1,0 +1,48 @@
+"""Order's handlers over rows in memory."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from chassis.testing import START, InMemory
+from order.domain import Orders
+from order.events import Line, PlaceOrder
+from order.handlers import on
+
+
+@pytest.fixture
+def place() -> PlaceOrder:
+    """The wish to place o-1."""
+    return PlaceOrder(
+        order_id="o-1",
+        caller="local",
+        idempotency_key="basket-1-try-1",
+        fingerprint="f-1",
+        customer_id="cust_demo",
+        reference="basket-1",
+        payment_token="tok_ok",  # noqa: S106 - a test value of the sandbox
+        currency="EUR",
+        amount_minor=2800,
+        lines=(Line("SKU-TEA", 2, 1250), Line("SKU-CUP", 1, 300)),
+        placed_at=START,
+        deadline_at=START + timedelta(minutes=5),
+        trace_id="04a75036e9d520bb983c5ed03b8d0182",
+        answer='{"order_id": "o-1"}',
+    )
+
+
+@pytest.fixture
+def empty() -> InMemory[Orders]:
+    """Order before anything was placed; cust_blocked is blocked."""
+    order = InMemory(on)
+    order.work.blocked.put("cust_blocked", "cust_blocked")
+    return order
+
+
+@pytest.fixture
+def order(empty: InMemory[Orders], place: PlaceOrder) -> InMemory[Orders]:
+    """Order with o-1 placed."""
+    empty.given(place)
+    return empty

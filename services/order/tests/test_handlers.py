@@ -1,0 +1,473 @@
+"""Every row of the order's machine (saga.md, section 3): given, when it hears, then it says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from chassis.testing import START, InMemory
+from chassis.words import Fact, Message, NotYet
+from order.domain import PHASES, Detail, Order, Orders, Status
+from order.events import (
+    CancelAnswered,
+    CancelOrder,
+    OrderCancellationRequested,
+    OrderCancelled,
+    OrderCompensationFailed,
+    OrderCompensationResolved,
+    OrderConfirmed,
+    OrderDeadline,
+    OrderPlaced,
+    PaymentCharged,
+    PaymentDeclined,
+    PaymentOutcomeUnknown,
+    PaymentRefunded,
+    PaymentRefundFailed,
+    PaymentResolved,
+    PaymentSkipped,
+    PlaceOrder,
+    Shortage,
+    StockCommitted,
+    StockRejected,
+    StockReleased,
+    StockReleaseFailed,
+    StockReserved,
+    StockResolved,
+)
+
+Desk = InMemory[Orders]
+EXPIRED = OrderDeadline("o-1", START + timedelta(minutes=5))
+CANCEL = CancelOrder("o-1", "local", "local")
+OPERATE = CancelOrder("o-1", None, "ada")
+SHORT = (Shortage("SKU-TEA", 2, 1),)
+RESERVED = StockReserved("o-1")
+REJECTED = StockRejected("o-1", SHORT)
+COMMITTED = StockCommitted("o-1")
+RELEASED = StockReleased("o-1")
+RELEASE_FAILED = StockReleaseFailed("o-1", "BUSINESS", 1, "sealed: SKU-TEA")
+STOCK_RESOLVED = StockResolved("o-1", "WRITTEN_OFF")
+CHARGED = PaymentCharged("o-1")
+DECLINED = PaymentDeclined("o-1", "insufficient_funds")
+UNKNOWN = PaymentOutcomeUnknown("o-1")
+SKIPPED = PaymentSkipped("o-1")
+REFUNDED = PaymentRefunded("o-1", "VOID", 2800)
+REFUND_FAILED = PaymentRefundFailed("o-1", "BUSINESS", "card_closed", 1)
+PAYMENT_RESOLVED = PaymentResolved("o-1", "EXTERNAL")
+# Each participant's facts in rank; those of one rank in one tuple.
+INVENTORY = ((RESERVED,), (COMMITTED,), (RELEASE_FAILED,), (REJECTED, RELEASED, STOCK_RESOLVED))
+PAYMENT = ((UNKNOWN,), (CHARGED,), (REFUND_FAILED,), (DECLINED, SKIPPED, REFUNDED, PAYMENT_RESOLVED))
+FACTS = [fact for ranked in (*INVENTORY, *PAYMENT) for fact in ranked]
+NOT_NEWER = [
+    (earlier, later)
+    for ranked in (INVENTORY, PAYMENT)
+    for n, ones in enumerate(ranked)
+    for earlier in ones
+    for laters in ranked[: n + 1]
+    for later in laters
+]
+UNDECIDED = [(), (RESERVED,)]
+
+
+def row(order: Desk) -> Order:
+    return order.work.known("o-1")
+
+
+def passed(order: Desk) -> list[str]:
+    return [entry.status.value for entry in row(order).history]
+
+
+def asked(reason: str, status_then: str, by: str = "order") -> OrderCancellationRequested:
+    return OrderCancellationRequested("o-1", reason, by, status_then)
+
+
+def ended(reason: str, inventory: str, payment: str) -> OrderCancelled:
+    return OrderCancelled("o-1", "cust_demo", reason, (("inventory", inventory), ("payment", payment)))
+
+
+def frozen(participant: str, error: str) -> OrderCompensationFailed:
+    return OrderCompensationFailed("o-1", participant, "BUSINESS", 1, error)
+
+
+def test_a_placed_order_is_pending(empty: Desk, place: PlaceOrder) -> None:
+    """The order is said to the world, its deadline to itself, and the rendered answer to the asker."""
+    empty.hears(place)
+
+    fact, timer, answered = empty.said()
+    assert fact == OrderPlaced("o-1", "cust_demo", place.lines, 2800, "EUR", "tok_ok", place.deadline_at)
+    assert timer == OrderDeadline("o-1", place.deadline_at)
+    assert (answered.outcome, answered.answer) == ("PLACED", place.answer)  # type: ignore[union-attr]  # a PlaceAnswered
+    assert (row(empty).status, row(empty).version, passed(empty)) == (Status.PENDING, 1, ["PENDING"])
+    assert row(empty).history[0].because == "order.placed"
+
+
+@pytest.mark.parametrize(("earlier", "later"), NOT_NEWER)
+def test_a_fact_that_is_not_newer_changes_nothing(order: Desk, earlier: Fact, later: Fact) -> None:
+    """A fact of a rank that is folded already is a no-op, in whatever state the order is (law L11)."""
+    order.given(earlier)
+    before = row(order)
+
+    order.hears(later, times=2)
+
+    assert order.said() == []
+    assert row(order) == before
+
+
+def test_held_stock(order: Desk) -> None:
+    """stock.reserved takes a pending order to INVENTORY_RESERVED and says nothing."""
+    order.hears(RESERVED)
+
+    assert order.said() == []
+    assert passed(order) == ["PENDING", "INVENTORY_RESERVED"]
+    assert row(order).history[1].because == "stock.reserved"
+
+
+def test_out_of_stock(order: Desk) -> None:
+    """stock.rejected undoes a pending order and keeps what was short."""
+    order.hears(REJECTED)
+
+    assert order.said() == [asked("OUT_OF_STOCK", "PENDING")]
+    assert passed(order) == ["PENDING", "INVENTORY_FAILED"]
+    assert (row(order).reason, row(order).detail.shortages) == ("OUT_OF_STOCK", SHORT)
+
+
+@pytest.mark.parametrize("before", UNDECIDED)
+def test_charged(order: Desk, before: tuple[Fact, ...]) -> None:
+    """payment.charged confirms an undecided order, stock.reserved read or not (law L8), until its cut-off."""
+    order.given(*before)
+
+    order.hears(CHARGED)
+
+    assert order.said() == [OrderConfirmed("o-1", "cust_demo", 2800, "EUR")]
+    assert passed(order)[-2:] == ["PAYMENT_CHARGED", "CONFIRMED"]
+    assert row(order).cancellable_until == CHARGED.at + timedelta(minutes=30)
+
+
+@pytest.mark.parametrize("before", UNDECIDED)
+def test_charged_but_rejected(empty: Desk, place: PlaceOrder, before: tuple[Fact, ...]) -> None:
+    """payment.charged of a blocked customer is not confirmed but undone."""
+    empty.given(replace(place, customer_id="cust_blocked"), *before)
+
+    empty.hears(CHARGED)
+
+    assert empty.said() == [asked("CONFIRMATION_REJECTED", "PAYMENT_CHARGED")]
+    assert passed(empty)[-2:] == ["PAYMENT_CHARGED", "CANCELLING"]
+
+
+@pytest.mark.parametrize("before", UNDECIDED)
+def test_declined(order: Desk, before: tuple[Fact, ...]) -> None:
+    """payment.declined undoes an undecided order and keeps the code."""
+    order.given(*before)
+    status = row(order).status
+
+    order.hears(DECLINED)
+
+    assert order.said() == [asked("PAYMENT_DECLINED", status)]
+    assert (passed(order)[-1], row(order).detail.code) == ("PAYMENT_FAILED", "insufficient_funds")
+
+
+@pytest.mark.parametrize("before", UNDECIDED)
+@pytest.mark.parametrize(
+    ("cause", "reason", "by"),
+    [(CANCEL, "CUSTOMER", "local"), (OPERATE, "OPERATOR", "ada"), (EXPIRED, "DEADLINE", "order")],
+)
+def test_an_undecided_order_is_cancelled(
+    order: Desk, before: tuple[Fact, ...], cause: Message, reason: str, by: str
+) -> None:
+    """The customer, an operator and the deadline undo an undecided order, each by the same fact (law L2)."""
+    order.given(*before)
+    status = row(order).status
+
+    order.hears(cause)
+
+    facts = [said for said in order.said() if isinstance(said, Fact)]
+    assert facts == [asked(reason, status, by)]
+    assert (row(order).status, row(order).reason) == (Status.CANCELLING, reason)
+    assert row(order).history[-1].because == "order.cancellation_requested"
+
+
+@pytest.mark.parametrize(("cause", "reason", "by"), [(CANCEL, "CUSTOMER", "local"), (OPERATE, "OPERATOR", "ada")])
+def test_a_confirmed_order_before_its_cut_off(order: Desk, cause: CancelOrder, reason: str, by: str) -> None:
+    """A confirmed order can be cancelled until its cut-off, by customer and operator."""
+    order.given(CHARGED)
+
+    order.hears(cause)
+
+    assert order.said() == [CancelAnswered("o-1", "ACCEPTED"), asked(reason, "CONFIRMED", by)]
+    assert (row(order).status, row(order).cancellable_until) == (Status.CANCELLING, None)
+
+
+@pytest.mark.parametrize("cause", [CANCEL, OPERATE])
+def test_a_confirmed_order_after_its_cut_off(order: Desk, cause: CancelOrder) -> None:
+    """A cancellation after the cut-off is refused, an operator's too."""
+    order.given(CHARGED)
+    until = row(order).cancellable_until
+    assert until is not None
+    order.now = until - timedelta(seconds=1)  # the next message comes at that very instant
+    before = row(order)
+
+    order.hears(cause)
+
+    assert order.said() == [CancelAnswered("o-1", "TOO_LATE")]
+    assert row(order) == before
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        (CHARGED,),
+        (REJECTED,),
+        (DECLINED,),
+        (CANCEL,),
+        (DECLINED, RELEASED),
+        (CANCEL, RELEASE_FAILED),
+    ],
+)
+def test_the_deadline_of_a_decided_order(order: Desk, before: tuple[Message, ...]) -> None:
+    """The deadline of an order that is decided, whichever way, is a no-op."""
+    order.given(*before)
+    then = row(order)
+
+    order.hears(EXPIRED, times=2)
+
+    assert order.said() == []
+    assert row(order) == then
+
+
+def test_declined_and_released(order: Desk) -> None:
+    """After a decline stock.released takes the order through INVENTORY_RELEASED to its end."""
+    order.given(RESERVED, DECLINED)
+
+    order.hears(RELEASED)
+
+    assert order.said() == [ended("PAYMENT_DECLINED", "RELEASED", "DECLINED")]
+    assert passed(order)[-3:] == ["PAYMENT_FAILED", "INVENTORY_RELEASED", "CANCELLED"]
+
+
+def test_released_before_declined(order: Desk) -> None:
+    """stock.released that overtook payment.declined is folded, and the decline then ends the order at once."""
+    order.hears(RELEASED)
+    assert (order.said(), passed(order)) == ([], ["PENDING"])
+
+    order.hears(DECLINED)
+
+    assert order.said() == [
+        asked("PAYMENT_DECLINED", "PENDING"),
+        ended("PAYMENT_DECLINED", "RELEASED", "DECLINED"),
+    ]
+    assert passed(order) == ["PENDING", "PAYMENT_FAILED", "INVENTORY_RELEASED", "CANCELLED"]
+
+
+@pytest.mark.parametrize("stock", [REJECTED, RELEASED, STOCK_RESOLVED])
+@pytest.mark.parametrize("money", [DECLINED, SKIPPED, REFUNDED, PAYMENT_RESOLVED])
+@pytest.mark.parametrize("stock_first", [True, False])
+def test_an_order_ends_when_everyone_has_settled(order: Desk, stock: Fact, money: Fact, stock_first: bool) -> None:  # noqa: FBT001 - a parameter of the case
+    """The first acknowledgement leaves a cancelling order as it is, the second ends it, in any order (law L3)."""
+    order.given(CANCEL)
+    first, second = (stock, money) if stock_first else (money, stock)
+
+    order.hears(first)
+    assert (order.said(), row(order).status) == ([], Status.CANCELLING)
+    order.hears(second)
+
+    states = row(order).states
+    assert order.said() == [ended("CUSTOMER", states.inventory, states.payment)]
+    assert row(order).status is Status.CANCELLED
+
+
+def test_out_of_stock_ends_without_a_charge(order: Desk) -> None:
+    """After stock.rejected the order ends by payment.skipped alone."""
+    order.given(REJECTED)
+
+    order.hears(SKIPPED)
+
+    assert order.said() == [ended("OUT_OF_STOCK", "REJECTED", "SKIPPED")]
+    assert passed(order) == ["PENDING", "INVENTORY_FAILED", "CANCELLED"]
+
+
+def test_a_refund_is_kept_for_the_client(order: Desk) -> None:
+    """What went back, and how, stays in the order's detail."""
+    order.given(CHARGED, CANCEL, REFUNDED, RELEASED)
+
+    assert row(order).detail == Detail(refund=REFUNDED)
+
+
+@pytest.mark.parametrize(
+    ("before", "failure", "said"),
+    [
+        ((CANCEL,), RELEASE_FAILED, frozen("inventory", "sealed: SKU-TEA")),
+        ((DECLINED,), RELEASE_FAILED, frozen("inventory", "sealed: SKU-TEA")),
+        ((CANCEL,), REFUND_FAILED, frozen("payment", "card_closed")),
+        ((REJECTED,), REFUND_FAILED, frozen("payment", "card_closed")),
+    ],
+)
+def test_a_failed_undo_freezes(
+    order: Desk, before: tuple[Message, ...], failure: Fact, said: OrderCompensationFailed
+) -> None:
+    """A failed undo freezes a cancelling order, is said once, and commands are refused from then on."""
+    order.given(*before)
+
+    order.hears(failure, times=2)
+    assert order.said() == [said]
+    assert (row(order).status, row(order).detail.failed) == (Status.COMPENSATION_FAILED, (said,))
+
+    order.hears(CANCEL)
+    assert order.said() == [CancelAnswered("o-1", "FROZEN")]
+
+
+def test_both_undos_fail(order: Desk) -> None:
+    """The other participant's failure is said too, and the order stays frozen."""
+    order.given(CHARGED, CANCEL, RELEASE_FAILED)
+    before = passed(order)
+
+    order.hears(REFUND_FAILED)
+
+    assert order.said() == [frozen("payment", "card_closed")]
+    assert passed(order) == before
+    assert [failure.participant for failure in row(order).detail.failed] == ["inventory", "payment"]
+
+
+@pytest.mark.parametrize(
+    ("failure", "undone", "participant", "how"),
+    [
+        (RELEASE_FAILED, RELEASED, "inventory", "RETRIED"),
+        (RELEASE_FAILED, STOCK_RESOLVED, "inventory", "WRITTEN_OFF"),
+        (REFUND_FAILED, REFUNDED, "payment", "RETRIED"),
+        (REFUND_FAILED, PAYMENT_RESOLVED, "payment", "EXTERNAL"),
+    ],
+)
+def test_a_failed_undo_is_resolved(order: Desk, failure: Fact, undone: Fact, participant: str, how: str) -> None:
+    """What ends an announced failure says how, and ends the order once everyone has settled."""
+    other = REFUNDED if participant == "inventory" else RELEASED
+    order.given(CHARGED, CANCEL, failure)
+
+    order.hears(undone)
+    assert order.said() == [OrderCompensationResolved("o-1", participant, how)]
+    assert (row(order).status, row(order).detail.failed) == (Status.COMPENSATION_FAILED, ())
+    order.hears(other)
+
+    states = row(order).states
+    assert order.said() == [ended("CUSTOMER", states.inventory, states.payment)]
+    assert row(order).status is Status.CANCELLED
+
+
+def test_the_last_failure_resolved_ends_the_order(order: Desk) -> None:
+    """A resolve that was the last thing owed says both: resolved, and cancelled."""
+    order.given(CHARGED, CANCEL, RELEASED, REFUND_FAILED)
+
+    order.hears(PAYMENT_RESOLVED)
+
+    assert order.said() == [
+        OrderCompensationResolved("o-1", "payment", "EXTERNAL"),
+        ended("CUSTOMER", "RELEASED", "RESOLVED"),
+    ]
+    assert row(order).detail == Detail(resolved="EXTERNAL")
+
+
+@pytest.mark.parametrize(
+    ("before", "fact"),
+    [
+        ((), UNKNOWN),
+        ((CANCEL,), UNKNOWN),
+        ((CANCEL,), RESERVED),
+        ((CANCEL,), CHARGED),
+        ((DECLINED,), RESERVED),
+        ((CHARGED,), RESERVED),
+        ((CHARGED,), COMMITTED),
+        ((CHARGED, CANCEL), COMMITTED),
+        ((RESERVED,), REJECTED),
+        ((), RELEASED),
+        ((CANCEL, REFUND_FAILED), RESERVED),
+    ],
+)
+def test_any_other_newer_fact_is_folded(order: Desk, before: tuple[Message, ...], fact: Fact) -> None:
+    """A fact that decides nothing is folded into the order, which stays where it is and says nothing (law L5)."""
+    order.given(*before)
+    then = row(order)
+
+    order.hears(fact)
+
+    assert order.said() == []
+    assert (row(order).status, row(order).history, row(order).attention) == (then.status, then.history, None)
+    assert row(order).states != then.states
+    assert row(order).version == then.version + 1
+
+
+@pytest.mark.parametrize("fact", [RELEASED, REJECTED, STOCK_RESOLVED, RELEASE_FAILED, DECLINED, SKIPPED, REFUNDED])
+def test_a_confirmed_order_contradicted(order: Desk, fact: Fact) -> None:
+    """A fact that contradicts a confirmation changes no status: it marks the order for a person."""
+    order.given(RESERVED, CHARGED)
+
+    order.hears(fact)
+
+    assert order.said() == []
+    assert (row(order).status, row(order).attention) == (Status.CONFIRMED, "CONFLICT")
+
+
+def test_an_undo_nobody_asked_for_fails(order: Desk) -> None:
+    """A failed undo of an order that goes on marks it for a person; nothing else happens."""
+    order.hears(RELEASE_FAILED)
+
+    assert order.said() == []
+    assert (row(order).status, row(order).attention) == (Status.PENDING, "CONFLICT")
+
+
+@pytest.mark.parametrize("decision", [CANCEL, EXPIRED])
+def test_a_decision_after_everyone_has_settled(order: Desk, decision: Message) -> None:
+    """An order whose participants have settled already ends with the decision: no order waits for ever."""
+    order.given(RELEASED, SKIPPED)
+
+    order.hears(decision)
+
+    assert [said.type for said in order.said() if isinstance(said, Fact)] == [
+        "order.cancellation_requested",
+        "order.cancelled",
+    ]
+
+
+@pytest.mark.parametrize("fact", FACTS)
+def test_a_fact_of_an_unknown_order(empty: Desk, fact: Fact) -> None:
+    """A fact of an order that was never placed here asks to be heard later."""
+    with pytest.raises(NotYet):
+        empty.hears(fact)
+
+
+@pytest.mark.parametrize(
+    ("before", "wish", "outcome"),
+    [
+        ((CANCEL,), CANCEL, "ALREADY"),
+        ((DECLINED,), CANCEL, "ALREADY"),
+        ((DECLINED, RELEASED), CANCEL, "ALREADY"),
+        ((CANCEL,), replace(CANCEL, version=1), "ALREADY"),
+        ((), replace(CANCEL, version=1), "ACCEPTED"),
+        ((RESERVED,), replace(CANCEL, version=1), "CHANGED"),
+        ((), replace(CANCEL, caller="somebody"), "UNKNOWN"),
+        ((), replace(CANCEL, order_id="o-2"), "UNKNOWN"),
+    ],
+)
+def test_a_wish_to_cancel_is_answered(
+    order: Desk, before: tuple[Message, ...], wish: CancelOrder, outcome: str
+) -> None:
+    """The asker is told what became of the wish; only an accepted one changes the order."""
+    order.given(*before)
+    then = row(order)
+
+    order.hears(wish)
+
+    answered = [said for said in order.said() if isinstance(said, CancelAnswered)]
+    assert answered == [CancelAnswered(wish.order_id, outcome)]  # type: ignore[arg-type]  # one of the outcomes
+    assert (row(order) == then) is (outcome != "ACCEPTED")
+
+
+def test_every_status_has_a_phase() -> None:
+    """The phases are those of the order table, and no status is without one."""
+    assert {status: phase for status, phase in PHASES.items() if phase != "COMPENSATING"} == {
+        Status.PENDING: "PENDING",
+        Status.INVENTORY_RESERVED: "PENDING",
+        Status.PAYMENT_CHARGED: "PENDING",
+        Status.CONFIRMED: "SUCCEEDED",
+        Status.CANCELLED: "COMPENSATED",
+        Status.COMPENSATION_FAILED: "COMPENSATION_FAILED",
+    }
+    assert set(PHASES) == set(Status)
