@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
 from chassis.testing import START, InMemory
@@ -32,8 +34,7 @@ from payment.events import (
 )
 from payment.handlers import on
 
-MS = int(START.timestamp() * 1000)
-PLACED = OrderPlaced("o-1", 2500, "EUR", "tok_ok", MS + 300_000)
+PLACED = OrderPlaced("o-1", 2500, "EUR", "tok_ok", START + timedelta(minutes=5))
 RESERVED = StockReserved("o-1")
 CANCEL = OrderCancellationRequested("o-1", "CUSTOMER")
 CHARGE = ChargeCard("o-1", 2500, "EUR", "tok_ok")
@@ -102,7 +103,7 @@ def test_an_unknown_outcome_is_asked_for(payment: InMemory[Payments]) -> None:
 
     payment.hears(UNKNOWN)
 
-    assert payment.said() == [PaymentOutcomeUnknown("o-1", 3, MS + 2000), InquireCharge("o-1")]
+    assert payment.said() == [PaymentOutcomeUnknown("o-1", 3, START + timedelta(seconds=2)), InquireCharge("o-1")]
     assert state(payment) is State.UNKNOWN
 
 

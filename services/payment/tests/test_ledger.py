@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chassis.testing import InMemory
+from chassis.testing import START, InMemory
 from chassis.words import Message
 from payment.domain import OrderId, Payments, State
 from payment.events import (
@@ -32,7 +32,7 @@ KEPT = (State.CHARGED, State.REFUNDING, State.REFUND_FAILED)
 stories = st.lists(
     st.sampled_from(
         [
-            OrderPlaced("o-1", AMOUNT, "EUR", "tok_ok", 0),
+            OrderPlaced("o-1", AMOUNT, "EUR", "tok_ok", START),
             StockReserved("o-1"),
             OrderCancellationRequested("o-1", "CUSTOMER"),
             CardCharged("o-1", "ch-1"),

@@ -26,7 +26,7 @@ from payment.events import (
 from payment.handlers import when_charge, when_refund
 
 DEADLINE = START + timedelta(minutes=5)
-PLACED = OrderPlaced("o-1", 2500, "EUR", "tok_ok", int(DEADLINE.timestamp() * 1000))
+PLACED = OrderPlaced("o-1", 2500, "EUR", "tok_ok", DEADLINE)
 BEGUN: list[Message] = [PLACED, StockReserved("o-1")]
 CANCEL = OrderCancellationRequested("o-1", "DEADLINE")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import LiteralString
 from uuid import uuid4
 
@@ -34,7 +35,7 @@ from payment.events import (
 from payment.handlers import on
 
 Money = OnPostgres[Payments]
-LATER = 4_102_444_800_000  # the year 2100
+LATER = datetime(2100, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +131,7 @@ def test_every_column_that_changes_is_stored(payment: Money, order: str) -> None
     with reading(payment) as db:
         account = store.payment_of(db, order)
 
-    price, began_at = Price(2500, "EUR", "tok_ok", LATER), int(answer.at.timestamp() * 1000)
+    price, began_at = Price(2500, "EUR", "tok_ok", LATER), answer.at
     assert account is not None
     assert account.payment == Payment(OrderId(order), State.DECLINED, True, True, began_at, "expired_card", price)  # noqa: FBT003 - the row as it is
 

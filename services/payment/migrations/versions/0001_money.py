@@ -11,7 +11,7 @@ down_revision = None
 OWN = """
 CREATE TABLE payment (
   order_id text PRIMARY KEY, state text NOT NULL, permitted bool NOT NULL, cancel_wanted bool NOT NULL,
-  began_at bigint, code text, amount_minor bigint, currency text, payment_token text, deadline_at bigint
+  began_at timestamptz, code text, amount_minor bigint, currency text, payment_token text, deadline_at timestamptz
 ) WITH (fillfactor = 70);
 CREATE TABLE entry (
   key text PRIMARY KEY, order_id text NOT NULL, kind text NOT NULL CHECK (kind IN ('CAPTURE', 'VOID', 'REFUND')),

@@ -34,12 +34,12 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """What is to be charged, and until when a charge may begin (Unix milliseconds)."""
+    """What is to be charged, and until when a charge may begin."""
 
     amount_minor: int
     currency: str
     payment_token: str
-    deadline_at: int
+    deadline_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Payment:
     state: State = State.NONE
     permitted: bool = False
     cancel_wanted: bool = False
-    began_at: int | None = None
+    began_at: datetime | None = None
     code: str | None = None
     price: Price | None = None
 
@@ -95,7 +95,7 @@ class Declined:
 class Lost:
     """The outcome is unknown now; ``since_at`` is when the charge was begun."""
 
-    since_at: int
+    since_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,10 +186,10 @@ class Payments:
         payment = self._of(order_id)
         if payment.state is State.UNKNOWN:
             return StillLost()
-        if payment.state is not State.CHARGING:
+        if payment.state is not State.CHARGING or not payment.began_at:
             return Nothing()
         self._put(replace(payment, state=State.UNKNOWN))
-        return Lost(payment.began_at or 0)
+        return Lost(payment.began_at)
 
     def ask_again(self, order_id: OrderId) -> Charge | Nothing:
         """Charge again under the same key, so that the key has its one answer, cancelled or not (law L7)."""
@@ -220,7 +220,7 @@ class Payments:
     def may_begin(self, order_id: OrderId, now: datetime) -> bool:
         """Tell whether a charge may go out: past the deadline the decider is waited for (law L1), unless it began."""
         payment = self._of(order_id)
-        late = payment.price is not None and now.timestamp() * 1000 > payment.price.deadline_at
+        late = payment.price is not None and now > payment.price.deadline_at
         return payment.state is State.UNKNOWN or payment.cancel_wanted or not late
 
     def _begin(self, payment: Payment, now: datetime) -> Charge | Nothing:
@@ -229,7 +229,7 @@ class Payments:
         if not payment.price or not payment.permitted:
             self._put(payment)
             return Nothing()
-        self._put(replace(payment, state=State.CHARGING, began_at=int(now.timestamp() * 1000)))
+        self._put(replace(payment, state=State.CHARGING, began_at=now))
         return Charge(payment.price)
 
     def _of(self, order_id: OrderId) -> Payment:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from chassis.words import Answer, Fact, Intent
 
@@ -17,7 +18,7 @@ class OrderPlaced(Fact, source="order"):
     amount_minor: int
     currency: str
     payment_token: str
-    deadline_at: int  # Unix milliseconds
+    deadline_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ class PaymentOutcomeUnknown(Fact):
 
     order_id: str
     attempts: int
-    since_at: int  # Unix milliseconds
+    since_at: datetime
 
 
 @dataclass(frozen=True, slots=True)

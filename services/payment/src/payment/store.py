@@ -23,12 +23,12 @@ payment = sa.Table(
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("permitted", sa.Boolean, nullable=False),
     sa.Column("cancel_wanted", sa.Boolean, nullable=False),
-    sa.Column("began_at", sa.BigInteger),
+    sa.Column("began_at", sa.DateTime(timezone=True)),
     sa.Column("code", sa.Text),
     sa.Column("amount_minor", sa.BigInteger),
     sa.Column("currency", sa.Text),
     sa.Column("payment_token", sa.Text),
-    sa.Column("deadline_at", sa.BigInteger),
+    sa.Column("deadline_at", sa.DateTime(timezone=True)),
 )
 entry = sa.Table(
     "entry",
@@ -50,14 +50,14 @@ SELECT order_id, state, permitted, cancel_wanted, began_at, code, amount_minor, 
 ADD_PAYMENTS = """
 INSERT INTO payment (order_id, state, permitted, cancel_wanted, began_at, code,
                      amount_minor, currency, payment_token, deadline_at)
-SELECT * FROM unnest(%b::text[], %b::text[], %b::bool[], %b::bool[], %b::bigint[], %b::text[],
-                     %b::bigint[], %b::text[], %b::text[], %b::bigint[])"""
+SELECT * FROM unnest(%b::text[], %b::text[], %b::bool[], %b::bool[], %b::timestamptz[], %b::text[],
+                     %b::bigint[], %b::text[], %b::text[], %b::timestamptz[])"""
 SET_PAYMENTS = """
 UPDATE payment p SET state = n.state, permitted = n.permitted, cancel_wanted = n.cancel_wanted, began_at = n.began_at,
                      code = n.code, amount_minor = n.amount_minor, currency = n.currency,
                      payment_token = n.payment_token, deadline_at = n.deadline_at
-  FROM unnest(%b::text[], %b::text[], %b::bool[], %b::bool[], %b::bigint[], %b::text[],
-              %b::bigint[], %b::text[], %b::text[], %b::bigint[])
+  FROM unnest(%b::text[], %b::text[], %b::bool[], %b::bool[], %b::timestamptz[], %b::text[],
+              %b::bigint[], %b::text[], %b::text[], %b::timestamptz[])
        n(order_id, state, permitted, cancel_wanted, began_at, code, amount_minor, currency, payment_token, deadline_at)
  WHERE p.order_id = n.order_id"""
 ADD_ENTRIES = """
@@ -123,7 +123,7 @@ def payment_of(db: sa.Connection, order_id: str) -> Account | None:
     return Account(stored, tuple(Entry(*found) for found in entries), pending)
 
 
-def _price(amount: int | None, currency: str | None, token: str | None, deadline_at: int | None) -> Price | None:
+def _price(amount: int | None, currency: str | None, token: str | None, deadline_at: datetime | None) -> Price | None:
     if amount is None or currency is None or token is None or deadline_at is None:
         return None
     return Price(amount, currency, token, deadline_at)
