@@ -21,14 +21,40 @@ from order.events import PaymentCharged, PlaceOrder
 _ORDER, _ORDERS = TypeAdapter(Order), TypeAdapter(list[Order])
 _SKEW = timedelta(minutes=1)  # an order's id and its placed_at may come from two looks at the clock
 
+metadata = sa.MetaData()
 orders = sa.Table(
     "orders",
-    sa.MetaData(),
+    metadata,
     sa.Column("order_id", UUID(as_uuid=False), primary_key=True),
-    *(sa.Column(name, sa.Text) for name in ("caller", "customer_id", "reference", "status", "reason", "attention")),
-    sa.Column("lines", JSONB),
-    sa.Column("placed_at", sa.DateTime(timezone=True)),
+    sa.Column("caller", sa.Text, nullable=False),
+    sa.Column("customer_id", sa.Text, nullable=False),
+    sa.Column("reference", sa.Text),
+    sa.Column("lines", JSONB, nullable=False),
+    sa.Column("amount_minor", sa.BigInteger, nullable=False),
+    sa.Column("currency", sa.Text, nullable=False),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("intent", sa.Text, nullable=False),  # GO, or CANCEL: generated from the reason
+    sa.Column("states", JSONB, nullable=False),
+    sa.Column("version", sa.BigInteger, nullable=False),
+    sa.Column("history", JSONB, nullable=False),
+    sa.Column("detail", JSONB, nullable=False),
+    sa.Column("placed_at", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("deadline_at", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("cancellable_until", sa.DateTime(timezone=True)),
+    sa.Column("reason", sa.Text),
+    sa.Column("attention", sa.Text),
+    sa.Column("trace_id", sa.Text, nullable=False),
 )
+request = sa.Table(
+    "request",
+    metadata,
+    *(sa.Column(name, sa.Text, primary_key=True) for name in ("caller", "route", "key")),
+    sa.Column("fingerprint", sa.Text, nullable=False),
+    sa.Column("order_id", UUID(as_uuid=False), nullable=False),
+    sa.Column("answer", sa.Text, nullable=False),
+    sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+)
+blocked = sa.Table("blocked", metadata, sa.Column("customer_id", sa.Text, primary_key=True))
 
 # Locks are taken in the global order: the orders' and requests' keys (the ledger), then the rows by their keys.
 ORDERS = "SELECT to_json(o)::text FROM orders o WHERE order_id = ANY(%b::uuid[]) ORDER BY order_id FOR UPDATE"
@@ -74,16 +100,16 @@ def load(tx: Tx, heard: Sequence[Message]) -> Orders:
     charged = any(isinstance(m, PaymentCharged) for m in heard)
     # All questions first: the first answer read sends whatever is queued, and waits.
     rows = tx.execute(ORDERS, [later]) if later else ()
-    requests = tx.execute(REQUESTS, _columns(keys)) if keys else ()
-    references = tx.execute(REFERENCES, _columns(names)) if names else ()
-    blocked = tx.execute(BLOCKED, [later, new]) if charged else ()
+    used = tx.execute(REQUESTS, _columns(keys)) if keys else ()
+    taken = tx.execute(REFERENCES, _columns(names)) if names else ()
+    refused = tx.execute(BLOCKED, [later, new]) if charged else ()
     found = {o.order_id: o for o in (_ORDER.validate_json(row[0]) for row in rows)}
     customers = {*new, *(o.customer_id for o in found.values())} if charged else ()
     return Orders(
         Rows({*later, *(m.order_id for m in placing)}, found),
-        Rows(keys, {(r[0], r[1], r[2]): Request(*r) for r in requests}),
-        Rows(names, {(r[0], r[1], r[2]): r[3] for r in references}),
-        Rows(customers, {r[0]: r[0] for r in blocked}),
+        Rows(keys, {(r[0], r[1], r[2]): Request(*r) for r in used}),
+        Rows(names, {(r[0], r[1], r[2]): r[3] for r in taken}),
+        Rows(customers, {r[0]: r[0] for r in refused}),
     )
 
 

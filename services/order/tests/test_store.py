@@ -1,0 +1,419 @@
+"""Order's SQL on a real Postgres, through commit: batches, keys, references, races, and what the API reads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+
+from chassis.ids import lock_key, uuid7
+from chassis.inputs import Busy, Done, Parked
+from chassis.registry import Reactions
+from chassis.service import Store
+from chassis.testing_commit import OnPostgres, drift
+from order import store
+from order.domain import Order, Orders, Status
+from order.events import (
+    CancelAnswered,
+    CancelOrder,
+    OrderCancellationRequested,
+    OrderCancelled,
+    OrderConfirmed,
+    OrderDeadline,
+    PaymentCharged,
+    PaymentDeclined,
+    PaymentRefunded,
+    PaymentRefundFailed,
+    PaymentSkipped,
+    PlaceAnswered,
+    PlaceOrder,
+    Shortage,
+    StockCommitted,
+    StockRejected,
+    StockReleased,
+    StockReserved,
+)
+from order.handlers import on
+from order.store import Filters
+
+Desk = OnPostgres[Orders]
+Wish = Callable[..., PlaceOrder]
+
+
+@pytest.fixture(scope="module")
+def migrated(on_postgres: Callable[[Reactions[Orders], Store[Orders]], Desk]) -> Desk:
+    return on_postgres(on, store)
+
+
+@pytest.fixture
+def order(migrated: Desk) -> Desk:
+    """Order over its database, with nothing said yet."""
+    migrated.said()
+    return migrated
+
+
+@pytest.fixture
+def caller() -> str:
+    """A caller who has placed nothing yet."""
+    return f"caller-{uuid4()}"
+
+
+@pytest.fixture
+def wish(place: PlaceOrder, caller: str) -> Wish:
+    """Makes wishes of this caller, each with ids of its own unless told otherwise."""
+
+    def made(**fields: object) -> PlaceOrder:
+        own = {"order_id": str(uuid7()), "idempotency_key": str(uuid4()), "reference": str(uuid4())}
+        now = {"placed_at": datetime.now(UTC), "deadline_at": datetime.now(UTC) + timedelta(minutes=5)}
+        return replace(place, caller=caller, **(own | now | fields))  # type: ignore[arg-type]  # fields of PlaceOrder
+
+    return made
+
+
+@contextmanager
+def reading(order: Desk) -> Iterator[sa.Connection]:
+    """A connection as the API's reads use it."""
+    engine = sa.create_engine(order.logins.app.replace("postgresql://", "postgresql+psycopg://", 1))
+    with engine.begin() as db:
+        yield db
+    engine.dispose()
+
+
+def row(order: Desk, placed: PlaceOrder) -> Order:
+    with reading(order) as db:
+        found = store.get_order(db, placed.caller, placed.order_id)
+    assert found is not None
+    return found
+
+
+def owner(order: Desk, sql: str, *values: object) -> None:
+    with psycopg.connect(order.logins.owner, autocommit=True) as tx:
+        tx.execute(sql.encode(), values)
+
+
+def outcomes_of(order: Desk) -> list[str]:
+    return [said.outcome for said in order.said() if isinstance(said, PlaceAnswered)]
+
+
+def test_the_migration_makes_what_the_store_describes(order: Desk) -> None:
+    """No drift: the migrated tables have the columns, types and keys that the store describes."""
+    with reading(order) as db:
+        assert drift(db, store.metadata) == []
+
+
+def test_a_happy_order_over_batches(order: Desk, wish: Wish) -> None:
+    """Placed, held, paid and committed in four batches: each finds what the one before has stored."""
+    placed = wish()
+    order.hears(placed)
+    order.hears(StockReserved(placed.order_id))
+    order.hears(PaymentCharged(placed.order_id))
+    order.hears(StockCommitted(placed.order_id))
+
+    found = row(order, placed)
+    assert (found.status, found.states.inventory, found.states.payment) == (Status.CONFIRMED, "COMMITTED", "CHARGED")
+    assert [entry.status for entry in found.history] == [
+        "PENDING",
+        "INVENTORY_RESERVED",
+        "PAYMENT_CHARGED",
+        "CONFIRMED",
+    ]
+    assert found.version == 1 + 2 + 3 + 1
+    assert (found.lines, found.reference, found.placed_at) == (placed.lines, placed.reference, placed.placed_at)
+    assert found.cancellable_until is not None
+    assert [kind for kind, _ in order.published(placed.order_id)] == ["order.placed", "order.confirmed"]
+
+
+def test_a_whole_life_in_one_batch(order: Desk, wish: Wish) -> None:
+    """Placed, declined and released in one batch: each message sees what the one before left."""
+    placed = wish()
+    key = placed.order_id
+    order.hears(placed, StockReserved(key), PaymentDeclined(key, "insufficient_funds"), StockReleased(key))
+
+    settled = (("inventory", "RELEASED"), ("payment", "DECLINED"))
+    assert order.said()[3:] == [
+        OrderCancellationRequested(key, "PAYMENT_DECLINED", "order", "INVENTORY_RESERVED"),
+        OrderCancelled(key, "cust_demo", "PAYMENT_DECLINED", settled),
+    ]
+    assert row(order, placed).detail.code == "insufficient_funds"
+    body = {"order_id": key, "customer_id": "cust_demo", "reason": "PAYMENT_DECLINED", "settlement": dict(settled)}
+    assert order.published(key)[-1] == ("order.cancelled", body)
+
+
+def test_what_is_said_of_a_placed_order(order: Desk, wish: Wish) -> None:
+    """order.placed carries what the others need, its deadline in milliseconds; the timer is due at the deadline."""
+    placed = wish()
+    order.hears(placed)
+
+    ((kind, body),) = order.published(placed.order_id)
+    assert kind == "order.placed"
+    assert (body["payment_token"], body["amount_minor"]) == ("tok_ok", 2800)
+    assert body["deadline_at"] == int(placed.deadline_at.timestamp() * 1000)
+    due = order.tx.execute("SELECT due FROM agenda WHERE key = %s", [placed.order_id]).fetchall()
+    assert due == [(placed.deadline_at,)]
+
+
+def test_every_detail_survives_the_database(order: Desk, wish: Wish) -> None:
+    """Shortages, codes, refunds and failures come back as the values they were."""
+    short, back, stuck = wish(), wish(), wish()
+    failure = PaymentRefundFailed(stuck.order_id, "BUSINESS", "card_closed", 1)
+    order.given(short, back, stuck, *(PaymentCharged(p.order_id) for p in (back, stuck)))
+    order.given(StockRejected(short.order_id, (Shortage("SKU-TEA", 2, 1),)))
+    order.given(*(CancelOrder(p.order_id, p.caller, "customer") for p in (back, stuck)))
+    order.given(PaymentRefunded(back.order_id, "VOID", 2800), failure)
+
+    assert row(order, short).detail.shortages == (Shortage("SKU-TEA", 2, 1),)
+    assert row(order, back).detail.refund == PaymentRefunded(back.order_id, "VOID", 2800)
+    assert [f.error for f in row(order, stuck).detail.failed] == ["card_closed"]
+    order.hears(PaymentRefunded(stuck.order_id, "REFUND", 2800))
+    assert "order.compensation_resolved" in [said.type for said in order.said()]
+    assert row(order, stuck).detail.failed == ()
+
+
+def test_a_blocked_customer(order: Desk, wish: Wish) -> None:
+    """A customer in the table of blocked ones is not confirmed; another one of the same batch is."""
+    customer = f"cust-{uuid4()}"
+    owner(order, "INSERT INTO blocked VALUES (%s)", customer)
+    bad, good = wish(customer_id=customer), wish()
+    order.given(bad, good)
+
+    order.hears(PaymentCharged(bad.order_id), PaymentCharged(good.order_id))
+
+    asked = OrderCancellationRequested(bad.order_id, "CONFIRMATION_REJECTED", "order", "PAYMENT_CHARGED")
+    assert order.said() == [asked, OrderConfirmed(good.order_id, "cust_demo", 2800, "EUR")]
+
+
+def test_a_blocked_customer_in_the_batch_that_places(order: Desk, wish: Wish) -> None:
+    """Placed and charged in one batch, a blocked customer is not confirmed either."""
+    customer = f"cust-{uuid4()}"
+    owner(order, "INSERT INTO blocked VALUES (%s)", customer)
+    placed = wish(customer_id=customer)
+
+    order.hears(placed, PaymentCharged(placed.order_id))
+
+    assert row(order, placed).reason == "CONFIRMATION_REJECTED"
+
+
+def test_one_key_many_times_in_a_batch(order: Desk, wish: Wish) -> None:
+    """The same request twenty times in one batch places one order; the others get its answer."""
+    first = wish(reference=None)
+    again = [replace(first, order_id=str(uuid7()), answer="never") for _ in range(19)]
+
+    order.hears(first, *again)
+
+    answers = [said for said in order.said() if isinstance(said, PlaceAnswered)]
+    replays = [PlaceAnswered(first.order_id, "REPLAYED", first.answer)] * 19
+    assert answers == [PlaceAnswered(first.order_id, "PLACED", first.answer), *replays]
+
+
+def test_one_key_in_two_batches(order: Desk, wish: Wish) -> None:
+    """A repeat in a later batch gets the stored answer byte for byte; another body is told whose the key is."""
+    first = wish(answer='{"lines": [1,  2],\n "née": "ü"}')
+    order.given(first)
+
+    order.hears(replace(first, order_id=str(uuid7()), answer="never"))
+    order.hears(replace(first, order_id=str(uuid7()), fingerprint="another"))
+
+    assert order.said() == [
+        PlaceAnswered(first.order_id, "REPLAYED", first.answer),
+        PlaceAnswered(first.order_id, "KEY_REUSED"),
+    ]
+
+
+def test_an_expired_key_is_used_anew(order: Desk, wish: Wish) -> None:
+    """A key older than 48 hours places a new order, and from then on answers for that."""
+    old = wish(placed_at=datetime.now(UTC) - timedelta(hours=49))
+    new = wish(idempotency_key=old.idempotency_key)
+    order.given(old)
+
+    order.hears(new)
+    order.hears(replace(new, order_id=str(uuid7())))
+
+    assert outcomes_of(order) == ["PLACED", "REPLAYED"]
+
+
+def test_a_reference_in_and_over_batches(order: Desk, wish: Wish) -> None:
+    """A reference places one order, whether the second comes in the same batch or later; none places two."""
+    first = wish(reference="basket")
+    order.hears(first, wish(reference="basket"), wish(reference=None))
+    order.hears(wish(reference="basket"), wish(reference=None), wish(reference="basket", customer_id="cust_other"))
+
+    taken = "REFERENCE_TAKEN"
+    assert outcomes_of(order) == ["PLACED", taken, "PLACED", taken, "PLACED", "PLACED"]
+
+
+def test_two_processes_want_one_reference(order: Desk, wish: Wish) -> None:
+    """Eight connections place orders of one reference at one instant: one is placed, seven learn whose it is."""
+    wishes = [wish(reference="last-basket") for _ in range(8)]
+    start, answered, lock = threading.Barrier(8), [], threading.Lock()
+
+    def ask(mine: PlaceOrder) -> None:
+        with order.connect() as tx:
+            start.wait(10)
+            (outcome,) = order.takes(order.inputs([mine]), tx=tx)
+            with lock:
+                answered.append(outcome.said[-1] if isinstance(outcome, Done) else outcome)
+
+    threads = [threading.Thread(target=ask, args=(mine,)) for mine in wishes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+
+    outcomes = sorted(str(getattr(one, "outcome", one)) for one in answered)
+    assert outcomes == ["PLACED"] + ["REFERENCE_TAKEN"] * 7
+    assert len({one.order_id for one in answered if isinstance(one, PlaceAnswered)}) == 1
+
+
+def test_a_key_another_process_works_on(order: Desk, wish: Wish) -> None:
+    """A request whose key is busy in another transaction leaves the batch alone: only its neighbour is stored."""
+    busy, free = wish(), wish()
+    held = f"{busy.caller} {busy.idempotency_key}"
+    inputs = [replace(one, request=held) if one.key == busy.order_id else one for one in order.inputs([busy, free])]
+    with order.connect() as other, other.transaction():
+        other.execute("SELECT pg_advisory_xact_lock(%s)", [lock_key(f"request:{held}")])
+        outcomes = order.takes(inputs)
+    assert isinstance(outcomes[0], Busy)
+    assert isinstance(outcomes[1], Done)
+
+    (then,) = order.takes(inputs[:1])
+
+    assert isinstance(then, Done)
+    assert row(order, busy).status is Status.PENDING
+
+
+def test_a_deadline_after_the_confirmation(order: Desk, wish: Wish) -> None:
+    """The timer of a confirmed order falls due and changes nothing; that of an undecided one undoes it."""
+    confirmed, undecided = wish(), wish()
+    order.given(confirmed, undecided, PaymentCharged(confirmed.order_id))
+    before = row(order, confirmed)
+
+    order.hears(*(OrderDeadline(p.order_id, p.deadline_at) for p in (confirmed, undecided)))
+
+    assert order.said() == [OrderCancellationRequested(undecided.order_id, "DEADLINE", "order", "PENDING")]
+    assert row(order, confirmed) == before
+
+
+def test_a_fact_before_its_order(order: Desk, wish: Wish) -> None:
+    """A fact of an order that was never placed is parked as CAUSALITY, alone; its neighbour is handled."""
+    placed = wish()
+    order.given(placed)
+
+    early, fine = order.hears(StockReserved(str(uuid7())), StockReserved(placed.order_id))
+
+    assert isinstance(early, Parked)
+    assert early.error_class == "CAUSALITY"
+    assert isinstance(fine, Done)
+
+
+def test_cancel_races_confirm(order: Desk, wish: Wish) -> None:
+    """Confirmed and cancelled from two connections at one instant: one order of events, never confirmed after it."""
+    wishes = [wish() for _ in range(20)]
+    order.given(*wishes)
+
+    def confirm() -> None:
+        with order.connect() as tx:
+            for one in wishes:
+                order.takes(order.inputs([PaymentCharged(one.order_id)]), tx=tx)
+
+    def cancel() -> None:
+        with order.connect() as tx:
+            for one in reversed(wishes):
+                order.takes(order.inputs([CancelOrder(one.order_id, one.caller, "customer")]), tx=tx)
+
+    threads = [threading.Thread(target=confirm), threading.Thread(target=cancel)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+
+    for one in wishes:
+        kinds = [kind.removeprefix("order.") for kind, _ in order.published(one.order_id)]
+        assert kinds in (["placed", "confirmed", "cancellation_requested"], ["placed", "cancellation_requested"])
+        assert row(order, one).reason == "CUSTOMER"
+
+
+def test_a_cancellation_over_the_database(order: Desk, wish: Wish) -> None:
+    """A stored order is cancelled once, and ends when both have settled."""
+    placed = wish()
+    key = placed.order_id
+    order.given(placed)
+
+    order.hears(CancelOrder(key, placed.caller, "customer"))
+    order.hears(CancelOrder(key, placed.caller, "customer"), CancelOrder(key, "somebody", "somebody"))
+    order.hears(StockReleased(key), PaymentSkipped(key))
+
+    answers = [said.outcome for said in order.said() if isinstance(said, CancelAnswered)]
+    assert answers == ["ACCEPTED", "ALREADY", "UNKNOWN"]
+    assert row(order, placed).status is Status.CANCELLED
+    intent = order.tx.execute("SELECT intent FROM orders WHERE order_id = %s", [UUID(key)]).fetchone()
+    assert intent == ("CANCEL",)
+
+
+def test_an_order_is_its_callers_own(order: Desk, wish: Wish) -> None:
+    """Another caller does not find the order, by id or in a list."""
+    placed = wish()
+    order.given(placed)
+
+    with reading(order) as db:
+        assert store.get_order(db, "somebody", placed.order_id) is None
+        assert store.list_orders(db, "somebody", Filters()) == []
+        assert store.find_orders(db, placed.caller, [placed.order_id, str(uuid7())]) == [row(order, placed)]
+
+
+def test_a_list_is_paged_newest_first(order: Desk, wish: Wish, caller: str) -> None:
+    """Pages follow one another without gap or repeat, newest first."""
+    wishes = [wish() for _ in range(7)]
+    order.given(*wishes)
+    ids = sorted((one.order_id for one in wishes), reverse=True)
+
+    with reading(order) as db:
+        first = store.list_orders(db, caller, Filters(), limit=4)
+        second = store.list_orders(db, caller, Filters(), limit=4, after=first[-1].order_id)
+
+    assert [o.order_id for o in first] == ids[:4]
+    assert [o.order_id for o in second] == ids[4:]
+
+
+def test_a_list_is_narrowed(order: Desk, wish: Wish, caller: str) -> None:
+    """Each filter finds exactly the orders it names, alone and together with others."""
+    old = wish(order_id=str(uuid7(1_700_000_000_000)), placed_at=datetime.fromtimestamp(1_700_000_000, UTC))
+    paid, short, open_ = wish(customer_id="cust_a"), wish(lines=wish().lines[:1]), wish(reference="basket-9")
+    order.given(old, paid, short, open_)
+    order.given(PaymentCharged(paid.order_id), StockRejected(short.order_id, (Shortage("SKU-TEA", 2, 1),)))
+    order.given(PaymentSkipped(short.order_id), StockReleased(paid.order_id))
+    names = {old.order_id: "old", paid.order_id: "paid", short.order_id: "short", open_.order_id: "open"}
+    moment = datetime.fromtimestamp(1_700_000_000, UTC)
+
+    def found(**by: object) -> set[str]:
+        with reading(order) as db:
+            return {names[o.order_id] for o in store.list_orders(db, caller, Filters(**by))}  # type: ignore[arg-type]
+
+    assert found() == {"old", "paid", "short", "open"}
+    assert found(status=Status.PENDING) == {"old", "open"}
+    assert found(phase="SUCCEEDED") == {"paid"}
+    assert found(final=True) == {"paid", "short"}
+    assert found(final=False) == {"old", "open"}
+    assert found(reason="OUT_OF_STOCK") == {"short"}
+    assert found(attention="CONFLICT") == {"paid"}
+    assert found(customer_id="cust_a") == {"paid"}
+    assert found(sku="SKU-CUP") == {"old", "paid", "open"}
+    assert found(reference="basket-9") == {"open"}
+    assert found(placed_after=moment + timedelta(milliseconds=1)) == {"paid", "short", "open"}
+    assert found(placed_after=moment, placed_before=moment + timedelta(seconds=1)) == {"old"}
+    assert found(placed_before=moment) == set()
+    assert found(sku="SKU-CUP", status=Status.PENDING, placed_after=moment + timedelta(days=1)) == {"open"}
+
+
+def test_what_the_app_may_not_do(order: Desk) -> None:
+    """The service itself cannot unblock a customer, nor delete an order."""
+    with order.connect() as tx:
+        for sql in (b"DELETE FROM orders", b"DELETE FROM blocked", b"INSERT INTO blocked VALUES ('x')"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                tx.execute(sql)
