@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from rich.status import Status
 
+NAMED = 3
 HEARTBEAT = 5.0
 """Seconds after which a screen that is no terminal is told that something is still going on."""
 
@@ -58,18 +59,20 @@ class Checklist:
 
     def said(self, text: str) -> None:
         """A line of its own."""
-        self.console.print(f"   {text}", markup=False)
+        self.console.print(f"   {text}", markup=False, soft_wrap=True)
 
     def _line(self, mark: str, step: str, seconds: float, remark: str) -> None:
         with self._lock:
             self._running.pop(step, None)
-        self.console.print(f"{mark} {step:<22} {seconds:5.1f} s  [dim]{remark}[/]")
+        self.console.print(f"{mark} {step:<22} {seconds:5.1f} s  [dim]{remark}[/]", soft_wrap=True)
         self._show()
 
     def _waits(self) -> str:
         with self._lock:
             now = time.monotonic()
-            return ", ".join(f"{step} {now - began:.0f} s" for step, began in sorted(self._running.items()))
+            running = [f"{step} {now - began:.0f} s" for step, began in sorted(self._running.items())]
+        more = f" and {len(running) - NAMED} more" if len(running) > NAMED else ""
+        return ", ".join(running[:NAMED]) + more
 
     def _show(self) -> None:
         if self._spinner is not None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-DATABASE_ROLE = {"api": "app", "worker": "app", "relay": "relay", "migrate": "owner"}
+DATABASE_ROLE = {"api": "app", "worker": "app", "relay": "relay"}
 
 
 def installed(package: str) -> bool:
