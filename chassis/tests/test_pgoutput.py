@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chassis.pgoutput import Begin, Commit, Decoder, OutboxRow, StreamError
+from chassis.pgoutput import Begin, Commit, Decoder, Described, OutboxRow, StreamError
 
 ROOT, LEAF = 16_432, 16_440
 COLUMNS = OutboxRow._fields
@@ -49,7 +49,7 @@ class Wal:
     """A stream and what it says."""
 
     messages: list[bytes]
-    said: list[OutboxRow | Begin | Commit]
+    said: list[OutboxRow | Begin | Commit | Described]
 
 
 @st.composite
@@ -63,6 +63,7 @@ def wals(draw: st.DrawFn) -> Wal:
             if columns is None or draw(st.booleans()):
                 columns = tuple(draw(st.permutations([*COLUMNS, *draw(st.sets(st.sampled_from("xyz")))])))
                 wal.messages.append(relation(ROOT, "outbox", columns))
+                wal.said.append(Described())
             if draw(st.booleans()):
                 wal.messages.append(relation(LEAF, "outbox_20261121", tuple(draw(st.permutations(COLUMNS)))))
             if draw(st.booleans()):

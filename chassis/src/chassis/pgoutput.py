@@ -64,7 +64,12 @@ class Commit:
     committed_at: int
 
 
-Read: TypeAlias = OutboxRow | Begin | Commit | None
+@dataclass(frozen=True, slots=True)
+class Described:
+    """The outbox's columns were told: at first, and again whenever table or publication may have changed."""
+
+
+Read: TypeAlias = OutboxRow | Begin | Commit | Described | None
 _Pick: TypeAlias = Callable[[list[bytes | None]], tuple[bytes | None, ...]]
 
 
@@ -97,8 +102,7 @@ class Decoder:
             case b"C":
                 return self._commit(data, at + 1)
             case b"R":
-                self._learn(data, at + 1)
-                return None
+                return self._learn(data, at + 1)
             case b"Y" | b"O":  # a type's name, an origin: told for readers of other tables
                 return None
             case tag:
@@ -123,7 +127,7 @@ class Decoder:
         self._open = None
         return Commit(lsn, end, time)
 
-    def _learn(self, data: bytes, at: int) -> None:
+    def _learn(self, data: bytes, at: int) -> Described | None:
         (oid,) = _LENGTH.unpack_from(data, at)
         _, at = _text(data, at + _LENGTH.size)
         name, at = _text(data, at)
@@ -138,6 +142,7 @@ class Decoder:
         _ends(data, at)
         # a leaf partition announces itself too, though its rows come under the root's oid: kept by name, never read
         self._relations[oid] = (count, _picker(columns)) if name == TABLE else name
+        return Described() if name == TABLE else None
 
     def _insert(self, data: bytes, at: int) -> OutboxRow:
         oid, new, count = _INSERT.unpack_from(data, at)

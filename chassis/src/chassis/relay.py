@@ -113,12 +113,12 @@ class Relay:
                 self._pump(Pump(keeper, stream, outlet, start, stop))
 
     def _pump(self, pump: Pump) -> None:
-        """Stream; whatever ends it, know how far the deliveries came, or begin with an empty producer."""
+        """Stream; whatever ends it, know how far the deliveries came, and go on with an empty producer."""
         try:
             pump.run()
         finally:
-            self._known = pump.drain()
-            if self._known is None:
+            self._known, clean = pump.drain()
+            if not clean:
                 self._discard()
 
     def _reliable_outlet(self, keeper: Keeper, stop: threading.Event) -> Outlet:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TypeAlias
 
@@ -73,8 +74,9 @@ class Outlet:
         """End the producer; what it has not delivered is forgotten here and read from the WAL again."""
         self._closed.set()
         self._thread.join()
-        self._producer.purge()
-        self._producer.flush(1.0)
+        with suppress(KafkaException):  # one that failed for good says so once more
+            self._producer.purge()
+            self._producer.flush(1.0)
 
     def _serve(self) -> None:
         """Serve delivery reports as they come, and look at the topics now and then."""
@@ -83,7 +85,11 @@ class Outlet:
             if time.monotonic() >= look_at:
                 self._look()
                 look_at = time.monotonic() + (LOOK_SECONDS if self.trouble is None else 1.0)
-            self._producer.poll(0.5)
+            try:
+                self._producer.poll(0.5)
+            except KafkaException as gone:  # fatal: it delivers nothing more
+                self.fatal = self.fatal or str(gone)
+                return
 
     def _look(self) -> None:
         """Judge the topics; a broker that does not answer changes nothing, rows wait in the queue."""

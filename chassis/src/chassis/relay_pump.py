@@ -9,7 +9,7 @@ import threading
 import time
 from dataclasses import replace
 
-from chassis.pgoutput import Begin, Commit, Decoder, OutboxRow, Read
+from chassis.pgoutput import Begin, Commit, Decoder, Described, OutboxRow, Read
 from chassis.relay_keeper import LEASE_SECONDS, Keeper, NotReady, Progress
 from chassis.relay_metrics import AGE, IN_FLIGHT, LAG, RESENT, ROWS
 from chassis.relay_outlet import LOOK_SECONDS, Outlet
@@ -61,16 +61,16 @@ class Pump:
         self.drain()
         self._report(time.monotonic())
 
-    def drain(self) -> Progress | None:
-        """Wait a little for what is on its way; return the position reached, None if some of it is still open."""
+    def drain(self) -> tuple[Progress, bool]:
+        """Wait a little for what is on its way; return the contiguous position, and whether nothing is past it."""
         deadline = time.monotonic() + DRAIN_SECONDS
         while self._window.in_flight and self._window.failure is None and time.monotonic() < deadline:
             time.sleep(_NAP_SECONDS)
         position, _ = self._window.settle()
-        if self._window.in_flight == 0 and self._window.failure is None:
-            return replace(self._start, position=position)
-        RESENT.inc(self._window.unsettled)
-        return None
+        clean = self._window.in_flight == 0 and self._window.failure is None
+        if not clean:
+            RESENT.inc(self._window.unsettled)
+        return replace(self._start, position=position), clean
 
     def _handle(self, read: Read) -> None:
         if isinstance(read, OutboxRow):
@@ -86,6 +86,9 @@ class Pump:
             if self._open is not None:
                 self._open.end = Position(read.end_lsn, read.committed_at)
                 self._open = None
+        elif isinstance(read, Described):
+            # told again after every change of the publication: what follows a hole must not overtake what fell into it
+            self._look(time.monotonic())
 
     def _wait(self) -> None:
         """What is done while the producer's queue is full: WAL is not read, nothing is dropped."""

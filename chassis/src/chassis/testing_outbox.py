@@ -1,0 +1,232 @@
+"""For tests of a relay, ours or another: an outbox to write, topics to read, and the promise to hold them against.
+
+The outbox itself is the truth: what a writer was told is not, for a lost COMMIT answer tells nothing.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from uuid import UUID
+
+import psycopg
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined] # its stubs do not re-export
+
+from chassis import tables
+from chassis.ids import uuid7
+from chassis.kafka import client_settings
+from chassis.relay import Plan, Relay, topics_of
+from chassis.trace import new_trace
+
+PARTITIONS = 12
+_ADD = """
+INSERT INTO outbox (id, aggregatetype, aggregateid, type, sequence, payload, causationid, traceparent, parent_span)
+VALUES (%s, %s, %s, 'stock.reserved', %s, %s, %s, %s, %s)"""
+_CLEAR = """
+DROP OWNED BY owner CASCADE;
+GRANT ALL ON SCHEMA public TO owner;
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename IN ('relay', 'app');"""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A fact as the outbox has it, or as a topic does: which, whose, and its number."""
+
+    id: UUID
+    key: str
+    sequence: int
+
+
+class Ground:
+    """A fresh outbox in a service's database, under a topic of its own."""
+
+    def __init__(self, service: str, url: Callable[[str], str], bootstrap: str) -> None:
+        self.url = url
+        self.bootstrap = bootstrap
+        self.topic = f"{service}.events"
+        self.plan = Plan(service, url("relay"), bootstrap, topics_of(service))
+
+    def make(self) -> None:
+        """Make tables, publication and topics, whatever was there before."""
+        self.clear()
+        with psycopg.connect(self.url("owner")) as owner:
+            tables.upgrade(_Operations(owner), 1)
+        self.make_topics(*self.plan.topics)
+
+    def make_topics(self, *names: str, partitions: int = PARTITIONS) -> None:
+        """Make topics; one that is there already stays."""
+        admin = AdminClient(client_settings(self.bootstrap))
+        for made in admin.create_topics([NewTopic(n, partitions, 1) for n in names], operation_timeout=10).values():
+            with suppress(KafkaException):
+                made.result()
+
+    def clear(self) -> None:
+        """Remove tables, publication and slots."""
+        with self.connect("postgres") as superuser:
+            superuser.execute(_CLEAR)
+            self.until(lambda: not self.one("SELECT count(*) FROM pg_replication_slots WHERE active")[0])
+            superuser.execute("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots")
+
+    def connect(self, role: str = "app") -> psycopg.Connection:
+        """Open a session that commits each statement."""
+        return psycopg.connect(self.url(role), autocommit=True, connect_timeout=5)
+
+    def one(self, query: str) -> tuple[object, ...]:
+        """Return the one row of a superuser's question."""
+        with self.connect("postgres") as superuser:
+            return superuser.execute(query.encode()).fetchone() or ()
+
+    def say(self, connection: psycopg.Connection, key: str, sequence: int, topic: str | None = None) -> None:
+        """Append one fact."""
+        trace = new_trace()
+        values = [uuid7(), topic or self.topic, key, sequence, b"\0\0\0\0\1" + bytes(295), uuid7(), trace.traceparent]
+        connection.execute(_ADD, [*values, bytes.fromhex(trace.span_id)])
+
+    def committed(self) -> set[Row]:
+        """Return what the outbox holds."""
+        with self.connect("postgres") as superuser:
+            found = superuser.execute(
+                "SELECT id, aggregateid, sequence FROM outbox WHERE aggregatetype = %s", [self.topic]
+            )
+            return {Row(*row) for row in found}
+
+    def published(self, wanted: int = 0, within: float = 0.0) -> list[Row]:
+        """Return the topic's records in order; waits until so many different ones are there, or so long."""
+        consumer = Consumer({**client_settings(self.bootstrap), "group.id": "judge", "fetch.wait.max.ms": 50})
+        places = [TopicPartition(self.topic, n, 0) for n in range(PARTITIONS)]
+        self.until(lambda: all(_led(consumer, place) for place in places))
+        ends = {p.partition: consumer.get_watermark_offsets(p, timeout=10)[1] for p in places}
+        consumer.assign(places)
+        deadline, rows, seen = time.monotonic() + within, list[Row](), set[UUID]()
+        left = {n for n, end in ends.items() if end}
+        while (len(seen) < wanted and time.monotonic() < deadline) or left:
+            for record in consumer.consume(500, 0.2):
+                headers = dict(record.headers() or ())
+                row = Row(UUID(_text(headers["id"])), _text(record.key()), int(_text(headers["ce_sequence"])))
+                rows.append(row)
+                seen.add(row.id)
+                if (record.offset() or 0) + 1 >= ends[record.partition() or 0]:
+                    left.discard(record.partition() or 0)
+        consumer.close()
+        return rows
+
+    def judge(self, within: float = 30.0) -> int:
+        """Hold the topic against the outbox; return the number of duplicates.
+
+        Raises AssertionError if a row is missing, was never committed, or a key's first copies are out of order.
+        """
+        committed = self.committed()
+        published = self.published(len(committed), within)
+        missing, phantom = committed - set(published), set(published) - committed
+        if missing or phantom:
+            message = f"{len(missing)} of {len(committed)} rows missing, {len(phantom)} published but not committed"
+            raise AssertionError(message)
+        last: dict[str, int] = {}
+        for row in dict.fromkeys(published):  # first copies, in the order of the topic
+            if row.sequence != last.get(row.key, 0) + 1:
+                message = f"key {row.key}: {row.sequence} follows {last.get(row.key, 0)}"
+                raise AssertionError(message)
+            last[row.key] = row.sequence
+        return len(published) - len(committed)
+
+    def until(self, there: Callable[[], bool], within: float = 20.0) -> float:
+        """Wait for a condition; return the seconds it took. Raises AssertionError after the deadline."""
+        began = time.monotonic()
+        while not there():
+            if time.monotonic() - began > within:
+                message = f"not within {within} s"
+                raise AssertionError(message)
+            time.sleep(0.02)
+        return time.monotonic() - began
+
+    @contextmanager
+    def relaying(self, relay: Relay | None = None) -> Iterator[Relay]:
+        """Run a relay in this process while the block runs, from the moment it streams."""
+        relay, stop = relay or Relay(self.plan), threading.Event()
+        thread = threading.Thread(target=relay.run, args=(stop,))
+        thread.start()
+        try:
+            self.until(lambda: relay.state == "streaming")
+            yield relay
+        finally:
+            stop.set()
+            thread.join()
+
+    @contextmanager
+    def writing(self, writers: int = 4, seed: int = 1) -> Iterator[None]:
+        """Let writers commit, hold back and roll back at random while the block runs, through outages."""
+        stop = threading.Event()
+        threads = [threading.Thread(target=_Writer(self, seed * 100 + n).run, args=(stop,)) for n in range(writers)]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+
+
+class _Writer:
+    """Says facts of five keys of its own, several a transaction, some of which end late or never."""
+
+    def __init__(self, ground: Ground, seed: int) -> None:
+        self._ground = ground
+        self._random = random.Random(seed)  # noqa: S311 - a schedule, not a secret
+        self._keys = [f"{seed}-{n}" for n in range(5)]
+        self._said: dict[str, int] = {}
+
+    def run(self, stop: threading.Event) -> None:
+        """Write until told to stop; after an outage, ask what was committed."""
+        while not stop.is_set():
+            with suppress(psycopg.OperationalError), psycopg.connect(self._ground.url("app")) as connection:
+                for key in self._keys:
+                    query = "SELECT coalesce(max(sequence), 0) FROM outbox WHERE aggregateid = %s"
+                    row = connection.execute(query, [key]).fetchone()
+                    self._said[key] = row[0] if row else 0
+                connection.commit()
+                while not stop.wait(self._random.random() * 0.004):
+                    self._transaction(connection, stop)
+            stop.wait(0.05)
+
+    def _transaction(self, connection: psycopg.Connection, stop: threading.Event) -> None:
+        said = dict(self._said)
+        for _ in range(self._random.randint(1, 4)):
+            key = self._random.choice(self._keys)
+            said[key] += 1
+            self._ground.say(connection, key, said[key])
+        if self._random.random() < 0.1:  # noqa: PLR2004 - one in ten
+            stop.wait(self._random.random() * 0.05)
+        if self._random.random() < 0.15:  # noqa: PLR2004 - one in seven
+            connection.rollback()
+        else:
+            connection.commit()
+            self._said = said
+
+
+class _Operations:
+    """Alembic's ``op``, as far as the chassis' tables need it."""
+
+    def __init__(self, connection: psycopg.Connection) -> None:
+        self._connection = connection
+
+    def execute(self, sqltext: str) -> None:
+        """Run DDL."""
+        self._connection.execute(sqltext.encode())
+
+
+def _led(consumer: Consumer, place: TopicPartition) -> bool:
+    """Whether a new topic's partitions have their leaders."""
+    try:
+        return bool(consumer.get_watermark_offsets(place, timeout=10))
+    except KafkaException:
+        return False
+
+
+def _text(value: str | bytes | None) -> str:
+    return value.decode() if isinstance(value, bytes) else value or ""
