@@ -28,10 +28,10 @@ BOUNCES = frozenset((550, 551, 552, 553, 554, 556))  # RFC 5321, 4.2.3: about th
 TAKEN = frozenset((250, 251, 252))
 TROUBLE = (OSError, smtplib.SMTPException)
 CONNECT_SECONDS = 3.0  # for each of connecting, greeting and introducing ourselves
-LONGEST_LINE = 900  # bytes; SMTP allows 998
 LADDER = (*DELAYED, *(timedelta(minutes=15) for _ in range(95)))  # up to 24 h
 outside = Outside("notification")
 _ADDRESS = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.-]{0,188}[A-Za-z0-9])?", re.ASCII)
+_PLAIN = re.compile(r"[ -~]{1,900}")  # visible ASCII; SMTP allows lines of 998
 _ENHANCED = re.compile(rb"[245]\.\d{1,3}\.\d{1,3}(?=\s|$)")
 
 
@@ -158,15 +158,21 @@ def compose(intent: SendMail, now: float) -> bytes:
 
 def safe(value: str) -> str:
     """Return a header's value unchanged; raises Unsafe unless it is short, visible ASCII, also once it is decoded."""
-    try:
-        decoded = str(make_header(decode_header(value)))
-    except (HeaderParseError, LookupError, ValueError) as undecodable:
-        message = "a header is not decodable"
-        raise Unsafe(message) from undecodable
-    if len(value) > LONGEST_LINE or not value.isascii() or any(map(_breaks, value + decoded)):
+    if not _PLAIN.fullmatch(value) or any(map(_breaks, _decoded(value))):
         message = "a header is too long or carries a character that may end it"
         raise Unsafe(message)
     return value
+
+
+def _decoded(value: str) -> str:
+    """Return what a mail program makes of encoded words (RFC 2047); raises Unsafe if it cannot tell."""
+    if "=?" not in value:
+        return ""
+    try:
+        return str(make_header(decode_header(value)))
+    except (HeaderParseError, LookupError, ValueError) as undecodable:
+        message = "a header is not decodable"
+        raise Unsafe(message) from undecodable
 
 
 def _breaks(character: str) -> bool:
@@ -176,7 +182,7 @@ def _breaks(character: str) -> bool:
 
 def _body(text: str) -> tuple[str, bytes]:
     lines = text.splitlines() or [""]
-    if text.isascii() and max(map(len, lines)) < LONGEST_LINE and not any(map(_breaks, "".join(lines))):
+    if all(not line or _PLAIN.fullmatch(line) for line in lines):
         return "7bit", "".join(f"{line}\r\n" for line in lines).encode("ascii")
     return "base64", base64.encodebytes(text.encode("utf-8", "replace")).replace(b"\n", b"\r\n")
 
