@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -34,6 +35,18 @@ OUTAGE = (
     psycopg.NotSupportedError,
 )
 _ADAPTERS: dict[type[Message], TypeAdapter[Any]] = {}
+
+
+class _Told(logging.Filter):
+    """Drops psycopg's warning that a pipeline was aborted: the error that aborted it is raised, and judged here."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether a record is to be kept."""
+        last = record.args[-1] if isinstance(record.args, tuple) and record.args else None
+        return not isinstance(last, psycopg.errors.PipelineAborted)
+
+
+logging.getLogger("psycopg").addFilter(_Told())
 
 
 class Refused(Exception):  # noqa: N818 - the name says what is the case

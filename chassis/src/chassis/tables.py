@@ -49,6 +49,7 @@ CREATE PUBLICATION outbox FOR TABLE outbox
 """
 
 # The owner's right to make partitions is lent to the app by one function; a lock keeps two workers apart.
+# Made aside and attached: PARTITION OF would lock the parent against everyone, and deadlock with an open batch.
 PARTITIONS = """
 CREATE FUNCTION ensure_partitions(behind int, ahead int) RETURNS int
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
@@ -60,12 +61,14 @@ BEGIN
   PERFORM pg_advisory_xact_lock(hashtext('ensure_partitions'));
   FOR d IN SELECT g::date FROM generate_series(today - behind, today + ahead, interval '1 day') g LOOP
     IF d >= today AND to_regclass('outbox_' || to_char(d, 'YYYYMMDD')) IS NULL THEN
-      EXECUTE format('CREATE TABLE %I PARTITION OF outbox FOR VALUES FROM (%L) TO (%L)',
+      EXECUTE format('CREATE TABLE %I (LIKE outbox INCLUDING ALL)', 'outbox_' || to_char(d, 'YYYYMMDD'));
+      EXECUTE format('ALTER TABLE outbox ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)',
         'outbox_' || to_char(d, 'YYYYMMDD'), d, d + 1);
       made := made + 1;
     END IF;
     IF to_regclass('inbox_' || to_char(d, 'YYYYMMDD')) IS NULL THEN
-      EXECUTE format('CREATE TABLE %I PARTITION OF inbox FOR VALUES FROM (%L) TO (%L)',
+      EXECUTE format('CREATE TABLE %I (LIKE inbox INCLUDING ALL)', 'inbox_' || to_char(d, 'YYYYMMDD'));
+      EXECUTE format('ALTER TABLE inbox ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)',
         'inbox_' || to_char(d, 'YYYYMMDD'), id_floor(d), id_floor(d + 1));
       made := made + 1;
     END IF;
