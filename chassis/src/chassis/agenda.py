@@ -27,7 +27,7 @@ from chassis.listener import Watcher, close_quietly
 from chassis.outside import Errand, Ruling, Transient
 from chassis.service import Service, Tx
 from chassis.trace import new_trace, parse
-from chassis.words import Answer, Intent, Timer, key_of
+from chassis.words import Answer, Intent, Timer, key_of, stamp
 
 CALLS = 10  # the bulkhead: calls outside at one time
 WAITING = 40  # intents in hand, calls under way included
@@ -160,7 +160,7 @@ class Agenda:
 
     def _entry(self, row: tuple[Any, ...], expires: float) -> Entry | None:
         identity, key, kind, body, attempts, traceparent = row
-        intent = from_json(self._intents[kind], body)
+        intent = stamp(from_json(self._intents[kind], body), datetime.now(UTC))
         trace = parse(traceparent) or new_trace()
         return Entry(identity, key, intent, attempts, expires, trace) if isinstance(intent, Intent) else None
 

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -214,12 +214,12 @@ def _promise(service: Service[Any], heard: Input, message: Intent | Timer, ordin
 def _hand_on(batch: _Batch, expires: float) -> dict[UUID, list[Entry]]:
     """Lease as many fresh intents as there is room to this process itself, so that no poll stands between."""
     handed: dict[UUID, list[Entry]] = {}
-    promises, errands = batch.told.promises, batch.service.outside.errands
+    promises, errands, now = batch.told.promises, batch.service.outside.errands, datetime.now(UTC)
     for place, promise in enumerate(promises):
         intent = promise.message
         if batch.room <= 0 or not isinstance(intent, Intent) or not (errand := errands.get(type(intent))):
             continue
-        if errand.when and errand.when(intent, batch.work) is not Ruling.GO:
+        if errand.when and errand.when(stamp(intent, now), batch.work) is not Ruling.GO:
             continue
         batch.room -= 1
         promises[place] = replace(promise, handed=True)
