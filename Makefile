@@ -2,7 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down status test check saga format
+TYPED := chassis/src cli/src sandbox/src deploy tests $(wildcard services/*/src chassis/tests sandbox/tests services/*/tests bench)
+.PHONY: help setup demo up down status test check jaeger saga format
 
 help: ## list everything
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,15 +23,20 @@ down: setup ## stop it; the data stays (quadrille down --wipe removes it)
 status: setup ## processes with memory and CPU
 	@$(BIN)/quadrille status
 
-test: check ## every gate, then the tests on the real stack, on ports and data of their own
+test: check jaeger ## every gate, then the tests on the real stack, on ports and data of their own
 	@$(BIN)/python -m pytest
 
 check: setup ## the gates: lint, types, import contracts, schemas, generated pages, sizes
-	@$(BIN)/ruff check .
+	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --check --quiet .
-	@$(BIN)/mypy
+	@$(BIN)/mypy --no-error-summary $(TYPED)
 	@$(BIN)/lint-imports
 	@$(BIN)/quadrille schema check
+	@$(BIN)/quadrille saga --check
+	@$(BIN)/python tests/architecture/sizes.py
+
+jaeger: setup ## build the local Jaeger from its Go modules (minutes, once; needs Go)
+	@$(BIN)/python -c "from quadrille.stack import jaeger; jaeger.main()"
 
 saga: setup ## write docs/saga.md from the handlers' signatures
 	@$(BIN)/quadrille saga

@@ -19,8 +19,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-MORE = ("schema", "demo", "load")
-"""Modules of this package that bring commands: a typer `app` of their own, or `add_to(app)`."""
+MORE = ("schema", "demo", "load", "saga")
+"""Modules of this package that bring commands: a typer `app` of their own, or one function `command`."""
 
 Data = Annotated[Path | None, typer.Option("--data", help="Data directory (default: $QUADRILLE_DATA or .quadrille).")]
 UP = "Examples:  quadrille up --detach   |   quadrille up --fresh --port kafka=19092"
@@ -134,10 +134,10 @@ def _load_more(word: str) -> None:
     for name in (word,) if word in MORE else MORE:
         if importlib.util.find_spec(f"quadrille.{name}") is not None:
             module = importlib.import_module(f"quadrille.{name}")
-            if hasattr(module, "add_to"):
-                module.add_to(app)
-            else:
+            if hasattr(module, "app"):
                 app.add_typer(module.app, name=name)
+            else:
+                app.command(name)(module.command)
 
 
 def run() -> None:

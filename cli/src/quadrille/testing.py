@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from quadrille.stack import EVERYTHING, Stack
+from quadrille.stack import EVERYTHING, Stack, jaeger
 
 Start = Callable[..., Stack]
 
@@ -30,8 +30,9 @@ def stack_home() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def stack(stack_home: Path) -> Iterator[Stack]:
-    """The whole stack, once a session, on its own ports, beside whatever else runs."""
-    whole = Stack(stack_home / "whole", parts=EVERYTHING, scattered=True)
+    """The whole stack, once a session, on its own ports; with Jaeger where it has been built (`make test` does)."""
+    traces = {"jaeger"} if jaeger.binary().exists() else set()
+    whole = Stack(stack_home / "whole", parts=EVERYTHING | traces, scattered=True)
     with whole:
         yield whole
     _remove(whole)

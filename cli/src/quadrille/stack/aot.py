@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 NAME = "aot-training"
+MAIN = "from quadrille.stack import aot; aot.main()"
 ROOM = 400 * 10**6
 DUMP = 120.0
 """Seconds a JVM is given to write its archive when it ends; 7 to 12 were measured on a quiet machine."""
@@ -44,7 +45,7 @@ def process(logs: Path) -> Process:
     return Process(
         Spec(
             name=NAME,
-            command=lambda: ["nice", "-n", "19", sys.executable, "-m", "quadrille.stack.aot"],
+            command=lambda: ["nice", "-n", "19", sys.executable, "-c", MAIN],
             log=logs / f"{NAME}.log",
             env=dict(os.environ),
             ready=lambda: True,
@@ -95,7 +96,8 @@ def _end(_signal: int, _frame: object) -> None:
     sys.exit(0)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The training process: ends when all is trained, or at once when told to."""
     signal.signal(signal.SIGTERM, _end)
     with contextlib.suppress(KeyboardInterrupt):
         train()

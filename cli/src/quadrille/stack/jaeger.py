@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,7 +33,7 @@ def available() -> bool:
     return binary().exists() or shutil.which("go") is not None
 
 
-def build(said: Callable[[str], None]) -> Path:
+def build(said: Callable[[str], object]) -> Path:
     """The program, built when it is not there yet (minutes, once)."""
     program = binary()
     if program.exists():
@@ -47,7 +48,7 @@ def build(said: Callable[[str], None]) -> Path:
     return program
 
 
-def process(home: Path, logs: Path, ports: Mapping[str, int], said: Callable[[str], None]) -> Process:
+def process(home: Path, logs: Path, ports: Mapping[str, int], said: Callable[[str], object]) -> Process:
     """Jaeger with its traces in memory: OTLP over HTTP in, its API (and the UI where built in) out."""
     listens = {name: ports[name] for name in ("jaeger", "jaeger-otlp", "jaeger-grpc")}
     return Process(
@@ -80,3 +81,11 @@ def _build(go: str, program: Path) -> None:
             said = tuple(done.stderr.splitlines()[-20:])
             raise CannotRun(what="Jaeger could not be built", fix="see above; or leave --jaeger away", tail=said)
         (scratch / "jaeger").rename(program)
+
+
+def main() -> None:
+    """Build it ahead of the tests, or say in one line why there will be none."""
+    try:
+        build(lambda text: sys.stderr.write(f"   {text}\n"))
+    except CannotRun as refused:
+        sys.stderr.write(f"   {refused.what}\n")
