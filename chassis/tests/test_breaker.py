@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from chassis.breaker import Breaker, Limits, Refused, State
@@ -144,7 +144,7 @@ def test_a_waiting_call_takes_the_place_that_becomes_free() -> None:
         waiting.result(5)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, phases=(Phase.generate,))  # a failure takes its seconds: no shrinking
 @given(st.lists(st.booleans(), min_size=3, max_size=3))
 def test_twenty_threads_get_three_probes(failing: list[bool]) -> None:
     """However many rush in when the pause is over, exactly three calls are made, and their majority decides."""
@@ -202,7 +202,7 @@ def admitted(world: World, event: str) -> bool:
 def wait_for_all(refused: threading.Semaphore) -> None:
     """Wait until every caller but three was refused."""
     for _ in range(THREADS - 3):
-        assert refused.acquire(timeout=10)
+        assert refused.acquire(timeout=5)
 
 
 def bug() -> None:
