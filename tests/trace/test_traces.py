@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from tests.conftest import Shop
 
 from quadrille.client import Client
 from quadrille.shop import order_of
 from quadrille.stack import Stack, jaeger
+from tests.conftest import Shop
 
 TEA = [("SKU-TEA", 1)]
 
@@ -40,7 +40,8 @@ class Traces:
         with Client(self.stack.url("jaeger")) as api:
             reply = api.ask("GET", f"/api/traces/{trace_id}")
         traces = reply.body["data"] if reply.status == 200 else []
-        return {span.id: span for trace in traces for span in map(lambda s: _span(s, trace), trace["spans"])}  # noqa: B023, C417 - used at once
+        found = [_span(raw, trace) for trace in traces for raw in trace["spans"]]
+        return {span.id: span for span in found}
 
     def complete(self, trace_id: str, *last: str) -> dict[str, Span]:
         """The trace, as soon as the spans of these names are in it and no parent is missing."""

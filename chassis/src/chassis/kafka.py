@@ -16,6 +16,7 @@ _CLIENT: Settings = {
     "reconnect.backoff.max.ms": 1_000,  # back within a second of the broker
     "allow.auto.create.topics": False,  # topics are declared
     "enable.metrics.push": False,  # nothing leaves unasked
+    "log_level": 2,  # a broker that is away is said once by us, not by every connection of every client
 }
 
 _PRODUCER: Settings = {

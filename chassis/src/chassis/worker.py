@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg
 import structlog
-from confluent_kafka import Consumer, TopicCollection
+from confluent_kafka import Consumer, KafkaError, TopicCollection
 from confluent_kafka.admin import AdminClient
 
 from chassis import metrics, otlp
@@ -116,7 +116,7 @@ class Worker:
         self.service, self.connect, self.bootstrap = service, around.connect, around.bootstrap
         self.reader = Reader(service.on.hears(Fact), around.decoder)
         notes = Notes(around.spans)
-        consumer = Consumer(consumer_settings(around.bootstrap, service.name))
+        consumer = Consumer(consumer_settings(around.bootstrap, service.name) | {"error_cb": _say})
         self.listener = Listener(service, self.connect, consumer, self.reader, notes)
         self.agenda = Agenda(service, self.connect, notes, around.client)
         self.listener.take, self.listener.room = self.agenda.take, self.agenda.room
@@ -195,6 +195,11 @@ class Worker:
                 )
                 raise Stopped(message)
             tx.execute(ADD_TOPIC, [name, *now])
+
+
+def _say(error: KafkaError) -> None:
+    """Log what librdkafka meets and mends by itself."""
+    log.warning("kafka trouble", error_class=error.name())
 
 
 def connection(url: str) -> Callable[[], Tx]:
