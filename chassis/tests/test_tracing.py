@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from chassis.otlp import Value
-from chassis.trace import Context, new_trace
-from chassis.tracing import PRODUCER, QUEUE, Spans
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as Decoded
 from prometheus_client import REGISTRY
+
+from chassis.otlp import Value
+from chassis.trace import Context, new_trace
+from chassis.tracing import PRODUCER, QUEUE, Spans
 
 
 class Sink(ThreadingHTTPServer):

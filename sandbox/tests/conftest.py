@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from sandbox.testing import Running, running
 
 _numbers = itertools.count(1)

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
+
 from sandbox.journal import Record
 from sandbox.testing import Running
 from sandbox.tokens import TOKENS

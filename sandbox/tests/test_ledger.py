@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+
 from sandbox.answers import Reply
 from sandbox.journal import Journal, Record, Taken
 from sandbox.ledger import Ledger

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from sandbox.testing import Running, running
 
 SENDER = "orders@quadrille.example"

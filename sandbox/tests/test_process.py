@@ -12,6 +12,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
+
 from sandbox.testing import Running, running, start
 
 CHARGE = {"payment_token": "tok_ok", "amount_minor": 1, "currency": "EUR", "order_id": "o"}

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
 from sandbox.journal import Record
 from sandbox.testing import Running, running
 

@@ -1,23 +1,29 @@
 """Facts to the bytes of a record and back; the guarantee: what is said can be read, what cannot be read is said so.
 
-A value is 0, four bytes of schema id, big-endian, then Avro. A fact is encoded once, when it enters the outbox.
+A value is 0, four bytes of schema id, big-endian, then Avro. A fact is encoded once, when it enters the outbox, by
+fastavro; bytes from outside are read by ``chassis.wire``, strictly (docs/adr/0010-own-avro-reader.md).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Protocol, TypeVar, cast
+import io
+import json
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol, TypeAlias, TypeVar, cast
+
+from fastavro import parse_schema, schemaless_writer
+from fastavro.validation import ValidationError, validate
 
 from chassis import projection, wire
-from chassis.projection import Mismatch
+from chassis.projection import Mismatch, Unsayable
 from chassis.schemas import Schema
 from chassis.wire import Reader, Undecodable, refuse
-from chassis.wire_out import Unsayable, Writer
 from chassis.words import Fact
 
 __all__ = ["Codec", "Ids", "Mismatch", "Undecodable", "Unsayable"]
 
 F = TypeVar("F", bound=Fact)
+Writer: TypeAlias = Callable[[Fact], bytes]
 HEAD = 5
 MAX_VALUE = 262_144  # bytes; the outbox takes no more
 
@@ -68,13 +74,7 @@ class Codec:
         RegistryUnavailable while the schema's id is not known.
         """
         head, write = self._writers.get(type(fact)) or self._writer(type(fact))
-        out = bytearray(head)
-        try:
-            write(fact, out)
-        except (TypeError, AttributeError, UnicodeEncodeError) as bad:
-            message = f"{fact.type}: a value of another type than the schema's"
-            raise Unsayable(message) from bad
-        return bytes(out)
+        return head + write(fact)
 
     def decode(self, value: bytes | None, cls: type[F]) -> F:
         """Return a record's value as the consumer's own class.
@@ -103,7 +103,7 @@ class Codec:
         if schema is None:
             message = f"{cls.__name__} has no schema among those this service says"
             raise Mismatch(message)
-        write = projection.writer(schema, cls)
+        write = writer(schema, cls)
         made = b"\0" + self._ids.id_of(schema).to_bytes(4, "big"), write
         self._writers[cls] = made
         return made
@@ -117,6 +117,30 @@ class Codec:
             raise Undecodable(reason) from unlike
         self._readers[cls, value[:HEAD]] = read
         return read
+
+
+def writer(schema: Schema, cls: type[Fact]) -> Writer:
+    """Return what writes the class as this schema, without a head; it raises Unsayable, and this raises Mismatch."""
+    flat, parsed = projection.flat(schema, cls), parse_schema(json.loads(schema.text))
+
+    def write(fact: Fact) -> bytes:
+        out = io.BytesIO()
+        try:
+            body = flat(fact)
+            # fastavro alone would write 7.5 as 7 and 2**31 as an int: what is no value of the schema is found before
+            validate(body, parsed, strict=True)
+            schemaless_writer(out, parsed, body, strict=True)
+        except ValidationError as bad:
+            message = f"{fact.type}: {bad.errors[-1].field} is no value of its type"
+            raise Unsayable(message) from None  # its message quotes the value
+        except Unsayable:
+            raise
+        except (TypeError, AttributeError, ValueError):
+            message = f"{fact.type}: a value of another type than the schema's"
+            raise Unsayable(message) from None
+        return out.getvalue()
+
+    return write
 
 
 def schema_id(value: bytes) -> int:

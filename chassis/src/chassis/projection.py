@@ -1,4 +1,4 @@
-"""Dataclasses as readers and writers of Avro; the guarantee: a class its schema cannot fill is refused beforehand.
+"""Dataclasses to and from the shapes of Avro; the guarantee: a class its schema cannot fill is refused beforehand.
 
 A heard class is a projection: it names only the fields it needs, in any order; what an older version does not have
 comes from the class's default. A said class is its schema, field by field. A text may be ``str``, a ``NewType`` of it,
@@ -12,15 +12,16 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from operator import attrgetter
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NewType, NoReturn, TypeAlias, Union, get_args, get_origin, get_type_hints
 
-from chassis import wire, wire_out
+from chassis import wire
 from chassis.schemas import ArrayOf, Field, Kind, MapOf, NullOr, OneOf, Plain, Record, Schema, Shape
 from chassis.wire import Reader
-from chassis.wire_out import Writer
 
 Hint: TypeAlias = Any  # what stands behind a field's colon
+Flat: TypeAlias = Callable[[Any], Any]  # a value of a class to what fastavro writes
 
 _READ: dict[str, Reader] = {
     "boolean": wire.read_boolean,
@@ -29,19 +30,20 @@ _READ: dict[str, Reader] = {
     "string": wire.read_string,
     "bytes": wire.read_bytes,
 }
-_WRITE: dict[str, Writer] = {
-    "boolean": wire_out.write_boolean,
-    "int": wire_out.write_int,
-    "long": wire_out.write_long,
-    "string": wire_out.write_string,
-    "bytes": wire_out.write_bytes,
-}
 _EPOCH, _MILLISECOND = datetime.fromtimestamp(0, UTC), timedelta(milliseconds=1)
 _PYTHON = {"boolean": bool, "int": int, "long": int, "string": str, "bytes": bytes}
 
 
 class Mismatch(TypeError):  # noqa: N818 - the name says what is the case
     """A class that cannot be read from, or said as, a schema; says which field and why."""
+
+
+class Unsayable(ValueError):  # noqa: N818 - the name says what is the case
+    """A value that its schema cannot hold, or that no reader would take; names the field, never the value."""
+
+
+def _unsayable(reason: str) -> NoReturn:
+    raise Unsayable(reason)
 
 
 def _unlike(reason: str) -> NoReturn:
@@ -62,11 +64,15 @@ def generic(schema: Schema) -> Reader:
     return _reader(schema.shape, Any, schema.name)
 
 
-def writer(schema: Schema, cls: type) -> Writer:
-    """Return what writes the class as this schema; raises Mismatch unless they are the same, field by field."""
+def flat(schema: Schema, cls: type) -> Flat:
+    """Return what turns the class into dicts, lists and plain values as fastavro takes them.
+
+    Raises Mismatch unless class and schema are the same, field by field. What it returns raises Unsayable for a text
+    with NUL, which the reader refuses and fastavro does not; all else about values is fastavro's to check.
+    """
     if found := [*differences(schema.shape, cls, cls.__name__)]:
         _unlike("; ".join(found))
-    return _writer(schema.shape, cls)
+    return _flat_record(schema.shape.fields, cls)
 
 
 def differences(shape: Shape, hint: Hint, where: str) -> Iterator[str]:
@@ -204,29 +210,71 @@ def _map(hint: Hint) -> tuple[Callable[[Any], Any], Hint] | None:
     return (tuple, pair[1]) if len(pair) == 2 and pair[0] is str else None  # noqa: PLR2004 - key and value
 
 
-def _writer(shape: Shape, hint: Hint) -> Writer:
+def _flat(shape: Shape, hint: Hint) -> Flat | None:
+    """Return how a value becomes plain; None is: it is."""
     inner, _ = _bare(hint)
     match shape:
-        case Plain() if inner is datetime:
-            return _write_moment
-        case Plain(kind):
-            return _WRITE[kind]
+        case Plain("string"):
+            return _flat_text
+        case Plain():
+            return _flat_moment if inner is datetime else None
         case NullOr(present):
-            return wire_out.write_null_or(_writer(present, inner))
+            return _flat_option(_flat(present, inner))
         case ArrayOf(items):
-            return wire_out.write_array_of(_writer(items, _item(inner)))
+            item = _flat(items, _item(inner)) or _same
+            return lambda values: [item(value) for value in values]
         case MapOf(values):
-            return wire_out.write_pairs_of(_writer(values, (_map(inner) or (dict, Any))[1]))
+            return _flat_map(_flat(values, (_map(inner) or (dict, Any))[1]) or _same)
         case Record(_, fields):
-            hints = get_type_hints(inner, include_extras=True)
-            return wire_out.write_record([f.name for f in fields], [_writer(f.shape, hints[f.name]) for f in fields])
+            return _flat_record(fields, inner)
         case OneOf(name, _):
             _unlike(f"{name} is an enum: our own schemas say texts")
 
 
+def _flat_record(fields: tuple[Field, ...], cls: type) -> Flat:
+    hints = get_type_hints(cls, include_extras=True)
+    names = [field.name for field in fields]
+    get = attrgetter(*names) if len(names) > 1 else lambda value: (getattr(value, names[0]),)
+    made = [(name, _flat(field.shape, hints[name])) for name, field in zip(names, fields, strict=True)]
+    changed = [(name, convert) for name, convert in made if convert]
+
+    def convert_all(value: Any) -> dict[str, Any]:  # noqa: ANN401 - a value of cls
+        body = dict(zip(names, get(value), strict=True))
+        for name, convert in changed:
+            body[name] = convert(body[name])
+        return body
+
+    return convert_all
+
+
+def _flat_option(present: Flat | None) -> Flat | None:
+    return present and (lambda value: None if value is None else present(value))
+
+
+def _flat_map(convert: Flat) -> Flat:
+    def convert_all(entries: Any) -> dict[str, Any]:  # noqa: ANN401 - a mapping or pairs
+        held = dict(entries)
+        if len(held) < len(entries):
+            _unsayable("a key twice in a map")
+        # sorted, so that equal maps are equal bytes
+        return {_flat_text(key): convert(held[key]) for key in sorted(held)}
+
+    return convert_all
+
+
+def _flat_text(text: str) -> str:
+    if "\0" in text:
+        _unsayable("NUL in a text")
+    return text
+
+
+def _flat_moment(moment: datetime) -> int:
+    return (moment - _EPOCH) // _MILLISECOND
+
+
+def _same(value: Any) -> Any:  # noqa: ANN401 - whatever it is
+    return value
+
+
 def _moment(milliseconds: int) -> datetime:
     return _EPOCH + timedelta(milliseconds=milliseconds)  # exact; a float is not, from the year 2286 on
-
-
-def _write_moment(moment: datetime, out: bytearray) -> None:
-    wire_out.write_long((moment - _EPOCH) // _MILLISECOND, out)

@@ -97,29 +97,32 @@ class Relay:
         self._enter("stopped", "stopped")
 
     def _serve(self, stop: threading.Event) -> None:
-        """Stand by until the lock is ours, find out where to go on, stream."""
-        with closing(Keeper(self._plan.dsn, self._plan.slot)) as keeper:
-            while not keeper.try_lock():
-                self._enter("standby")
-                _rest(stop, _STANDBY_SECONDS)
-            outlet = self._reliable_outlet(keeper, stop)
-            with closing(connect(self._plan.dsn)) as walsender:
-                system, timeline, *_ = command(walsender, "IDENTIFY_SYSTEM")
-                start = self._start(keeper, outlet, Cluster(int(system), int(timeline)), stop)
-                keeper.free_slot()
-                stream = Stream(walsender, self._plan.slot, start.position.lsn)
-                stream.watch(keeper.connection.fileno())
-                self._enter("streaming")
-                self._pump(Pump(keeper, stream, outlet, start, stop))
-
-    def _pump(self, pump: Pump) -> None:
-        """Stream; whatever ends it, know how far the deliveries came, and go on with an empty producer."""
+        """Stand by until the lock is ours, then stream; whatever ends it, know how far the deliveries came."""
+        pump = None
         try:
-            pump.run()
-        finally:
-            self._known, clean = pump.drain()
-            if not clean:
-                self._discard()
+            with closing(Keeper(self._plan.dsn, self._plan.slot)) as keeper:
+                while not keeper.try_lock():
+                    self._enter("standby")
+                    _rest(stop, _STANDBY_SECONDS)
+                outlet = self._reliable_outlet(keeper, stop)
+                with closing(connect(self._plan.dsn)) as walsender:
+                    pump = self._pump(keeper, walsender, outlet, stop)
+                    self._enter("streaming")
+                    pump.run()
+        finally:  # with both sessions closed: neither a stand-by nor the server's shutdown waits for Kafka
+            if pump is not None:
+                self._known, clean = pump.drain()
+                if not clean:
+                    self._discard()
+
+    def _pump(self, keeper: Keeper, walsender: psycopg.Connection, outlet: Outlet, stop: threading.Event) -> Pump:
+        """Start the stream where it has to go on."""
+        system, timeline, *_ = command(walsender, "IDENTIFY_SYSTEM")
+        start = self._start(keeper, outlet, Cluster(int(system), int(timeline)), stop)
+        keeper.free_slot()
+        stream = Stream(walsender, self._plan.slot, start.position.lsn)
+        stream.watch(keeper.connection.fileno())
+        return Pump(keeper, stream, outlet, start, stop)
 
     def _reliable_outlet(self, keeper: Keeper, stop: threading.Event) -> Outlet:
         """Return a producer, once its topics were seen to be right."""

@@ -122,7 +122,7 @@ class Ground:
         """
         committed = self.committed()
         published = self.published(len(committed), within)
-        missing, phantom = committed - set(published), set(published) - committed
+        missing, phantom = committed - set(published), set(published) - self.committed()
         if missing or phantom:
             message = f"{len(missing)} of {len(committed)} rows missing, {len(phantom)} published but not committed"
             raise AssertionError(message)
@@ -145,13 +145,13 @@ class Ground:
         return time.monotonic() - began
 
     @contextmanager
-    def relaying(self, relay: Relay | None = None) -> Iterator[Relay]:
-        """Run a relay in this process while the block runs, from the moment it streams."""
+    def relaying(self, relay: Relay | None = None, until: str = "streaming") -> Iterator[Relay]:
+        """Run a relay in this process while the block runs, from the moment it streams, or is in another state."""
         relay, stop = relay or Relay(self.plan), threading.Event()
         thread = threading.Thread(target=relay.run, args=(stop,))
         thread.start()
         try:
-            self.until(lambda: relay.state == "streaming")
+            self.until(lambda: relay.state == until)
             yield relay
         finally:
             stop.set()

@@ -11,10 +11,10 @@ from typing import Annotated, TypeVar
 from urllib.parse import quote
 
 import typer
-from chassis.schema_registry import Registry, RegistryUnavailable
-from chassis.schemas import Schema, UnsafeSchema
 
 from chassis import schemas
+from chassis.schema_registry import Registry, RegistryUnavailable
+from chassis.schemas import Schema, UnsafeSchema
 from quadrille import schema_published, schema_rules
 from quadrille.schema_published import Published
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from chassis.schemas import Schema, UnsafeSchema
-
 from chassis import schemas
+from chassis.schemas import Schema, UnsafeSchema
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

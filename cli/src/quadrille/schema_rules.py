@@ -6,9 +6,8 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from chassis.schemas import ArrayOf, Field, MapOf, NullOr, OneOf, Plain, Record, Schema, UnsafeSchema
-
 from chassis import schemas
+from chassis.schemas import ArrayOf, Field, MapOf, NullOr, OneOf, Plain, Record, Schema, UnsafeSchema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
