@@ -1,0 +1,196 @@
+"""What the relay promises while processes die or freeze at any moment, on a real Kafka and a real PostgreSQL."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from chassis.relay import Relay
+from chassis.testing_outbox import Ground
+from quadrille.stack import Stack
+
+BEHIND = "SELECT pg_wal_lsn_diff(pg_current_wal_flush_lsn(), {})::int FROM {}"
+numbers = itertools.count(1)
+CHILD = """
+import os, sys, threading
+from chassis.relay import Plan, Relay, topics_of
+{plant}
+service, bootstrap = sys.argv[1:]
+Relay(Plan(service, os.environ["DSN"], bootstrap, topics_of(service))).run(threading.Event())
+"""
+ACKNOWLEDGED_EARLY = """
+from chassis.relay_window import Transaction
+Transaction.done = property(lambda self: self.end is not None)
+"""
+
+
+@pytest.fixture
+def pair(parts_of_the_stack: Callable[..., Stack]) -> Stack:
+    return parts_of_the_stack("kafka", "postgres:inventory")
+
+
+@pytest.fixture
+def ground(pair: Stack) -> Iterator[Ground]:
+    made = Ground(f"crash{next(numbers)}", lambda role: pair.database_url("inventory", role), pair.kafka_bootstrap)
+    made.make()
+    yield made
+    made.clear()
+
+
+@contextmanager
+def child(ground: Ground, plant: str = "") -> Iterator[subprocess.Popen[bytes]]:
+    """A relay in a process of its own, killed at the end of the block."""
+    command = [sys.executable, "-c", CHILD.format(plant=plant), ground.plan.service, ground.bootstrap]
+    process = subprocess.Popen(command, env={**os.environ, "DSN": ground.plan.dsn}, stdout=subprocess.DEVNULL)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def streams(ground: Ground) -> bool:
+    return ground.one("SELECT count(*) FROM pg_replication_slots WHERE active") == (1,)
+
+
+def test_a_killed_relay_loses_nothing(ground: Ground) -> None:
+    """SIGKILL at random moments under load: every committed row arrives, first copies in order, few arrive twice."""
+    kills, moments = 6, random.Random(7)  # noqa: S311 - a schedule
+    with ground.writing():
+        for _ in range(kills):
+            with child(ground) as process:
+                ground.until(lambda: streams(ground))
+                with pytest.raises(subprocess.TimeoutExpired):
+                    process.wait(moments.random())
+    with ground.relaying():
+        assert ground.judge() <= kills * 1_000
+
+
+def test_a_crashed_postgres_doubles_nothing(ground: Ground, pair: Stack) -> None:
+    """With the postmaster killed the slot goes back, the relay's own position does not: nothing is lost or doubled."""
+    server = pair.process("postgres:inventory")
+    with ground.relaying() as relay:
+        with ground.writing():
+            for n in range(1, 4):
+                ground.until(lambda n=n: len(ground.published()) > n * 150)  # type: ignore[misc] # bound in the loop
+                server.kill()
+                server.start()
+                ground.until(lambda: relay.state == "streaming")
+        assert ground.judge() == 0
+
+
+def test_postgres_and_relay_killed_together_lose_nothing(ground: Ground, pair: Stack) -> None:
+    """What is stored in the database survives both: the next relay goes on from there."""
+    server = pair.process("postgres:inventory")
+    with ground.writing(), child(ground) as process:
+        ground.until(lambda: streams(ground))
+        ground.until(lambda: len(ground.published()) > 200)
+        process.kill()
+        server.kill()
+        server.start()
+    with ground.relaying():
+        assert ground.judge() <= 1_000
+
+
+def test_kafka_may_be_gone_for_a_while(ground: Ground, pair: Stack) -> None:
+    """While the broker is down rows wait in the WAL, more than the queue holds; when it is back all arrive in order."""
+    broker = pair.process("kafka")
+    with ground.relaying() as relay:
+        with ground.writing(writers=8):
+            ground.until(lambda: len(ground.published()) > 100)
+            broker.kill()
+            down = len(ground.committed())
+            ground.until(lambda: len(ground.committed()) > down + 1_500)
+            assert relay.state == "streaming"
+            broker.start()
+        ground.judge()
+
+
+@pytest.mark.parametrize(("plant", "lost"), [("", False), (ACKNOWLEDGED_EARLY, True)])
+def test_what_is_not_delivered_is_not_acknowledged(ground: Ground, pair: Stack, plant: str, lost: bool) -> None:  # noqa: FBT001
+    """Rows handed on while Kafka is down survive the relay's death; a relay that acknowledges them early loses them."""
+    broker = pair.process("kafka")
+    with child(ground, plant), ground.connect() as app:
+        ground.until(lambda: streams(ground))
+        broker.kill()
+        for n in range(1, 51):
+            ground.say(app, "a", n)
+        ground.until(lambda: ground.one(BEHIND.format("sent_lsn", "pg_stat_replication")) < (500,))
+        if plant:
+            ground.until(lambda: ground.one(BEHIND.format("confirmed_flush_lsn", "pg_replication_slots")) < (500,))
+    broker.start()
+    with ground.relaying():
+        if lost:
+            with pytest.raises(AssertionError, match="50 of 50 rows missing"):
+                ground.judge(within=2)
+        else:
+            ground.judge()
+
+
+def test_a_stand_by_takes_over_from_a_killed_relay(ground: Ground) -> None:
+    """Within 2 s of the kill the other one streams, and only ever one of them did."""
+    standby = Relay(ground.plan)
+    with child(ground) as process, ground.connect() as app:
+        ground.until(lambda: streams(ground))
+        with ground.relaying(standby, until="standby"):
+            ground.say(app, "a", 1)
+            ground.until(lambda: len(ground.published()) == 1)
+            standby.ready()
+            process.kill()
+            assert ground.until(lambda: standby.state == "streaming") < 2
+            ground.say(app, "a", 2)
+            ground.judge()
+
+
+def test_a_stand_by_takes_over_from_a_frozen_relay(ground: Ground) -> None:
+    """Within 6 s of the freeze the other one streams; the frozen one, woken, stands by and overtakes nothing."""
+    standby = Relay(ground.plan)
+    with child(ground) as process:
+        ground.until(lambda: streams(ground))
+        with ground.relaying(standby, until="standby"):
+            with ground.writing():
+                ground.until(lambda: len(ground.published()) > 50)
+                process.send_signal(signal.SIGSTOP)
+                assert ground.until(lambda: standby.state == "streaming") < 6
+                before = len(ground.published())
+                process.send_signal(signal.SIGCONT)
+                ground.until(lambda: len(ground.published()) > before + 500)
+            assert standby.state == "streaming"
+            ground.judge()
+
+
+def test_postgres_stops_while_a_relay_streams(ground: Ground, pair: Stack) -> None:
+    """The server's fast shutdown is not held up by a relay that has rows on their way to a broker that is down."""
+    server, broker = pair.process("postgres:inventory"), pair.process("kafka")
+    with ground.relaying(), ground.connect() as app:
+        broker.kill()
+        ground.say(app, "a", 1)
+        server.signal(signal.SIGINT)
+        assert server.gone_within(3)
+        server.start()
+        broker.start()
+        ground.judge()
+
+
+def test_a_huge_transaction_passes_in_small_memory(ground: Ground) -> None:
+    """100,000 rows in one transaction are handed on as they are read: the relay stays below 80 MiB."""
+    with child(ground) as process, ground.connect() as app:
+        ground.until(lambda: streams(ground))
+        app.execute(
+            "INSERT INTO outbox SELECT uuidv7(), %s, n::text, 'stock.reserved', 1, decode(repeat('00', 300), 'hex'),"
+            " uuidv7(), '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00' FROM generate_series(1, 100000) n",
+            [ground.topic],
+        )
+        assert ground.judge(within=60) == 0
+        status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
+        (peak,) = (int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+        assert peak < 80 * 1024
