@@ -76,7 +76,9 @@ class Agenda:
         self._inbox: queue.SimpleQueue[Input | _Postponed | None] = queue.SimpleQueue()
         self._held = 0
         self._lock = threading.Lock()
-        self._more = False
+        self._more = True  # something is known to be due
+        self._starved = False  # something may be due, but both hands are full
+        self._look_at = 0.0
         self._tx: Tx | None = None
         self._rng = random.Random()  # noqa: S311 - jitter
 
@@ -89,6 +91,12 @@ class Agenda:
         """Return how many more intents this worker may take in hand."""
         return max(0, WAITING - self._held)
 
+    def heard(self, done: Done) -> None:
+        """Take in hand what a batch of facts said; the listener's thread calls it."""
+        self.take(done.handed)
+        if left_for_later(done):
+            self.wake()
+
     def take(self, entries: Iterable[Entry]) -> None:
         """Carry out intents leased to this process; any thread may call it."""
         for entry in entries:
@@ -100,7 +108,7 @@ class Agenda:
         """Work until told to stop; calls under way finish, their answers are committed."""
         while not stop.is_set():
             try:
-                self._round(NAP_SECONDS)
+                self._round()
             except OUTAGE as trouble:
                 log.warning("agenda waits", error_class=type(trouble).__name__)
                 self._close()
@@ -108,14 +116,16 @@ class Agenda:
         self._drain()
 
     def wake(self) -> None:
-        """End the nap: something is due now."""
+        """End the nap: something is due now; any thread may call it."""
         self._inbox.put(None)
 
-    def _round(self, nap: float) -> None:
-        self._settle(self._gather(0.0 if self._more else nap))
-        self._more = False
-        self._lease_intents()
-        self._fire_timers()
+    def _round(self) -> None:
+        self._settle(self._gather(0.0 if self._more else max(0.0, self._look_at - time.monotonic())))
+        if self._more or self._starved or time.monotonic() >= self._look_at:
+            self._more = self._starved = False
+            self._look_at = time.monotonic() + NAP_SECONDS
+            self._lease_intents()
+            self._fire_timers()
 
     def _gather(self, nap: float) -> list[Input | _Postponed]:
         """Wait for the first thing to come back from outside, then take whatever else is there."""
@@ -123,7 +133,9 @@ class Agenda:
         try:
             one = self._inbox.get(timeout=nap) if nap else self._inbox.get_nowait()
             while True:
-                if one is not None:
+                if one is None:
+                    self._more = True
+                else:
                     found.append(one)
                 if len(found) >= self.batch_max:
                     break
@@ -146,11 +158,14 @@ class Agenda:
         for outcome in outcomes:
             if isinstance(outcome, Done):
                 self.take(outcome.handed)
-                self._more |= any(isinstance(said, Intent) for said in outcome.said) and not outcome.handed
+                self._more |= left_for_later(outcome)
         self.watcher.handled(list(zip(inputs, outcomes, strict=True)), began)
 
     def _lease_intents(self) -> None:
-        if not self._intents or not (room := self.room()):
+        if not self._intents:
+            return
+        if not (room := self.room()):
+            self._starved = True
             return
         expires = time.monotonic() + LEASE.total_seconds()
         rows = self._connection().execute(LEASE_DUE, [LEASE, list(self._intents), room]).fetchall()
@@ -254,6 +269,11 @@ class Agenda:
         tx, self._tx = self._tx, None
         if tx is not None:
             close_quietly(tx)
+
+
+def left_for_later(outcome: Done) -> bool:
+    """Tell whether an intent was said that this process has not taken in hand."""
+    return sum(isinstance(said, Intent) for said in outcome.said) > len(outcome.handed)
 
 
 def _go(intent: Intent, work: object) -> Ruling:  # noqa: ARG001 - the shape of a ruling

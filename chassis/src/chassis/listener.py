@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import psycopg
@@ -47,7 +47,7 @@ class Watcher(Protocol):
 
 
 class Listener:
-    """Hears a service's topics in one thread; ``take`` gets the intents handed on, ``room`` says how many may be."""
+    """Hears a service's topics in one thread; ``take`` gets what was said, ``room`` says how many may be."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Listener:
         self.consumer = consumer
         self.reader = reader
         self.watcher = watcher
-        self.take: Callable[[Iterable[Entry]], None] = _leave
+        self.take: Callable[[Done], None] = _leave
         self.room: Callable[[], int] = lambda: 0
         self.batch_max = 100
         self.stop = threading.Event()
@@ -139,8 +139,8 @@ class Listener:
         for origin in (i.origin for i in inputs if i.origin):
             self.next[origin.topic, origin.partition] = origin.upto
         for outcome in outcomes:
-            if isinstance(outcome, Done) and outcome.handed:
-                self.take(outcome.handed)
+            if isinstance(outcome, Done) and outcome.said:
+                self.take(outcome)
         self.watcher.handled(list(zip(inputs, outcomes, strict=True)), began)
 
     def _step_over_unheard(self) -> None:
@@ -270,7 +270,7 @@ def _bytes(value: str | bytes | None) -> bytes:
     return value.encode() if isinstance(value, str) else value or b""
 
 
-def _leave(entries: Iterable[Entry]) -> None:
+def _leave(done: Done) -> None:
     """Take no intent in hand: the agenda finds them when they are due."""
 
 

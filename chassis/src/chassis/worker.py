@@ -119,7 +119,7 @@ class Worker:
         consumer = Consumer(consumer_settings(around.bootstrap, service.name) | {"error_cb": _say})
         self.listener = Listener(service, self.connect, consumer, self.reader, notes)
         self.agenda = Agenda(service, self.connect, notes, around.client)
-        self.listener.take, self.listener.room = self.agenda.take, self.agenda.room
+        self.listener.take, self.listener.room = self.agenda.heard, self.agenda.room
         self.agenda.caught_up = self.listener.caught_up
         self.listener.batch_max = self.agenda.batch_max = around.batch_max
         self._failure: BaseException | None = None
