@@ -1,7 +1,7 @@
 """Avro's bytes, read strictly; the guarantee: any bytes give a value or Undecodable, in memory bound by their number.
 
 A reader takes (bytes, position) and returns (value, next position). No native code sees what came from outside:
-readers are closures over Python bytes, built once per schema and class (docs/adr/0010-own-avro-reader.md).
+readers are closures over Python bytes, built once per schema and class (docs/adr/0010-avro.md).
 """
 
 from __future__ import annotations
