@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import json
+import select
+import signal
+import subprocess
+import sys
+import time
 import urllib.request
+from pathlib import Path
 
 import psutil
 import psycopg
@@ -176,6 +182,57 @@ def test_start_again_starts_only_what_is_missing(new_stack: Start) -> None:
     assert again.process("postgres:payment").running
     with psycopg.connect(again.database_url("payment")) as connection:
         assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_an_interrupted_start_leaves_nothing(tmp_path: Path) -> None:
+    """Ctrl-C while `quadrille up` starts ends what was started and exits 130."""
+    home = tmp_path / "data"
+    command = [sys.executable, "-m", "quadrille", "up", "--data", str(home)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as start:
+        deadline = time.monotonic() + 30
+        while not processes_below(f"{home}/kafka"):
+            assert time.monotonic() < deadline, "Kafka was never started"
+            select.select([], [], [], 0.05)
+        start.send_signal(signal.SIGINT)
+        _, said = start.communicate(timeout=30)
+
+    assert start.returncode == 130, said.decode()
+    found = Stack.found(home)
+    assert found is not None
+    found.wipe()
+    assert processes_below(str(home)) == []
+
+
+def test_a_part_that_runs_is_not_forgotten(new_stack: Start) -> None:
+    """A second `start` with fewer parts still knows, and ends, what the first one started."""
+    first = new_stack(parts={"postgres:order", "postgres:payment"})
+    first.start()
+    second = new_stack(parts={"postgres:order"})
+    second.data = first.data
+
+    second.start()
+    second.stop()
+
+    assert not first.process("postgres:payment").running
+
+
+def test_other_settings_restart_our_processes(new_stack: Start) -> None:
+    """A running process of ours is started again exactly when it would now be told something else."""
+    parts = {"kafka", "topics", "registry", "schemas", "postgres:notification", "notification"}
+    first = new_stack(parts=parts, settings={"INBOX_WINDOW": "6d"})
+    first.start()
+    pid = first.process("notification-worker").pid
+
+    same = new_stack(parts=parts, settings={"INBOX_WINDOW": "6d"})
+    same.data = first.data
+    same.start()
+    assert same.process("notification-worker").pid == pid
+
+    other = new_stack(parts=parts, settings={"INBOX_WINDOW": "7d"})
+    other.data = first.data
+    other.start()
+    assert other.process("notification-worker").pid != pid
+    assert other.process("kafka").pid == first.process("kafka").pid
 
 
 def test_a_part_by_a_wrong_name_is_refused(new_stack: Start) -> None:

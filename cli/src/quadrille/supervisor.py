@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 FAILED, NOT_HERE, UNREACHABLE, INTERRUPTED = 1, 9, 7, 130
 WATCH = 0.5
 WIDTH = 21
+MEMORY_BAR_MB, CPU_BAR = 2048, 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,3 +211,5 @@ def _table(found: Sequence[inspection.Cost], whole: inspection.Cost) -> None:
         pid = "gone" if not cost.running else (cost.pid or "")
         ports = " ".join(str(port) for port in cost.ports.values())
         echo(f"{cost.name:<{WIDTH}} {pid:>7} {cost.rss_mb:8.1f} {cost.pss_mb:8.1f} {cost.cpu_percent:6.1f}  {ports}")
+    echo(f"bars for the idle stack: {MEMORY_BAR_MB} MB resident, {CPU_BAR} % of one core (pages shared between")
+    echo("processes count once in PSS and each time in RSS)")

@@ -101,13 +101,15 @@ class Stack:
         """Start every part that does not run yet; a failure ends what this call started."""
         places.directory(self.data)
         with places.locked(self.data / "lock"):
-            self._settle(state.load(self.data) or state.State())
+            there = state.load(self.data) or state.State()
+            self._settle(there)
             checklist.prepare(self)
-            before = {name for name, process in self.processes.items() if process.running}
+            ending.end([p for name, p in self.processes.items() if p.running and self._told_otherwise(there, name)])
+            new = [process for process in self.processes.values() if not process.running]
             try:
-                self.seconds = run(checklist.steps(self), self.progress)
+                self.seconds = run(checklist.steps(self), self.progress, abort=lambda: ending.end(new))
             except BaseException:
-                ending.end([p for name, p in self.processes.items() if name not in before])
+                ending.end(new)  # again: one may have been launched meanwhile
                 raise
             finally:
                 self.save()
@@ -131,6 +133,11 @@ class Stack:
             if self.data.exists():
                 state.save(self.data, self._snapshot())
 
+    def _told_otherwise(self, there: state.State, name: str) -> bool:
+        """Whether a process of ours runs with other settings than it would get now."""
+        ours = name != aot.NAME and not parts.is_server(name)
+        return ours and there.processes[name].fingerprint != self.processes[name].fingerprint
+
     def _learn(self) -> None:
         """Train the AOT archives behind the user's back, once both servers are here to profit."""
         if {"kafka", "registry"} <= self.parts and aot.wanted() and not self._trains():
@@ -145,6 +152,7 @@ class Stack:
         """Ports and password: those of what still runs stay, the others are found now; then know every process."""
         for name in ("logs", "schemas", "sandbox"):
             places.directory(self.data / name, 0o711)
+        self.parts |= {parts.part_of(name) for name in there.alive} & parts.PARTS  # what runs is never forgotten
         kept = {name: port for process in there.alive.values() for name, port in process.ports.items()}
         names = [name for name in parts.port_names(self.parts) if name not in kept]
         given = {name: port for name, port in self._given.items() if kept.get(name) != port}
@@ -179,7 +187,8 @@ class Stack:
 
 
 def _running(process: Process) -> state.Running:
-    return state.Running(process.pid, process.born, str(process.spec.log), dict(process.spec.ports))
+    spec = process.spec
+    return state.Running(process.pid, process.born, str(spec.log), dict(spec.ports), process.fingerprint)
 
 
 def _checked(wanted: Iterable[str]) -> frozenset[str]:

@@ -35,6 +35,12 @@ def is_server(name: str) -> bool:
     return name in {"kafka", "registry", "jaeger"} or name.startswith("postgres:")
 
 
+def part_of(process: str) -> str:
+    """The part a process belongs to: `inventory` for `inventory-worker`, else its own name."""
+    head = process.partition("-")[0]
+    return head if head in SERVICES else process
+
+
 def port_names(parts: Iterable[str]) -> list[str]:
     """The names of the ports these parts listen on."""
     return [name for part in sorted(parts) for name in LISTENS.get(part, (part,))]

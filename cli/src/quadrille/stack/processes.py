@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import signal
 import subprocess
@@ -78,6 +79,12 @@ class Process:
     def name(self) -> str:
         """The process's name in the stack: `kafka`, `postgres:order`, `inventory-worker`."""
         return self.spec.name
+
+    @property
+    def fingerprint(self) -> str:
+        """What it was told: another one means that it must be started again to know."""
+        told = {name: value for name, value in self.spec.env.items() if name.startswith("QUADRILLE_")}
+        return hashlib.sha256(repr(sorted(told.items())).encode()).hexdigest()[:16]
 
     @property
     def running(self) -> bool:

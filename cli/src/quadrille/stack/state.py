@@ -21,6 +21,7 @@ class Running:
     born: str | None
     log: str
     ports: dict[str, int] = field(default_factory=dict)
+    fingerprint: str = ""
 
     @property
     def alive(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -52,33 +53,36 @@ class Silent:
         """Say nothing."""
 
 
-def run(steps: Sequence[Step], progress: Progress) -> dict[str, float]:
-    """Run every step when those it needs are done; the first failure is raised after what runs has ended."""
+def run(steps: Sequence[Step], progress: Progress, abort: Callable[[], object] = lambda: None) -> dict[str, float]:
+    """Run every step when those it needs are done; at the first failure `abort` ends what the others wait for."""
     names = {step.name for step in steps}
     waiting = list(steps)
     running: dict[Future[float], Step] = {}
     done: dict[str, float] = {}
+    over = threading.Event()
     with ThreadPoolExecutor(max(1, len(steps))) as pool:
-        while waiting or running:
-            able = [s for s in waiting if s.needs & names <= done.keys()]
-            if not able and not running:
-                message = f"steps wait for each other: {', '.join(s.name for s in waiting)}"
-                raise ValueError(message)
-            for step in able:
-                waiting.remove(step)
-                running[pool.submit(_timed, step, progress)] = step
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                done[running.pop(future).name] = future.result()
+        try:
+            while waiting or running:
+                for step in [step for step in waiting if step.needs & names <= done.keys()]:
+                    waiting.remove(step)
+                    running[pool.submit(_timed, step, progress, over)] = step
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    done[running.pop(future).name] = future.result()
+        except BaseException:
+            over.set()
+            abort()
+            raise
     return done
 
 
-def _timed(step: Step, progress: Progress) -> float:
+def _timed(step: Step, progress: Progress, over: threading.Event) -> float:
     began = time.monotonic()
     progress.began(step.name)
     try:
         remark = step.run()
     except BaseException:
-        progress.failed(step.name, time.monotonic() - began)
+        if not over.is_set():  # else it is a consequence, not a reason
+            progress.failed(step.name, time.monotonic() - began)
         raise
     seconds = time.monotonic() - began
     progress.ended(step.name, seconds, remark)
