@@ -55,7 +55,9 @@ def install_wheels() -> int:
         if missing:
             return refuse(f"this Python has no `{missing[0]}` module", "apt-get install python3-venv")
         say(f"making a virtual environment in {VENV.name}")
-        made = subprocess.run([sys.executable, "-m", "venv", str(VENV)], capture_output=True, text=True, check=False)
+        made = subprocess.run(  # noqa: S603 - our own command line
+            [sys.executable, "-m", "venv", str(VENV)], capture_output=True, text=True, check=False
+        )
         if made.returncode:
             shutil.rmtree(VENV, ignore_errors=True)
             return refuse(f"no virtual environment: {last_line(made)}", "apt-get install python3-venv")
@@ -65,7 +67,7 @@ def install_wheels() -> int:
     say("installing what requirements/dev.txt names (wheels only, by hash)")
     pip = [str(VENV / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off"]
     command = [*pip, "--require-hashes", "--only-binary", ":all:", "--no-deps", "-r", str(LOCK)]
-    if subprocess.run([*command, "--quiet"], check=False).returncode:
+    if subprocess.run([*command, "--quiet"], check=False).returncode:  # noqa: S603 - our own command line
         return refuse(
             "the wheels could not be installed (pip says why above)",
             f"no network: connect once, about {WHEELS_MB} MB are fetched and then cached; "
@@ -80,7 +82,7 @@ def install_packages(packages: list[Path]) -> int:
     editable = [text for package in packages for text in ("-e", str(package))]
     command = [str(VENV / "bin" / "uv"), "pip", "install", "--quiet", "--offline", "--no-deps", "--no-index"]
     python = ["--python", str(VENV / "bin" / "python"), "--no-build-isolation"]
-    if subprocess.run([*command, *python, *editable], check=False).returncode:
+    if subprocess.run([*command, *python, *editable], check=False).returncode:  # noqa: S603 - our own command line
         return refuse("the packages of this checkout could not be installed", "see above; or begin anew: rm -r .venv")
     return 0
 
