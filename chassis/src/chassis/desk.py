@@ -1,0 +1,115 @@
+"""What endpoints work with: commands go in by one committer, reads come from a bounded pool, versions are ETags."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Annotated, Any, Concatenate, ParamSpec, Self, TypeVar, cast
+
+import sqlalchemy as sa
+from fastapi import Depends, Request, Response
+from pydantic import BaseModel, ConfigDict, PlainSerializer, WithJsonSchema
+from starlette.concurrency import run_in_threadpool
+
+from chassis.ids import uuid7
+from chassis.inputs import Input
+from chassis.intake import Intake
+from chassis.pool import Pool
+from chassis.run import Face
+from chassis.web import call_of
+from chassis.words import Command, Reply, key_of
+
+C = TypeVar("C", bound=Command)
+R = TypeVar("R", bound=Reply)
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+def rfc3339(at: datetime) -> str:
+    """Return a time as every interface shows it: RFC 3339, UTC, milliseconds."""
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+Time = Annotated[
+    datetime,
+    PlainSerializer(rfc3339, return_type=str),
+    WithJsonSchema({"type": "string", "format": "date-time"}, mode="serialization"),
+]
+
+
+class Document(BaseModel):
+    """A JSON document of ours, in or out: its members and no others, each of its own type."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Desk:
+    """An API's way to its database; open it as a context while serving.
+
+    Raises Stopped when made on a database that forgets.
+    """
+
+    def __init__(self, face: Face) -> None:
+        self.base = face.settings.public_base
+        self._intake = Intake(face.service, face.connect, face.spans)
+        self._intake.check()
+        self._reads = Pool(face.connect)
+
+    async def __aenter__(self) -> Self:
+        await self._intake.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._intake.__aexit__(kind, error, trace)
+        self._reads.close()
+
+    async def ask(self, request: Request, _: Callable[[C, Any], R], command: C) -> R:
+        """Return the reply to a command once it is durable; its handler is named for what it may reply.
+
+        Raises what the intake raises.
+        """
+        trace = call_of(request).trace
+        heard = Input(uuid7(), key_of(command), command, datetime.now(UTC), command.type, trace=trace)
+        return cast("R", await self._intake.ask(heard))
+
+    async def read(self, query: Callable[Concatenate[sa.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Return what a query of the store finds; raises what the pool raises."""
+        return await run_in_threadpool(lambda: self._reads.read(query, *args, **kwargs))
+
+
+def desk_of(request: Request) -> Desk:
+    """Return the desk of the app a request came to."""
+    desk: Desk = request.app.state.desk
+    return desk
+
+
+AtDesk = Annotated[Desk, Depends(desk_of)]
+
+
+def answer(document: Document, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Return a document as the answer to a request."""
+    return Response(document.model_dump_json(), status, headers, "application/json")
+
+
+def etag(version: int) -> str:
+    """Return the entity tag of a row's version."""
+    return f'"v{version}"'
+
+
+def matches(condition: str, current: str | None) -> bool:
+    """Tell whether If-Match holds: strong comparison (RFC 9110, 13.1.1); None is what does not exist."""
+    return current is not None and (condition.strip() == "*" or current in _tags(condition))
+
+
+def unchanged(condition: str | None, current: str) -> bool:
+    """Tell whether If-None-Match of a GET names what is there: weak comparison (RFC 9110, 13.1.2)."""
+    return condition is not None and (
+        condition.strip() == "*" or current in [tag.removeprefix("W/") for tag in _tags(condition)]
+    )
+
+
+def _tags(condition: str) -> list[str]:
+    return [tag.strip() for tag in condition.split(",")]

@@ -1,0 +1,150 @@
+"""The payments API: what became of an order's money, its ledger, and what is still to be done outside."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import Query, Response
+from pydantic import Field
+from starlette.types import ASGIApp
+
+from chassis import web
+from chassis.desk import AtDesk, Desk, Document, Time, answer
+from chassis.openapi import Answer
+from chassis.run import Face
+from payment import store
+from payment.domain import Entry as Line
+from payment.store import Account, Pending
+
+routes = web.Routes()
+ORDER = "01a1fd62-57f0-7eeb-be96-e59ce40f9cb1"
+PAYMENT = {
+    "order_id": ORDER,
+    "state": "REFUNDING",
+    "code": None,
+    "amount_minor": 2500,
+    "currency": "EUR",
+    "permitted": True,
+    "cancel_wanted": True,
+    "began_at": "2026-11-21T09:14:03.270Z",
+    "deadline_at": "2026-11-21T09:19:03.120Z",
+    "entries": [
+        {
+            "key": f"charge:{ORDER}",
+            "kind": "CAPTURE",
+            "amount_minor": 2500,
+            "currency": "EUR",
+            "reference": "ch_000001",
+            "at": "2026-11-21T09:14:03.391Z",
+        }
+    ],
+    "intents": [
+        {
+            "type": "refund_card",
+            "due_at": "2026-11-21T09:14:24.100Z",
+            "attempts": 2,
+            "error_class": "TRANSIENT",
+            "error": "the processor answered 503",
+        }
+    ],
+}
+
+
+class Entry(Document):
+    """A line of the ledger: money taken or given back; never changed, never removed."""
+
+    key: str = Field(description="The processor's idempotency key, one for ever.")
+    kind: str = Field(description="CAPTURE, VOID or REFUND.")
+    amount_minor: int
+    currency: str
+    reference: str = Field(description="The processor's own name for it.")
+    at: Time
+
+
+class Intent(Document):
+    """Something still to be done outside, with the tries so far."""
+
+    type: str = Field(description="charge_card, inquire_charge, refund_card or inquire_refund.")
+    due_at: Time = Field(description="When it is tried next; while it is being tried, when another may take over.")
+    attempts: int
+    error_class: str | None
+    error: str | None = Field(description="How the last try failed.")
+
+
+class Payment(Document):
+    """An order's payment; price and deadline are null until the order itself was heard of."""
+
+    order_id: str
+    state: str = Field(
+        description="NONE, CHARGING, UNKNOWN, CHARGED, DECLINED, SKIPPED, REFUNDING, REFUNDED or REFUND_FAILED."
+    )
+    code: str | None = Field(description="Why a charge was declined or a refund refused.")
+    amount_minor: int | None
+    currency: str | None
+    permitted: bool = Field(description="Inventory holds the goods: the card may be charged.")
+    cancel_wanted: bool = Field(description="The money goes back as soon as it is known whether it came.")
+    began_at: Time | None
+    deadline_at: Time | None
+    entries: list[Entry]
+    intents: list[Intent]
+
+
+class Payments(Document):
+    """The payments found: one, or none while payment has heard nothing of the order."""
+
+    payments: list[Payment]
+
+
+@routes.on(
+    "GET", "/v1/payments", scope="payments:read", problems=(),
+    answers=[Answer(200, "What is known of the order's money.", Payments, {"payments": [PAYMENT]})],
+)  # fmt: skip
+async def show_payments(desk: AtDesk, order_id: Annotated[UUID, Query(examples=[ORDER])]) -> Response:
+    """Show an order's payment: where it stands, its ledger, its open intents with their attempts."""
+    account = await desk.read(store.payment_of, str(order_id))
+    return answer(Payments(payments=[_payment(account)] if account else []))
+
+
+def _payment(account: Account) -> Payment:
+    payment, price = account.payment, account.payment.price
+    return Payment(
+        order_id=payment.order_id,
+        state=payment.state.value,
+        code=payment.code,
+        amount_minor=price.amount_minor if price else None,
+        currency=price.currency if price else None,
+        permitted=payment.permitted,
+        cancel_wanted=payment.cancel_wanted,
+        began_at=payment.began_at,
+        deadline_at=price.deadline_at if price else None,
+        entries=[_entry(line) for line in account.entries],
+        intents=[_intent(pending) for pending in account.pending],
+    )
+
+
+def _entry(line: Line) -> Entry:
+    return Entry(
+        key=line.key,
+        kind=line.kind,
+        amount_minor=line.amount_minor,
+        currency=line.currency,
+        reference=line.reference,
+        at=line.at,
+    )
+
+
+def _intent(pending: Pending) -> Intent:
+    return Intent(
+        type=pending.type,
+        due_at=pending.due,
+        attempts=pending.attempts,
+        error_class=pending.error_class,
+        error=pending.error,
+    )
+
+
+def make(face: Face) -> ASGIApp:
+    """Return payment's API."""
+    desk = Desk(face)
+    return web.make_app("Quadrille payment", routes, desk, face.spans, desk.base)
