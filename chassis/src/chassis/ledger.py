@@ -31,7 +31,7 @@ TRY_REQUESTS = "SELECT pg_try_advisory_xact_lock(k) FROM unnest(%b::bigint[]) k"
 SEEN_IDS = """
 SELECT event_id FROM inbox WHERE event_id = ANY(%(ids)b) AND event_id BETWEEN %(low)b AND %(high)b
 UNION ALL SELECT event_id FROM inbox_old WHERE event_id = ANY(%(ids)b)
-UNION ALL SELECT id FROM parked WHERE id = ANY(%(ids)b) AND state = 'DISCARDED'"""
+UNION ALL SELECT id FROM parked WHERE id = ANY(%(ids)b) AND state = 'DISCARDED' AND topic IS NOT NULL"""
 LINES = "SELECT line, id FROM parked WHERE line = ANY(%b) AND state IN ('OPEN', 'DEAD') ORDER BY line, place"
 SEQUENCES = "SELECT topic, key, sequence FROM stream WHERE key = ANY(%b)"
 ADD_SEEN = "INSERT INTO inbox SELECT unnest(%b::uuid[])"
@@ -53,7 +53,11 @@ END_AGENDA = "DELETE FROM agenda WHERE id = ANY(%b)"
 HOLD_AGENDA = "UPDATE agenda SET leased_until = 'infinity' WHERE id = ANY(%b)"
 PARK = """
 INSERT INTO parked (id, line, state, type, topic, partition, "offset", headers, raw, error_class, error, attempts)
-VALUES (%b, %b, 'OPEN', %b, %b, %b, %b, %b, %b, %b, %b, %b)"""
+VALUES (%b, %b, 'OPEN', %b, %b, %b, %b, %b, %b, %b, %b, %b)
+ON CONFLICT (id) DO UPDATE SET state = 'OPEN', line = excluded.line, place = DEFAULT, raw = excluded.raw,
+   headers = excluded.headers, error_class = excluded.error_class, error = excluded.error,
+   attempts = parked.attempts + excluded.attempts, parked_at = now(), ended_by = NULL, reason = NULL
+ WHERE parked.state NOT IN ('OPEN', 'DEAD')"""
 PARK_AGAIN = "UPDATE parked SET attempts = attempts + 1, error_class = %b, error = %b WHERE id = %b"
 UNPARK = """
 UPDATE parked SET state = 'REDRIVEN', ended_by = 'worker', reason = 'handled'
@@ -243,7 +247,8 @@ def _as_is(body: bytes) -> bytes:
 
 def _park(tx: Tx, heard: Input, outcome: Parked) -> None:
     if heard.redriven:
-        tx.execute(PARK_AGAIN, [outcome.error_class, outcome.reason, heard.id])
+        if outcome.error_class != BEHIND:
+            tx.execute(PARK_AGAIN, [outcome.error_class, outcome.reason, heard.id])
         return
     record, origin = heard.record or Record(b""), heard.origin
     headers = json.dumps([(k, v.hex()) for k, v in record.headers]).encode()
@@ -254,7 +259,7 @@ def _park(tx: Tx, heard: Input, outcome: Parked) -> None:
         [
             heard.id,
             _plain(heard.line),
-            heard.type,
+            _plain(heard.type),
             *place,
             headers,
             record.raw,

@@ -9,37 +9,63 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+from pydantic import ValidationError
+
 from chassis.commit import commit, from_json
 from chassis.ids import id_time
-from chassis.inputs import Done, Input, Outcome, Record, Seen
+from chassis.inputs import Done, Input, Outcome, Record, Seen, Unreadable
 from chassis.reading import Reader
 from chassis.service import Service, Tx
-from chassis.words import Answer, Timer, key_of
+from chassis.trace import new_trace, parse
+from chassis.words import Answer, Message, Timer
 
+# A line whose head is dead waits for a person. An answer's or timer's line is the id of its agenda row.
 OPEN_ROWS = """
-SELECT id, line, type, topic, headers, raw, parked_at FROM parked WHERE state = 'OPEN' ORDER BY line, place"""
+SELECT p.id, p.line, p.type, p.topic, p.headers, p.raw, p.parked_at, a.key, a.attempts, a.traceparent
+  FROM parked p LEFT JOIN agenda a ON p.topic IS NULL AND a.id::text = p.line
+ WHERE p.state = 'OPEN'
+   AND NOT EXISTS (SELECT FROM parked d WHERE d.line = p.line AND d.state = 'DEAD' AND d.place < p.place)
+ ORDER BY p.line, p.place"""
+Row = tuple[Any, ...]
 
 
 def redrive_open(tx: Tx, service: Service[Any], reader: Reader) -> Iterator[Outcome]:
-    """Feed every open line from its head until one fails again; what waits behind a failed head stays in place."""
-    rows = tx.execute(OPEN_ROWS).fetchall()
-    for _, line in itertools.groupby(rows, key=lambda row: row[1]):
-        for row in line:
-            heard = _input(service, reader, row)
-            outcome = commit(tx, service, [heard])[0]
-            yield outcome
-            if not isinstance(outcome, Done | Seen):
-                break
+    """Feed every open line from its head until one fails again; what waits behind a failed head stays in place.
+
+    What joins a line meanwhile is fed too: its head may be gone by then, and nobody else would look at it.
+    """
+    tried: set[UUID] = set()
+    stuck: set[str] = set()
+    while rows := [r for r in tx.execute(OPEN_ROWS).fetchall() if r[0] not in tried and r[1] not in stuck]:
+        for line, waiting in itertools.groupby(rows, key=lambda row: str(row[1])):
+            for row in waiting:
+                tried.add(row[0])
+                outcome = commit(tx, service, [_input(service, reader, row)])[0]
+                yield outcome
+                if not isinstance(outcome, Done | Seen):
+                    stuck.add(line)
+                    break
 
 
-def _input(service: Service[Any], reader: Reader, row: tuple[Any, ...]) -> Input:
-    identity, line, kind, topic, headers, raw, parked_at = row
-    if topic is not None:
-        record = Record(bytes(raw), tuple((k, bytes.fromhex(v)) for k, v in json.loads(bytes(headers))))
-        heard = reader.read(record, line.encode(), None, int(parked_at.timestamp() * 1000))
-        return Input(identity, line, heard.body, heard.at, kind, record, redriven=True, trace=heard.trace)
-    answers = service.on.hears(Answer)
-    cls = answers[kind] if kind in answers else service.on.hears(Timer)[kind]
-    body = from_json(cls, bytes(raw))
+def _input(service: Service[Any], reader: Reader, row: Row) -> Input:
+    identity, line, kind, topic, headers, raw, parked_at, *_ = row
+    if topic is None:
+        return _from_inside(service, row)
+    record = Record(bytes(raw), tuple((k, bytes.fromhex(v)) for k, v in json.loads(bytes(headers))))
+    heard = reader.read(record, line.encode(), None, int(parked_at.timestamp() * 1000))
+    return Input(identity, line, heard.body, heard.at, kind, record, redriven=True, trace=heard.trace)
+
+
+def _from_inside(service: Service[Any], row: Row) -> Input:
+    """Return the input of an answer or timer: its key, attempts and place in a trace are its agenda row's."""
+    identity, line, kind, _, _, raw, _, key, attempts, traceparent = row
+    classes: dict[str, type[Message]] = {**service.on.hears(Answer), **service.on.hears(Timer)}
+    body: Message | Unreadable
+    try:
+        body = from_json(classes[kind], bytes(raw))
+    except (KeyError, ValidationError):
+        body = Unreadable("no handler here takes this body any more", "UNHEARD")
     at = id_time(identity) if isinstance(body, Timer) else datetime.now(UTC)
-    return Input(identity, key_of(body), body, at, kind, Record(bytes(raw)), agenda=UUID(line), redriven=True)
+    record, trace = Record(bytes(raw)), parse(traceparent) or new_trace()
+    return Input(identity, key or line, body, at, kind, record, None, UUID(line), redriven=True,
+                 attempts=attempts or 1, trace=trace)  # fmt: skip

@@ -11,9 +11,10 @@ from chassis.avro import Undecodable
 from chassis.ids import id_milliseconds, record_id
 from chassis.inputs import Input, Origin, Record, Unreadable
 from chassis.trace import new_trace, parse
-from chassis.words import Fact, Message, key_of
+from chassis.words import Fact, Infrastructure, Message, key_of
 
 F = TypeVar("F", bound=Fact)
+LATEST_MS = 253_402_300_799_000  # the end of the year 9999: what a datetime can say
 
 
 class Decoder(Protocol):
@@ -36,12 +37,12 @@ class Reader:
     def unheard(self, record: Record) -> bool:
         """Tell whether no handler is for this type; decided on one header, before anything is decoded."""
         named = envelope.type_of(record.headers)
-        return named is not None and named not in self._names
+        return named is not None and named not in self._names and named != b"" and named.isascii()
 
     def read(self, record: Record, key: bytes | None, origin: Origin | None, at_ms: int) -> Input:
         """Return the input of a record; its time is its header's, or ``at_ms`` (the broker's) without one."""
-        headers = envelope.read_headers(record.headers)
-        text = (key or b"").decode("utf-8", "replace")
+        headers, at_ms = envelope.read_headers(record.headers), min(max(at_ms, 0), LATEST_MS)
+        text = (key or b"").decode("utf-8", "replace").replace("\0", "\ufffd")  # which no text column holds
         identity = headers.id
         if identity is None:
             place = (origin.topic, origin.partition, origin.upto - 1) if origin else ("", 0, 0)
@@ -56,8 +57,14 @@ class Reader:
             return Unreadable(headers.reason)
         if id_milliseconds(headers.id) < self.floor_ms:
             return Unreadable("the event is older than the inbox can tell", "BELOW_FLOOR")
+        if (cls := self.heard.get(headers.type)) is None:
+            return Unreadable("no handler here hears this type any more", "UNHEARD")
         try:
-            body = self.decoder.decode(record.raw, self.heard[headers.type])
+            body = self.decoder.decode(record.raw, cls)
         except Undecodable as wrong:
             return Unreadable(str(wrong))
+        except Infrastructure:
+            raise
+        except Exception as bug:  # noqa: BLE001 - a decoder's bug is this record's alone, as a handler's is
+            return Unreadable(f"{type(bug).__name__} while decoding")
         return body if key_of(body) == key else Unreadable("the record's key is not its body's first field")
