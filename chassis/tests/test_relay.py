@@ -18,6 +18,8 @@ from chassis.relay_keeper import NotReady
 from chassis.replication import lsn_number
 from chassis.tables import TABLES
 from chassis.testing_outbox import Ground
+from chassis.tests.test_tracing import Sink
+from chassis.tracing import Spans
 from quadrille.stack import Stack
 
 numbers = itertools.count(1)
@@ -182,6 +184,26 @@ def _limit(ground: Ground, size: str) -> None:
     admin = AdminClient(client_settings(ground.bootstrap))
     for altered in admin.incremental_alter_configs([resource]).values():
         altered.result()
+
+
+def test_each_row_sent_is_a_span_below_its_handler(ground: Ground) -> None:
+    """The span has the id the record's traceparent names, the handler's span as parent, and how long the row waited."""
+    sink = Sink()
+    spans = Spans("inventory", "relay", [sink.url])
+    with ground.relaying(Relay(ground.plan, spans)), ground.connect() as app:
+        ground.say(app, "a", 1)
+        (span,) = sink.wait_for(1)
+    ((traceparent, parent),) = [ground.one("SELECT traceparent, parent_span FROM outbox")]
+    attributes = {a.key: a.value for a in span.attributes}
+    assert f"00-{span.trace_id.hex()}-{span.span_id.hex()}-01" == traceparent
+    assert span.parent_span_id == parent
+    assert (span.name, span.kind) == (f"send {ground.topic}", span.SPAN_KIND_PRODUCER)
+    assert attributes["messaging.destination.name"].string_value == ground.topic
+    assert 0 <= attributes["quadrille.outbox_wait_ms"].double_value < 5_000
+    assert span.end_time_unix_nano >= span.start_time_unix_nano
+    spans.stop()
+    sink.shutdown()
+    sink.server_close()
 
 
 def test_a_pure_python_libpq_is_refused(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Gauge
 
-ROWS = Counter("quadrille_relay_rows_total", "Outbox rows handed to Kafka")
+ROWS = Counter("quadrille_relay_rows_total", "Outbox rows delivered to Kafka")
 RESENT = Counter("quadrille_relay_resent_rows_total", "Rows this process had handed on before")
 FAILURES = Counter("quadrille_relay_delivery_failures_total", "Deliveries Kafka refused: the stream started again")
 RECOVERIES = Counter(

@@ -102,6 +102,7 @@ class Pump:
         self._outlet.check()
         _, records = self._window.settle()
         self._unstored += records
+        ROWS.inc(records)
         now = time.monotonic()
         if now >= self._beat_at or (self._unstored >= _STORE_ROWS and now >= self._store_at):
             self._report(now)
@@ -153,7 +154,6 @@ class Pump:
         """Sleep until there is something to do; under load, let it gather for a moment (wake-ups set the cost)."""
         now = time.monotonic()
         if now - self._rate_from >= _RATE_SECONDS:
-            ROWS.inc(self._rows)
             self._rate, self._rows, self._rate_from = self._rows / (now - self._rate_from), 0, now
         if not taken:
             if self._keeper.connection.fileno() in self._stream.wait(max(0.0, self._beat_at - now)):
