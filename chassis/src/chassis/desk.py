@@ -51,7 +51,7 @@ class Desk:
     """
 
     def __init__(self, face: Face) -> None:
-        self.base = face.settings.public_base
+        self.settings, self.base = face.settings, face.settings.public_base
         self._intake = Intake(face.service, face.connect, face.spans)
         self._intake.check()
         self._reads = Pool(face.connect)
@@ -74,6 +74,16 @@ class Desk:
         trace = call_of(request).trace
         heard = Input(uuid7(), key_of(command), command, datetime.now(UTC), command.type, trace=trace)
         return cast("R", await self._intake.ask(heard))
+
+    async def ask_once(self, heard: Input, reply: type[R]) -> R:
+        """Return the reply to a command that may be sent again: an input with an id and a request key of its own.
+
+        Raises what the intake raises.
+        """
+        if isinstance(got := await self._intake.ask(heard), reply):
+            return got
+        message = f"{heard.type} was replied to with {type(got).__name__}, not {reply.__name__}"
+        raise TypeError(message)
 
     async def read(self, query: Callable[Concatenate[sa.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Return what a query of the store finds; raises what the pool raises."""
