@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import TypeAlias
 
 import psycopg
 import structlog
@@ -20,7 +21,7 @@ from chassis.pgoutput import OutboxRow
 from chassis.relay_keeper import Cluster, Keeper, Progress, Slot
 from chassis.relay_outlet import Outlet
 from chassis.relay_window import Position, Window
-from chassis.replication import command, connect, conninfo, lsn_number
+from chassis.replication import ask, command, connect, conninfo, lsn_number
 
 FIRST_START = "first start"
 MARGIN = timedelta(minutes=10)
@@ -29,13 +30,14 @@ _BATCH = 1_000
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _COLUMNS = sql.SQL(", ").join(map(sql.Identifier, OutboxRow._fields))
 _RESCAN = sql.SQL(
-    "DECLARE rescan NO SCROLL CURSOR FOR SELECT {} FROM outbox"
+    "DECLARE rescan BINARY NO SCROLL CURSOR FOR SELECT {} FROM outbox"
     " WHERE occurred_at >= {since} AND written_on >= ({since} AT TIME ZONE 'UTC')::date AND id >= {floor}"
     " ORDER BY aggregatetype, aggregateid, sequence"
 )
 _BELOW = sql.SQL("SELECT id::text FROM outbox WHERE occurred_at >= {since} AND id < {floor} ORDER BY id")
 _TELL = "INSERT INTO relay_recovery (id, cause, rows, seconds) VALUES (%s, %s, %s, %s)"
 _DRAIN_SECONDS = 0.005
+Alive: TypeAlias = Callable[[], None]
 log = structlog.get_logger(__name__)
 
 
@@ -55,15 +57,14 @@ def cause(stored: Progress | None, cluster: Cluster, publication: str, slot: Slo
     return "slot moved" if slot.confirmed > stored.position.lsn else None
 
 
-def rows(session: psycopg.Connection, since: datetime, window: timedelta) -> Iterator[OutboxRow]:
-    """Yield the session's outbox rows from a moment on, each key in sequence, columns in binary."""
+def rows(session: psycopg.Connection, since: datetime, window: timedelta, alive: Alive) -> Iterator[OutboxRow]:
+    """Yield the session's outbox rows from a moment on, each key in sequence; ``alive`` is called during the sort."""
     floor = floor_of(int((time.time() - window.total_seconds()) * 1000))
     below = [row[0] for row in session.execute(_BELOW.format(since=since, floor=floor))]
     if below:  # their hearers would park them as too old: they are listed, not sent
         log.warning("relay.below_window", rows=len(below), ids=below[:100])
     session.execute(_RESCAN.format(_COLUMNS, since=since, floor=floor))
-    fetch = sql.SQL("FETCH {} FROM rescan").format(_BATCH)
-    while (result := session.execute(fetch, binary=True).pgresult) is not None and result.ntuples:
+    while (result := ask(session, f"FETCH {_BATCH} FROM rescan", alive)).ntuples:
         for n in range(result.ntuples):
             yield OutboxRow(*(result.get_value(n, column) for column in range(result.nfields)))  # type: ignore[arg-type]
 
@@ -93,7 +94,7 @@ class Recovery:
     reason: str
     stored: Progress | None
 
-    def run(self, keeper: Keeper, outlet: Outlet, found: Progress, alive: Callable[[], None]) -> Progress:
+    def run(self, keeper: Keeper, outlet: Outlet, found: Progress, alive: Alive) -> Progress:
         """Return where the new slot begins, once all before it is delivered and that is stored.
 
         ``found`` is what the position is to be stored with; ``alive`` is called all the while and may raise.
@@ -102,10 +103,8 @@ class Recovery:
         _, clock = keeper.beat()  # before the snapshot: all that was committed until now is in it
         scan, since = handed.begin(), self._since(found.cluster)
         with fresh_slot(self.dsn, self.slot, keeper) as (session, start):
-            for row in rows(session, since, self.window):
+            for row in rows(session, since, self.window, alive):
                 outlet.push(row, scan, alive)
-                if scan.handed % _BATCH == 0:
-                    alive()
             while scan.delivered < scan.handed:
                 handed.check()
                 alive()

@@ -59,7 +59,13 @@ def connect(dsn: str) -> psycopg.Connection:
 
 
 def command(connection: psycopg.Connection, text: str, meanwhile: Callable[[], object] | None = None) -> list[str]:
-    """Run one replication command and return its row, empty without one; ``meanwhile`` is called about every second.
+    """Run one replication command and return its row, empty without one; otherwise as ``ask``."""
+    result = ask(connection, text, meanwhile)
+    return [(result.get_value(0, n) or b"").decode() for n in range(result.nfields)] if result.ntuples else []
+
+
+def ask(connection: psycopg.Connection, text: str, meanwhile: Callable[[], object] | None = None) -> pq.abc.PGresult:
+    """Run one statement however long it takes; ``meanwhile`` is called about every second and may raise.
 
     Raises psycopg.Error with the server's words.
     """
@@ -75,10 +81,9 @@ def command(connection: psycopg.Connection, text: str, meanwhile: Callable[[], o
     result = conn.get_result()
     if result is None or result.status not in _FINE:
         raise _refusal(result)
-    row = [(result.get_value(0, n) or b"").decode() for n in range(result.nfields)] if result.ntuples else []
     while result.status != pq.ExecStatus.COPY_BOTH and conn.get_result() is not None:
         pass
-    return row
+    return result
 
 
 _FINE = (pq.ExecStatus.COPY_BOTH, pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK)
