@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -41,11 +41,21 @@ def quadrille(*arguments: str, env: Mapping[str, str] | None = None, before: tup
 def test_a_busy_port_gives_way_to_the_next_free_one() -> None:
     """A part whose usual port is held takes the next free one."""
     with held() as port:
-        usual = {"kafka": port}
-        chosen = ports.choose(["kafka"], usual=usual)
+        chosen = ports.choose(["kafka"], ports.is_free, {}, usual={"kafka": port})
 
         assert chosen["kafka"] > port
         assert ports.is_free(chosen["kafka"])
+
+
+def test_two_starts_at_once_do_not_take_the_same_port(tmp_path: Path) -> None:
+    """A port that another start has chosen, though it does not listen yet, is left to it until that start is over."""
+    with held() as port:
+        usual = {"kafka": port}
+        with closing(ports.Claims(tmp_path)) as one, closing(ports.Claims(tmp_path)) as other:
+            first = ports.choose(["kafka"], one.take, {}, usual)
+            assert ports.choose(["kafka"], other.take, {}, usual) != first
+        with closing(ports.Claims(tmp_path)) as later:
+            assert ports.choose(["kafka"], later.take, {}, usual) == first
 
 
 def test_a_busy_port_given_by_hand_is_refused(tmp_path: Path) -> None:

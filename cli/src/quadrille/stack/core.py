@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import shutil
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -42,6 +43,7 @@ class Stack:
         self.ports: dict[str, int] = {}
         self.password = ""
         self._given, self._scattered = dict(given or {}), scattered
+        self._claims = ports.Claims(places.cache_dir() / "ports")
         self._writing = threading.Lock()
 
     @classmethod
@@ -100,7 +102,7 @@ class Stack:
     def start(self) -> None:
         """Start every part that does not run yet; a failure ends what this call started."""
         places.directory(self.data)
-        with places.locked(self.data / "lock"):
+        with places.locked(self.data / "lock"), closing(self._claims):
             there = state.load(self.data) or state.State()
             self._settle(there)
             checklist.prepare(self)
@@ -158,9 +160,13 @@ class Stack:
         given = {name: port for name, port in self._given.items() if kept.get(name) != port}
         for name in given.keys() & kept.keys():
             raise CannotRun(what=f"{name} runs on port {kept[name]}", fix="quadrille down, then up with --port")
-        self.ports = kept | (ports.scattered(names) if self._scattered else ports.choose(names, given))
+        self.ports = kept | (self._choose(names, given))
         self.password = there.password or secrets.token_urlsafe(24)
         self._know(there)
+
+    def _choose(self, names: list[str], given: Mapping[str, int]) -> dict[str, int]:
+        take = self._claims.take
+        return ports.scattered(names, take) if self._scattered else ports.choose(names, take, given)
 
     def _know(self, there: state.State) -> None:
         self.clusters = {

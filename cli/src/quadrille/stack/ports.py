@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import random
 import socket
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
@@ -12,7 +14,8 @@ import psutil
 from quadrille.stack.problems import CannotRun
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
+    from typing import TextIO
 
 SERVICES = ("order", "inventory", "payment", "notification")
 ROLES = ("api", "worker", "relay")
@@ -56,37 +59,62 @@ def owner(port: int) -> str:
     return "a process of another user"
 
 
+class Claims:
+    """Ports promised to a start that does not listen on them yet: two starts at once do not take the same."""
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+        self._files: dict[int, TextIO] = {}
+
+    def take(self, port: int) -> bool:
+        """Claim a port that nobody listens on; False when it is held or claimed."""
+        if port in self._files:
+            return True
+        if not is_free(port):
+            return False
+        self._home.mkdir(parents=True, exist_ok=True)
+        file = (self._home / str(port)).open("w", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return False
+        self._files[port] = file
+        return True
+
+    def close(self) -> None:
+        """Give up every claim: what was to listen does, or will not."""
+        for file in self._files.values():
+            Path(file.name).unlink(missing_ok=True)
+            file.close()
+        self._files.clear()
+
+
 def choose(
-    names: Iterable[str], given: Mapping[str, int] | None = None, usual: Mapping[str, int] = USUAL
+    names: Iterable[str], take: Callable[[int], bool], given: Mapping[str, int], usual: Mapping[str, int] = USUAL
 ) -> dict[str, int]:
-    """A free port for each name: as given by hand or refused, else the usual one or the next free one."""
-    given = given or {}
+    """A free port for each name: as given by hand or refused, else the usual one or the next that can be taken."""
     unknown = sorted(set(given) - set(USUAL))
     if unknown:
         raise CannotRun(what=f"no part listens under the name {unknown[0]}", fix=f"one of: {', '.join(sorted(USUAL))}")
-    chosen = {name: port for name, port in given.items() if port}
+    chosen = dict(given)
     for name, port in chosen.items():
-        if not is_free(port):
+        if not take(port):
             raise CannotRun(
                 what=f"port {port}, given by hand for {name}, is held by {owner(port)}",
                 fix=f"end that process, or leave --port {name}=... away and the next free one is taken",
             )
-    taken = set(chosen.values()) | set(usual.values())
+    others = set(usual.values())
     for name in names:
         if name not in chosen:
-            chosen[name] = _next_free(usual[name], taken)
-            taken.add(chosen[name])
+            first = usual[name]
+            after = (port for port in range(first + 1, 65536) if port not in others)
+            chosen[name] = first if take(first) else next(port for port in after if take(port))
     return chosen
 
 
-def _next_free(usual: int, taken: set[int]) -> int:
-    if is_free(usual):
-        return usual
-    return next(p for p in range(usual + 1, 65536) if p not in taken and is_free(p))
-
-
-def scattered(names: Iterable[str]) -> dict[str, int]:
+def scattered(names: Iterable[str], take: Callable[[int], bool] = is_free) -> dict[str, int]:
     """Free ports anywhere below the range of outgoing connections: for tests beside a running stack."""
     start = random.SystemRandom().randrange(11_000, 31_000)
-    free = (p for p in range(start, start + 1700) if is_free(p))
+    free = (port for port in range(start, start + 1700) if take(port))
     return {name: next(free) for name in names}

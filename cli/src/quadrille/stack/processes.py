@@ -222,4 +222,6 @@ def explain(log: Sequence[str], file: Path) -> tuple[str, str]:
     for sign, cause, fix in CAUSES:
         if any(sign in line for line in log):
             return cause, fix
+    if any(line.startswith(("Traceback", "  File")) for line in log):
+        return f"an error in the program: {log[-1]}", f"report it with {file}"
     return "", f"read {file}; if its data is damaged: quadrille up --fresh (the data is lost)"

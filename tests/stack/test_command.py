@@ -1,0 +1,107 @@
+"""The `quadrille` command over a whole stack: up, status, logs, topics, down, as a person uses them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from quadrille.stack import Stack
+
+Ask = Callable[..., str]
+MEMORY_BAR_MB = 2048
+DOWN_BAR_SECONDS = 10
+
+
+@pytest.fixture(scope="module")
+def running(stack_home: Path) -> Iterator[Ask]:
+    """A whole stack started by the command, on whatever ports are free; and a way to ask the command about it."""
+    home = stack_home / "command"
+
+    def ask(*words: str, code: int = 0) -> str:
+        command = [sys.executable, "-m", "quadrille", *words, "--data", str(home)]
+        done = subprocess.run(command, env=dict(os.environ), capture_output=True, text=True, check=False)
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    said = ask("up", "--detach")
+    assert "processes ready in" in said
+    yield ask
+    ask("down", "--wipe")
+    assert not home.exists()
+
+
+def pids(ask: Ask) -> dict[str, int]:
+    """Every process of the stack by name."""
+    return {p["name"]: p["pid"] for p in json.loads(ask("status", "-o", "json"))["processes"] if "aot" not in p["name"]}
+
+
+def test_status_shows_every_process_within_the_memory_bar(running: Ask) -> None:
+    """Nineteen processes run, each with its ports; together they stay below the bar of 2 GB."""
+    told = json.loads(running("status", "-o", "json", "--sample", "5"))
+    found = [p for p in told["processes"] if p["name"] != "aot-training"]
+
+    assert len(found) == 4 + 2 + 1 + 4 * 3
+    assert all(process["running"] and process["ports"] for process in found)
+    assert sum(process["rss_mb"] for process in found) < MEMORY_BAR_MB
+
+
+def test_up_again_changes_nothing(running: Ask) -> None:
+    """`up` on a running stack starts nothing and says so."""
+    before = pids(running)
+
+    assert "runs already" in running("up", "--detach")
+
+    assert pids(running) == before
+
+
+def test_a_dead_process_is_reported_and_brought_back(running: Ask) -> None:
+    """`status` exits 1 when a process is gone; `up` starts exactly that one."""
+    before = pids(running)
+    psutil.Process(before["inventory-worker"]).kill()
+    psutil.wait_procs([psutil.Process(before["inventory-worker"])], timeout=5)
+
+    assert "gone" in running("status", code=1)
+    running("up", "--detach")
+
+    after = pids(running)
+    assert after.pop("inventory-worker") != before.pop("inventory-worker")
+    assert after == before
+
+
+def test_logs_are_one_stream_by_time(running: Ask) -> None:
+    """The logs of all processes come merged; asked for one process, only that one's come."""
+    everything = running("logs")
+    assert {line.split()[0] for line in everything.splitlines() if line[:1].isalpha()} >= {"kafka", "order-api"}
+
+    assert {line.split()[0] for line in running("logs", "kafka").splitlines()} == {"kafka"}
+    assert "no log of nothing" in running("logs", "nothing", code=7)
+
+
+def test_settings_are_shown_without_secrets(running: Ask, stack_home: Path) -> None:
+    """`status --config` names every setting and its source; the stack's password is not in it."""
+    told = running("status", "--config")
+    found = Stack.found(stack_home / "command")
+
+    assert found is not None
+    assert "DATABASE_URL" in told
+    assert found.password not in told
+
+
+def test_down_ends_everything_in_time(running: Ask) -> None:
+    """`down` takes less than ten seconds and leaves no process; the stack comes back with its data."""
+    before = pids(running)
+    began = time.monotonic()
+
+    running("down")
+
+    assert time.monotonic() - began < DOWN_BAR_SECONDS
+    assert not [pid for pid in before.values() if psutil.pid_exists(pid)]
+    assert "0 new" in running("up", "--detach")
