@@ -67,10 +67,8 @@ class Claims:
         self._files: dict[int, TextIO] = {}
 
     def take(self, port: int) -> bool:
-        """Claim a port that nobody listens on; False when it is held or claimed."""
-        if port in self._files:
-            return True
-        if not is_free(port):
+        """Claim a port that nobody listens on; False when it is held or claimed, by ourselves too."""
+        if port in self._files or not is_free(port):
             return False
         self._home.mkdir(parents=True, exist_ok=True)
         file = (self._home / str(port)).open("w", encoding="utf-8")
