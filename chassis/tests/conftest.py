@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from chassis.tests.kitchen import Kitchen
 from chassis.tests.workbench import TRUNCATE, Database
 from chassis.worker import connection
 from quadrille.stack import Stack
@@ -38,3 +39,9 @@ def db(pantry_database: Database) -> Database:
     """The database, empty but for the tables."""
     pantry_database.rows(TRUNCATE)
     return pantry_database
+
+
+@pytest.fixture
+def kitchen(pantry_stack: Stack, db: Database) -> Kitchen:
+    """The broker, the empty database, and a consumer group of this test's own."""
+    return Kitchen(pantry_stack.kafka_bootstrap, db)

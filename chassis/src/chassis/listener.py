@@ -20,18 +20,15 @@ from chassis.commit import OUTAGE, commit
 from chassis.inputs import Done, Entry, Input, Origin, Outcome, Record
 from chassis.reading import Reader
 from chassis.service import Service, Tx
+from chassis.standing import Standing, Stopped
 
-Place = tuple[str, int]
+__all__ = ["AWAY", "Listener", "Stopped", "Watcher", "close_quietly"]
+
 POLL_SECONDS = 0.5
 STEP_SECONDS = 1.0
 HINT_SECONDS = 5.0
-READ_POSITIONS = "SELECT topic, partition, next_offset FROM position WHERE topic = ANY(%b)"
-ADD_POSITION = "INSERT INTO position VALUES (%b, %b, %b) ON CONFLICT DO NOTHING"
+AWAY = (*OUTAGE, KafkaException, TimeoutError)  # what comes back by itself
 log = structlog.get_logger()
-
-
-class Stopped(Exception):  # noqa: N818 - the name says what is the case
-    """The worker must not go on: a topic is not what it was; the message says found, wanted and fix."""
 
 
 class Watcher(Protocol):
@@ -47,7 +44,10 @@ class Watcher(Protocol):
 
 
 class Listener:
-    """Hears a service's topics in one thread; ``take`` gets what was said, ``room`` says how many may be."""
+    """Hears a service's topics in one thread; ``take`` gets what was said, ``room`` says how many intents may be.
+
+    ``check`` raises Stopped when a topic is not what it was; asked at every assignment, before a position is trusted.
+    """
 
     def __init__(
         self,
@@ -67,15 +67,14 @@ class Listener:
         self.batch_max = 100
         self.stop = threading.Event()
         self.tx: Tx | None = None
-        self.next: dict[Place, int] = {}  # the database's position, as far as we know
-        self.read: dict[Place, int] = {}  # one past the last record looked at
-        self.ends: dict[Place, int] = {}  # the end seen at assignment
+        self.check: Callable[[Tx, list[str]], None] = _trust
+        self.standing = Standing(service.on.topics())
         self.joined = False
         self._stepped = self._hinted = time.monotonic()
 
     def caught_up(self) -> bool:
-        """Tell whether every partition has been read up to the end seen at its assignment: timers may fire."""
-        return bool(self.ends) and all(self.read.get(place, 0) >= end for place, end in self.ends.items())
+        """Tell whether every partition is handled up to the end seen at its assignment: timers may fire."""
+        return self.standing.caught_up
 
     def ready(self) -> bool:
         """Tell whether the broker has given us partitions and the database their positions."""
@@ -84,12 +83,12 @@ class Listener:
     def run(self, stop: threading.Event) -> None:
         """Listen until told to stop; raises Stopped when a topic is not what it was."""
         self.stop = stop
-        self.consumer.subscribe(list(self.service.on.topics()), on_assign=self._assigned, on_revoke=self._revoked)
+        self.consumer.subscribe(self.standing.topics, on_assign=self._assigned, on_revoke=self._revoked)
         try:
             while not stop.is_set():
                 try:
                     self._round()
-                except OUTAGE as trouble:
+                except AWAY as trouble:
                     self._recover(trouble)
         finally:
             self.consumer.close()
@@ -100,6 +99,7 @@ class Listener:
         inputs = self._inputs(records)
         if inputs:
             self._commit(inputs)
+        self.standing.look()
         if self._due("_stepped", STEP_SECONDS):
             self._step_over_unheard()
         if self._due("_hinted", HINT_SECONDS):
@@ -117,14 +117,14 @@ class Listener:
 
     def _inputs(self, records: Sequence[KafkaMessage]) -> list[Input]:
         inputs: list[Input] = []
-        chained = dict(self.next)
+        chained, read = dict(self.standing.next), self.standing.read
         for message in records:
             topic, partition, offset = message.topic(), message.partition(), message.offset()
             if topic is None or partition is None or offset is None or (place := (topic, partition)) not in chained:
                 continue  # revoked meanwhile
-            if offset < self.read[place]:
+            if offset < read[place]:
                 continue  # fetched before a seek
-            self.read[place] = offset + 1
+            read[place] = offset + 1
             record = _record(message)
             if not self.reader.unheard(record):
                 origin = Origin(topic, partition, chained[place], offset + 1)
@@ -136,28 +136,29 @@ class Listener:
     def _commit(self, inputs: Sequence[Input]) -> None:
         began = time.time_ns()
         outcomes = commit(self._connection(), self.service, inputs, self.room())
-        for origin in (i.origin for i in inputs if i.origin):
-            self.next[origin.topic, origin.partition] = origin.upto
+        self.standing.committed(inputs)
         for outcome in outcomes:
             if isinstance(outcome, Done) and outcome.said:
                 self.take(outcome)
         self.watcher.handled(list(zip(inputs, outcomes, strict=True)), began)
 
     def _step_over_unheard(self) -> None:
-        steps = [(*place, self.next[place], end) for place, end in sorted(self.read.items()) if end > self.next[place]]
-        if not steps:
+        if not (steps := self.standing.unheard()):
             return
         tx = self._connection()
         with tx.transaction():
             if len(ledger.move(tx, steps).fetchall()) != len(steps):
                 message = "a position was not where this worker left it"
                 raise ledger.Fenced(message)
-        self.next.update({(topic, partition): upto for topic, partition, _, upto in steps})
+        self.standing.stepped(steps)
 
     def _hint(self) -> None:
-        offsets = [TopicPartition(topic, partition, at) for (topic, partition), at in self.next.items()]
-        if offsets:
-            self.consumer.commit(offsets=offsets, asynchronous=True)
+        offsets = [TopicPartition(topic, partition, at) for (topic, partition), at in self.standing.next.items()]
+        try:
+            if offsets:
+                self.consumer.commit(offsets=offsets, asynchronous=True)
+        except KafkaException as trouble:
+            log.debug("no hint for lag tools", error_class=type(trouble).__name__)
 
     def _due(self, clock: str, seconds: float) -> bool:
         now = time.monotonic()
@@ -170,47 +171,23 @@ class Listener:
         """Start where the database says; wait here for it, since an assignment without positions would lose records."""
         while not self.stop.is_set():
             try:
-                self._place(consumer, partitions)
-            except (*OUTAGE, KafkaException) as trouble:
+                self.check(self._connection(), sorted({one.topic for one in partitions}))
+                ends = self.standing.place(self._connection(), consumer, partitions)
+            except AWAY as trouble:
                 log.warning("assignment waits", error_class=type(trouble).__name__)
                 self._close()
                 self.stop.wait(POLL_SECONDS)
             else:
+                consumer.incremental_assign(partitions)
+                self.standing.take(partitions, ends)
                 self.joined = True
                 log.info("partitions assigned", count=len(partitions))
                 return
 
-    def _place(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        known = self._positions()
-        ends = {(p.topic, p.partition): consumer.get_watermark_offsets(p, timeout=10) for p in partitions}
-        for one in partitions:
-            place = one.topic, one.partition
-            low, high = ends[place]
-            if place not in known:
-                self._connection().execute(ADD_POSITION, [*place, low])
-            one.offset = known.setdefault(place, low)
-            if not low <= one.offset <= high:
-                message = (
-                    f"{one.topic}[{one.partition}] holds {low} to {high}, the position is {one.offset}: the topic was "
-                    "made anew or its retention overtook this worker; nothing is skipped silently"
-                )
-                raise Stopped(message)
-        consumer.incremental_assign(partitions)
-        for one in partitions:
-            place = one.topic, one.partition
-            self.next[place] = self.read[place] = one.offset
-            self.ends[place] = ends[place][1]
-
     def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        for one in partitions:
-            for table in (self.next, self.read, self.ends):
-                table.pop((one.topic, one.partition), None)
+        self.standing.leave(partitions)
         consumer.incremental_unassign(partitions)
         log.info("partitions revoked", count=len(partitions))
-
-    def _positions(self) -> dict[Place, int]:
-        rows = self._connection().execute(READ_POSITIONS, [list(self.service.on.topics())])
-        return {(topic, partition): at for topic, partition, at in rows}
 
     def _recover(self, trouble: Exception) -> None:
         """Never retry the old batch: read the positions again, as soon as the database answers, and seek to them."""
@@ -221,25 +198,20 @@ class Listener:
                 if not fenced:
                     self._close()
                     self._idle()
-                self._seek(self._positions())
-            except (*OUTAGE, KafkaException):
+                self.standing.seek(self._connection(), self.consumer)
+            except AWAY:
                 fenced = False
             else:
                 return
 
-    def _seek(self, known: dict[Place, int]) -> None:
-        for place in self.next:
-            self.consumer.seek(TopicPartition(*place, known[place]))
-            self.next[place] = self.read[place] = known[place]
-
     def _idle(self) -> None:
         """Wait half a second without leaving the group: partitions rest, poll is called."""
-        resting = [TopicPartition(*place) for place in self.next]
+        resting = [TopicPartition(*place) for place in self.standing.next]
         self.consumer.pause(resting)
         self.stop.wait(POLL_SECONDS)
         if (record := self.consumer.poll(0)) is not None and (error := record.error()):
             _judge(error)
-        self.consumer.resume([one for one in resting if (one.topic, one.partition) in self.next])
+        self.consumer.resume([one for one in resting if (one.topic, one.partition) in self.standing.next])
 
     def _connection(self) -> Tx:
         if self.tx is None:
@@ -272,6 +244,10 @@ def _bytes(value: str | bytes | None) -> bytes:
 
 def _leave(done: Done) -> None:
     """Take no intent in hand: the agenda finds them when they are due."""
+
+
+def _trust(tx: Tx, topics: list[str]) -> None:
+    """Take every topic for what it was."""
 
 
 def _judge(error: KafkaError) -> None:

@@ -16,10 +16,9 @@ from confluent_kafka.admin import AdminClient
 
 from chassis import metrics, otlp
 from chassis.agenda import Agenda
-from chassis.commit import OUTAGE
 from chassis.inputs import Done, Entry, Input, Outcome, Parked
 from chassis.kafka import client_settings, consumer_settings
-from chassis.listener import Listener, Stopped
+from chassis.listener import AWAY, Listener, Stopped
 from chassis.otlp import CLIENT, CONSUMER, INTERNAL
 from chassis.parked import redrive_open
 from chassis.reading import Decoder, Reader
@@ -120,13 +119,20 @@ class Worker:
         self.listener = Listener(service, self.connect, consumer, self.reader, notes)
         self.agenda = Agenda(service, self.connect, notes, around.client)
         self.listener.take, self.listener.room = self.agenda.heard, self.agenda.room
+        self.listener.check = self._check_topics
         self.agenda.caught_up = self.listener.caught_up
         self.listener.batch_max = self.agenda.batch_max = around.batch_max
         self._failure: BaseException | None = None
 
     def run(self, stop: threading.Event) -> None:
         """Work until told to stop; raises Stopped when a topic is not what it was."""
-        if not self._prepare(stop):
+        try:
+            prepared = self._prepare(stop)
+        except BaseException:
+            self.listener.consumer.close()
+            raise
+        if not prepared:
+            self.listener.consumer.close()
             return
         threads = [threading.Thread(target=self._guarded, args=(self.listener.run, stop), name="listener")]
         if not self.agenda.idle:
@@ -144,7 +150,7 @@ class Worker:
         try:
             work(stop)
         except BaseException as failure:  # noqa: BLE001 - raised again by run, in the main thread
-            self._failure = failure
+            self._failure = self._failure or failure
         finally:
             stop.set()
 
@@ -153,10 +159,10 @@ class Worker:
         while not stop.is_set():
             try:
                 with self.connect() as tx:
-                    self._check_topics(tx)
+                    self._check_topics(tx, list(self.service.on.topics()))
                     self._refresh(tx)
                     outcomes = list(redrive_open(tx, self.service, self.reader))
-            except (*OUTAGE, TimeoutError) as trouble:
+            except AWAY as trouble:
                 log.warning("worker waits", error_class=type(trouble).__name__)
                 stop.wait(0.5)
             else:
@@ -180,9 +186,8 @@ class Worker:
             floor = datetime.strptime(row[0], "%Y%m%d").replace(tzinfo=UTC)
             self.reader.floor_ms = int(floor.timestamp()) * 1000
 
-    def _check_topics(self, tx: Tx) -> None:
-        """Compare every topic heard with what it was when first read; raises Stopped if it is another one now."""
-        names = list(self.service.on.topics())
+    def _check_topics(self, tx: Tx, names: list[str]) -> None:
+        """Compare topics with what they were when first read; raises Stopped if one is another now."""
         known = {name: (topic_id, count) for name, topic_id, count in tx.execute(KNOWN_TOPICS, [names])}
         admin = AdminClient(client_settings(self.bootstrap))
         for name, asked in admin.describe_topics(TopicCollection(names), request_timeout=5).items():

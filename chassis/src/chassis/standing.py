@@ -1,0 +1,104 @@
+"""Where a worker stands on its partitions; the guarantee: whatever lay between, no record is skipped.
+
+The database's positions are the truth. What was read beyond them is only remembered until the batch is committed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
+
+from confluent_kafka import Consumer, TopicPartition
+
+from chassis.inputs import Input
+from chassis.service import Tx
+
+Place: TypeAlias = tuple[str, int]
+WATERMARK_SECONDS = 5.0
+READ_POSITIONS = "SELECT topic, partition, next_offset FROM position WHERE topic = ANY(%b)"
+ADD_POSITION = "INSERT INTO position VALUES (%b, %b, %b) ON CONFLICT DO NOTHING"
+
+
+class Stopped(Exception):  # noqa: N818 - the name says what is the case
+    """The worker must not go on: a topic is not what it was; the message says found, wanted and fix."""
+
+
+class Standing:
+    """The partitions in hand: ``next`` as the database knows it, ``read`` one past the last record looked at.
+
+    Changed by the listener's thread alone; ``caught_up`` may be asked by any.
+    """
+
+    def __init__(self, topics: Iterable[str]) -> None:
+        self.topics = list(topics)
+        self.next: dict[Place, int] = {}
+        self.read: dict[Place, int] = {}
+        self.ends: dict[Place, int] = {}  # as seen at assignment, or after an outage
+        self.caught_up = False
+
+    def positions(self, tx: Tx) -> dict[Place, int]:
+        """Return the database's positions of every topic heard."""
+        return {(topic, partition): at for topic, partition, at in tx.execute(READ_POSITIONS, [self.topics])}
+
+    def place(self, tx: Tx, consumer: Consumer, partitions: Sequence[TopicPartition]) -> dict[Place, int]:
+        """Set where each partition is to be read from, a new one from its beginning; return their ends.
+
+        Raises Stopped if a position is not within its partition.
+        """
+        known, ends = self.positions(tx), {}
+        for one in partitions:
+            place = one.topic, one.partition
+            low, ends[place] = consumer.get_watermark_offsets(one, timeout=WATERMARK_SECONDS)
+            if place not in known:
+                tx.execute(ADD_POSITION, [*place, low])
+            one.offset = known.setdefault(place, low)
+            if not low <= one.offset <= ends[place]:
+                message = (
+                    f"{one.topic}[{one.partition}] holds {low} to {ends[place]}, the position is {one.offset}: the "
+                    "topic was made anew or its retention overtook this worker; nothing is skipped silently"
+                )
+                raise Stopped(message)
+        return ends
+
+    def take(self, partitions: Iterable[TopicPartition], ends: dict[Place, int]) -> None:
+        """Take assigned partitions in hand, at the offsets ``place`` has set."""
+        for one in partitions:
+            place = one.topic, one.partition
+            self.next[place] = self.read[place] = one.offset
+            self.ends[place] = ends[place]
+        self.caught_up = False
+
+    def leave(self, partitions: Iterable[TopicPartition]) -> None:
+        """Let revoked partitions go."""
+        for one in partitions:
+            for table in (self.next, self.read, self.ends):
+                table.pop((one.topic, one.partition), None)
+        self.caught_up = False
+
+    def seek(self, tx: Tx, consumer: Consumer) -> None:
+        """Go back to the database's positions; what was said meanwhile is to be read before a timer fires."""
+        self.caught_up = False
+        known = self.positions(tx)
+        for place in self.next:
+            one = TopicPartition(*place, known[place])
+            self.ends[place] = consumer.get_watermark_offsets(one, timeout=WATERMARK_SECONDS)[1]
+            consumer.seek(one)
+            self.next[place] = self.read[place] = known[place]
+
+    def committed(self, inputs: Iterable[Input]) -> None:
+        """Note the steps of a batch that was committed."""
+        for origin in (i.origin for i in inputs if i.origin):
+            self.next[origin.topic, origin.partition] = origin.upto
+
+    def unheard(self) -> list[tuple[str, int, int, int]]:
+        """Return the steps over what nobody here hears, behind the last record that was handled."""
+        read = sorted(self.read.items())
+        return [(*place, self.next[place], end) for place, end in read if end > self.next[place]]
+
+    def stepped(self, steps: Iterable[tuple[str, int, int, int]]) -> None:
+        """Note steps the database has taken."""
+        self.next.update({(topic, partition): upto for topic, partition, _, upto in steps})
+
+    def look(self) -> None:
+        """Look whether all is handled up to the ends; called when nothing read waits for its commit."""
+        self.caught_up = bool(self.ends) and all(self.read[place] >= end for place, end in self.ends.items())

@@ -1,0 +1,152 @@
+"""Workers of the pantry on a real broker: records told, workers run in threads, and where they stand."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+from uuid import UUID
+
+from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._listoffsets import OffsetSpec
+from confluent_kafka.cimpl import NewTopic
+
+from chassis.ids import uuid7
+from chassis.kafka import client_settings, consumer_settings, producer_settings
+from chassis.outside import Outside
+from chassis.service import Service
+from chassis.tests import pantry
+from chassis.tests.pantry import Rules
+from chassis.tests.records import Headers, envelope
+from chassis.tests.workbench import Database, wait_until
+from chassis.tracing import Spans
+from chassis.words import Fact, key_of
+from chassis.worker import Surroundings, Worker
+
+TOPICS = ("order.events", "payment.events")
+NUMBERS = itertools.count(1)
+
+
+@dataclass(slots=True)
+class Told:
+    """One record on its way: where it went once it is there."""
+
+    topic: str
+    partition: int = -1
+    offset: int = -1
+    id: UUID = field(default_factory=uuid7)
+
+
+class Kitchen:
+    """The broker and the database of one test; its workers are one group that nobody else is in."""
+
+    def __init__(self, bootstrap: str, db: Database) -> None:
+        self.bootstrap, self.db = bootstrap, db
+        self.name = f"pantry-{next(NUMBERS)}-{uuid7()}"
+        self.producer = Producer(producer_settings(bootstrap))
+        self.admin = AdminClient(client_settings(bootstrap))
+
+    def tell(self, body: Fact, partition: int | None = None, **odd: Any) -> Told:  # noqa: ANN401 - key, value, headers
+        """Put a fact on its topic, as a relay does; ``odd`` replaces key, value or headers."""
+        told = Told(body.topic)
+        value: bytes | None = odd.get("value", pantry.PlainCodec().encode(body))
+        headers: Headers = odd.get("headers", envelope(told.id, body.type))
+        self.put(told, odd.get("key", key_of(body).encode()), value, headers, partition)
+        return told
+
+    def put(self, told: Told, key: bytes | None, value: bytes | None, headers: Headers, partition: int | None) -> None:
+        """Produce a record; ``flush`` waits for all of them."""
+
+        def landed(error: object, message: Any) -> None:  # noqa: ANN401 - confluent's message
+            assert error is None, error
+            told.partition, told.offset = message.partition(), message.offset()
+
+        where = -1 if partition is None else partition
+        self.producer.produce(told.topic, value, key, where, on_delivery=landed, headers=list(headers))
+
+    def flush(self) -> None:
+        """Wait until every record is on its topic."""
+        assert self.producer.flush(30) == 0
+
+    def ends(self, *topics: str) -> dict[tuple[str, int], int]:
+        """Return the end of every partition."""
+        there = self.admin.list_topics(timeout=10).topics
+        latest = OffsetSpec.latest()  # type: ignore[no-untyped-call] # confluent's
+        asked = {TopicPartition(t, p): latest for t in topics for p in there[t].partitions}
+        return {(at.topic, at.partition): f.result(10).offset for at, f in self.admin.list_offsets(asked).items()}
+
+    def start_here(self, *topics: str) -> None:
+        """Let the positions be the ends: what is on the topics already is none of this test's business."""
+        for (topic, partition), end in self.ends(*(topics or TOPICS)).items():
+            self.db.start_at(topic, partition, end)
+
+    def make(self, topic: str, partitions: int = 1) -> None:
+        """Make a topic and wait until everybody knows of it."""
+        self.admin.create_topics([NewTopic(topic, partitions, 1)])[topic].result(10)
+        wait_until(lambda: len(self.admin.list_topics(topic, timeout=10).topics[topic].partitions) == partitions)
+
+    def drop(self, topic: str) -> None:
+        """Delete a topic and wait until it is gone."""
+        self.admin.delete_topics([topic])[topic].result(10)
+        wait_until(lambda: topic not in self.admin.list_topics(timeout=10).topics)
+
+    def service(self, outside: Outside | None = None, rules: Rules | None = None) -> Service[Any]:
+        """Return the pantry under this test's own name."""
+        return pantry.service(self.name, outside, rules)
+
+    def worker(self, service: Service[Any] | None = None, **settings: Any) -> Worker:  # noqa: ANN401 - any of Surroundings
+        """Return a worker of this test's group."""
+        around = Surroundings(self.db.connect, self.bootstrap, pantry.PlainCodec(), Spans.disabled())
+        return Worker(service or self.service(), replace(around, **settings))
+
+    def consumer(self, **settings: str | int) -> Consumer:
+        """Return a consumer of this test's group with settings of its own."""
+        return Consumer(consumer_settings(self.bootstrap, self.name) | settings)
+
+    def caught_up(self, *topics: str) -> bool:
+        """Tell whether every position is the end of its partition."""
+        ends = self.ends(*(topics or TOPICS))
+        at = {(t, p): n for t, p, n in self.db.rows("SELECT * FROM position")}
+        return all(at.get(place, 0) == end for place, end in ends.items())
+
+
+class Running:
+    """A worker in a thread of its own."""
+
+    def __init__(self, run: Callable[[threading.Event], None]) -> None:
+        self.stop = threading.Event()
+        self.failure: BaseException | None = None
+        self._run = run
+        self.thread = threading.Thread(target=self._guarded, daemon=True)
+        self.thread.start()
+
+    def _guarded(self) -> None:
+        try:
+            self._run(self.stop)
+        except BaseException as failure:  # noqa: BLE001 - looked at by the test
+            self.failure = failure
+
+    def end(self, seconds: float = 20.0) -> None:
+        """Stop it and wait; raises what it raised."""
+        self.stop.set()
+        self.thread.join(seconds)
+        assert not self.thread.is_alive(), "the worker does not stop"
+        if self.failure:
+            raise self.failure
+
+
+@contextlib.contextmanager
+def running(*workers: Worker) -> Iterator[list[Running]]:
+    """Run workers while the block lasts; what one raised is raised again unless the test has looked at it."""
+    started = [Running(worker.run) for worker in workers]
+    try:
+        yield started
+    finally:
+        for one in started:
+            one.stop.set()
+    for one in started:
+        one.end()
