@@ -1,0 +1,332 @@
+"""The order API: an accepted order is durable and told once; a refused request leaves nothing behind."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+import psycopg
+import pytest
+
+from chassis.registry import Reactions
+from chassis.service import Store
+from chassis.testing_api import serving
+from chassis.testing_commit import OnPostgres
+from order import api, store
+from order.domain import Orders
+from order.events import PaymentCharged, StockCommitted, StockReserved
+from order.handlers import on
+
+Wire = Callable[[Reactions[Orders], Store[Orders]], OnPostgres[Orders]]
+ORDER: dict[str, Any] = {
+    "customer_id": "cust_demo",
+    "payment_token": "tok_ok",
+    "currency": "EUR",
+    "lines": [{"sku": "SKU-TEA", "quantity": 2, "unit_price_minor": 1250}],
+}
+LINE = ORDER["lines"][0]
+WRITTEN = "SELECT (SELECT count(*) FROM orders), (SELECT count(*) FROM request), (SELECT count(*) FROM outbox), (SELECT count(*) FROM agenda)"  # noqa: E501 - one question
+
+
+@dataclass(frozen=True, slots=True)
+class Got:
+    """An answer as it came."""
+
+    status: int
+    headers: Mapping[str, str]
+    raw: bytes
+
+    @property
+    def body(self) -> Any:  # noqa: ANN401 - any JSON
+        """The document."""
+        return json.loads(self.raw)
+
+
+class Shop:
+    """The order API over its database, asked as a client does."""
+
+    def __init__(self, url: str, db: OnPostgres[Orders]) -> None:
+        self.url, self.db = url, db
+
+    def ask(self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None) -> Got:
+        """Send one request on a connection of its own; bytes go as they are."""
+        data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        kind = {} if data is None else {"Content-Type": "application/json"}
+        connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=20)
+        try:
+            connection.request(method, path, data, {**kind, **(headers or {})})
+            answer = connection.getresponse()
+            return Got(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
+        finally:
+            connection.close()
+
+    def place(self, key: str = "k-1", **changed: object) -> Got:
+        """Place the usual order, changed."""
+        return self.ask("POST", "/v1/orders", ORDER | changed, {"Idempotency-Key": key})
+
+    def written(self) -> tuple[int, ...]:
+        """Return how many orders, requests, facts and timers there are."""
+        with psycopg.connect(self.db.logins.owner) as tx:
+            return tuple(tx.execute(WRITTEN).fetchone() or ())
+
+
+@pytest.fixture(scope="module")
+def served(on_postgres: Wire) -> Iterator[Shop]:
+    db = on_postgres(on, store)
+    with serving(api.make, db.service, db.connect) as url:
+        yield Shop(url, db)
+
+
+@pytest.fixture
+def shop(served: Shop) -> Shop:
+    with psycopg.connect(served.db.logins.owner) as tx:
+        tx.execute("TRUNCATE orders, request, outbox, stream, agenda, inbox")
+    return served
+
+
+def slug(got: Got) -> str:
+    assert got.headers["content-type"] == "application/problem+json", got
+    return str(got.body["type"].rpartition("/")[2])
+
+
+def test_an_order_is_accepted(shop: Shop) -> None:
+    """202 tells the whole order, where it is, its version and when to look again; one fact and one timer are said."""
+    got = shop.place(reference="basket-4711")
+    body = got.body
+
+    assert got.status == 202
+    assert got.headers["location"] == f"/v1/orders/{body['order_id']}"
+    assert (got.headers["etag"], got.headers["retry-after"]) == ('"v1"', "1")
+    assert "idempotent-replayed" not in got.headers
+    assert (body["status"], body["phase"], body["final"], body["amount_minor"]) == ("PENDING", "PENDING", False, 2500)
+    assert (body["reference"], body["lines"], body["inventory"], body["payment"]) == (
+        "basket-4711",
+        [LINE],
+        "NONE",
+        "NONE",
+    )
+    assert body["trace_id"] == got.headers["x-trace-id"]
+    assert [(e["sequence"], e["status"], e["because"]) for e in body["history"]] == [(1, "PENDING", "order.placed")]
+    assert "tok_ok" not in got.raw.decode()
+    assert shop.written() == (1, 1, 1, 1)
+
+
+def test_what_is_read_is_what_was_answered(shop: Shop) -> None:
+    """GET shows the very document the 202 showed, until something happens."""
+    placed = shop.place()
+
+    assert shop.ask("GET", placed.headers["location"]).body == placed.body
+
+
+def test_a_repeat_gets_the_same_bytes(shop: Shop) -> None:
+    """The same key and body, also differently spelt, get the stored answer byte for byte, and nothing is written."""
+    first = shop.place(reference="caf\u00e9")
+    spelt = json.dumps(ORDER | {"reference": unaccented("caf\u00e9")}, indent=3, sort_keys=True).encode()
+    again = shop.ask("POST", "/v1/orders", spelt, {"Idempotency-Key": "k-1"})
+
+    assert (again.status, again.raw) == (202, first.raw)
+    assert again.headers["idempotent-replayed"] == "true"
+    assert (again.headers["location"], again.headers["etag"]) == (first.headers["location"], first.headers["etag"])
+    assert shop.written() == (1, 1, 1, 1)
+
+
+def unaccented(text: str) -> str:
+    """Return the text with its accents as characters of their own."""
+    return unicodedata.normalize("NFD", text)
+
+
+def test_one_key_a_hundred_times_at_once(shop: Shop) -> None:
+    """A hundred clients with one key and body: one order, equal bodies; one of them alone was first."""
+    with ThreadPoolExecutor(25) as pool:
+        answers = list(pool.map(lambda _: shop.place(), range(100)))
+
+    assert {got.status for got in answers} == {202}
+    assert len({got.raw for got in answers}) == 1
+    assert sum("idempotent-replayed" not in got.headers for got in answers) == 1
+    assert shop.written() == (1, 1, 1, 1)
+
+
+def test_a_key_with_another_body(shop: Shop) -> None:
+    """The same key for another order is 422 and names the order it belongs to."""
+    first = shop.place()
+    other = shop.place(currency="CHF")
+
+    assert (other.status, slug(other), other.body["order"]) == (422, "idempotency-key-reused", first.body["order_id"])
+    assert shop.written() == (1, 1, 1, 1)
+
+
+def test_a_reference_is_taken_for_ever(shop: Shop) -> None:
+    """The same reference of a customer under another key is 409 and names the order; another customer may use it."""
+    first = shop.place(reference="basket")
+    other = shop.place("k-2", reference="basket")
+
+    assert (other.status, slug(other), other.body["order"]) == (409, "reference-taken", first.body["order_id"])
+    assert shop.place("k-3", reference="basket", customer_id="cust_other").status == 202
+    assert shop.written() == (2, 2, 2, 2)
+
+
+def lines(*changed: Mapping[str, object]) -> dict[str, object]:
+    return {"lines": [LINE | dict(one) for one in changed]}
+
+
+@pytest.mark.parametrize(
+    ("changed", "pointer"),
+    [
+        ({"currency": "EUX"}, "/currency"),
+        ({"currency": "eur"}, "/currency"),
+        ({"lines": []}, "/lines"),
+        (lines({"quantity": 0}), "/lines/0/quantity"),
+        (lines({"quantity": 2**63}), "/lines/0/quantity"),
+        (lines({"quantity": "2"}), "/lines/0/quantity"),
+        (lines({"quantity": True}), "/lines/0/quantity"),
+        (lines({"quantity": 1.5}), "/lines/0/quantity"),
+        (lines({}, {"unit_price_minor": -1}), "/lines/1/unit_price_minor"),
+        (lines({"unit_price_minor": 2**63}), "/lines/0/unit_price_minor"),
+        (lines({"sku": "SKU\u0007"}), "/lines/0/sku"),
+        (lines({"sku": ""}), "/lines/0/sku"),
+        ({"lines": [LINE] * 101}, "/lines"),
+        ({"reference": "a\u0000b"}, "/reference"),
+        ({"reference": "a\u202eb"}, "/reference"),
+        ({"reference": "x" * 256}, "/reference"),
+        ({"customer_id": "cust demo"}, "/customer_id"),
+        ({"customer_id": None}, "/customer_id"),
+        ({"colour": "red"}, "/colour"),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+def test_what_is_not_valid(shop: Shop, changed: Mapping[str, object], pointer: str) -> None:
+    """An unknown currency, no or too many lines, a quantity out of range, control characters: 422, nothing written."""
+    got = shop.ask("POST", "/v1/orders", ORDER | dict(changed), {"Idempotency-Key": "k-1"})
+
+    assert (got.status, slug(got)) == (422, "validation-failed")
+    assert [error["pointer"] for error in got.body["errors"]] == [pointer]
+    assert shop.written() == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("key", [None, "", "a b", "\u00e4", "x" * 256])
+def test_a_missing_key(shop: Shop, key: str | None) -> None:
+    """No Idempotency-Key, or one that is not 1 to 255 visible ASCII characters: 400, nothing written."""
+    got = shop.ask("POST", "/v1/orders", ORDER, {} if key is None else {"Idempotency-Key": key})
+
+    assert (got.status, slug(got)) == (400, "idempotency-key-missing")
+    assert shop.written() == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "expected"),
+    [
+        (b"{", 400, "malformed-json"),
+        (json.dumps(ORDER).encode()[:-1] + b', "currency": "CHF"}', 400, "malformed-json"),
+        (json.dumps(ORDER).encode() + b"x", 400, "malformed-json"),
+        (json.dumps(ORDER).encode().ljust(65 * 1024), 413, "body-too-large"),
+    ],
+    ids=["cut", "duplicate member", "trailing", "65 KiB"],
+)
+def test_what_is_no_json(shop: Shop, body: bytes, status: int, expected: str) -> None:
+    """Malformed JSON is 400, a body of 65 KiB is 413; nothing is written."""
+    got = shop.ask("POST", "/v1/orders", body, {"Idempotency-Key": "k-1"})
+
+    assert (got.status, slug(got)) == (status, expected)
+    assert shop.written() == (0, 0, 0, 0)
+
+
+def test_a_refused_request_burns_no_key(shop: Shop) -> None:
+    """After a refusal the same key places the corrected order."""
+    assert shop.place(currency="EUX").status == 422
+    assert shop.place().status == 202
+
+
+def test_the_largest_order(shop: Shop) -> None:
+    """A hundred lines of a million pieces at the highest price are taken, and their sum is exact."""
+    line = LINE | {"quantity": 1_000_000, "unit_price_minor": 10_000_000_000}
+    got = shop.place(lines=[line] * 100)
+
+    assert (got.status, got.body["amount_minor"]) == (202, 10**18)
+
+
+def test_an_etag_spares_the_reading(shop: Shop) -> None:
+    """If-None-Match with the version in hand is 304; after a fact the version is another."""
+    placed = shop.place()
+    path, order_id = placed.headers["location"], placed.body["order_id"]
+    assert shop.ask("GET", path, headers={"If-None-Match": '"v1"'}).status == 304
+
+    shop.db.given(StockReserved(order_id), PaymentCharged(order_id), StockCommitted(order_id))
+    got = shop.ask("GET", path, headers={"If-None-Match": '"v1"'})
+    body = got.body
+
+    assert got.status == 200
+    assert got.headers["etag"] != '"v1"'
+    assert (body["status"], body["final"], body["inventory"], body["payment"]) == (
+        "CONFIRMED",
+        True,
+        "COMMITTED",
+        "CHARGED",
+    )
+    assert body["cancellable_until"] > body["placed_at"]
+    assert [e["status"] for e in body["history"]] == ["PENDING", "INVENTORY_RESERVED", "PAYMENT_CHARGED", "CONFIRMED"]
+
+
+def test_a_foreign_or_unknown_order_is_not_found(shop: Shop) -> None:
+    """An order that is another caller's is as unknown as one that never was; an id that is none is 422."""
+    placed = shop.place()
+    with psycopg.connect(shop.db.logins.owner) as tx:
+        tx.execute("UPDATE orders SET caller = 'somebody'")
+
+    assert slug(shop.ask("GET", placed.headers["location"])) == "not-found"
+    assert slug(shop.ask("GET", "/v1/orders/01a1fd62-57f0-7eeb-be96-e59ce40f9cb1")) == "not-found"
+    assert slug(shop.ask("GET", "/v1/orders/none")) == "validation-failed"
+
+
+def test_a_list_is_walked_by_its_links(shop: Shop) -> None:
+    """Newest first, page by page, each order once, until no link leads on."""
+    ids = [shop.place(f"k-{n}").body["order_id"] for n in range(7)]
+    seen: list[str] = []
+    path: str | None = "/v1/orders?limit=3"
+    pages = 0
+    while path:
+        got = shop.ask("GET", path)
+        seen += [order["order_id"] for order in got.body["orders"]]
+        link, pages = got.headers.get("link", ""), pages + 1
+        path = link[1 : link.index(">")].removeprefix(shop.url) if link else None
+
+    assert seen == sorted(ids, reverse=True)
+    assert pages == 3
+
+
+def test_a_cursor_fits_its_own_list_only(shop: Shop) -> None:
+    """A damaged cursor, or one of a list with other filters, is 400 invalid-cursor."""
+    for n in range(3):
+        shop.place(f"k-{n}")
+    link = shop.ask("GET", "/v1/orders?limit=1&sku=SKU-TEA").headers["link"]
+    cursor = link[link.index("cursor=") + 7 : link.index(">")]
+
+    assert shop.ask("GET", f"/v1/orders?limit=2&sku=SKU-TEA&cursor={cursor}").status == 200
+    for path in (f"limit=1&cursor={cursor}", f"sku=SKU-TEA&cursor={cursor[:-2]}", "cursor=AAAA", "cursor=A"):
+        assert slug(shop.ask("GET", f"/v1/orders?{path}")) == "invalid-cursor", path
+
+
+def test_every_filter_narrows(shop: Shop) -> None:
+    """Each filter finds the order it describes and not the other; an unknown filter is refused."""
+    one = shop.place("k-1", reference="r-1").body
+    line = LINE | {"sku": "SKU-CUP"}
+    two = shop.place("k-2", customer_id="cust_two", lines=[line]).body
+    shop.db.given(StockReserved(two["order_id"]), PaymentCharged(two["order_id"]))
+    begin, later = "2020-01-01T00:00:00Z", "2999-01-01T00:00:00+02:00"
+    finds = {
+        "status=PENDING": [one], "status=CONFIRMED": [two], "phase=PENDING": [one], "phase=SUCCEEDED": [two],
+        "final=false": [one], "final=true": [two], "reason=DEADLINE": [], "attention=STUCK": [],
+        "customer_id=cust_two": [two], "sku=SKU-CUP": [two], "reference=r-1": [one],
+        urlencode({"placed_after": begin}): [two, one], urlencode({"placed_after": later}): [],
+        urlencode({"placed_before": begin}): [], urlencode({"placed_before": later}): [two, one],
+    }  # fmt: skip
+    for query, expected in finds.items():
+        found = shop.ask("GET", f"/v1/orders?{query}").body["orders"]
+        assert [o["order_id"] for o in found] == [o["order_id"] for o in expected], query
+    for query in ("colour=red", "status=LOST", "limit=0", "limit=201", "placed_after=yesterday", "reference=a%00b"):
+        assert slug(shop.ask("GET", f"/v1/orders?{query}")) == "validation-failed", query
