@@ -26,6 +26,7 @@ PATIENCE_SECONDS = 40.0
 LOOK_SECONDS = 0.1
 LEVELS = {"SKU-TEA": 1000, "SKU-HOT": 100, "SKU-NONE": 0, "SKU-LAST": 1}
 TEA = (("SKU-TEA", 2),)
+WIDE = 132  # columns that show expected beside actual
 app = typer.Typer()
 
 
@@ -96,6 +97,8 @@ def demo(
         screen.fail(str(refused))
         raise typer.Exit(supervisor.NOT_HERE) from None
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 2 * WIDE
     stock_up(stack, LEVELS)
     write_addresses(stack)
     placed = _place(stack)
@@ -128,9 +131,9 @@ def _watch(console: Console, stack: Stack, placed: Sequence[Placed]) -> None:
             for one in placed:
                 if not one.final:
                     _look(api, one)
-            live.update(_table(stack, placed))
+            live.update(_table(stack, placed, console))
             time.sleep(LOOK_SECONDS)
-        live.update(_table(stack, placed))
+        live.update(_table(stack, placed, console))
 
 
 def _look(api: Client, one: Placed) -> None:
@@ -161,17 +164,21 @@ def _wrong_charges(stack: Stack, placed: Sequence[Placed]) -> Iterator[str]:
             yield f"{one.scene.shows}: {one.order_id} was charged {captured[one.order_id]} times, expected {wanted}"
 
 
-def _table(stack: Stack, placed: Sequence[Placed]) -> Table:
+def _table(stack: Stack, placed: Sequence[Placed], console: Console) -> Table:
+    """Draw expected beside actual; where the screen is narrow, expected only where it is not what came."""
+    wide = console.width >= WIDE
     table = Table(box=None, pad_edge=False)
-    for name in ("scenario", "expected", "actual", "took", "order"):
-        table.add_column(name, no_wrap=name != "order", overflow="fold" if name == "order" else "ellipsis")
+    for name in ("scenario", *(("expected",) if wide else ()), "actual", "took", "order"):
+        table.add_column(name, no_wrap=True, justify="right" if name == "took" else "left")
     for one in placed:
         wanted = "CONFIRMED or OUT_OF_STOCK" if one.scene.ends == "either" else one.scene.ends
-        ended_well = one.right or (one.final and one.scene.ends == "either")
-        colour = "green" if ended_well else "red" if one.final else "yellow"
-        took = f"{one.ended - one.began:.1f} s" if one.final else "…"
-        link = f"{stack.url('order')}/v1/orders/{one.order_id}"
-        table.add_row(one.scene.shows, wanted, f"[{colour}]{one.actual}[/]", took, link)
+        well = one.right or (one.final and one.scene.ends == "either")
+        mark, colour = ("✓", "green") if well else ("✗", "red") if one.final else ("…", "yellow")
+        actual = f"[{colour}]{mark} {one.actual}{'' if well or wide else f' (expected {wanted})'}[/]"
+        took = f"{one.ended - one.began:.1f} s" if one.final else ""
+        url = f"{stack.url('order')}/v1/orders/{one.order_id}"
+        link = f"[link={url}]{one.order_id}[/]" if console.is_terminal else url
+        table.add_row(one.scene.shows, *((wanted,) if wide else ()), actual, took, link)
     return table
 
 
