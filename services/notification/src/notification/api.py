@@ -103,9 +103,10 @@ async def delete_contact(request: Request, desk: AtDesk, customer_id: CustomerPa
     "GET", "/v1/notices", scope="notices:read", problems=(),
     answers=[Answer(200, "The mails about the order, none if there is none yet.", Notices, {"notices": [NOTICE]})],
 )  # fmt: skip
-async def list_notices(desk: AtDesk, order_id: Annotated[UUID, Query(examples=[ORDER])]) -> Response:
+async def list_notices(request: Request, desk: AtDesk, order_id: Annotated[UUID, Query(examples=[ORDER])]) -> Response:
     """List the mails about an order, without their addresses."""
-    found = await desk.read(store.notices_of, str(order_id))
+    order = web.call_of(request).order_id = str(order_id)
+    found = await desk.read(store.notices_of, order)
     return answer(Notices(notices=[_notice(sent) for sent in found]))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import Query, Response
+from fastapi import Query, Request, Response
 from pydantic import Field
 from starlette.types import ASGIApp
 
@@ -100,9 +100,10 @@ class Payments(Document):
     "GET", "/v1/payments", scope="payments:read", problems=(),
     answers=[Answer(200, "What is known of the order's money.", Payments, {"payments": [PAYMENT]})],
 )  # fmt: skip
-async def show_payments(desk: AtDesk, order_id: Annotated[UUID, Query(examples=[ORDER])]) -> Response:
+async def show_payments(request: Request, desk: AtDesk, order_id: Annotated[UUID, Query(examples=[ORDER])]) -> Response:
     """Show an order's payment: where it stands, its ledger, its open intents with their attempts."""
-    account = await desk.read(store.payment_of, str(order_id))
+    order = web.call_of(request).order_id = str(order_id)
+    account = await desk.read(store.payment_of, order)
     return answer(Payments(payments=[_payment(account)] if account else []))
 
 
