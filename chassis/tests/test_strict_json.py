@@ -75,3 +75,8 @@ def test_a_pair_of_surrogates_is_a_character() -> None:
 def test_an_endless_integer_is_out_of_every_range() -> None:
     """An integer of ten thousand digits is read as a number no field accepts, at once."""
     assert loads(b"9" * 10_000) > 2**63
+
+
+def test_a_whole_number_is_an_integer() -> None:
+    """2.0 and 2e3 are integers, as JSON Schema says; 2.5 and what a float cannot hold exactly stay floats."""
+    assert [type(loads(text)) for text in (b"2.0", b"2e3", b"-0.0", b"2.5", b"1e300")] == [int, int, int, float, float]

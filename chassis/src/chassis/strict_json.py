@@ -28,7 +28,9 @@ def loads(body: bytes) -> Any:  # noqa: ANN401 - any JSON value
     """
     try:
         text = body.decode("utf-8")
-        value = json.loads(text, object_pairs_hook=_members, parse_constant=_constant, parse_int=_integer)
+        value = json.loads(
+            text, object_pairs_hook=_members, parse_constant=_constant, parse_int=_integer, parse_float=_number
+        )
     except UnicodeDecodeError as error:
         place = len(body[: error.start].decode("utf-8"))
         raise Malformed(reason="not UTF-8", position=place) from None
@@ -60,6 +62,15 @@ def _constant(name: str) -> NoReturn:
 
 def _integer(digits: str) -> int:
     return int(digits) if len(digits) < _DIGITS else _HUGE
+
+
+def _number(text: str) -> int | float:
+    """Return 2.0 as the integer it is (JSON Schema, 6.1.1), where a float holds integers exactly."""
+    number = float(text)
+    return int(number) if number.is_integer() and abs(number) < 1 << 53 else number
+
+
+_NUMBERS: dict[str, Any] = {"parse_constant": _constant, "parse_int": _integer, "parse_float": _number}
 
 
 def _too_deep() -> str:

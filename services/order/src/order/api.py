@@ -11,12 +11,12 @@ from urllib.parse import urlencode
 from uuid import UUID
 
 from fastapi import Header, Query, Request, Response
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 from starlette.types import ASGIApp
 
 from chassis import documents
 from chassis.desk import AtDesk, Desk, Document, etag, rfc3339, unchanged
-from chassis.documents import Idempotency, Identifier, Paged, Text
+from chassis.documents import Idempotency, Identifier, Moment, Paged, Text
 from chassis.edge import Call
 from chassis.ids import uuid7
 from chassis.inputs import Input
@@ -115,8 +115,8 @@ class Listed(Paged):
     customer_id: Identifier | None = None
     sku: Identifier | None = None
     reference: Text | None = None
-    placed_after: AwareDatetime | None = None
-    placed_before: AwareDatetime | None = None
+    placed_after: Moment | None = None
+    placed_before: Moment | None = None
 
     def filters(self) -> store.Filters:
         """Return the filters for the store; a time beyond every order is as good as the first or last."""
