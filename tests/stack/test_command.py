@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from quadrille.stack import Stack
+from quadrille.stack.processes import birth
 
 Ask = Callable[..., str]
 MEMORY_BAR_MB = 2048
@@ -79,7 +80,7 @@ def test_a_dead_process_is_reported_and_brought_back(running: Ask) -> None:
 def test_logs_are_one_stream_by_time(running: Ask) -> None:
     """The logs of all processes come merged; asked for one process, only that one's come."""
     everything = running("logs")
-    assert {line.split()[0] for line in everything.splitlines() if line[:1].isalpha()} >= {"kafka", "order-api"}
+    assert {line.split()[0] for line in everything.splitlines() if line[:1].isalpha()} >= {"kafka", "registry"}
 
     assert {line.split()[0] for line in running("logs", "kafka").splitlines()} == {"kafka"}
     assert "no log of nothing" in running("logs", "nothing", code=7)
@@ -95,6 +96,18 @@ def test_settings_are_shown_without_secrets(running: Ask, stack_home: Path) -> N
     assert found.password not in told
 
 
+def test_other_settings_restart_our_processes(running: Ask) -> None:
+    """`up` with another setting starts our own processes again, so that they know it, and leaves the servers alone."""
+    before = pids(running)
+
+    running("up", "--detach", "--set", "INBOX_WINDOW=6d")
+
+    after = pids(running)
+    assert after["kafka"] == before["kafka"]
+    assert after["order-worker"] != before["order-worker"]
+    assert "INBOX_WINDOW         6d" in running("status", "--config")
+
+
 def test_down_ends_everything_in_time(running: Ask) -> None:
     """`down` takes less than ten seconds and leaves no process; the stack comes back with its data."""
     before = pids(running)
@@ -103,5 +116,5 @@ def test_down_ends_everything_in_time(running: Ask) -> None:
     running("down")
 
     assert time.monotonic() - began < DOWN_BAR_SECONDS
-    assert not [pid for pid in before.values() if psutil.pid_exists(pid)]
+    assert not [name for name, pid in before.items() if birth(pid)]
     assert "0 new" in running("up", "--detach")

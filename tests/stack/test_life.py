@@ -216,25 +216,6 @@ def test_a_part_that_runs_is_not_forgotten(new_stack: Start) -> None:
     assert not first.process("postgres:payment").running
 
 
-def test_other_settings_restart_our_processes(new_stack: Start) -> None:
-    """A running process of ours is started again exactly when it would now be told something else."""
-    parts = {"kafka", "topics", "registry", "schemas", "postgres:notification", "notification"}
-    first = new_stack(parts=parts, settings={"INBOX_WINDOW": "6d"})
-    first.start()
-    pid = first.process("notification-worker").pid
-
-    same = new_stack(parts=parts, settings={"INBOX_WINDOW": "6d"})
-    same.data = first.data
-    same.start()
-    assert same.process("notification-worker").pid == pid
-
-    other = new_stack(parts=parts, settings={"INBOX_WINDOW": "7d"})
-    other.data = first.data
-    other.start()
-    assert other.process("notification-worker").pid != pid
-    assert other.process("kafka").pid == first.process("kafka").pid
-
-
 def test_a_part_by_a_wrong_name_is_refused(new_stack: Start) -> None:
     """An unknown part is refused with the list of the known ones."""
     with pytest.raises(CannotRun, match="no such part: postgress"):
