@@ -124,8 +124,11 @@ async def set_stock(request: Request, desk: AtDesk, sku: SkuPath, wanted: Wanted
     return answer(_stock(said), headers=headers)
 
 
-async def _allowed_on(desk: Desk, sku: str, given: Conditions) -> int:
-    """Return the version a change is allowed on, 0 for none; it is compared again in the change's transaction."""
+async def _allowed_on(desk: Desk, sku: str, given: Conditions) -> int | None:
+    """Return the version a change is allowed on, to be compared in its transaction; 0 for a SKU that is not there.
+
+    None is whatever is there then: If-Match: * asks for no more, and a SKU once there never goes.
+    """
     level = await desk.read(store.stock_of, sku)
     version = level.version if level else 0
     if given.if_match is None and given.if_none_match != "*":
@@ -133,7 +136,7 @@ async def _allowed_on(desk: Desk, sku: str, given: Conditions) -> int:
     held = given.if_match is None or matches(given.if_match, etag(version) if version else None)
     if not held or (given.if_none_match is not None and version):
         _refuse("version-mismatch", version)
-    return version
+    return None if given.if_match is not None and given.if_match.strip() == "*" else version
 
 
 def _refuse(slug: str, version: int) -> NoReturn:
