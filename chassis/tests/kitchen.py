@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID
 
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 from confluent_kafka.cimpl import NewTopic
@@ -77,7 +77,10 @@ class Kitchen:
         there = self.admin.list_topics(timeout=10).topics
         latest = OffsetSpec.latest()  # type: ignore[no-untyped-call] # confluent's
         asked = {TopicPartition(t, p): latest for t in topics for p in there[t].partitions}
-        return {(at.topic, at.partition): f.result(10).offset for at, f in self.admin.list_offsets(asked).items()}
+        while True:
+            answers = self.admin.list_offsets(asked, request_timeout=10).items()
+            with contextlib.suppress(KafkaException):  # a partition just made has no leader yet
+                return {(at.topic, at.partition): answer.result(10).offset for at, answer in answers}
 
     def start_here(self, *topics: str) -> None:
         """Let the positions be the ends: what is on the topics already is none of this test's business."""
@@ -93,6 +96,11 @@ class Kitchen:
         """Delete a topic and wait until it is gone."""
         self.admin.delete_topics([topic])[topic].result(10)
         wait_until(lambda: topic not in self.admin.list_topics(timeout=10).topics)
+
+    def cut(self, topic: str, before: int) -> None:
+        """Delete the records of partition 0 below an offset, as retention does."""
+        one = TopicPartition(topic, 0, before)
+        self.admin.delete_records([one])[one].result(10)
 
     def service(self, outside: Outside | None = None, rules: Rules | None = None) -> Service[Any]:
         """Return the pantry under this test's own name."""

@@ -2,9 +2,36 @@
 
 from __future__ import annotations
 
-from chassis.tests.kitchen import Kitchen, running
-from chassis.tests.pantry_words import BreadOrdered, CakeOrdered, OrderDropped
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import pytest
+
+from chassis.inputs import Input, Outcome
+from chassis.listener import Ears, Listener, Stopped
+from chassis.reading import Reader
+from chassis.registry import Reactions
+from chassis.service import Service, Tx
+from chassis.tests import pantry
+from chassis.tests.kitchen import Kitchen, Running, Told, running
+from chassis.tests.pantry import Pantry, PlainCodec
+from chassis.tests.pantry_words import BreadOrdered, CakeOrdered, MealOrdered, OrderDropped
+from chassis.tests.records import envelope
 from chassis.tests.workbench import Database, wait_until
+from chassis.topics import Topics
+from chassis.tracing import Spans
+from chassis.words import Fact, Infrastructure
+from chassis.worker import Notes
+
+F = TypeVar("F", bound=Fact)
+HANDLED = "SELECT count(*) FROM inbox"
+
+
+def handled(db: Database, count: int) -> None:
+    """Wait until so many inputs were handled."""
+    wait_until(lambda: db.one(HANDLED) == count, what=f"{count} inputs handled, not {db.one(HANDLED)}")
 
 
 def test_what_is_on_the_topics_is_heard_from_the_position_on(kitchen: Kitchen, db: Database) -> None:
@@ -20,8 +47,314 @@ def test_what_is_on_the_topics_is_heard_from_the_position_on(kitchen: Kitchen, d
     kitchen.flush()
 
     with running(kitchen.worker()):
-        wait_until(lambda: db.one("SELECT count(*) FROM inbox") == 900)
+        handled(db, 900)
         wait_until(kitchen.caught_up)
 
     assert db.one("SELECT available FROM level") == 1000
     assert db.rows("SELECT count(*), min(sequence), max(sequence) FROM outbox") == [(600, 1, 2)]
+
+
+def test_a_batch_may_be_a_single_record(kitchen: Kitchen, db: Database) -> None:
+    """With batches of one every record is still heard, in order."""
+    kitchen.start_here()
+    for _ in range(5):
+        kitchen.tell(MealOrdered("o-1"))
+    kitchen.flush()
+
+    with running(kitchen.worker(batch_max=1)):
+        handled(db, 5)
+
+    assert db.one("SELECT max(sequence) FROM outbox WHERE aggregatetype LIKE 'pantry-%%'") == 10
+
+
+def test_an_undecodable_record_holds_up_its_order_alone(kitchen: Kitchen, db: Database) -> None:
+    """It is parked with what follows of its order; others flow, on its own partition too."""
+    db.fill(rye=1000)
+    kitchen.start_here()
+    bad = kitchen.tell(BreadOrdered("o-bad"), 3, value=b"\0\0\0\0\7not what was promised")
+    kitchen.tell(OrderDropped("o-bad"), 3)
+    for n in range(50):
+        kitchen.tell(BreadOrdered(f"o-{n}"), n % 12)
+    kitchen.tell(BreadOrdered("o-bad"), 3)
+    kitchen.flush()
+
+    with running(kitchen.worker()):
+        handled(db, 50)
+        wait_until(lambda: len(db.parked()) == 3)
+        wait_until(kitchen.caught_up)
+
+    assert db.parked() == [("o-bad", "UNDECODABLE"), ("o-bad", "BEHIND"), ("o-bad", "BEHIND")]
+    found = db.rows('SELECT id, topic, partition, "offset", raw FROM parked ORDER BY place LIMIT 1')
+    assert found == [(bad.id, "order.events", 3, bad.offset, b"\0\0\0\0\7not what was promised")]
+
+
+ODD_ID = "01A1FD62-57F0-7EEB-BE96-E59CE40F9CB1"
+
+
+def odd_headers(told: Told, **changed: bytes | None) -> tuple[tuple[str, Any], ...]:
+    """Return a record's headers with some replaced, or left out when None."""
+    names = {name.replace("-", "_"): name for name, _ in envelope(told.id, "bread.ordered")}
+    changes = {names[name]: value for name, value in changed.items()}
+    return tuple((k, changes.get(k, v)) for k, v in envelope(told.id, "bread.ordered") if changes.get(k, v) is not None)
+
+
+HOSTILE: dict[str, dict[str, Any]] = {
+    "no value": {"value": None},
+    "an empty value": {"value": b""},
+    "no key": {"key": None},
+    "another's key": {"key": b"o-other"},
+    "a key with a NUL": {"key": b"o-\0bad"},
+    "a key that is not UTF-8": {"key": b"\xff\xfe\xed\xa0\x80"},
+    "a NUL in its body": {"value": PlainCodec().encode(BreadOrdered("o-hostile", "ry\0e"))},
+    "a lone surrogate in its body": {"value": b'\0\0\0\0\7{"order_id": "o-hostile", "sku": "\\ud800"}'},
+    "no headers": {"headers": ()},
+    "no type": {"headers": odd_headers(Told(""), ce_type=None)},
+    "an empty type": {"headers": odd_headers(Told(""), ce_type=b"")},
+    "a type that is not UTF-8": {"headers": odd_headers(Told(""), ce_type=b"\xff")},
+    "no id": {"headers": odd_headers(Told(""), id=None, ce_id=None)},
+    "an id of another spelling": {"headers": odd_headers(Told(""), id=ODD_ID.encode(), ce_id=ODD_ID.encode())},
+    "an id of all ones": {"headers": odd_headers(Told(""), id=b"f" * 8 + b"-ffff" * 3 + b"-" + b"f" * 12)},
+    "a time out of this world": {"headers": odd_headers(Told(""), ce_time=b"99999-01-01T00:00:00Z")},
+    "a NUL in a header's value": {"headers": odd_headers(Told(""), ce_source=b"\0", ce_sequence=b"\0")},
+    "headers without values": {"headers": (("ce_type", None), ("id", None))},
+}
+
+
+def test_no_record_however_hostile_stops_or_slips_through(kitchen: Kitchen, db: Database) -> None:
+    """Each is parked by itself with its bytes; the good order before and after each is held; the position is exact."""
+    db.fill(rye=1000)
+    kitchen.start_here()
+    for number, odd in enumerate(HOSTILE.values()):
+        kitchen.tell(BreadOrdered("o-hostile"), 5, **odd)
+        kitchen.tell(BreadOrdered(f"o-{number}"), 5)
+    kitchen.flush()
+
+    with running(kitchen.worker()):
+        handled(db, len(HOSTILE))
+        wait_until(kitchen.caught_up)
+    assert db.one("SELECT count(*) FROM parked") == len(HOSTILE)
+
+    with running(kitchen.worker()) as [worker]:  # tried again at the next start, and nothing comes of it
+        wait_until(lambda: db.one("SELECT count(*) FROM parked WHERE attempts > 1") > 0)
+    assert worker.failure is None
+    assert db.one("SELECT count(*) FROM parked WHERE state = 'OPEN'") == len(HOSTILE)
+
+
+def test_what_nobody_hears_still_moves_the_position(kitchen: Kitchen, db: Database) -> None:
+    """A tail of types without a handler, and a canary, is stepped over: a lag tool sees no lag that is none."""
+    kitchen.start_here()
+    for number in range(40):
+        told = Told("order.events")
+        kitchen.put(told, b"o-1", b"\0", envelope(told.id, "toast.burnt"), number % 12)
+    kitchen.flush()
+
+    with running(kitchen.worker()):
+        wait_until(kitchen.caught_up)
+
+    assert db.one("SELECT count(*) FROM parked") == db.one(HANDLED) == 0
+
+
+def test_a_fenced_worker_reads_its_position_again(kitchen: Kitchen, db: Database) -> None:
+    """Somebody else handled the next two: the worker does not, and goes on with the third, losing nothing."""
+    db.fill(rye=1000)
+    kitchen.start_here()
+    with running(kitchen.worker()):
+        kitchen.tell(BreadOrdered("first"), 2)
+        kitchen.flush()
+        handled(db, 1)
+        db.rows("UPDATE position SET next_offset = next_offset + 2 WHERE (topic, partition) = ('order.events', 2)")
+        for name in ("theirs", "theirs too", "third", "fourth"):
+            kitchen.tell(BreadOrdered(name), 2)
+        kitchen.flush()
+        handled(db, 3)
+        wait_until(kitchen.caught_up)
+
+    assert {key for (key,) in db.said("aggregateid")} == {"first", "third", "fourth"}
+
+
+class Forgetful(PlainCodec):
+    """A codec whose schema registry is away for its first readings."""
+
+    def __init__(self, away: int) -> None:
+        self.away = away
+
+    def decode(self, value: bytes, cls: type[F]) -> F:
+        """Read, once the registry is back."""
+        if self.away:
+            self.away -= 1
+            reason = "the registry is away"
+            raise Infrastructure(reason)
+        return super().decode(value, cls)
+
+
+def test_a_registry_that_is_away_parks_nothing(kitchen: Kitchen, db: Database) -> None:
+    """While a schema cannot be fetched the worker waits where it stands; then everything is heard, in order."""
+    db.fill(rye=1000)
+    kitchen.start_here()
+    for n in range(20):
+        kitchen.tell(BreadOrdered(f"o-{n}"), 1)
+        kitchen.tell(OrderDropped(f"o-{n}"), 1)
+    kitchen.flush()
+
+    with running(kitchen.worker(decoder=Forgetful(3))):
+        handled(db, 40)
+
+    assert (db.parked(), db.one("SELECT available FROM level")) == ([], 1000)
+    assert db.one("SELECT count(*) FROM outbox WHERE sequence = 2 AND type = 'loaves.returned'") == 20
+
+
+@dataclass(frozen=True, slots=True)
+class KilnFired(Fact, source="kiln"):
+    """A fact on a topic of its own, which tests may delete."""
+
+    order_id: str
+
+
+def note(fired: KilnFired, _: Pantry) -> None:
+    """Only hear it."""
+
+
+@pytest.fixture
+def kiln(kitchen: Kitchen) -> Service[Any]:
+    """A service that hears one topic of one partition, made for one test."""
+    KilnFired.topic = f"kiln.{kitchen.name}"
+    on = Reactions(kitchen.name, Pantry)
+    on.learns(note)
+    kitchen.make(KilnFired.topic)
+    return replace(pantry.service(), on=on)
+
+
+def fire(kitchen: Kitchen, count: int) -> None:
+    """Put so many facts on the kiln's topic."""
+    for n in range(count):
+        kitchen.tell(KilnFired(f"o-{n}"))
+    kitchen.flush()
+
+
+def stopped(running: Running) -> str:
+    """Wait for the worker to stop by itself; return why."""
+    running.thread.join(30)
+    assert isinstance(running.failure, Stopped), running.failure
+    return str(running.failure)
+
+
+def test_a_new_service_hears_a_topic_from_its_beginning(kitchen: Kitchen, kiln: Service[Any], db: Database) -> None:
+    """Without a position the first record there is the first one heard."""
+    fire(kitchen, 3)
+    with running(kitchen.worker(kiln)):
+        handled(db, 3)
+    assert db.position(KilnFired.topic) == 3
+
+
+def test_a_topic_made_anew_stops_the_worker_that_hears_it(kitchen: Kitchen, kiln: Service[Any], db: Database) -> None:
+    """Deleted and recreated within a heartbeat, with more records than before: it stops and says what to do."""
+    fire(kitchen, 3)
+    worker = Running(kitchen.worker(kiln).run)
+    handled(db, 3)
+    kitchen.drop(KilnFired.topic)
+    kitchen.make(KilnFired.topic)
+    fire(kitchen, 9)
+
+    assert "delete its rows in the tables topic and position" in stopped(worker)
+
+
+def test_a_topic_made_anew_stops_a_worker_that_starts(kitchen: Kitchen, kiln: Service[Any], db: Database) -> None:
+    """Recreated while no worker ran: the next one refuses to start, and says found and wanted."""
+    fire(kitchen, 3)
+    with running(kitchen.worker(kiln)):
+        handled(db, 3)
+    kitchen.drop(KilnFired.topic)
+    kitchen.make(KilnFired.topic)
+    fire(kitchen, 9)
+
+    assert "is not the topic first read" in stopped(Running(kitchen.worker(kiln).run))
+    assert db.one(HANDLED) == 3
+
+
+def test_a_position_beyond_the_end_stops_the_worker(kitchen: Kitchen, kiln: Service[Any], db: Database) -> None:
+    """Nothing is there to be read from: somebody has to look."""
+    fire(kitchen, 3)
+    db.start_at(KilnFired.topic, 0, 4)
+
+    assert "holds 0 to 3, the position is 4" in stopped(Running(kitchen.worker(kiln).run))
+
+
+def test_retention_that_overtook_the_worker_stops_it(kitchen: Kitchen, kiln: Service[Any], db: Database) -> None:
+    """The next record is gone: the worker stops instead of skipping to the first one left."""
+    fire(kitchen, 5)
+    db.start_at(KilnFired.topic, 0, 1)
+    kitchen.cut(KilnFired.topic, 3)
+
+    assert "holds 3 to 5, the position is 1" in stopped(Running(kitchen.worker(kiln).run))
+
+
+class Slow(pantry.PantryStore):
+    """A store that waits in save() until it is let go."""
+
+    def __init__(self) -> None:
+        self.saving, self.go = threading.Event(), threading.Event()
+
+    def save(self, tx: Tx, work: Pantry) -> None:
+        """Wait, then save."""
+        self.saving.set()
+        assert self.go.wait(10)
+        super().save(tx, work)
+
+
+def test_a_worker_has_caught_up_only_when_what_it_read_is_committed(kitchen: Kitchen, db: Database) -> None:
+    """Read to the end but not committed is not caught up: a timer must not overtake the fact before it."""
+    kitchen.start_here()
+    kitchen.tell(OrderDropped("o-1"), 0)
+    kitchen.flush()
+    store = Slow()
+    db.rows("UPDATE position SET next_offset = next_offset - 1 WHERE (topic, partition) = ('order.events', 0)")
+    kitchen.tell(OrderDropped("o-2"), 0)
+    kitchen.flush()
+    worker = kitchen.worker(replace(kitchen.service(), store=store))
+
+    with running(worker):
+        assert store.saving.wait(20)
+        assert not worker.listener.caught_up()
+        store.go.set()
+        wait_until(worker.listener.caught_up)
+
+
+class Slept:
+    """A database that does not answer for a while."""
+
+    def __init__(self, db: Database) -> None:
+        self.db, self.away, self.tried = db, True, 0
+
+    def connect(self) -> Tx:
+        """Connect, or fail as to a port nobody listens on."""
+        self.tried += 1
+        return Database(lambda _: "postgresql://127.0.0.1:9/none").connect() if self.away else self.db.connect()
+
+
+class Deaf:
+    """A watcher that notes nothing."""
+
+    def handled(self, batch: Sequence[tuple[Input, Outcome]], began_ns: int) -> None:
+        """Note nothing."""
+
+    called = Notes(Spans.disabled()).called
+
+
+def test_an_assignment_that_waits_too_long_for_the_database_is_made_again(kitchen: Kitchen, db: Database) -> None:
+    """The database is away longer than a consumer may be silent: once it is back everything is heard all the same."""
+    db.fill(rye=1000)
+    kitchen.start_here()
+    for n in range(24):
+        kitchen.tell(BreadOrdered(f"o-{n}"), n % 12)
+    kitchen.flush()
+    slept, service = Slept(db), kitchen.service()
+    consumer = kitchen.consumer(**{"max.poll.interval.ms": 2_000})
+    reader = Reader(service.on.hears(Fact), PlainCodec())
+    listener = Listener(service, slept.connect, Ears(consumer, Topics(kitchen.bootstrap), reader), Deaf())
+    worker = Running(listener.run)
+    wait_until(lambda: slept.tried >= 8, 30)
+    slept.away = False
+
+    handled(db, 24)
+    worker.end()
+    wait_until(kitchen.caught_up)

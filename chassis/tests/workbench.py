@@ -53,15 +53,16 @@ class Database:
             tx.execute(pantry.OWN_TABLES.encode(), prepare=False)
 
     def rows(self, sql: str, *values: object) -> list[Row]:
-        """Return what a superuser's query finds, on a connection of its own."""
+        """Return what a superuser's query finds, on a connection of its own, made anew when the server was away."""
         if self._look is None or self._look.closed:
             self._look = connection(self.url("postgres"))()
         try:
             found = self._look.execute(sql.encode(), values or None)
-            return found.fetchall() if found.description else []
         except psycopg.OperationalError:
             self._look.close()
-            raise
+            self._look = connection(self.url("postgres"))()
+            found = self._look.execute(sql.encode(), values or None)
+        return found.fetchall() if found.description else []
 
     def close(self) -> None:
         """Close the superuser's connection."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import psycopg
@@ -20,9 +21,10 @@ from chassis.commit import OUTAGE, commit
 from chassis.inputs import Done, Entry, Input, Origin, Outcome, Record
 from chassis.reading import Reader
 from chassis.service import Service, Tx
-from chassis.standing import Standing, Stopped
+from chassis.standing import Standing
+from chassis.topics import Stopped, Topics
 
-__all__ = ["AWAY", "Listener", "Stopped", "Watcher", "close_quietly"]
+__all__ = ["AWAY", "Ears", "Listener", "Stopped", "Watcher", "close_quietly"]
 
 POLL_SECONDS = 0.5
 STEP_SECONDS = 1.0
@@ -43,31 +45,34 @@ class Watcher(Protocol):
         ...
 
 
-class Listener:
-    """Hears a service's topics in one thread; ``take`` gets what was said, ``room`` says how many intents may be.
+@dataclass(frozen=True, slots=True)
+class Ears:
+    """What a listener hears with."""
 
-    ``check`` raises Stopped when a topic is not what it was; asked at every assignment, before a position is trusted.
-    """
+    consumer: Consumer
+    topics: Topics
+    reader: Reader
+
+
+class Listener:
+    """Hears a service's topics in one thread; ``take`` gets what was said, ``room`` says how many intents may be."""
 
     def __init__(
         self,
         service: Service[Any],
         connect: Callable[[], Tx],
-        consumer: Consumer,
-        reader: Reader,
+        ears: Ears,
         watcher: Watcher,
     ) -> None:
         self.service = service
         self.connect = connect
-        self.consumer = consumer
-        self.reader = reader
+        self.consumer, self.topics, self.reader = ears.consumer, ears.topics, ears.reader
         self.watcher = watcher
         self.take: Callable[[Done], None] = _leave
         self.room: Callable[[], int] = lambda: 0
         self.batch_max = 100
         self.stop = threading.Event()
         self.tx: Tx | None = None
-        self.check: Callable[[Tx, list[str]], None] = _trust
         self.standing = Standing(service.on.topics())
         self.joined = False
         self._stepped = self._hinted = time.monotonic()
@@ -171,8 +176,7 @@ class Listener:
         """Start where the database says; wait here for it, since an assignment without positions would lose records."""
         while not self.stop.is_set():
             try:
-                self.check(self._connection(), sorted({one.topic for one in partitions}))
-                ends = self.standing.place(self._connection(), consumer, partitions)
+                ends = self.standing.place(self._connection(), self.topics, partitions)
             except AWAY as trouble:
                 log.warning("assignment waits", error_class=type(trouble).__name__)
                 self._close()
@@ -198,7 +202,7 @@ class Listener:
                 if not fenced:
                     self._close()
                     self._idle()
-                self.standing.seek(self._connection(), self.consumer)
+                self.standing.seek(self._connection(), self.topics, self.consumer)
             except AWAY:
                 fenced = False
             else:
@@ -244,10 +248,6 @@ def _bytes(value: str | bytes | None) -> bytes:
 
 def _leave(done: Done) -> None:
     """Take no intent in hand: the agenda finds them when they are due."""
-
-
-def _trust(tx: Tx, topics: list[str]) -> None:
-    """Take every topic for what it was."""
 
 
 def _judge(error: KafkaError) -> None:

@@ -6,21 +6,15 @@ The database's positions are the truth. What was read beyond them is only rememb
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TypeAlias
 
 from confluent_kafka import Consumer, TopicPartition
 
 from chassis.inputs import Input
 from chassis.service import Tx
+from chassis.topics import Place, Stopped, Topics
 
-Place: TypeAlias = tuple[str, int]
-WATERMARK_SECONDS = 5.0
 READ_POSITIONS = "SELECT topic, partition, next_offset FROM position WHERE topic = ANY(%b)"
 ADD_POSITION = "INSERT INTO position VALUES (%b, %b, %b) ON CONFLICT DO NOTHING"
-
-
-class Stopped(Exception):  # noqa: N818 - the name says what is the case
-    """The worker must not go on: a topic is not what it was; the message says found, wanted and fix."""
 
 
 class Standing:
@@ -40,25 +34,26 @@ class Standing:
         """Return the database's positions of every topic heard."""
         return {(topic, partition): at for topic, partition, at in tx.execute(READ_POSITIONS, [self.topics])}
 
-    def place(self, tx: Tx, consumer: Consumer, partitions: Sequence[TopicPartition]) -> dict[Place, int]:
+    def place(self, tx: Tx, topics: Topics, partitions: Sequence[TopicPartition]) -> dict[Place, int]:
         """Set where each partition is to be read from, a new one from its beginning; return their ends.
 
-        Raises Stopped if a position is not within its partition.
+        Raises Stopped if a topic is not what it was, or a position is not within its partition.
         """
-        known, ends = self.positions(tx), {}
+        topics.check(tx, sorted({one.topic for one in partitions}))
+        known, bounds = self.positions(tx), topics.bounds((one.topic, one.partition) for one in partitions)
         for one in partitions:
             place = one.topic, one.partition
-            low, ends[place] = consumer.get_watermark_offsets(one, timeout=WATERMARK_SECONDS)
+            low, high = bounds[place]
             if place not in known:
                 tx.execute(ADD_POSITION, [*place, low])
             one.offset = known.setdefault(place, low)
-            if not low <= one.offset <= ends[place]:
+            if not low <= one.offset <= high:
                 message = (
-                    f"{one.topic}[{one.partition}] holds {low} to {ends[place]}, the position is {one.offset}: the "
-                    "topic was made anew or its retention overtook this worker; nothing is skipped silently"
+                    f"{one.topic}[{one.partition}] holds {low} to {high}, the position is {one.offset}: the topic was "
+                    "made anew or its retention overtook this worker; nothing is skipped silently"
                 )
                 raise Stopped(message)
-        return ends
+        return {place: high for place, (_, high) in bounds.items()}
 
     def take(self, partitions: Iterable[TopicPartition], ends: dict[Place, int]) -> None:
         """Take assigned partitions in hand, at the offsets ``place`` has set."""
@@ -75,15 +70,14 @@ class Standing:
                 table.pop((one.topic, one.partition), None)
         self.caught_up = False
 
-    def seek(self, tx: Tx, consumer: Consumer) -> None:
+    def seek(self, tx: Tx, topics: Topics, consumer: Consumer) -> None:
         """Go back to the database's positions; what was said meanwhile is to be read before a timer fires."""
         self.caught_up = False
-        known = self.positions(tx)
+        known, bounds = self.positions(tx), topics.bounds(self.next)
         for place in self.next:
-            one = TopicPartition(*place, known[place])
-            self.ends[place] = consumer.get_watermark_offsets(one, timeout=WATERMARK_SECONDS)[1]
-            consumer.seek(one)
+            consumer.seek(TopicPartition(*place, known[place]))
             self.next[place] = self.read[place] = known[place]
+            self.ends[place] = bounds[place][1]
 
     def committed(self, inputs: Iterable[Input]) -> None:
         """Note the steps of a batch that was committed."""

@@ -11,26 +11,25 @@ from typing import Any
 
 import psycopg
 import structlog
-from confluent_kafka import Consumer, KafkaError, TopicCollection
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Consumer, KafkaError
 
 from chassis import metrics, otlp
 from chassis.agenda import Agenda
 from chassis.inputs import Done, Entry, Input, Outcome, Parked
-from chassis.kafka import client_settings, consumer_settings
-from chassis.listener import AWAY, Listener, Stopped
+from chassis.kafka import consumer_settings
+from chassis.listener import AWAY, Ears, Listener
 from chassis.otlp import CLIENT, CONSUMER, INTERNAL
 from chassis.parked import redrive_open
 from chassis.reading import Decoder, Reader
 from chassis.service import Service, Tx
 from chassis.tables import AHEAD_DAYS
+from chassis.topics import Topics
 from chassis.tracing import Spans
 from chassis.words import Fact
 
 UPKEEP_SECONDS = 600.0
+WATCH_SECONDS = 10.0
 INBOX_FLOOR = "SELECT min(substr(relname, 7)) FROM pg_class WHERE relname ~ '^inbox_[0-9]{8}$'"
-KNOWN_TOPICS = "SELECT name, topic_id, partitions FROM topic WHERE name = ANY(%b)"
-ADD_TOPIC = "INSERT INTO topic VALUES (%b, %b, %b) ON CONFLICT DO NOTHING"
 log = structlog.get_logger()
 
 
@@ -112,14 +111,14 @@ class Worker:
     """Everything one worker process does; ``run`` returns when told to stop, or raises Stopped with the reason."""
 
     def __init__(self, service: Service[Any], around: Surroundings) -> None:
-        self.service, self.connect, self.bootstrap = service, around.connect, around.bootstrap
+        self.service, self.connect = service, around.connect
         self.reader = Reader(service.on.hears(Fact), around.decoder)
         notes = Notes(around.spans)
         consumer = Consumer(consumer_settings(around.bootstrap, service.name) | {"error_cb": _say})
-        self.listener = Listener(service, self.connect, consumer, self.reader, notes)
+        self.topics = Topics(around.bootstrap)
+        self.listener = Listener(service, self.connect, Ears(consumer, self.topics, self.reader), notes)
         self.agenda = Agenda(service, self.connect, notes, around.client)
         self.listener.take, self.listener.room = self.agenda.heard, self.agenda.room
-        self.listener.check = self._check_topics
         self.agenda.caught_up = self.listener.caught_up
         self.listener.batch_max = self.agenda.batch_max = around.batch_max
         self._failure: BaseException | None = None
@@ -139,8 +138,7 @@ class Worker:
             threads.append(threading.Thread(target=self._guarded, args=(self.agenda.run, stop), name="agenda"))
         for thread in threads:
             thread.start()
-        while not stop.wait(UPKEEP_SECONDS):
-            self._upkeep()
+        self._guarded(self._look_after, stop)
         for thread in threads:
             thread.join()
         if self._failure:
@@ -159,7 +157,7 @@ class Worker:
         while not stop.is_set():
             try:
                 with self.connect() as tx:
-                    self._check_topics(tx, list(self.service.on.topics()))
+                    self.topics.check(tx, list(self.service.on.topics()))
                     self._refresh(tx)
                     outcomes = list(redrive_open(tx, self.service, self.reader))
             except AWAY as trouble:
@@ -172,12 +170,18 @@ class Worker:
                 return True
         return False
 
-    def _upkeep(self) -> None:
-        try:
-            with self.connect() as tx:
-                self._refresh(tx)
-        except psycopg.Error as trouble:
-            log.warning("upkeep waits", error_class=type(trouble).__name__)
+    def _look_after(self, stop: threading.Event) -> None:
+        """See to it that topics stay what they are and the coming days have a place; raises Stopped."""
+        refreshed = time.monotonic()
+        while not stop.wait(WATCH_SECONDS):
+            try:
+                with self.connect() as tx:
+                    self.topics.check(tx, list(self.service.on.topics()))
+                    if time.monotonic() - refreshed >= UPKEEP_SECONDS:
+                        self._refresh(tx)
+                        refreshed = time.monotonic()
+            except AWAY as trouble:
+                log.warning("upkeep waits", error_class=type(trouble).__name__)
 
     def _refresh(self, tx: Tx) -> None:
         tx.execute("SELECT ensure_partitions(0, %b)", [AHEAD_DAYS])
@@ -185,21 +189,6 @@ class Worker:
         if row and row[0]:
             floor = datetime.strptime(row[0], "%Y%m%d").replace(tzinfo=UTC)
             self.reader.floor_ms = int(floor.timestamp()) * 1000
-
-    def _check_topics(self, tx: Tx, names: list[str]) -> None:
-        """Compare topics with what they were when first read; raises Stopped if one is another now."""
-        known = {name: (topic_id, count) for name, topic_id, count in tx.execute(KNOWN_TOPICS, [names])}
-        admin = AdminClient(client_settings(self.bootstrap))
-        for name, asked in admin.describe_topics(TopicCollection(names), request_timeout=5).items():
-            found = asked.result(timeout=6)
-            now = str(found.topic_id), len(found.partitions)
-            if known.setdefault(name, now) != now:
-                was = known[name]
-                message = (
-                    f"{name} is not the topic first read: found id {now[0]} with {now[1]} partitions, wanted {was}"
-                )
-                raise Stopped(message)
-            tx.execute(ADD_TOPIC, [name, *now])
 
 
 def _say(error: KafkaError) -> None:

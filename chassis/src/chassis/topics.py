@@ -1,0 +1,59 @@
+"""What the broker says about the topics a service hears: whether they are what they were, and what they hold.
+
+Asked on a connection of its own: behind the consumer's fetches every question would wait half a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypeAlias
+
+from confluent_kafka import TopicCollection, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._listoffsets import OffsetSpec  # typed there, re-exported untyped
+
+from chassis.kafka import client_settings
+from chassis.service import Tx
+
+Place: TypeAlias = tuple[str, int]
+ASK_SECONDS = 5.0
+KNOWN_TOPICS = "SELECT name, topic_id, partitions FROM topic WHERE name = ANY(%b)"
+ADD_TOPIC = "INSERT INTO topic VALUES (%b, %b, %b) ON CONFLICT DO NOTHING"
+
+
+class Stopped(Exception):  # noqa: N818 - the name says what is the case
+    """The worker must not go on: a topic is not what it was; the message says found, wanted and fix."""
+
+
+class Topics:
+    """The broker's answers; each raises KafkaException or TimeoutError while it is away."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self._admin = AdminClient(client_settings(bootstrap))
+
+    def check(self, tx: Tx, names: list[str]) -> None:
+        """Compare topics with what they were when first read; raises Stopped if one is another now."""
+        known = {name: (topic_id, count) for name, topic_id, count in tx.execute(KNOWN_TOPICS, [names])}
+        for name, asked in self._admin.describe_topics(TopicCollection(names), request_timeout=ASK_SECONDS).items():
+            found = asked.result(timeout=ASK_SECONDS + 1)
+            now = str(found.topic_id), len(found.partitions)
+            if known.setdefault(name, now) != now:
+                message = (
+                    f"{name} is not the topic first read: found (id, partitions) {now}, wanted {known[name]}; to hear "
+                    "the new one from its beginning, delete its rows in the tables topic and position"
+                )
+                raise Stopped(message)
+            tx.execute(ADD_TOPIC, [name, *now])
+
+    def bounds(self, places: Iterable[Place]) -> dict[Place, tuple[int, int]]:
+        """Return the first offset and the end of each partition."""
+        partitions = [TopicPartition(*place) for place in places]
+        lows = self._offsets(partitions, OffsetSpec.earliest())  # type: ignore[no-untyped-call] # confluent's
+        highs = self._offsets(partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call] # confluent's
+        return {place: (low, highs[place]) for place, low in lows.items()}
+
+    def _offsets(self, partitions: list[TopicPartition], spec: OffsetSpec) -> dict[Place, int]:
+        if not partitions:
+            return {}
+        asked = self._admin.list_offsets(dict.fromkeys(partitions, spec), request_timeout=ASK_SECONDS)
+        return {(one.topic, one.partition): f.result(ASK_SECONDS + 1).offset for one, f in asked.items()}
