@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass, replace
+
+from chassis.ids import random_bits
 
 _TRACEPARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})")
 
@@ -29,12 +30,12 @@ class Context:
 
 def new_span_id() -> str:
     """Return a fresh random span id, 16 hex digits, never all zero."""
-    return os.urandom(8).hex().replace("0" * 16, "0" * 15 + "1")
+    return f"{random_bits(64) or 1:016x}"
 
 
 def new_trace(*, sampled: bool = True) -> Context:
     """Return the root place of a new trace."""
-    return Context(os.urandom(16).hex(), new_span_id(), sampled)
+    return Context(f"{random_bits(128) or 1:032x}", new_span_id(), sampled)
 
 
 def parse(traceparent: str | None) -> Context | None:

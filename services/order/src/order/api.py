@@ -142,10 +142,8 @@ async def place(
     )  # fmt: skip
     reply = await desk.ask_once(heard, PlaceAnswered)
     call.order_id = reply.order_id
-    if reply.outcome == "KEY_REUSED":
-        refuse("idempotency-key-reused", order=reply.order_id)
-    if reply.outcome == "REFERENCE_TAKEN":
-        refuse("reference-taken", order=reply.order_id)
+    if slug := {"KEY_REUSED": "idempotency-key-reused", "REFERENCE_TAKEN": "reference-taken"}.get(reply.outcome):
+        refuse(slug, order=reply.order_id)
     headers = {"Location": f"/v1/orders/{reply.order_id}", "ETag": etag(1), "Retry-After": "1"}
     replayed = {"Idempotent-Replayed": "true"} if reply.outcome == "REPLAYED" else {}
     return Response(reply.answer, 202, headers | replayed, "application/json")
@@ -200,11 +198,17 @@ def document(order: Order, settings: Settings) -> dict[str, object]:
         "order_id": order.order_id, "status": order.status, "phase": PHASES[order.status], "reason": order.reason,
         "final": order.status in FINAL, "attention": order.attention, "customer_id": order.customer_id,
         "reference": order.reference, "amount_minor": order.amount_minor, "currency": order.currency,
-        "lines": [asdict(line) for line in order.lines],
+        "lines": [
+            {"sku": line.sku, "quantity": line.quantity, "unit_price_minor": line.unit_price_minor}
+            for line in order.lines
+        ],
         "inventory": order.states.inventory, "payment": order.states.payment, "detail": _detail(order.detail),
         "placed_at": rfc3339(order.placed_at), "deadline_at": rfc3339(order.deadline_at),
         "cancellable_until": rfc3339(until) if until else None, "trace_id": order.trace_id,
-        "history": [{**asdict(entry), "at": rfc3339(entry.at)} for entry in order.history],
+        "history": [
+            {"sequence": e.sequence, "status": e.status, "at": rfc3339(e.at), "because": e.because}
+            for e in order.history
+        ],
         "links": _links(order, settings),
     }  # fmt: skip
 
@@ -238,9 +242,9 @@ def _detail(detail: Detail) -> dict[str, object]:
 
 def _links(order: Order, settings: Settings) -> dict[str, str]:
     """Return what leads further: only what is there."""
-    links = {"self": f"/v1/orders/{order.order_id}"}
-    if settings.console_url:
-        links["timeline"] = f"{settings.console_url.rstrip('/')}/orders/{order.order_id}"
-    if settings.jaeger_url:
-        links["trace"] = f"{settings.jaeger_url.rstrip('/')}/trace/{order.trace_id}"
-    return links
+    console, jaeger = settings.console_url, settings.jaeger_url
+    return {
+        "self": f"/v1/orders/{order.order_id}",
+        **({"timeline": f"{console.rstrip('/')}/orders/{order.order_id}"} if console else {}),
+        **({"trace": f"{jaeger.rstrip('/')}/trace/{order.trace_id}"} if jaeger else {}),
+    }
