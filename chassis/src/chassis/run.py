@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -114,7 +115,7 @@ def _api(program: Program[Any], found: Settings, stop: threading.Event) -> None:
     module, _, function = program.api.partition(":")
     face = Face(found, _service(program, found, codec), connect, spans)
     app = getattr(importlib.import_module(module), function)(face)
-    checks = {"database": lambda: _answers(connect), "schemas": codec.prepare}
+    checks = {"database": lambda: _answers(connect), "schemas": codec.prepare, "api": lambda: _listens(found.api_bind)}
     with ops.serve(found.ops_bind, name, "api", checks, found.shown()):
         serve(app, found.api_bind, stop)
     spans.stop()
@@ -141,6 +142,11 @@ def _migrate(program: Program[Any], found: Settings, _: threading.Event) -> None
 def _answers(connect: Callable[[], Tx]) -> None:
     with connect() as tx:
         tx.execute("SELECT 1")
+
+
+def _listens(bind: settings.Bind) -> None:
+    """Raise OSError until the API's own port answers: nobody is told to come before it is open."""
+    socket.create_connection((bind.host, bind.port), timeout=1).close()
 
 
 ROLES: dict[str, Callable[[Program[Any], Settings, threading.Event], None]] = {

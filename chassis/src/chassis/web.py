@@ -83,7 +83,8 @@ class StrictRoute(APIRoute):
         known = frozenset(name for parameter in self.dependant.query_params for name in _names(parameter))
 
         async def strict(request: Request) -> Response:
-            _refuse_unknown(request, known)
+            if request.scope["query_string"]:
+                _refuse_unknown(request, known)
             if self.body_field is not None:
                 request = _Read(request.scope, request.receive)
                 await request.json()
