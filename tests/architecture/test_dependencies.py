@@ -28,7 +28,6 @@ BY_NAME = {
 OWN = {"chassis": "quadrille-chassis"}  # the only package of ours that others may import
 INSIDE = {"pydantic_core": "pydantic"}  # a part that is pinned and brought by its whole
 SHARED = {"opentelemetry"}  # a module that several distributions share, each one name below it
-HOSTS = {"quadrille-cli": {"pytest"}}  # a package's plugin is imported by its host alone, which brings itself
 
 
 def _name(requirement: str) -> str:
@@ -44,6 +43,7 @@ def declared(package: Path) -> set[str]:
 def imported(package: Path) -> set[str]:
     """Return the distributions a package's sources and migrations import, itself not among them."""
     files = [*package.glob("src/**/*.py"), *package.glob("migrations/**/*.py")]
+    files = [file for file in files if not file.name.startswith("testing")]  # only tests import those
     modules = {module for file in files for module in _modules(file)}
     mine = {folder.name for folder in (package / "src").iterdir()} | sys.stdlib_module_names
     return {name for module in modules if module.split(".")[0] not in mine for name in _providers(module)}
@@ -78,8 +78,7 @@ def _lines(*names: str) -> set[str]:
 def differences(package: Path) -> tuple[set[str], set[str]]:
     """Return what is imported undeclared, and what is declared unused."""
     wanted, found = declared(package), imported(package)
-    name = tomllib.loads((package / "pyproject.toml").read_text("utf-8"))["project"]["name"]
-    return found - wanted - HOSTS.get(name, set()), wanted - found - set(BY_NAME)
+    return found - wanted, wanted - found - set(BY_NAME)
 
 
 @pytest.mark.parametrize("package", OURS)
