@@ -57,8 +57,9 @@ class Traces:
 
 def _span(raw: dict[str, Any], trace: dict[str, Any]) -> Span:
     references = raw.get("references", [])
-    parents = [r["spanID"] for r in references if r["refType"] == "CHILD_OF" and r["traceID"] == raw["traceID"]]
-    links = tuple(r["traceID"] for r in references if r["refType"] == "FOLLOWS_FROM")
+    # Jaeger shows a parent that is linked too, as the messaging conventions ask, as FOLLOWS_FROM
+    parents = [r["spanID"] for r in references if r["traceID"] == raw["traceID"]]
+    links = tuple(r["traceID"] for r in references if r["traceID"] != raw["traceID"])
     tags = {tag["key"]: tag["value"] for tag in raw["tags"]}
     service = trace["processes"][raw["processID"]]["serviceName"]
     return Span(raw["spanID"], raw["operationName"], service, parents[0] if parents else None, tags, links)
