@@ -29,4 +29,4 @@ def _known(code: str) -> str:
 
 Currency = Annotated[str, AfterValidator(_known), Field(json_schema_extra={"enum": sorted(CURRENCIES)})]
 # With at most 100 lines of at most a million pieces, the sum stays below 2^63.
-Price = Annotated[int, Field(ge=1, le=10_000_000_000, description="In the currency's smallest unit.")]
+Price = Annotated[int, Field(ge=1, le=10_000_000_000, description="In the currency's smallest unit.", examples=[1250])]

@@ -49,17 +49,17 @@ routes = Routes()
 class LineDocument(Document):
     """A line of an order; a SKU may stand in several."""
 
-    sku: Identifier
-    quantity: int = Field(ge=1, le=1_000_000)
+    sku: Identifier = Field(examples=["SKU-TEA"])
+    quantity: int = Field(ge=1, le=1_000_000, examples=[2])
     unit_price_minor: Price
 
 
 class NewOrder(Document):
     """What a customer orders."""
 
-    customer_id: Identifier
-    payment_token: Identifier
-    currency: Currency
+    customer_id: Identifier = Field(examples=["cust_demo"])
+    payment_token: Identifier = Field(examples=["tok_ok"])
+    currency: Currency = Field(examples=["EUR"])
     reference: Text | None = Field(None, description="Your own name for it: unique per customer, for ever.")
     lines: list[LineDocument] = Field(min_length=1, max_length=100)
 
