@@ -60,7 +60,7 @@ class NewOrder(Document):
     customer_id: Identifier = Field(examples=["cust_demo"])
     payment_token: Identifier = Field(examples=["tok_ok"])
     currency: Currency = Field(examples=["EUR"])
-    reference: Text | None = Field(None, description="Your own name for it: unique per customer, for ever.")
+    reference: Text | None = Field(None, description="Unique per customer, for ever.", examples=["basket-4711"])
     lines: list[LineDocument] = Field(min_length=1, max_length=100)
 
 
