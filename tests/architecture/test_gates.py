@@ -129,10 +129,13 @@ def test_types_turn_the_gate_red(copied: Path) -> None:
     """A handler that says what it does not declare, and a match that forgets a case, fail mypy --strict."""
     file = copied / "services/inventory/src/inventory/handlers.py"
     text = file.read_text("utf-8")
-    assert "        case Closed():\n            return None\n" in text
-    file.write_text(text.replace("        case Closed():\n            return None\n", "", 1), "utf-8")
-    result = _run(copied, sys.executable, "-m", "mypy", "--no-incremental", str(file))
+    assert "        case Nothing():\n            return None\n" in text
+    mypy = (sys.executable, "-m", "mypy", "--no-incremental", str(file))
+    assert _run(copied, *mypy).returncode == 0
+    file.write_text(text.replace("        case Nothing():\n            return None\n", "", 1), "utf-8")
+    result = _run(copied, *mypy)
     assert result.returncode == 1, result.stdout
+    assert "exhaustive-match" in result.stdout
 
 
 def test_lint_turns_the_gate_red(copied: Path) -> None:
