@@ -25,7 +25,7 @@ from chassis.tests.pantry import PantryStore, Unlucky
 from chassis.tests.pantry_words import FillShelf, ShelfFilled
 from chassis.tests.workbench import Database, heard
 from chassis.tracing import Spans
-from chassis.words import Reply
+from chassis.words import Infrastructure, Reply
 from chassis.worker import connection
 
 END_OTHERS = """
@@ -217,6 +217,20 @@ def test_a_refusal_of_the_server_stored_nothing(db: Database, monkeypatch: pytes
     answers = ask(db.connect, [fill("a", 1, "r-1")], store)
 
     assert slug(answers[0]) == "dependency-unavailable"
+    assert not db.rows("SELECT 1 FROM level")
+
+
+def test_without_a_registry_nothing_is_stored(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A schema that cannot be asked for is an outage of the registry: 503 dependency-unavailable, named."""
+    monkeypatch.setattr(intake, "PATIENCE_SECONDS", 0.2)
+
+    class Unasked(PantryStore):
+        def save(self, tx: Tx, work: object) -> None:  # noqa: ARG002 - the signature of a store
+            raise Infrastructure
+
+    (answer,) = ask(db.connect, [fill("a", 1)], Unasked())
+    assert isinstance(answer, Problem)
+    assert (answer.kind.slug, answer.extra["dependency"]) == ("dependency-unavailable", "registry")
     assert not db.rows("SELECT 1 FROM level")
 
 

@@ -28,7 +28,7 @@ from chassis.listener import Stopped
 from chassis.problems import Problem
 from chassis.service import Service, Tx
 from chassis.tracing import Spans
-from chassis.words import Reply
+from chassis.words import Infrastructure, Reply
 from chassis.worker import Notes
 
 LIMIT = 200
@@ -63,6 +63,7 @@ class Intake:
         self._in_flight = 0
         self._closing = False
         self._tx: Tx | None = None
+        self._missing = "database"
         self._committer = ThreadPoolExecutor(1, "committer")
 
     def check(self) -> None:
@@ -101,7 +102,7 @@ class Intake:
             async with asyncio.timeout(ANSWER_SECONDS):
                 return _reply(await asked.answer)
         except TimeoutError:
-            raise _lost(asked) from None
+            raise self._lost(asked) from None
         finally:
             self._in_flight -= 1
 
@@ -146,7 +147,7 @@ class Intake:
             asked.answer.set_result(outcome)
         elif loop.time() >= asked.give_up or (asked.unsure and not asked.command.request):
             busy = isinstance(outcome, Busy) and not asked.unsure
-            asked.answer.set_exception(Problem("idempotency-key-in-use", retry_after=1) if busy else _lost(asked))
+            asked.answer.set_exception(Problem("idempotency-key-in-use", retry_after=1) if busy else self._lost(asked))
         else:
             loop.call_later(BUSY_SECONDS if outcome else OUTAGE_SECONDS, self._put, asked)
 
@@ -158,6 +159,7 @@ class Intake:
             doubt = True
             outcomes = commit(tx, self._service, batch)
         except (*OUTAGE, Stopped) as trouble:
+            self._missing = "registry" if isinstance(trouble, Infrastructure) else "database"
             metrics.OUTAGES.labels(type(trouble).__name__).inc()
             log.warning("intake waits", error_class="INFRASTRUCTURE", error=type(trouble).__name__, count=len(batch))
             # A server that answered a lone input with an error rolled it back; a halved batch may be half stored.
@@ -186,6 +188,10 @@ class Intake:
         self._tx = tx
         return tx
 
+    def _lost(self, asked: _Asked) -> Problem:
+        slug = "outcome-unknown" if asked.unsure else "dependency-unavailable"
+        return Problem(slug, dependency=self._missing, retry_after=1)
+
 
 def _reply(outcome: Outcome) -> Reply:
     if isinstance(outcome, Failed):
@@ -196,8 +202,3 @@ def _reply(outcome: Outcome) -> Reply:
             return message
     error = f"a command was {type(outcome).__name__} and got no reply: its handler must say one"
     raise TypeError(error)
-
-
-def _lost(asked: _Asked) -> Problem:
-    slug = "outcome-unknown" if asked.unsure else "dependency-unavailable"
-    return Problem(slug, dependency="database", retry_after=1)
