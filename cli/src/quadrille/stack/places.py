@@ -79,22 +79,22 @@ def traversable(path: Path) -> bool:
 
 
 def reachable(wanted: Path) -> Path:
-    """`wanted`, or a private place of ours every user can reach when we are root below a closed directory."""
+    """`wanted`, or a place every user can reach when we are root below a closed directory; not made yet: `own` it."""
     if os.geteuid() != 0 or traversable(wanted):
         return wanted
     name = f"quadrille-{hashlib.sha256(str(wanted.absolute()).encode()).hexdigest()[:12]}"
-    for base in (Path("/var/tmp"), Path(tempfile.gettempdir())):  # noqa: S108 - our own directory, its owner is checked
+    for base in (Path("/var/tmp"), Path(tempfile.gettempdir())):  # noqa: S108 - `own` checks the owner
         if base.is_dir() and traversable(base):
-            return _owned(base / name)
+            return base / name
     raise CannotRun(
         what=f"Postgres runs as another user, who cannot reach {wanted}",
         fix="choose a data directory others can pass through: quadrille up --data DIR",
     )
 
 
-def _owned(path: Path) -> Path:
-    """A directory in a shared place, refused when somebody else made it first."""
-    path.mkdir(mode=0o711, exist_ok=True)
+def own(path: Path) -> Path:
+    """A directory of ours, perhaps in a shared place: made, or refused when somebody else made it first."""
+    path.mkdir(mode=0o711, parents=True, exist_ok=True)
     if path.is_symlink() or path.stat().st_uid != os.geteuid():
         raise CannotRun(what=f"{path} belongs to somebody else", fix="remove it, or set QUADRILLE_DATA")
     return path

