@@ -134,8 +134,10 @@ class Relay:
             else:
                 keeper.beat()
                 _rest(stop, _STANDBY_SECONDS)
+        patience = time.monotonic() + _BEAT_SECONDS
         while self._outlet.trouble is not None:
-            self._enter("waiting", self._outlet.trouble)
+            if time.monotonic() > patience:
+                self._enter("waiting", self._outlet.trouble)
             keeper.beat()
             _rest(stop, 0.1)
         return self._outlet
@@ -160,7 +162,7 @@ class Relay:
     def _enter(self, state: str, trouble: str | None = None) -> None:
         """Note what the relay does now, and log it when it changes."""
         if (state, trouble) != (self.state, self.trouble):
-            (log.warning if trouble else log.info)(f"relay.{state}", slot=self._plan.slot, reason=trouble)
+            (log.warning if state == "waiting" else log.info)(f"relay.{state}", slot=self._plan.slot, reason=trouble)
         self.state, self.trouble = state, trouble
         STREAMING.set(state == "streaming")
 

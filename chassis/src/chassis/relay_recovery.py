@@ -125,4 +125,4 @@ class Recovery:
             keeper.begin_anew(progress)
             if self.reason != FIRST_START:
                 keeper.connection.execute(_TELL, [uuid7(), self.reason, count, seconds])
-        log.warning("relay.recovered", cause=self.reason, rows=count, seconds=round(seconds, 3))
+        log.info("relay.recovered", cause=self.reason, rows=count, seconds=round(seconds, 3))
