@@ -16,7 +16,7 @@ from chassis.ids import uuid7
 from chassis.inputs import Input
 from chassis.intake import Intake
 from chassis.pool import Pool
-from chassis.run import Face
+from chassis.program import Face
 from chassis.web import call_of
 from chassis.words import Command, Reply, key_of
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from starlette.types import ASGIApp
 
-from chassis.run import Face
+from chassis.program import Face
 from chassis.service import Service, Tx
 from chassis.serving import serve
 from chassis.settings import Bind, Settings

@@ -15,7 +15,7 @@ from chassis import web
 from chassis.desk import AtDesk, Desk, Document, answer, etag, matches, unchanged
 from chassis.openapi import Answer
 from chassis.problems import refuse
-from chassis.run import Face
+from chassis.program import Face
 from inventory import handlers, store
 from inventory.domain import MOST, Level
 from inventory.events import SetStock, StockChanged, StockSet

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chassis.run import Program
+from chassis.program import Program
 from inventory import store
 from inventory.handlers import on
 

@@ -13,7 +13,7 @@ from chassis import web
 from chassis.desk import AtDesk, Desk, Document, Time, answer
 from chassis.openapi import Answer
 from chassis.problems import refuse
-from chassis.run import Face
+from chassis.program import Face
 from notification import handlers, store
 from notification.events import DeleteContact, PutContact
 from notification.store import Sent

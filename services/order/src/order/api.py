@@ -23,7 +23,7 @@ from chassis.inputs import Input
 from chassis.money import Currency, Price
 from chassis.openapi import Answer
 from chassis.problems import refuse
-from chassis.run import Face
+from chassis.program import Face
 from chassis.settings import Settings
 from chassis.web import Routes, call_of, make_app
 from order import store

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chassis.run import Program
+from chassis.program import Program
 from chassis.settings import Settings
 from order import store
 from order.domain import Rules

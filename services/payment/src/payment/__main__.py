@@ -1,6 +1,5 @@
 """``python -m payment api | worker | relay | migrate``."""
 
 from chassis.run import main
-from payment.main import PROGRAM
 
-main(PROGRAM)
+main("payment")

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 from chassis import web
 from chassis.desk import AtDesk, Desk, Document, Time, answer
 from chassis.openapi import Answer
-from chassis.run import Face
+from chassis.program import Face
 from payment import store
 from payment.domain import Entry as Line
 from payment.store import Account, Pending

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chassis.run import Program
+from chassis.program import Program
 from chassis.settings import Settings
 from payment import gateway, store
 from payment.handlers import on

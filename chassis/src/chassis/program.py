@@ -1,0 +1,44 @@
+"""What a service's main.py wires, and what its HTTP face is made from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from chassis.outside import Outside
+from chassis.registry import Reactions
+from chassis.service import Service, Store, Tx
+from chassis.settings import Settings
+from chassis.tracing import Spans
+
+W = TypeVar("W")
+
+
+def _nobody(_: Settings) -> None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Program(Generic[W]):
+    """What a service's main.py wires: handlers, store, errands with their client, rules, and where its HTTP face is.
+
+    ``api`` is the name of a function ``make(face: Face)`` giving an ASGI app, imported by the api role alone.
+    """
+
+    on: Reactions[W]
+    store: Store[W]
+    api: str
+    outside: Outside = field(default_factory=lambda: Outside(""))
+    client: Callable[[Settings], object] = _nobody
+    rules: Callable[[Settings], object] = _nobody
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """What an HTTP face is made from."""
+
+    settings: Settings
+    service: Service[Any]
+    connect: Callable[[], Tx]
+    spans: Spans
