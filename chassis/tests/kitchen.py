@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -25,10 +30,16 @@ from chassis.tests.records import Headers, envelope
 from chassis.tests.workbench import Database, wait_until
 from chassis.tracing import Spans
 from chassis.words import Fact, key_of
-from chassis.worker import Surroundings, Worker
+from chassis.worker import Surroundings, Worker, connection
 
 TOPICS = ("order.events", "payment.events")
 NUMBERS = itertools.count(1)
+PROGRAM = f"""
+import chassis
+chassis.__path__.append({str(Path(__file__).parent.parent)!r})  # where this folder is found as chassis.tests
+from chassis.tests.kitchen import alone
+alone()
+"""
 
 
 @dataclass(slots=True)
@@ -57,6 +68,10 @@ class Kitchen:
         headers: Headers = odd.get("headers", envelope(told.id, body.type))
         self.put(told, odd.get("key", key_of(body).encode()), value, headers, partition)
         return told
+
+    def tell_again(self, told: Told, body: Fact) -> None:
+        """Put the same event on its topic once more."""
+        self.put(told, key_of(body).encode(), pantry.PlainCodec().encode(body), envelope(told.id, body.type), None)
 
     def put(self, told: Told, key: bytes | None, value: bytes | None, headers: Headers, partition: int | None) -> None:
         """Produce a record; ``flush`` waits for all of them."""
@@ -120,6 +135,53 @@ class Kitchen:
         ends = self.ends(*(topics or TOPICS))
         at = {(t, p): n for t, p, n in self.db.rows("SELECT * FROM position")}
         return all(at.get(place, 0) == end for place, end in ends.items())
+
+    @contextlib.contextmanager
+    def process(self) -> Iterator[Alone]:
+        """Run a worker of this group in a process of its own while the block lasts."""
+        given = {"PANTRY_URL": self.db.url("app"), "PANTRY_KAFKA": self.bootstrap, "PANTRY_GROUP": self.name}
+        child = subprocess.Popen([sys.executable, "-c", PROGRAM], env=os.environ | given, stdout=subprocess.PIPE)
+        with child:
+            try:
+                yield Alone(child)
+            finally:
+                child.kill()
+
+
+class Alone:
+    """A worker's process, to be killed and frozen."""
+
+    def __init__(self, child: subprocess.Popen[bytes]) -> None:
+        self.child = child
+
+    def has_partitions(self) -> None:
+        """Wait until the broker has given it some."""
+        assert self.child.stdout
+        for line in self.child.stdout:
+            if b"partitions assigned" in line and b"count=0" not in line:
+                return
+        message = "it ended without a partition"
+        raise AssertionError(message)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.child.kill()
+        self.child.wait()
+
+    def freeze(self) -> None:
+        """Let it stand still."""
+        self.child.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        self.child.send_signal(signal.SIGCONT)
+
+
+def alone() -> None:
+    """Run a worker until it is killed: what a process of ``Kitchen.process`` does."""
+    connect = connection(os.environ["PANTRY_URL"])
+    around = Surroundings(connect, os.environ["PANTRY_KAFKA"], pantry.PlainCodec(), Spans.disabled(), batch_max=10)
+    Worker(pantry.service(os.environ["PANTRY_GROUP"]), around).run(threading.Event())
 
 
 class Running:

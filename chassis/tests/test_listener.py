@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
-import pytest
-
 from chassis.inputs import Input, Outcome
-from chassis.listener import Ears, Listener, Stopped
+from chassis.listener import Ears, Listener
 from chassis.reading import Reader
-from chassis.registry import Reactions
-from chassis.service import Service, Tx
+from chassis.service import Tx
 from chassis.tests import pantry
 from chassis.tests.kitchen import Kitchen, Running, Told, running
 from chassis.tests.pantry import Pantry, PlainCodec
@@ -201,91 +198,6 @@ def test_a_registry_that_is_away_parks_nothing(kitchen: Kitchen, db: Database) -
 
     assert (db.parked(), db.one("SELECT available FROM level")) == ([], 1000)
     assert db.one("SELECT count(*) FROM outbox WHERE sequence = 2 AND type = 'loaves.returned'") == 20
-
-
-@dataclass(frozen=True, slots=True)
-class KilnFired(Fact, source="kiln"):
-    """A fact on a topic of its own, which tests may delete."""
-
-    order_id: str
-
-
-def note(fired: KilnFired, _: Pantry) -> None:
-    """Only hear it."""
-
-
-@pytest.fixture
-def kiln(kitchen: Kitchen) -> Service[Any]:
-    """A service that hears one topic of one partition, made for one test."""
-    KilnFired.topic = f"kiln.{kitchen.name}"
-    on = Reactions(kitchen.name, Pantry)
-    on.learns(note)
-    kitchen.make(KilnFired.topic)
-    return replace(pantry.service(), on=on)
-
-
-def fire(kitchen: Kitchen, count: int) -> None:
-    """Put so many facts on the kiln's topic."""
-    for n in range(count):
-        kitchen.tell(KilnFired(f"o-{n}"))
-    kitchen.flush()
-
-
-def stopped(running: Running) -> str:
-    """Wait for the worker to stop by itself; return why."""
-    running.thread.join(30)
-    assert isinstance(running.failure, Stopped), running.failure
-    return str(running.failure)
-
-
-def test_a_new_service_hears_a_topic_from_its_beginning(kitchen: Kitchen, kiln: Service[Any], db: Database) -> None:
-    """Without a position the first record there is the first one heard."""
-    fire(kitchen, 3)
-    with running(kitchen.worker(kiln)):
-        handled(db, 3)
-    assert db.position(KilnFired.topic) == 3
-
-
-def test_a_topic_made_anew_stops_the_worker_that_hears_it(kitchen: Kitchen, kiln: Service[Any], db: Database) -> None:
-    """Deleted and recreated within a heartbeat, with more records than before: it stops and says what to do."""
-    fire(kitchen, 3)
-    worker = Running(kitchen.worker(kiln).run)
-    handled(db, 3)
-    kitchen.drop(KilnFired.topic)
-    kitchen.make(KilnFired.topic)
-    fire(kitchen, 9)
-
-    assert "delete its rows in the tables topic and position" in stopped(worker)
-
-
-def test_a_topic_made_anew_stops_a_worker_that_starts(kitchen: Kitchen, kiln: Service[Any], db: Database) -> None:
-    """Recreated while no worker ran: the next one refuses to start, and says found and wanted."""
-    fire(kitchen, 3)
-    with running(kitchen.worker(kiln)):
-        handled(db, 3)
-    kitchen.drop(KilnFired.topic)
-    kitchen.make(KilnFired.topic)
-    fire(kitchen, 9)
-
-    assert "is not the topic first read" in stopped(Running(kitchen.worker(kiln).run))
-    assert db.one(HANDLED) == 3
-
-
-def test_a_position_beyond_the_end_stops_the_worker(kitchen: Kitchen, kiln: Service[Any], db: Database) -> None:
-    """Nothing is there to be read from: somebody has to look."""
-    fire(kitchen, 3)
-    db.start_at(KilnFired.topic, 0, 4)
-
-    assert "holds 0 to 3, the position is 4" in stopped(Running(kitchen.worker(kiln).run))
-
-
-def test_retention_that_overtook_the_worker_stops_it(kitchen: Kitchen, kiln: Service[Any], db: Database) -> None:
-    """The next record is gone: the worker stops instead of skipping to the first one left."""
-    fire(kitchen, 5)
-    db.start_at(KilnFired.topic, 0, 1)
-    kitchen.cut(KilnFired.topic, 3)
-
-    assert "holds 3 to 5, the position is 1" in stopped(Running(kitchen.worker(kiln).run))
 
 
 class Slow(pantry.PantryStore):

@@ -7,52 +7,30 @@ frozen worker, only means that another one does the same again under the same ke
 from __future__ import annotations
 
 import queue
-import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any, cast
 from uuid import UUID
 
 import structlog
+from pydantic import ValidationError
 
 from chassis import ledger
-from chassis.commit import LEASE, OUTAGE, commit, from_json, to_json
-from chassis.ids import event_id, id_time, lock_key
-from chassis.inputs import Done, Entry, Input, Record
+from chassis.calls import Calls
+from chassis.commit import LEASE, OUTAGE, commit, from_json
+from chassis.ids import id_time, lock_key
+from chassis.inputs import Done, Entry, Input, Record, Unreadable
+from chassis.leases import Leased, Postponed, lease, postpone
 from chassis.listener import Watcher, close_quietly
-from chassis.outside import Errand, Ruling, Transient
+from chassis.outside import Ruling
 from chassis.service import Service, Tx
-from chassis.trace import new_trace, parse
-from chassis.words import Answer, Intent, Timer, key_of, stamp
+from chassis.words import Intent, Message, Timer, stamp
 
-CALLS = 10  # the bulkhead: calls outside at one time
-WAITING = 40  # intents in hand, calls under way included
-LEAST_LEFT = 12.0  # seconds of lease that all fast tries of one call may take
 NAP_SECONDS = 0.5
 WAIT_SECONDS = 2.0
-LEASE_DUE = """
-UPDATE agenda a SET leased_until = now() + %b::interval, attempts = attempts + 1
-  FROM (SELECT id FROM agenda WHERE due <= now() AND (leased_until IS NULL OR leased_until < now())
-           AND type = ANY(%b) ORDER BY due LIMIT %b FOR UPDATE SKIP LOCKED) d
- WHERE a.id = d.id RETURNING a.id, a.key, a.type, a.body::text, a.attempts, a.traceparent"""
-POSTPONE = """
-UPDATE agenda a SET due = now() + n.wait, leased_until = NULL, error_class = n.error_class, error = n.error
-  FROM unnest(%b::uuid[], %b::interval[], %b::text[], %b::text[]) n(id, wait, error_class, error) WHERE a.id = n.id"""
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class _Postponed:
-    """A row to look at again later."""
-
-    id: UUID
-    wait: timedelta
-    error_class: str | None
-    error: str | None
 
 
 class Agenda:
@@ -67,20 +45,17 @@ class Agenda:
         self.service = service
         self.connect = connect
         self.watcher = watcher
-        self.client = client
         self.caught_up: Callable[[], bool] = lambda: True
         self.batch_max = 100
         self._intents = {cls.type: cls for cls in service.outside.errands}
         self._timers = service.on.hears(Timer)
-        self._pool = ThreadPoolExecutor(CALLS, thread_name_prefix="outside")
-        self._inbox: queue.SimpleQueue[Input | _Postponed | None] = queue.SimpleQueue()
-        self._held = 0
-        self._lock = threading.Lock()
+        self._inbox: queue.SimpleQueue[Input | Postponed | None] = queue.SimpleQueue()
+        self.calls = Calls(service, watcher, client, self._inbox.put)
+        self._unsettled: list[Input | Postponed] = []
         self._more = True  # something is known to be due
         self._starved = False  # something may be due, but both hands are full
         self._look_at = 0.0
         self._tx: Tx | None = None
-        self._rng = random.Random()  # noqa: S311 - jitter
 
     @property
     def idle(self) -> bool:
@@ -89,20 +64,13 @@ class Agenda:
 
     def room(self) -> int:
         """Return how many more intents this worker may take in hand."""
-        return max(0, WAITING - self._held)
+        return self.calls.room()
 
     def heard(self, done: Done) -> None:
         """Take in hand what a batch of facts said; the listener's thread calls it."""
-        self.take(done.handed)
+        self.calls.take(done.handed)
         if left_for_later(done):
             self.wake()
-
-    def take(self, entries: Iterable[Entry]) -> None:
-        """Carry out intents leased to this process; any thread may call it."""
-        for entry in entries:
-            with self._lock:
-                self._held += 1
-            self._pool.submit(self._carry_out, entry)
 
     def run(self, stop: threading.Event) -> None:
         """Work until told to stop; calls under way finish, their answers are committed."""
@@ -120,16 +88,18 @@ class Agenda:
         self._inbox.put(None)
 
     def _round(self) -> None:
-        self._settle(self._gather(0.0 if self._more else max(0.0, self._look_at - time.monotonic())))
+        if not self._unsettled:
+            self._unsettled = self._gather(0.0 if self._more else max(0.0, self._look_at - time.monotonic()))
+        self._settle()
         if self._more or self._starved or time.monotonic() >= self._look_at:
             self._more = self._starved = False
             self._look_at = time.monotonic() + NAP_SECONDS
             self._lease_intents()
             self._fire_timers()
 
-    def _gather(self, nap: float) -> list[Input | _Postponed]:
+    def _gather(self, nap: float) -> list[Input | Postponed]:
         """Wait for the first thing to come back from outside, then take whatever else is there."""
-        found: list[Input | _Postponed] = []
+        found: list[Input | Postponed] = []
         try:
             one = self._inbox.get(timeout=nap) if nap else self._inbox.get_nowait()
             while True:
@@ -144,118 +114,109 @@ class Agenda:
             pass
         return found
 
-    def _settle(self, found: Sequence[Input | _Postponed]) -> None:
-        if answers := [one for one in found if isinstance(one, Input)]:
+    def _settle(self) -> None:
+        """Commit what came back; after an outage it is still in hand, and its ids make it happen once."""
+        if answers := [one for one in self._unsettled if isinstance(one, Input)]:
             self._commit(answers)
-        if later := [one for one in found if isinstance(one, _Postponed)]:
-            columns = [[p.id for p in later], [p.wait for p in later], [p.error_class for p in later]]
-            self._connection().execute(POSTPONE, [*columns, [p.error for p in later]])
+        if later := [one for one in self._unsettled if isinstance(one, Postponed)]:
+            postpone(self._connection(), later)
+        self._unsettled = []
 
     def _commit(self, inputs: Sequence[Input]) -> None:
-        """Commit answers or timers; an outage drops them here: their leases run out and all is asked again."""
+        """Commit answers or timers, and take in hand what their handlers say."""
         began = time.time_ns()
-        outcomes = commit(self._connection(), self.service, inputs, self.room())
+        outcomes = commit(self._connection(), self.service, inputs, self.calls.room())
         for outcome in outcomes:
             if isinstance(outcome, Done):
-                self.take(outcome.handed)
+                self.calls.take(outcome.handed)
                 self._more |= left_for_later(outcome)
         self.watcher.handled(list(zip(inputs, outcomes, strict=True)), began)
 
     def _lease_intents(self) -> None:
         if not self._intents:
             return
-        if not (room := self.room()):
+        if not (room := self.calls.room()):
             self._starved = True
             return
         expires = time.monotonic() + LEASE.total_seconds()
-        rows = self._connection().execute(LEASE_DUE, [LEASE, list(self._intents), room]).fetchall()
-        entries = [self._entry(row, expires) for row in rows]
-        self.take(self._judge([entry for entry in entries if entry is not None]))
+        rows = lease(self._connection(), LEASE, self._intents, room)
+        entries = [entry for row in rows if (entry := self._entry(row, expires))]
+        try:
+            self.calls.take(self._judge(entries))
+        except OUTAGE:
+            self.calls.give_back(entries)
+            raise
         self._more |= len(rows) == room
 
-    def _entry(self, row: tuple[Any, ...], expires: float) -> Entry | None:
-        identity, key, kind, body, attempts, traceparent = row
-        intent = stamp(from_json(self._intents[kind], body), datetime.now(UTC))
-        trace = parse(traceparent) or new_trace()
-        return Entry(identity, key, intent, attempts, expires, trace) if isinstance(intent, Intent) else None
+    def _entry(self, row: Leased, expires: float) -> Entry | None:
+        cls = self._intents[row.type]
+        try:
+            intent = stamp(from_json(cls, row.body), row.at)
+        except ValidationError as unlike:
+            log.exception("intent cannot be read", event_type=row.type, order_id=row.key)
+            ladder = self.service.outside.errands[cls].ladder
+            wait = ladder[min(row.attempts, len(ladder)) - 1]
+            self._inbox.put(Postponed(row.id, row.attempts, wait, False, "UNREADABLE", type(unlike).__name__))  # noqa: FBT003 - as counted
+            return None
+        return Entry(row.id, row.key, cast("Intent", intent), row.attempts, expires, row.trace)
 
     def _judge(self, entries: Sequence[Entry]) -> list[Entry]:
         """Ask each errand's ``when`` under the keys' locks; give back those that may go."""
-        errands = self.service.outside.errands
-        judged = [e for e in entries if errands[type(e.intent)].when]
-        if not judged:
-            return list(entries)
+        judged = [e for e in entries if self.calls.errand(e).when]
+        try:
+            rulings = self._rulings(judged) if judged else {}
+        except OUTAGE:
+            raise
+        except Exception as bug:
+            if len(entries) > 1:  # one of them; the others are not to wait for it
+                return [entry for one in entries for entry in self._judge([one])]
+            log.exception("intent cannot be judged", event_type=entries[0].intent.type, order_id=entries[0].key)
+            self.calls.climb(entries[0], bug)
+            return []
+        for entry in judged:
+            if rulings[entry.id] is Ruling.WAIT:
+                self._inbox.put(Postponed(entry.id, entry.attempts, timedelta(seconds=WAIT_SECONDS)))
+            elif rulings[entry.id] is Ruling.DROP:
+                self.calls.drop(entry)
+        return [e for e in entries if rulings.get(e.id, Ruling.GO) is Ruling.GO]
+
+    def _rulings(self, judged: Sequence[Entry]) -> dict[UUID, Ruling]:
         tx = self._connection()
         with tx.pipeline(), tx.transaction():
             tx.execute(ledger.LOCK_KEYS, [sorted({lock_key(e.key) for e in judged})])
             work = self.service.load(tx, [e.intent for e in judged])
-            rulings = {e.id: (errands[type(e.intent)].when or _go)(e.intent, work) for e in judged}
-        for entry in judged:
-            if rulings[entry.id] is Ruling.WAIT:
-                self._inbox.put(_Postponed(entry.id, timedelta(seconds=WAIT_SECONDS), None, None))
-            elif rulings[entry.id] is Ruling.DROP:
-                self._answer(entry, errands[type(entry.intent)].dropped)
-        return [e for e in entries if rulings.get(e.id, Ruling.GO) is Ruling.GO]
-
-    def _carry_out(self, entry: Entry) -> None:
-        """Call the outside with no transaction open; runs in the pool."""
-        errand = self.service.outside.errands[type(entry.intent)]
-        try:
-            if entry.expires - time.monotonic() < LEAST_LEFT:
-                return  # too late to be sure of the lease: the row falls due again by itself
-            began = time.time_ns()
-            answer = errand.call(entry.intent, self.client)
-            self.watcher.called(entry, began)
-            self._inbox.put(self._input(entry, answer))
-        except Transient as unknown:
-            self.watcher.called(entry, began, unknown)
-            self._climb(entry, errand, unknown)
-        except Exception as bug:
-            log.exception("errand failed", event_type=entry.intent.type, order_id=entry.key)
-            self._climb(entry, errand, bug)
-        finally:
-            with self._lock:
-                self._held -= 1
-
-    def _climb(self, entry: Entry, errand: Errand, trouble: Exception) -> None:
-        """Put the intent on the next rung of its ladder, ± 50 %; past the top it is answered as exhausted."""
-        rung = entry.attempts - 1
-        if rung >= len(errand.ladder) and errand.exhausted:
-            self._answer(entry, errand.exhausted)
-            return
-        wait = errand.ladder[min(rung, len(errand.ladder) - 1)] * self._rng.uniform(0.5, 1.5)
-        self._inbox.put(_Postponed(entry.id, wait, "TRANSIENT", type(trouble).__name__))
-
-    def _answer(self, entry: Entry, make: Callable[[Any], Answer] | None) -> None:
-        if make is not None:
-            self._inbox.put(self._input(entry, make(entry.intent)))
-
-    def _input(self, entry: Entry, answer: Answer) -> Input:
-        identity = event_id(self.service.name, entry.id, "answer", 0)
-        now = datetime.now(UTC)
-        record = Record(to_json(answer))
-        return Input(identity, key_of(answer), answer, now, answer.type, record, agenda=entry.id, trace=entry.trace,
-                     attempts=entry.attempts)  # fmt: skip
+            return {e.id: (self.calls.errand(e).when or _go)(e.intent, work) for e in judged}
 
     def _fire_timers(self) -> None:
         if not self._timers or not self.caught_up():
             return
-        rows = self._connection().execute(LEASE_DUE, [LEASE, list(self._timers), self.batch_max]).fetchall()
-        if rows:
-            self._commit([self._timer(row) for row in rows])
+        rows = lease(self._connection(), LEASE, self._timers, self.batch_max)
+        try:
+            if rows:
+                self._commit([self._timer(row) for row in rows])
+        except OUTAGE:
+            for row in rows:
+                self._inbox.put(Postponed(row.id, row.attempts))
+            raise
         self._more |= len(rows) == self.batch_max
 
-    def _timer(self, row: tuple[Any, ...]) -> Input:
-        identity, key, kind, body, _, traceparent = row
-        message = from_json(self._timers[kind], body)
-        trace = parse(traceparent) or new_trace()
-        record = Record(body.encode())
-        return Input(identity, key, message, id_time(identity), kind, record, agenda=identity, trace=trace)
+    def _timer(self, row: Leased) -> Input:
+        body: Message | Unreadable
+        try:
+            body = from_json(self._timers[row.type], row.body)
+        except ValidationError:
+            body = Unreadable("no handler here takes this body any more", "UNHEARD")
+        record = Record(row.body.encode())
+        return Input(row.id, row.key, body, id_time(row.id), row.type, record, agenda=row.id, trace=row.trace)
 
     def _drain(self) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """Let calls under way finish and commit their answers; what nobody has begun is given back at once."""
+        self.calls.end()
         try:
-            self._settle(self._gather(0.0))
+            self._settle()
+            while found := self._gather(0.0):
+                self._unsettled = found
+                self._settle()
         except OUTAGE as trouble:
             log.warning("answers left to their leases", error_class=type(trouble).__name__)
         self._close()

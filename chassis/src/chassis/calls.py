@@ -1,0 +1,122 @@
+"""Calls of the outside, in a pool: every one ends in an answer, or in its row put off, whatever it raises.
+
+No transaction is open here (law L10); how long a lease may still be trusted is judged by our monotonic clock alone.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import structlog
+
+from chassis.commit import to_json
+from chassis.ids import event_id
+from chassis.inputs import Entry, Input, Record
+from chassis.leases import Postponed
+from chassis.listener import Watcher
+from chassis.outside import Errand, Transient
+from chassis.service import Service
+from chassis.words import Answer, key_of
+
+CALLS = 10  # the bulkhead: calls outside at one time
+WAITING = 40  # intents in hand, calls under way included
+LEAST_LEFT = 12.0  # seconds of lease that all fast tries of one call may take
+log = structlog.get_logger()
+
+
+class Calls:
+    """The intents in this process's hand; ``back`` gets what became of each, from any thread."""
+
+    def __init__(
+        self, service: Service[Any], watcher: Watcher, client: object, back: Callable[[Input | Postponed], None]
+    ) -> None:
+        self.service = service
+        self.watcher = watcher
+        self.client = client
+        self.back = back
+        self._pool = ThreadPoolExecutor(CALLS, thread_name_prefix="outside")
+        self._in_hand: dict[tuple[UUID, int], Entry] = {}
+        self._lock = threading.Lock()
+        self.closed = False
+        self._rng = random.Random()  # noqa: S311 - jitter
+
+    def room(self) -> int:
+        """Return how many more intents may be taken in hand."""
+        return 0 if self.closed else max(0, WAITING - len(self._in_hand))
+
+    def take(self, entries: Iterable[Entry]) -> None:
+        """Carry out intents leased to this process; after the end they are given back."""
+        with self._lock:
+            for entry in entries:
+                if self.closed:
+                    self.give_back([entry])
+                else:
+                    self._in_hand[entry.id, entry.attempts] = entry
+                    self._pool.submit(self._carry_out, entry)
+
+    def give_back(self, entries: Iterable[Entry]) -> None:
+        """Let somebody else have them at once."""
+        for entry in entries:
+            self.back(Postponed(entry.id, entry.attempts))
+
+    def end(self) -> None:
+        """Wait for the calls under way; what nobody has begun is given back."""
+        with self._lock:
+            self.closed = True
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self.give_back(self._in_hand.values())
+
+    def errand(self, entry: Entry) -> Errand:
+        """Return how an intent is carried out."""
+        return self.service.outside.errands[type(entry.intent)]
+
+    def drop(self, entry: Entry) -> None:
+        """Answer an intent that is not to be carried out any more."""
+        if dropped := self.errand(entry).dropped:
+            self.back(self._input(entry, dropped(entry.intent)))
+        else:
+            log.error("no answer says that this intent was dropped", event_type=entry.intent.type)
+            self.climb(entry, TypeError(entry.intent.type))
+
+    def climb(self, entry: Entry, trouble: Exception) -> None:
+        """Put the intent on the next rung of its ladder, ± 50 %; past the top it is answered as exhausted."""
+        errand, rung = self.errand(entry), entry.attempts - 1
+        if rung >= len(errand.ladder) and errand.exhausted:
+            self.back(self._input(entry, errand.exhausted(entry.intent)))
+            return
+        wait = errand.ladder[min(rung, len(errand.ladder) - 1)] * self._rng.uniform(0.5, 1.5)
+        error_class = "TRANSIENT" if isinstance(trouble, Transient) else "HANDLER"
+        self.back(Postponed(entry.id, entry.attempts, wait, False, error_class, type(trouble).__name__))  # noqa: FBT003 - as counted
+
+    def _carry_out(self, entry: Entry) -> None:
+        """Call the outside with no transaction open; runs in the pool."""
+        began = time.time_ns()
+        try:
+            if entry.expires - time.monotonic() < LEAST_LEFT:
+                self.give_back([entry])  # too late to be sure of the lease
+                return
+            answer = self.errand(entry).call(entry.intent, self.client)
+            self.watcher.called(entry, began)
+            self.back(self._input(entry, answer))
+        except Transient as unknown:
+            self.watcher.called(entry, began, unknown)
+            self.climb(entry, unknown)
+        except Exception as bug:
+            log.exception("errand failed", event_type=entry.intent.type, order_id=entry.key)
+            self.climb(entry, bug)
+        finally:
+            del self._in_hand[entry.id, entry.attempts]
+
+    def _input(self, entry: Entry, answer: Answer) -> Input:
+        identity = event_id(self.service.name, entry.id, "answer", 0)
+        now = datetime.now(UTC)
+        record = Record(to_json(answer))
+        return Input(identity, key_of(answer), answer, now, answer.type, record, agenda=entry.id, trace=entry.trace,
+                     attempts=entry.attempts)  # fmt: skip

@@ -1,0 +1,95 @@
+"""A worker under load: databases and brokers restart, workers are killed, join and leave; nothing lost or doubled."""
+
+from __future__ import annotations
+
+import time
+
+from chassis.tests.kitchen import Kitchen, Running, running
+from chassis.tests.pantry_words import BreadOrdered, OrderDropped
+from chassis.tests.workbench import Database, wait_until
+from quadrille.stack import Stack
+
+HANDLED = "SELECT count(*) FROM inbox"
+
+
+def load(kitchen: Kitchen, orders: int, name: str = "o") -> None:
+    """Put an order and its drop on the topic, twice each: a relay that was killed sends again."""
+    for n in range(orders):
+        order, drop = kitchen.tell(BreadOrdered(f"{name}-{n}")), kitchen.tell(OrderDropped(f"{name}-{n}"))
+        kitchen.tell_again(order, BreadOrdered(f"{name}-{n}"))
+        kitchen.tell_again(drop, OrderDropped(f"{name}-{n}"))
+    kitchen.flush()
+
+
+def all_went_well(kitchen: Kitchen, db: Database, orders: int) -> None:
+    """Wait until everything is handled; then every loaf is back, each fact said once and numbered, nothing parked."""
+    wait_until(lambda: db.one(HANDLED) == 2 * orders, 40, f"{2 * orders} handled, not {db.one(HANDLED)}")
+    wait_until(kitchen.caught_up, 20)
+    assert db.rows("SELECT count(*), max(sequence) FROM outbox") == [(2 * orders, 2)]
+    assert (db.one("SELECT sum(available) FROM level"), db.parked()) == (1000, [])
+
+
+def test_a_database_that_restarts_loses_and_doubles_nothing(
+    kitchen: Kitchen, db: Database, pantry_stack: Stack
+) -> None:
+    """The database is killed under a running worker and comes back: nothing parked, everything handled once."""
+    db.fill(rye=1000)
+    kitchen.start_here()
+    server = pantry_stack.process("postgres:inventory")
+    with running(kitchen.worker(batch_max=5)):
+        load(kitchen, 150)
+        wait_until(lambda: db.one(HANDLED) > 20)
+        server.kill()
+        server.start()
+        all_went_well(kitchen, db, 150)
+
+
+def test_a_broker_that_restarts_loses_and_doubles_nothing(kitchen: Kitchen, db: Database, pantry_stack: Stack) -> None:
+    """The broker is killed under a running worker and comes back: it reads on where it stood."""
+    db.fill(rye=1000)
+    kitchen.start_here()
+    broker = pantry_stack.process("kafka")
+    with running(kitchen.worker(batch_max=5)):
+        load(kitchen, 100, "before")
+        wait_until(lambda: db.one(HANDLED) > 20)
+        broker.kill()
+        broker.start()
+        load(kitchen, 50, "after")
+        all_went_well(kitchen, db, 150)
+
+
+def test_workers_that_join_and_leave_under_load_handle_everything_once(kitchen: Kitchen, db: Database) -> None:
+    """While records come, a second worker joins, the first leaves, a third joins: each effect once, none missing."""
+    db.fill(rye=1000)
+    kitchen.start_here()
+    first = Running(kitchen.worker(batch_max=10).run)
+    load(kitchen, 100, "a")
+    second = Running(kitchen.worker(batch_max=10).run)
+    load(kitchen, 100, "b")
+    wait_until(lambda: db.one(HANDLED) > 100)
+    first.end()
+    third = Running(kitchen.worker(batch_max=10).run)
+    load(kitchen, 100, "c")
+    all_went_well(kitchen, db, 300)
+    second.end()
+    third.end()
+
+
+def test_a_killed_and_a_frozen_worker_are_replaced_within_the_bound(kitchen: Kitchen, db: Database) -> None:
+    """SIGKILL to one, SIGSTOP to another: the third has everything within 15 s, the zombie that wakes is fenced."""
+    db.fill(rye=1000)
+    kitchen.start_here()
+    with running(kitchen.worker(batch_max=10)), kitchen.process() as dying, kitchen.process() as freezing:
+        load(kitchen, 50, "a")
+        dying.has_partitions()
+        freezing.has_partitions()
+        load(kitchen, 100, "b")
+        dying.kill()
+        freezing.freeze()
+        killed = time.monotonic()
+        load(kitchen, 50, "c")
+        wait_until(lambda: db.one(HANDLED) == 400, 20)
+        assert time.monotonic() - killed < 15
+        freezing.thaw()
+        load(kitchen, 50, "d")
+        all_went_well(kitchen, db, 250)
