@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +18,8 @@ import pytest
 
 from quadrille import topics
 from quadrille.stack import CannotRun, Stack
+from quadrille.stack.problems import PartFailed
+from quadrille.stack.processes import Process, Spec
 from quadrille.testing import Start
 
 RECORD = {"type": "record", "name": "Kept", "fields": [{"name": "order_id", "type": "string"}]}
@@ -220,3 +223,20 @@ def test_a_part_by_a_wrong_name_is_refused(new_stack: Start) -> None:
     """An unknown part is refused with the list of the known ones."""
     with pytest.raises(CannotRun, match="no such part: postgress"):
         new_stack(parts={"postgress"})
+
+
+def test_a_stranger_on_the_port_is_not_taken_for_the_part(tmp_path: Path) -> None:
+    """What answers where a part should listen, while the part itself has ended, is a failed start."""
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+        part = Process(
+            Spec(
+                name="part",
+                command=lambda: [sys.executable, "-c", "raise SystemExit(3)"],
+                log=tmp_path / "part.log",
+                env={},
+                ready=lambda: True,
+                ports={"part": stranger.getsockname()[1]},
+            )
+        )
+        with pytest.raises(PartFailed, match="exit code 3"):
+            part.start()

@@ -128,12 +128,21 @@ class Process:
     def await_ready(self) -> None:
         """Wait until it answers; raises PartFailed when it ends or takes too long."""
         deadline = time.monotonic() + self.spec.patience
-        while not self.spec.ready():
+        while not (self.spec.ready() and self._answers_itself()):
             if not self.running:
                 raise self._failed(symptom=f"it ended with exit code {self._exit_code()}")
             if time.monotonic() > deadline:
                 raise self._failed(symptom=f"it did not answer within {self.spec.patience:.0f} s")
             time.sleep(POLL)
+
+    def _answers_itself(self) -> bool:
+        """Whether what answers on its ports is our process, not a stranger that came first."""
+        wanted = set(self.spec.ports.values())
+        for member in self._family():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                held = member.net_connections(kind="tcp")
+                wanted -= {c.laddr.port for c in held if c.status == psutil.CONN_LISTEN}
+        return not wanted
 
     def stop(self, within: float = 20.0) -> None:
         """Ask it to end, wait, and kill it when it does not."""
