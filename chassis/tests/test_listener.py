@@ -11,7 +11,7 @@ from chassis.inputs import Input, Outcome
 from chassis.listener import Ears, Listener
 from chassis.reading import Reader
 from chassis.service import Tx
-from chassis.tests import pantry
+from chassis.tests import pantry, raw_producer
 from chassis.tests.kitchen import Kitchen, Running, Told, running
 from chassis.tests.pantry import Pantry, PlainCodec
 from chassis.tests.pantry_words import BreadOrdered, CakeOrdered, MealOrdered, OrderDropped
@@ -135,6 +135,19 @@ def test_no_record_however_hostile_stops_or_slips_through(kitchen: Kitchen, db: 
         wait_until(lambda: db.one("SELECT count(*) FROM parked WHERE attempts > 1") > 0)
     assert worker.failure is None
     assert db.one("SELECT count(*) FROM parked WHERE state = 'OPEN'") == len(HOSTILE)
+
+
+def test_a_header_whose_name_is_no_text_parks_its_record(kitchen: Kitchen, db: Database) -> None:
+    """The client cannot even show such headers: the record is parked with what can be read of it, others flow."""
+    db.fill(rye=5)
+    kitchen.start_here()
+    raw_producer.produce(kitchen.bootstrap, "order.events", 5, b"o-bad", b"\xff\xfe")
+    kitchen.tell(BreadOrdered("o-1"), 5)
+    kitchen.flush()
+
+    with running(kitchen.worker()):
+        handled(db, 1)
+    assert db.parked("line", "error_class", "raw") == [("o-bad", "UNDECODABLE", b"\0\0\0\0\7{}")]
 
 
 def test_what_nobody_hears_still_moves_the_position(kitchen: Kitchen, db: Database) -> None:

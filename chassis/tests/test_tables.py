@@ -82,6 +82,21 @@ def test_partitions_are_made_once_by_many_and_under_load(db: Database) -> None:
     ahead_of(db, tables.AHEAD_DAYS)
 
 
+def test_days_spent_off_leave_no_hole(db: Database) -> None:
+    """A service that was off for longer than partitions are made ahead still takes the ids of every day since."""
+    for days in range(-3, tables.AHEAD_DAYS + 1):
+        db.rows(f"DROP TABLE IF EXISTS inbox_{datetime.now(UTC) + timedelta(days=days):%Y%m%d}")
+        db.rows(f"DROP TABLE IF EXISTS outbox_{datetime.now(UTC) + timedelta(days=days):%Y%m%d}")
+    try:
+        assert db.one("SELECT ensure_partitions(0, 3)") == 7 + 4
+        yesterday = milliseconds(datetime.now(UTC) - timedelta(days=1))
+        db.rows("INSERT INTO inbox VALUES (%s)", uuid7(yesterday))
+        floor = f"inbox_{datetime.now(UTC) - timedelta(days=tables.INBOX_DAYS):%Y%m%d}"
+        assert db.one("SELECT min(relname) FROM pg_class WHERE relname ~ '^inbox_[0-9]{8}$'") == floor
+    finally:
+        db.rows("SELECT ensure_partitions(7, 3)")
+
+
 def test_new_partitions_do_not_wait_for_an_open_batch(db: Database) -> None:
     """A batch that is open for long, and a reader of the outbox, hold up no new day: nor do they wait for it."""
     ahead_of(db, 0)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 
 from chassis.tests.kitchen import Kitchen, Running, running
-from chassis.tests.pantry_words import BreadOrdered, OrderDropped
-from chassis.tests.workbench import Database, wait_until
+from chassis.tests.pantry_words import BreadOrdered, OrderDropped, TastingBooked
+from chassis.tests.workbench import Database, heard, wait_until
 from quadrille.stack import Stack
 
 HANDLED = "SELECT count(*) FROM inbox"
@@ -45,17 +46,42 @@ def test_a_database_that_restarts_loses_and_doubles_nothing(
 
 
 def test_a_broker_that_restarts_loses_and_doubles_nothing(kitchen: Kitchen, db: Database, pantry_stack: Stack) -> None:
-    """The broker is killed under a running worker and comes back: it reads on where it stood."""
+    """The broker is killed: a running worker reads on where it stood, one stops in time, one that starts waits."""
     db.fill(rye=1000)
     kitchen.start_here()
     broker = pantry_stack.process("kafka")
     with running(kitchen.worker(batch_max=5)):
+        leaving = Running(kitchen.worker(batch_max=5).run)
         load(kitchen, 100, "before")
         wait_until(lambda: db.one(HANDLED) > 20)
         broker.kill()
-        broker.start()
+        try:
+            asked = time.monotonic()
+            leaving.end()
+            assert time.monotonic() - asked < 10
+            coming = Running(kitchen.worker(batch_max=5).run)
+        finally:
+            broker.start()
         load(kitchen, 50, "after")
         all_went_well(kitchen, db, 150)
+        coming.end()
+
+
+def test_a_timer_comes_after_what_was_unread_when_it_fell_due(kitchen: Kitchen, db: Database) -> None:
+    """The worker was away past a timer's time: it first reads all there is, then the timer fires."""
+    db.fill(rye=1000)
+    kitchen.start_here()
+    db.commit(heard(TastingBooked("o-1", datetime.now(UTC))), service=kitchen.service())
+    load(kitchen, 100, "other")
+    last = [kitchen.tell(BreadOrdered("o-1"), 4), kitchen.tell(OrderDropped("o-1"), 4)][-1]
+    kitchen.flush()
+    assert last.offset > 0
+
+    with running(kitchen.worker(batch_max=7)):
+        wait_until(lambda: db.one("SELECT count(*) FROM agenda") == 0, 30)
+
+    told = "SELECT type FROM outbox WHERE aggregateid = 'o-1' ORDER BY sequence"
+    assert [kind for (kind,) in db.rows(told)][-1] == "tasting.begun"
 
 
 def test_workers_that_join_and_leave_under_load_handle_everything_once(kitchen: Kitchen, db: Database) -> None:

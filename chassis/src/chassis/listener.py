@@ -237,7 +237,10 @@ def close_quietly(tx: Tx) -> None:
 
 
 def _record(message: KafkaMessage) -> Record:
-    headers = message.headers()
+    try:
+        headers = message.headers()
+    except (SystemError, UnicodeDecodeError):  # a name that is not UTF-8: without headers the record is parked
+        headers = None
     pairs = headers.items() if isinstance(headers, dict) else headers or ()
     return Record(message.value() or b"", tuple((name, _bytes(value)) for name, value in pairs))
 

@@ -49,6 +49,7 @@ CREATE PUBLICATION outbox FOR TABLE outbox
 """
 
 # The owner's right to make partitions is lent to the app by one function; a lock keeps two workers apart.
+# It goes on from the last day there is, so that a service that was off for a week has no hole in its inbox.
 # Made aside and attached: PARTITION OF would lock the parent against everyone, and deadlock with an open batch.
 PARTITIONS = """
 CREATE FUNCTION ensure_partitions(behind int, ahead int) RETURNS int
@@ -56,10 +57,13 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
   today date := (now() AT TIME ZONE 'UTC')::date;
   made int := 0;
+  last date;
   d date;
 BEGIN
   PERFORM pg_advisory_xact_lock(hashtext('ensure_partitions'));
-  FOR d IN SELECT g::date FROM generate_series(today - behind, today + ahead, interval '1 day') g LOOP
+  SELECT max(to_date(right(relname, 8), 'YYYYMMDD')) INTO last FROM pg_class WHERE relname ~ '^inbox_[0-9]{8}$';
+  FOR d IN SELECT g::date FROM generate_series(least(today, coalesce(last + 1, today - behind)), today + ahead,
+                                               interval '1 day') g LOOP
     IF d >= today AND to_regclass('outbox_' || to_char(d, 'YYYYMMDD')) IS NULL THEN
       EXECUTE format('CREATE TABLE %I (LIKE outbox INCLUDING ALL)', 'outbox_' || to_char(d, 'YYYYMMDD'));
       EXECUTE format('ALTER TABLE outbox ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)',
