@@ -132,19 +132,22 @@ class Shop:
 
     def all_read(self) -> bool | None:
         """Whether every service has handled all that lies on the topics it hears, and no answer is outstanding."""
+        ends = self._ends()
         for service in SERVICES:
-            for topic, partition, position in self.sql(service, "SELECT topic, partition, next_offset FROM position"):
-                if position < self.end_of(topic, partition):
-                    return None
+            read = self.sql(service, "SELECT topic, partition, next_offset FROM position")
+            if any(position < ends[topic, partition] for topic, partition, position in read):
+                return None
             if self.sql(service, "SELECT 1 FROM agenda WHERE due < now() + interval '5 seconds' LIMIT 1"):
                 return None
         return True
 
-    def end_of(self, topic: str, partition: int) -> int:
-        """The offset after a partition's last record."""
+    def _ends(self) -> dict[tuple[str, int], int]:
+        """The offset after the last record of every partition."""
         consumer = Consumer(client_settings(self.stack.kafka_bootstrap) | {"group.id": "test"})
         try:
-            return int(consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)[1])
+            topics = consumer.list_topics(timeout=10).topics
+            places = [TopicPartition(topic, n) for topic in TOPICS for n in topics[topic].partitions]
+            return {(p.topic, p.partition): int(consumer.get_watermark_offsets(p, timeout=10)[1]) for p in places}
         finally:
             consumer.close()
 
@@ -176,7 +179,8 @@ class Shop:
 def _to_the_end(consumer: Consumer, partitions: int) -> Iterator[Record]:
     ended = 0
     while ended < partitions:
-        for message in consumer.consume(500, 5.0):
+        first = consumer.poll(5.0)
+        for message in (first, *consumer.consume(500, 0)) if first else ():
             if message.error() is not None:
                 ended += 1
             else:
