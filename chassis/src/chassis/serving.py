@@ -26,6 +26,7 @@ def serve(app: ASGIApplication, bind: Bind, stop: threading.Event) -> None:
         access_log=False,
         timeout_graceful_shutdown=DRAIN_SECONDS,
         server_header=False,
+        proxy_headers=False,
     )
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(_until(uvicorn.Server(config), stop))
