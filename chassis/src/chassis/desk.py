@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Annotated, Any, Concatenate, ParamSpec, Self, TypeVar, cast
+from typing import Annotated, Any, Concatenate, ParamSpec, Self, TypeAlias, TypeVar, cast
+from urllib.parse import urlencode
+from uuid import UUID
 
 import sqlalchemy as sa
 from fastapi import Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, PlainSerializer, WithJsonSchema
 from starlette.concurrency import run_in_threadpool
+from starlette.responses import StreamingResponse
 
+from chassis.documents import read_cursor, write_cursor
+from chassis.edge import Call
 from chassis.ids import uuid7
 from chassis.inputs import Input
 from chassis.intake import Intake
 from chassis.pool import Pool
+from chassis.problems import refuse
 from chassis.program import Face
+from chassis.values import Paged
+from chassis.waiting import V, Watch
 from chassis.web import call_of
 from chassis.words import Command, Reply, key_of
 
 C = TypeVar("C", bound=Command)
 R = TypeVar("R", bound=Reply)
 T = TypeVar("T")
+A = TypeVar("A", bound=Paged)
 P = ParamSpec("P")
+Listing: TypeAlias = Callable[[sa.Connection, str, A, int, str | None], list[T]]  # caller, asked, how many, after
+EVENTS = "text/event-stream"
 
 
 def rfc3339(at: datetime) -> str:
@@ -55,6 +67,8 @@ class Desk:
         self._intake = Intake(face.service, face.connect, face.spans)
         self._intake.check()
         self._reads = Pool(face.connect)
+        self._stop = face.stop
+        self._watches: dict[object, Watch[Any]] = {}
 
     async def __aenter__(self) -> Self:
         await self._intake.__aenter__()
@@ -89,6 +103,29 @@ class Desk:
         """Return what a query of the store finds; raises what the pool raises."""
         return await run_in_threadpool(lambda: self._reads.read(query, *args, **kwargs))
 
+    def watch(self, newer: Callable[[sa.Connection, Mapping[str, int]], Mapping[str, V]]) -> Watch[V]:
+        """Return the one watch over what a query of the store tells news of."""
+        if newer not in self._watches:
+            self._watches[newer] = Watch(lambda known: self.read(newer, known), self._stop)
+        return self._watches[newer]
+
+    async def page(
+        self, request: Request, asked: A, query: Listing[A, T], name: Callable[[T], str]
+    ) -> tuple[list[T], dict[str, str]]:
+        """Return a page of the caller's, and its headers: a Link with rel=next after the last's name, if more follow.
+
+        Raises what the pool raises, and refuses a cursor of another listing.
+        """
+        caller = call_of(request).caller
+        listing = asked.model_dump(mode="json", exclude={"limit", "cursor"}, exclude_none=True) | {"caller": caller}
+        after = str(read_cursor(asked.cursor, listing)) if asked.cursor else None
+        found = await self.read(query, caller, asked, asked.limit + 1, after)
+        if len(found) <= asked.limit:
+            return found, {}
+        page = found[: asked.limit]
+        following = {**request.query_params, "cursor": write_cursor(UUID(name(page[-1])), listing)}
+        return page, {"Link": f'<{self.base}{request.url.path}?{urlencode(following)}>; rel="next"'}
+
 
 async def desk_of(request: Request) -> Desk:
     """Return the desk of the app a request came to; async, for a plain function would cost a thread's hop."""
@@ -102,6 +139,35 @@ AtDesk = Annotated[Desk, Depends(desk_of)]
 def answer(document: Document, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """Return a document as the answer to a request."""
     return Response(document.model_dump_json(), status, headers, "application/json")
+
+
+def events(call: Call, lines: AsyncIterator[bytes]) -> Response:
+    """Return a stream of server-sent events; refuses when as many as can wait already."""
+    if not call.may_rest:
+        refuse("overloaded", cause="POOL_EXHAUSTED", retry_after=1)
+
+    async def resting() -> AsyncIterator[bytes]:
+        with call.resting():
+            async for line in lines:
+                yield line
+
+    return StreamingResponse(resting(), 200, {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}, EVENTS)
+
+
+def shown(source: object, model: type[BaseModel], **told: object) -> dict[str, object]:
+    """Return a document of the model: what is told, and for all else the source's attributes of the same names."""
+    return {n: told[n] if n in told else plain(getattr(source, n)) for n in model.model_fields}
+
+
+def plain(value: object) -> object:
+    """Return a value as JSON has it: times as RFC 3339, tuples as lists, dataclasses as objects."""
+    if isinstance(value, datetime):
+        return rfc3339(value)
+    if isinstance(value, tuple):
+        return [plain(one) for one in value]
+    if is_dataclass(value):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    return value
 
 
 def etag(version: int) -> str:

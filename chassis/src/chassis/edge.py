@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -22,6 +23,7 @@ from chassis.tracing import SERVER, Spans
 Message: TypeAlias = MutableMapping[str, Any]
 HEADERS_MAX = 16_384
 IN_FLIGHT_MAX = 200
+RESTING_MAX = 1000  # those who wait for news cost little; each is a socket and some kilobytes
 SERVER_ERROR = 500
 CALL = "quadrille.call"
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
@@ -36,10 +38,26 @@ class Call:
     request_id: str
     trace: Context
     caller: str
-    base: str
+    edge: Edge
     from_outside: Context | None = None
     order_id: str | None = None
     status: int = 0
+
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """Do not count as work in flight while waiting for news."""
+        self.edge.in_flight -= 1
+        self.edge.resting += 1
+        try:
+            yield
+        finally:
+            self.edge.resting -= 1
+            self.edge.in_flight += 1
+
+    @property
+    def may_rest(self) -> bool:
+        """Whether one more may wait for news."""
+        return self.edge.resting < RESTING_MAX
 
 
 class Edge:
@@ -47,7 +65,7 @@ class Edge:
 
     def __init__(self, app: ASGIApp, spans: Spans, base: str) -> None:
         self.app, self.spans, self.base = app, spans, base
-        self.in_flight = 0
+        self.in_flight = self.resting = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or pass on what is none (the lifespan)."""
@@ -75,7 +93,7 @@ class Edge:
         given = headers.get(b"x-request-id", b"")
         request_id = given.decode("ascii") if _REQUEST_ID.fullmatch(given) else str(uuid7())
         outside = parse(headers[b"traceparent"].decode("latin-1")) if b"traceparent" in headers else None
-        call = scope[CALL] = Call(request_id, self.spans.root(), "local", self.base, outside)
+        call = scope[CALL] = Call(request_id, self.spans.root(), "local", self, outside)
         return call
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -116,7 +134,7 @@ class Edge:
 def respond(scope: Scope, problem: Problem) -> JSONResponse:
     """Return the response of a problem, with what every problem tells."""
     call: Call = scope[CALL]
-    document = problem.document(call.base, scope["path"], call.request_id, call.trace.trace_id)
+    document = problem.document(call.edge.base, scope["path"], call.request_id, call.trace.trace_id)
     headers = {"Cache-Control": "no-store", **(problem.headers or {})}
     return JSONResponse(document, problem.status_code, headers, MEDIA_TYPE)
 
@@ -129,12 +147,17 @@ def _sender(send: Send, call: Call, *, head: bool) -> Callable[[Message], Awaita
         (b"x-content-type-options", b"nosniff"),
     ]
 
+    ended = False
+
     async def sending(message: Message) -> None:
+        nonlocal ended
         if message["type"] == "http.response.start":
             call.status = message["status"]
             message["headers"] = [*message.get("headers", ()), *ours]
         elif head and message["type"] == "http.response.body":
-            message = {**message, "body": b""}
-        await send(message)
+            message = {**message, "body": b"", "more_body": False}
+        if not ended:
+            ended = head and message["type"] == "http.response.body"
+            await send(message)
 
     return sending

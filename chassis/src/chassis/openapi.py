@@ -62,6 +62,7 @@ class Answer:
     model: type[BaseModel] | None = None
     example: object = None
     headers: Mapping[str, str] | None = None
+    media_type: str = "application/json"
 
 
 def version() -> str:
@@ -73,7 +74,9 @@ def documented(answer: Answer) -> dict[str, Any]:
     """Return FastAPI's description of one answer."""
     found: dict[str, Any] = {"description": answer.description, "headers": _headers(answer.headers or {})}
     if answer.model is not None:
-        found |= {"model": answer.model, "content": {"application/json": {"example": answer.example}}}
+        found["model"] = answer.model
+    if answer.example is not None:
+        found["content"] = {answer.media_type: {"example": answer.example}}
     return found
 
 

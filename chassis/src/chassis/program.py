@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -42,3 +43,4 @@ class Face:
     service: Service[Any]
     connect: Callable[[], Tx]
     spans: Spans
+    stop: threading.Event = field(default_factory=threading.Event)  # set when the process is to end

@@ -88,7 +88,7 @@ def _api(name: str, found: Settings, stop: threading.Event) -> None:
     service, codec = _service(program, found)
     spans = Spans(name, "api", found.otlp_endpoints, found.trace_ratio)
     module, _, function = program.api.partition(":")
-    face = Face(found, service, connection(found.database_url), spans)
+    face = Face(found, service, connection(found.database_url), spans, stop)
     app = getattr(importlib.import_module(module), function)(face)
     checks = {
         "database": lambda: _answers(found),

@@ -26,7 +26,7 @@ def serving(make: Callable[[Face], ASGIApp], service: Service[Any], connect: Cal
     bind, stop = Bind(f"127.0.0.1:{_free_port()}"), threading.Event()
     nowhere = {"database_url": "", "kafka_bootstrap": "none", "registry_url": "http://none"}  # an api asks neither
     settings = Settings.model_validate({**nowhere, "api_bind": bind})
-    app = make(Face(settings, service, connect, Spans.disabled()))
+    app = make(Face(settings, service, connect, Spans.disabled(), stop))
     thread = threading.Thread(target=serve, args=(app, bind, stop), daemon=True)
     thread.start()
     try:

@@ -1,15 +1,25 @@
-"""Order's handlers over rows in memory."""
+"""Order's handlers over rows in memory; its API over a real database."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 
+import psycopg
 import pytest
+from services.order.tests.shopfront import Shop
 
+from chassis.registry import Reactions
+from chassis.service import Store
 from chassis.testing import START, InMemory
+from chassis.testing_api import serving
+from chassis.testing_commit import OnPostgres
+from order import api, store
 from order.domain import Orders
 from order.events import Line, PlaceOrder
 from order.handlers import on
+
+Wire = Callable[[Reactions[Orders], Store[Orders]], OnPostgres[Orders]]
 
 
 @pytest.fixture
@@ -46,3 +56,17 @@ def order(empty: InMemory[Orders], place: PlaceOrder) -> InMemory[Orders]:
     """Order with o-1 placed."""
     empty.given(place)
     return empty
+
+
+@pytest.fixture(scope="module")
+def served(on_postgres: Wire) -> Iterator[Shop]:
+    db = on_postgres(on, store)
+    with serving(api.make, db.service, db.connect) as url:
+        yield Shop(url, db)
+
+
+@pytest.fixture
+def shop(served: Shop) -> Shop:
+    with psycopg.connect(served.db.logins.owner) as tx:
+        tx.execute("TRUNCATE orders, request, outbox, stream, agenda, inbox")
+    return served

@@ -2,97 +2,21 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 import psycopg
 import pytest
+from services.order.tests.shopfront import LINE, ORDER, Got, Shop
 
-from chassis.registry import Reactions
-from chassis.service import Store
-from chassis.testing_api import serving
-from chassis.testing_commit import OnPostgres
-from order import api, store
-from order.domain import Orders
 from order.events import PaymentCharged, StockCommitted, StockReserved
-from order.handlers import on
-
-Wire = Callable[[Reactions[Orders], Store[Orders]], OnPostgres[Orders]]
-ORDER: dict[str, Any] = {
-    "customer_id": "cust_demo",
-    "payment_token": "tok_ok",
-    "currency": "EUR",
-    "lines": [{"sku": "SKU-TEA", "quantity": 2, "unit_price_minor": 1250}],
-}
-LINE = ORDER["lines"][0]
-WRITTEN = "SELECT (SELECT count(*) FROM orders), (SELECT count(*) FROM request), (SELECT count(*) FROM outbox), (SELECT count(*) FROM agenda)"  # noqa: E501 - one question
-
-
-@dataclass(frozen=True, slots=True)
-class Got:
-    """An answer as it came."""
-
-    status: int
-    headers: Mapping[str, str]
-    raw: bytes
-
-    @property
-    def body(self) -> Any:  # noqa: ANN401 - any JSON
-        """The document."""
-        return json.loads(self.raw)
-
-
-class Shop:
-    """The order API over its database, asked as a client does."""
-
-    def __init__(self, url: str, db: OnPostgres[Orders]) -> None:
-        self.url, self.db = url, db
-
-    def ask(self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None) -> Got:
-        """Send one request on a connection of its own; bytes go as they are."""
-        data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-        kind = {} if data is None else {"Content-Type": "application/json"}
-        connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=20)
-        try:
-            connection.request(method, path, data, {**kind, **(headers or {})})
-            answer = connection.getresponse()
-            return Got(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
-        finally:
-            connection.close()
-
-    def place(self, key: str = "k-1", **changed: object) -> Got:
-        """Place the usual order, changed."""
-        return self.ask("POST", "/v1/orders", ORDER | changed, {"Idempotency-Key": key})
-
-    def written(self) -> tuple[int, ...]:
-        """Return how many orders, requests, facts and timers there are."""
-        with psycopg.connect(self.db.logins.owner) as tx:
-            return tuple(tx.execute(WRITTEN).fetchone() or ())
-
-
-@pytest.fixture(scope="module")
-def served(on_postgres: Wire) -> Iterator[Shop]:
-    db = on_postgres(on, store)
-    with serving(api.make, db.service, db.connect) as url:
-        yield Shop(url, db)
-
-
-@pytest.fixture
-def shop(served: Shop) -> Shop:
-    with psycopg.connect(served.db.logins.owner) as tx:
-        tx.execute("TRUNCATE orders, request, outbox, stream, agenda, inbox")
-    return served
 
 
 def slug(got: Got) -> str:
-    assert got.headers["content-type"] == "application/problem+json", got
-    return str(got.body["type"].rpartition("/")[2])
+    return got.slug
 
 
 def test_an_order_is_accepted(shop: Shop) -> None:
@@ -157,7 +81,7 @@ def test_a_key_with_another_body(shop: Shop) -> None:
     first = shop.place()
     other = shop.place(currency="CHF")
 
-    assert (other.status, slug(other), other.body["order"]) == (422, "idempotency-key-reused", first.body["order_id"])
+    assert (other.status, other.slug, other.body["order"]) == (422, "idempotency-key-reused", first.body["order_id"])
     assert shop.written() == (1, 1, 1, 1)
 
 
@@ -166,7 +90,7 @@ def test_a_reference_is_taken_for_ever(shop: Shop) -> None:
     first = shop.place(reference="basket")
     other = shop.place("k-2", reference="basket")
 
-    assert (other.status, slug(other), other.body["order"]) == (409, "reference-taken", first.body["order_id"])
+    assert (other.status, other.slug, other.body["order"]) == (409, "reference-taken", first.body["order_id"])
     assert shop.place("k-3", reference="basket", customer_id="cust_other").status == 202
     assert shop.written() == (2, 2, 2, 2)
 
@@ -204,7 +128,7 @@ def test_what_is_not_valid(shop: Shop, changed: Mapping[str, object], pointer: s
     """An unknown currency, no or too many lines, a quantity out of range, control characters: 422, nothing written."""
     got = shop.ask("POST", "/v1/orders", ORDER | dict(changed), {"Idempotency-Key": "k-1"})
 
-    assert (got.status, slug(got)) == (422, "validation-failed")
+    assert (got.status, got.slug) == (422, "validation-failed")
     assert [error["pointer"] for error in got.body["errors"]] == [pointer]
     assert shop.written() == (0, 0, 0, 0)
 
@@ -214,7 +138,7 @@ def test_a_missing_key(shop: Shop, key: str | None) -> None:
     """No Idempotency-Key, or one that is not 1 to 255 visible ASCII characters: 400, nothing written."""
     got = shop.ask("POST", "/v1/orders", ORDER, {} if key is None else {"Idempotency-Key": key})
 
-    assert (got.status, slug(got)) == (400, "idempotency-key-missing")
+    assert (got.status, got.slug) == (400, "idempotency-key-missing")
     assert shop.written() == (0, 0, 0, 0)
 
 
@@ -232,7 +156,7 @@ def test_what_is_no_json(shop: Shop, body: bytes, status: int, expected: str) ->
     """Malformed JSON is 400, a body of 65 KiB is 413; nothing is written."""
     got = shop.ask("POST", "/v1/orders", body, {"Idempotency-Key": "k-1"})
 
-    assert (got.status, slug(got)) == (status, expected)
+    assert (got.status, got.slug) == (status, expected)
     assert shop.written() == (0, 0, 0, 0)
 
 

@@ -1,13 +1,13 @@
-"""Order's API: place an order, read it, list one's own."""
+"""Order's API: place an order, read it, follow it, cancel it, list one's own."""
 
 from __future__ import annotations
 
 import hashlib
 import time
-from dataclasses import asdict, replace
-from datetime import UTC, datetime
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
-from urllib.parse import urlencode
 from uuid import UUID
 
 from fastapi import Header, Query, Request, Response
@@ -15,8 +15,7 @@ from pydantic import Field
 from starlette.types import ASGIApp
 
 from chassis import documents
-from chassis.desk import AtDesk, Desk, Document, etag, rfc3339, unchanged
-from chassis.documents import Idempotency, Identifier, Moment, Paged, Text
+from chassis.desk import EVENTS, AtDesk, Desk, Document, etag, events, matches, plain, shown, unchanged
 from chassis.edge import Call
 from chassis.ids import uuid7
 from chassis.inputs import Input
@@ -25,24 +24,13 @@ from chassis.openapi import Answer
 from chassis.problems import refuse
 from chassis.program import Face
 from chassis.settings import Settings
+from chassis.values import Idempotency, Identifier, Text
+from chassis.waiting import stream, wait_of
 from chassis.web import Routes, call_of, make_app
 from order import store
-from order.domain import FINAL, PHASES, ROUTE, Attention, Detail, Order, Phase, Reason, Status, placed
-from order.events import Line, PlaceAnswered, PlaceOrder
+from order.domain import FINAL, PHASES, ROUTE, Attention, Detail, Entry, Order, Phase, Reason, Status, placed
+from order.events import CancelAnswered, CancelOrder, Line, PlaceAnswered, PlaceOrder
 
-FIRST, LAST = datetime(2000, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)  # no order is before or after
-AT, ORDER_ID = "2026-11-21T09:14:03.120Z", "01a1fd62-57f0-7eeb-be96-e59ce40f9cb1"
-EXAMPLE: dict[str, object] = {
-    "order_id": ORDER_ID, "status": "PENDING", "phase": "PENDING", "reason": None, "final": False, "attention": None,
-    "customer_id": "cust_demo", "reference": "basket-4711", "amount_minor": 2500, "currency": "EUR",
-    "lines": [{"sku": "SKU-TEA", "quantity": 2, "unit_price_minor": 1250}], "inventory": "NONE", "payment": "NONE",
-    "detail": {}, "placed_at": AT, "deadline_at": "2026-11-21T09:19:03.120Z", "cancellable_until": None,
-    "trace_id": "04a75036e9d520bb983c5ed03b8d0182",
-    "history": [{"sequence": 1, "status": "PENDING", "at": AT, "because": "order.placed"}],
-    "links": {"self": f"/v1/orders/{ORDER_ID}"},
-}  # fmt: skip
-VERSION = {"ETag": "The order's version."}
-PLACED = {**VERSION, "Location": "Where the order is.", "Retry-After": "Seconds after which to look again."}
 routes = Routes()
 
 
@@ -62,15 +50,6 @@ class NewOrder(Document):
     currency: Currency = Field(examples=["EUR"])
     reference: Text | None = Field(None, description="Unique per customer, for ever.", examples=["basket-4711"])
     lines: list[LineDocument] = Field(min_length=1, max_length=100)
-
-
-class HistoryEntry(Document):
-    """A status the order passed through, and the fact that made it so."""
-
-    sequence: int
-    status: Status
-    at: str
-    because: str
 
 
 class OrderDocument(Document):
@@ -94,7 +73,7 @@ class OrderDocument(Document):
     deadline_at: str
     cancellable_until: str | None
     trace_id: str
-    history: list[HistoryEntry]
+    history: list[Entry]
     links: dict[str, str]
 
 
@@ -104,49 +83,118 @@ class OrderList(Document):
     orders: list[OrderDocument]
 
 
-class Listed(Paged):
-    """What a list of orders is narrowed to."""
-
-    status: Status | None = None
-    phase: Phase | None = None
-    final: bool | None = None
-    reason: Reason | None = None
-    attention: Attention | None = None
-    customer_id: Identifier | None = None
-    sku: Identifier | None = None
-    reference: Text | None = None
-    placed_after: Moment | None = None
-    placed_before: Moment | None = None
-
-    def filters(self) -> store.Filters:
-        """Return the filters for the store; a time beyond every order is as good as the first or last."""
-        narrowed = {name: getattr(self, name) for name in store.Filters.__dataclass_fields__}
-        times = {n: min(max(narrowed[n], FIRST), LAST) for n in ("placed_after", "placed_before") if narrowed[n]}
-        return store.Filters(**narrowed | times)
+def document(order: Order, settings: Settings) -> dict[str, object]:
+    """Return an order as its clients see it."""
+    return shown(
+        order, OrderDocument, phase=PHASES[order.status], final=order.status in FINAL,
+        inventory=order.states.inventory, payment=order.states.payment, detail=_detail(order.detail),
+        links=_links(order, settings),
+    )  # fmt: skip
 
 
-ACCEPTED = Answer(202, "Durable, not yet decided; a repeat gets the same bytes.", OrderDocument, EXAMPLE, PLACED)
-REFUSALS = ("idempotency-key-missing", "idempotency-key-in-use", "reference-taken", "idempotency-key-reused")
+def _detail(detail: Detail) -> dict[str, object]:
+    refund = detail.refund and {"kind": detail.refund.kind, "amount_minor": detail.refund.amount_minor}
+    failed = [{"participant": f.participant, "error_class": f.error_class, "code": f.error} for f in detail.failed]
+    told = {
+        "shortages": plain(detail.shortages), "code": detail.code, "refund": refund, "failed": failed,
+        "resolved": detail.resolved and {"how": detail.resolved},
+    }  # fmt: skip
+    return {name: value for name, value in told.items() if value}
 
 
-@routes.on("POST", "/v1/orders", scope="orders:write", answers=[ACCEPTED], problems=(*REFUSALS, "outcome-unknown"))
+def _links(order: Order, settings: Settings) -> dict[str, str]:
+    here, console, jaeger = f"/v1/orders/{order.order_id}", settings.console_url, settings.jaeger_url
+    links = {
+        "self": here, "stream": f"{here}/stream", "cancel": None if order.reason else f"{here}/cancel",
+        "timeline": console and f"{console.rstrip('/')}/orders/{order.order_id}",
+        "trace": jaeger and f"{jaeger.rstrip('/')}/trace/{order.trace_id}",
+    }  # fmt: skip
+    return {name: link for name, link in links.items() if link}
+
+
+AT = datetime(2026, 11, 21, 9, 14, 3, 120_000, tzinfo=UTC)
+SAMPLE = Order(
+    "01a1fd62-57f0-7eeb-be96-e59ce40f9cb1", "local", "cust_demo", (Line("SKU-TEA", 2, 1250),), 2500, "EUR", AT,
+    AT + timedelta(minutes=5), "04a75036e9d520bb983c5ed03b8d0182", (Entry(1, Status.PENDING, AT, "order.placed"),),
+    reference="basket-4711",
+)  # fmt: skip
+DEFAULT = Settings.model_construct()
+EXAMPLE = document(SAMPLE, DEFAULT)
+UNDONE = document(replace(SAMPLE.to(Status.CANCELLING, AT, "order.cancellation_requested"), reason="CUSTOMER"), DEFAULT)
+TOLD = 'event: snapshot\nid: 1\ndata: {"order_id": …\n\nevent: status\nid: 2\ndata: {"sequence": 2, "status": …\n\n'
+VERSION = {"ETag": "The order's version."}
+PLACED = VERSION | {"Location": "Where the order is."}
+AGAIN = PLACED | {"Retry-After": "Seconds after which to look again."}
+REFUSALS = "idempotency-key-missing", "idempotency-key-in-use", "reference-taken", "idempotency-key-reused"
+REFUSED = "not-found", "not-cancellable", "version-mismatch", "order-frozen", "outcome-unknown"
+
+
+@routes.on(
+    "POST", "/v1/orders", scope="orders:write", problems=(*REFUSALS, "outcome-unknown"),
+    answers=[Answer(202, "Durable, not yet decided; a repeat gets the same bytes.", OrderDocument, EXAMPLE, AGAIN),
+             Answer(201, "Final within the time you would wait.", OrderDocument, EXAMPLE, PLACED)],
+)  # fmt: skip
 async def place(
-    request: Request, desk: AtDesk, order: NewOrder, key: Annotated[Idempotency, Header(alias="Idempotency-Key")]
-) -> Response:
-    """Place an order, once per Idempotency-Key."""
+    request: Request, desk: AtDesk, order: NewOrder, key: Annotated[Idempotency, Header(alias="Idempotency-Key")],
+    prefer: Annotated[str | None, Header()] = None,
+) -> Response:  # fmt: skip
+    """Place an order, once per Idempotency-Key; with Prefer: wait=N it is shown as it is when final, or after N s."""
     call = call_of(request)
     wish = _wish(order, key, call, desk.settings)
-    heard = Input(
-        UUID(wish.order_id), wish.order_id, wish, wish.placed_at, wish.type,
-        request=f"{wish.caller} {ROUTE} {key}", trace=call.trace,
-    )  # fmt: skip
+    at, name = wish.placed_at, f"{wish.caller} {ROUTE} {key}"
+    heard = Input(UUID(wish.order_id), wish.order_id, wish, at, wish.type, request=name, trace=call.trace)
     reply = await desk.ask_once(heard, PlaceAnswered)
     call.order_id = reply.order_id
     if slug := {"KEY_REUSED": "idempotency-key-reused", "REFERENCE_TAKEN": "reference-taken"}.get(reply.outcome):
         refuse(slug, order=reply.order_id)
     headers = {"Location": f"/v1/orders/{reply.order_id}", "ETag": etag(1), "Retry-After": "1"}
-    replayed = {"Idempotent-Replayed": "true"} if reply.outcome == "REPLAYED" else {}
-    return Response(reply.answer, 202, headers | replayed, "application/json")
+    headers |= {"Idempotent-Replayed": "true"} if reply.outcome == "REPLAYED" else {}
+    if (wait := wait_of(prefer)) and call.may_rest:
+        with call.resting():
+            seen = await desk.watch(store.newer_orders).until(reply.order_id, lambda row: row.status in FINAL, wait)
+        if seen:
+            headers["Preference-Applied"] = f"wait={wait}"
+            return _told(seen, desk, 201 if seen.status in FINAL else 202, headers)
+    return Response(reply.answer, 202, headers, "application/json")
+
+
+@routes.on(
+    "POST", "/v1/orders/{order_id}/cancel", scope="orders:cancel", problems=REFUSED,
+    answers=[Answer(202, "It is being undone.", OrderDocument, UNDONE, VERSION),
+             Answer(200, "It was being undone already, or is.", OrderDocument, UNDONE, VERSION)],
+)  # fmt: skip
+async def cancel(
+    request: Request, desk: AtDesk, order_id: UUID, if_match: Annotated[str | None, Header()] = None
+) -> Response:
+    """Cancel an order that is not decided yet, or confirmed and before its cut-off."""
+    call, version = call_of(request), None
+    if if_match and if_match.strip() != "*":
+        version = (await _mine(call, desk, order_id)).version
+        version = version if matches(if_match, etag(version)) else 0  # which no order has
+    wish = CancelOrder(str(order_id), call.caller, "customer", version)
+    heard = Input(uuid7(), wish.order_id, wish, datetime.now(UTC), wish.type, trace=call.trace)
+    outcome = (await desk.ask_once(heard, CancelAnswered)).outcome
+    order = await _mine(call, desk, order_id)
+    if outcome == "CHANGED":
+        refuse("version-mismatch", current_etag=etag(order.version))
+    if outcome == "TOO_LATE":
+        refuse("not-cancellable", order_status=order.status, cancellable_until=plain(order.cancellable_until))
+    if outcome == "FROZEN":
+        refuse("order-frozen", since=plain(order.history[-1].at))
+    return _told(order, desk, 202 if outcome == "ACCEPTED" else 200)
+
+
+@routes.on(
+    "GET", "/v1/orders/{order_id}/stream", scope="orders:read", problems=("not-found",),
+    answers=[Answer(200, "snapshot, status …, end; or restart.", None, TOLD, media_type=EVENTS)],
+)  # fmt: skip
+async def follow(
+    request: Request, desk: AtDesk, order_id: UUID, last_event_id: Annotated[str | None, Header()] = None
+) -> Response:
+    """Follow an order until it is final; with Last-Event-ID from there on, without a gap."""
+    order = await _mine(call := call_of(request), desk, order_id)
+    watch = desk.watch(store.newer_orders)
+    return events(call, stream(watch, order.order_id, order, lambda row: document(row, desk.settings), last_event_id))
 
 
 @routes.on(
@@ -157,67 +205,41 @@ async def read(
     request: Request, desk: AtDesk, order_id: UUID, if_none_match: Annotated[str | None, Header()] = None
 ) -> Response:
     """Read an order; with If-None-Match it is told only if it has changed."""
-    call = call_of(request)
-    call.order_id = str(order_id)
-    order = await desk.read(store.get_order, call.caller, call.order_id) or refuse("not-found")
-    tag = {"ETag": etag(order.version)}
-    if unchanged(if_none_match, tag["ETag"]):
-        return Response(status_code=304, headers=tag)
-    return Response(documents.json_of(document(order, desk.settings)), 200, tag, "application/json")
+    order = await _mine(call_of(request), desk, order_id)
+    tag = etag(order.version)
+    return Response(None, 304, {"ETag": tag}) if unchanged(if_none_match, tag) else _told(order, desk)
 
 
 @routes.on(
     "GET", "/v1/orders", scope="orders:read", problems=("invalid-cursor",),
     answers=[Answer(200, "A page; a Link with rel=next leads on.", OrderList, {"orders": [EXAMPLE]})],
 )  # fmt: skip
-async def browse(request: Request, desk: AtDesk, asked: Annotated[Listed, Query()]) -> Response:
+async def browse(request: Request, desk: AtDesk, asked: Annotated[store.Filters, Query()]) -> Response:
     """List your orders, newest first."""
-    call = call_of(request)
-    listing = asked.model_dump(mode="json", exclude={"limit", "cursor"}, exclude_none=True) | {"caller": call.caller}
-    after = str(documents.read_cursor(asked.cursor, listing)) if asked.cursor else None
-    found = await desk.read(store.list_orders, call.caller, asked.filters(), asked.limit + 1, after)
-    page = {"orders": [document(order, desk.settings) for order in found[: asked.limit]]}
-    more = {}
-    if len(found) > asked.limit:
-        cursor = documents.write_cursor(UUID(found[asked.limit - 1].order_id), listing)
-        query = {name: value for name, value in request.query_params.items() if name != "cursor"} | {"cursor": cursor}
-        more = {"Link": f'<{desk.base}/v1/orders?{urlencode(query)}>; rel="next"'}
+    found, more = await desk.page(request, asked, store.list_orders, lambda order: order.order_id)
+    page = {"orders": [document(order, desk.settings) for order in found]}
     return Response(documents.json_of(page), 200, more, "application/json")
 
 
 def make(face: Face) -> ASGIApp:
     """Return order's API."""
-    desk = Desk(face)
-    return make_app("Quadrille order", routes, desk, face.spans, desk.base)
+    return make_app("Quadrille order", routes, Desk(face), face.spans, face.settings.public_base)
 
 
-def document(order: Order, settings: Settings) -> dict[str, object]:
-    """Return an order as its clients see it."""
-    until = order.cancellable_until
-    return {
-        "order_id": order.order_id, "status": order.status, "phase": PHASES[order.status], "reason": order.reason,
-        "final": order.status in FINAL, "attention": order.attention, "customer_id": order.customer_id,
-        "reference": order.reference, "amount_minor": order.amount_minor, "currency": order.currency,
-        "lines": [
-            {"sku": line.sku, "quantity": line.quantity, "unit_price_minor": line.unit_price_minor}
-            for line in order.lines
-        ],
-        "inventory": order.states.inventory, "payment": order.states.payment, "detail": _detail(order.detail),
-        "placed_at": rfc3339(order.placed_at), "deadline_at": rfc3339(order.deadline_at),
-        "cancellable_until": rfc3339(until) if until else None, "trace_id": order.trace_id,
-        "history": [
-            {"sequence": e.sequence, "status": e.status, "at": rfc3339(e.at), "because": e.because}
-            for e in order.history
-        ],
-        "links": _links(order, settings),
-    }  # fmt: skip
+async def _mine(call: Call, desk: Desk, order_id: UUID) -> Order:
+    call.order_id = str(order_id)
+    return await desk.read(store.get_order, call.caller, call.order_id) or refuse("not-found")
+
+
+def _told(order: Order, desk: Desk, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    body = documents.json_of(document(order, desk.settings))
+    return Response(body, status, {**(headers or {}), "ETag": etag(order.version)}, "application/json")
 
 
 def _wish(order: NewOrder, key: str, call: Call, settings: Settings) -> PlaceOrder:
     """Return the command, with the 202 rendered: what is stored is what every repeat gets."""
-    now = time.time_ns() // 1_000_000
     lines = tuple(Line(line.sku, line.quantity, line.unit_price_minor) for line in order.lines)
-    at = documents.from_milliseconds(now)
+    at = documents.from_milliseconds(now := time.time_ns() // 1_000_000)
     wish = PlaceOrder(
         order_id=str(uuid7(now)), caller=call.caller, idempotency_key=key,
         fingerprint=hashlib.sha256(order.model_dump_json().encode()).hexdigest(),
@@ -226,25 +248,3 @@ def _wish(order: NewOrder, key: str, call: Call, settings: Settings) -> PlaceOrd
         lines=lines, placed_at=at, deadline_at=at + settings.order_deadline, trace_id=call.trace.trace_id, answer="",
     )  # fmt: skip
     return replace(wish, answer=documents.json_of(document(placed(wish), settings)).decode())
-
-
-def _detail(detail: Detail) -> dict[str, object]:
-    refund, failed = detail.refund, detail.failed
-    told: dict[str, object] = {
-        "shortages": [asdict(shortage) for shortage in detail.shortages],
-        "code": detail.code,
-        "refund": refund and {"kind": refund.kind, "amount_minor": refund.amount_minor},
-        "failed": [{"participant": f.participant, "error_class": f.error_class, "code": f.error} for f in failed],
-        "resolved": detail.resolved and {"how": detail.resolved},
-    }
-    return {name: value for name, value in told.items() if value}
-
-
-def _links(order: Order, settings: Settings) -> dict[str, str]:
-    """Return what leads further: only what is there."""
-    console, jaeger = settings.console_url, settings.jaeger_url
-    return {
-        "self": f"/v1/orders/{order.order_id}",
-        **({"timeline": f"{console.rstrip('/')}/orders/{order.order_id}"} if console else {}),
-        **({"trace": f"{jaeger.rstrip('/')}/trace/{order.trace_id}"} if jaeger else {}),
-    }

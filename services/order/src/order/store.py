@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import timedelta
 
 import sqlalchemy as sa
 from pydantic import TypeAdapter
@@ -13,6 +12,7 @@ from sqlalchemy.dialects.postgresql import JSONB, UUID
 from chassis.ids import floor_of, milliseconds
 from chassis.rows import Rows
 from chassis.service import Tx
+from chassis.values import Identifier, Moment, Paged, Text
 from chassis.words import Message, key_of
 from order.domain import FINAL, PHASES, ROUTE, Attention, Order, Orders, Phase, Reason, Request, Status
 from order.events import PaymentCharged, PlaceOrder
@@ -90,6 +90,12 @@ UPDATE request r SET fingerprint = n.fingerprint, order_id = n.order_id, answer 
  WHERE (r.caller, r.route, r.key) = (n.caller, n.route, n.key)"""
 
 
+NEWER = """
+SELECT to_json(o)::text
+  FROM orders o JOIN unnest(CAST(:ids AS uuid[]), CAST(:versions AS bigint[])) n(order_id, version)
+    ON o.order_id = n.order_id AND o.version > n.version"""
+
+
 def load(tx: Tx, heard: Sequence[Message]) -> Orders:
     """Bring the orders, and for those to be placed their keys and references, for those charged who is blocked."""
     placing = [m for m in heard if isinstance(m, PlaceOrder)]
@@ -125,8 +131,7 @@ def save(tx: Tx, work: Orders) -> None:
         tx.execute(SET_REQUESTS, _request_columns(reused))
 
 
-@dataclass(frozen=True, slots=True)
-class Filters:
+class Filters(Paged):
     """What a list of orders is narrowed to; None does not narrow."""
 
     status: Status | None = None
@@ -134,11 +139,11 @@ class Filters:
     final: bool | None = None
     reason: Reason | None = None
     attention: Attention | None = None
-    customer_id: str | None = None
-    sku: str | None = None
-    reference: str | None = None
-    placed_after: datetime | None = None
-    placed_before: datetime | None = None
+    customer_id: Identifier | None = None
+    sku: Identifier | None = None
+    reference: Text | None = None
+    placed_after: Moment | None = None
+    placed_before: Moment | None = None
 
 
 def get_order(db: sa.Connection, caller: str, order_id: str) -> Order | None:
@@ -149,6 +154,12 @@ def get_order(db: sa.Connection, caller: str, order_id: str) -> Order | None:
 def find_orders(db: sa.Connection, caller: str, order_ids: Collection[str]) -> list[Order]:
     """Return those of the caller's orders that exist."""
     return _read(db, sa.and_(orders.c.caller == caller, orders.c.order_id.in_(order_ids)))
+
+
+def newer_orders(db: sa.Connection, known: Mapping[str, int]) -> dict[str, Order]:
+    """Return, of the orders known by these versions, those that have gone on, by id."""
+    rows = db.execute(sa.text(NEWER), {"ids": list(known), "versions": list(known.values())})
+    return {order.order_id: order for order in (_ORDER.validate_json(row[0]) for row in rows)}
 
 
 def list_orders(

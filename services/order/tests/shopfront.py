@@ -1,0 +1,113 @@
+"""The order API over its database, and a client of it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import psycopg
+
+from chassis.testing_commit import OnPostgres
+from order.domain import Orders
+
+ORDER: dict[str, Any] = {
+    "customer_id": "cust_demo",
+    "payment_token": "tok_ok",
+    "currency": "EUR",
+    "lines": [{"sku": "SKU-TEA", "quantity": 2, "unit_price_minor": 1250}],
+}
+LINE = ORDER["lines"][0]
+WRITTEN = "SELECT (SELECT count(*) FROM orders), (SELECT count(*) FROM request), (SELECT count(*) FROM outbox), (SELECT count(*) FROM agenda)"  # noqa: E501 - one question
+
+
+@dataclass(frozen=True, slots=True)
+class Got:
+    """An answer as it came."""
+
+    status: int
+    headers: Mapping[str, str]
+    raw: bytes
+
+    @property
+    def body(self) -> Any:  # noqa: ANN401 - any JSON
+        """The document."""
+        return json.loads(self.raw)
+
+    @property
+    def slug(self) -> str:
+        """The type of the problem this is."""
+        assert self.headers["content-type"] == "application/problem+json", self
+        return str(self.body["type"].rpartition("/")[2])
+
+
+class Shop:
+    """The order API over its database, asked as a client does."""
+
+    def __init__(self, url: str, db: OnPostgres[Orders]) -> None:
+        self.url, self.db = url, db
+
+    def ask(self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None) -> Got:
+        """Send one request on a connection of its own; bytes go as they are."""
+        data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        kind = {} if data is None else {"Content-Type": "application/json"}
+        connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=20)
+        try:
+            connection.request(method, path, data, {**kind, **(headers or {})})
+            answer = connection.getresponse()
+            return Got(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
+        finally:
+            connection.close()
+
+    def place(self, key: str = "k-1", **changed: object) -> Got:
+        """Place the usual order, changed."""
+        return self.ask("POST", "/v1/orders", ORDER | changed, {"Idempotency-Key": key})
+
+    def written(self) -> tuple[int, ...]:
+        """Return how many orders, requests, facts and timers there are."""
+        with psycopg.connect(self.db.logins.owner) as tx:
+            return tuple(tx.execute(WRITTEN).fetchone() or ())
+
+    def cancel(self, order_id: str, headers: Mapping[str, str] | None = None) -> Got:
+        """Ask to cancel an order."""
+        return self.ask("POST", f"/v1/orders/{order_id}/cancel", None, headers)
+
+    def said(self, order_id: str) -> list[str]:
+        """Return the types of the facts told of an order, in sequence."""
+        return [kind for kind, _ in self.db.published(order_id)]
+
+    @contextmanager
+    def stream(self, order_id: str, last: int | None = None) -> Iterator[Iterator[Told]]:
+        """Open an order's stream; its events come as they are told, comments too, until the server ends it."""
+        known = {} if last is None else {"Last-Event-ID": str(last)}
+        with closing(http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=20)) as connection:
+            connection.request("GET", f"/v1/orders/{order_id}/stream", headers=known)
+            answer = connection.getresponse()
+            assert answer.status == 200, answer.read()
+            assert answer.headers["Content-Type"].startswith("text/event-stream")
+            yield _events(answer)
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """An event of a stream; a comment has no name."""
+
+    name: str
+    id: int | None
+    data: Any
+
+
+def _events(answer: http.client.HTTPResponse) -> Iterator[Told]:
+    found: dict[str, str] = {}
+    while line := answer.readline().decode():
+        if text := line.rstrip("\n"):
+            name, _, value = text.partition(": ")
+            found[name] = value
+        elif found:
+            place = int(found["id"]) if "id" in found else None
+            yield Told(found.get("event", ""), place, json.loads(found.get("data", "null")))
+            found = {}
