@@ -9,13 +9,15 @@ from datetime import UTC, datetime, timedelta
 
 from chassis.agenda import Agenda
 from chassis.commit import to_json
-from chassis.inputs import Done
+from chassis.inputs import Done, Parked
 from chassis.outside import Transient
 from chassis.tests.kitchen import Running
 from chassis.tests.oven import Oven, done, kitchen_with, ordered, working
 from chassis.tests.pantry_words import (
+    BreadOrdered,
     CakeOrdered,
     CakeReady,
+    Mode,
     TastingBooked,
 )
 from chassis.tests.workbench import Database, heard, wait_until
@@ -82,6 +84,16 @@ def test_an_answer_outlives_the_database(db: Database) -> None:
         oven.door.set()
         done(db, 5)
     assert set(oven.calls.values()) == {1}
+
+
+def test_a_halved_batch_leases_nothing_to_a_process_that_may_forget_it(db: Database) -> None:
+    """Half of it may be committed when the other half meets an outage: its intents are simply due now."""
+    batch = [heard(CakeOrdered("o-1")), heard(BreadOrdered("o-2", mode=Mode.FORCED))]
+
+    outcomes = db.commit(*batch, service=kitchen_with(), room=5)
+
+    assert [type(o) for o in outcomes] == [Done, Parked]
+    assert db.rows("SELECT leased_until, attempts FROM agenda") == [(None, 0)]
 
 
 def test_who_lost_a_lease_changes_nothing_about_it(db: Database) -> None:

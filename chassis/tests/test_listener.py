@@ -283,3 +283,15 @@ def test_an_assignment_that_waits_too_long_for_the_database_is_made_again(kitche
     handled(db, 24)
     worker.end()
     wait_until(kitchen.caught_up)
+
+
+def test_a_stop_while_an_assignment_waits_is_a_clean_stop(kitchen: Kitchen, db: Database) -> None:
+    """Told to stop while the database is away: partitions never taken in hand are no reason to refuse to run."""
+    kitchen.start_here()
+    slept, service = Slept(db), kitchen.service()
+    reader = Reader(service.on.hears(Fact), PlainCodec())
+    ears = Ears(kitchen.consumer(), Topics(kitchen.bootstrap), reader)
+    worker = Running(Listener(service, slept.connect, ears, Deaf()).run)
+    wait_until(lambda: slept.tried >= 2)
+
+    worker.end()

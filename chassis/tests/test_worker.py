@@ -106,12 +106,13 @@ def test_a_killed_and_a_frozen_worker_are_replaced_within_the_bound(kitchen: Kit
     db.fill(rye=1000)
     kitchen.start_here()
     with running(kitchen.worker(batch_max=10)), kitchen.process() as dying, kitchen.process() as freezing:
-        load(kitchen, 50, "a")
         dying.has_partitions()
         freezing.has_partitions()
+        load(kitchen, 50, "a")
+        wait_until(lambda: db.one(HANDLED) == 100, 20)
+        freezing.freeze()  # with no transaction open: else its locks are its session's for as long as Postgres allows
         load(kitchen, 100, "b")
         dying.kill()
-        freezing.freeze()
         killed = time.monotonic()
         load(kitchen, 50, "c")
         wait_until(lambda: db.one(HANDLED) == 400, 20)

@@ -116,9 +116,19 @@ class Listener:
             return []
         records = [first, *self.consumer.consume(self.batch_max - 1, 0)]
         for record in records:
-            if error := record.error():
-                _judge(error)
+            self._judge(record)
         return [record for record in records if record.error() is None]
+
+    def _judge(self, record: KafkaMessage) -> None:
+        """Raise Stopped for what no waiting mends; everything else librdkafka retries by itself."""
+        if (error := record.error()) is None:
+            return
+        held = (record.topic(), record.partition()) in self.standing.next  # else librdkafka's own, while we stop
+        out_of_range = error.code() == KafkaError._AUTO_OFFSET_RESET and held  # noqa: SLF001 - librdkafka's names
+        if error.fatal() or out_of_range or error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+            message = f"Kafka says {error.name()}: {error.str()}"
+            raise Stopped(message)
+        log.warning("kafka trouble", error_class=error.name())
 
     def _inputs(self, records: Sequence[KafkaMessage]) -> list[Input]:
         inputs: list[Input] = []
@@ -213,8 +223,8 @@ class Listener:
         resting = [TopicPartition(*place) for place in self.standing.next]
         self.consumer.pause(resting)
         self.stop.wait(POLL_SECONDS)
-        if (record := self.consumer.poll(0)) is not None and (error := record.error()):
-            _judge(error)
+        if (record := self.consumer.poll(0)) is not None:
+            self._judge(record)
         self.consumer.resume([one for one in resting if (one.topic, one.partition) in self.standing.next])
 
     def _connection(self) -> Tx:
@@ -251,11 +261,3 @@ def _bytes(value: str | bytes | None) -> bytes:
 
 def _leave(done: Done) -> None:
     """Take no intent in hand: the agenda finds them when they are due."""
-
-
-def _judge(error: KafkaError) -> None:
-    """Raise Stopped for what no waiting mends; everything else librdkafka retries by itself."""
-    if error.fatal() or error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.TOPIC_AUTHORIZATION_FAILED):  # noqa: SLF001 - librdkafka's own error names begin so
-        message = f"Kafka says {error.name()}: {error.str()}"
-        raise Stopped(message)
-    log.warning("kafka trouble", error_class=error.name())

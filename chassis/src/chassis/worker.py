@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 import psycopg
 import structlog
@@ -30,6 +30,7 @@ from chassis.words import Fact
 UPKEEP_SECONDS = 600.0
 WATCH_SECONDS = 10.0
 INBOX_FLOOR = "SELECT min(substr(relname, 7)) FROM pg_class WHERE relname ~ '^inbox_[0-9]{8}$'"
+Work: TypeAlias = Callable[[threading.Event], None]
 log = structlog.get_logger()
 
 
@@ -133,20 +134,27 @@ class Worker:
         if not prepared:
             self.listener.consumer.close()
             return
-        threads = [threading.Thread(target=self._guarded, args=(self.listener.run, stop), name="listener")]
+        heard_all = threading.Event()  # the agenda ends last: it takes in hand what the last batch says
+        listening = self._thread("listener", self.listener.run, stop, stop)
+        working = self._thread("agenda", self.agenda.run, heard_all, stop)
+        listening.start()
         if not self.agenda.idle:
-            threads.append(threading.Thread(target=self._guarded, args=(self.agenda.run, stop), name="agenda"))
-        for thread in threads:
-            thread.start()
-        self._guarded(self._look_after, stop)
-        for thread in threads:
-            thread.join()
+            working.start()
+        self._guarded(self._look_after, stop, stop)
+        listening.join()
+        heard_all.set()
+        if not self.agenda.idle:
+            self.agenda.wake()
+            working.join()
         if self._failure:
             raise self._failure
 
-    def _guarded(self, work: Callable[[threading.Event], None], stop: threading.Event) -> None:
+    def _thread(self, name: str, work: Work, until: threading.Event, stop: threading.Event) -> threading.Thread:
+        return threading.Thread(target=self._guarded, args=(work, until, stop), name=name)
+
+    def _guarded(self, work: Work, until: threading.Event, stop: threading.Event) -> None:
         try:
-            work(stop)
+            work(until)
         except BaseException as failure:  # noqa: BLE001 - raised again by run, in the main thread
             self._failure = self._failure or failure
         finally:
