@@ -238,9 +238,11 @@ def test_a_worker_has_caught_up_only_when_what_it_read_is_committed(kitchen: Kit
     worker = kitchen.worker(replace(kitchen.service(), store=store))
 
     with running(worker):
-        assert store.saving.wait(20)
-        assert not worker.listener.caught_up()
-        store.go.set()
+        try:
+            assert store.saving.wait(20)
+            assert not worker.listener.caught_up()
+        finally:
+            store.go.set()
         wait_until(worker.listener.caught_up)
 
 

@@ -1,0 +1,59 @@
+"""The promises of agenda and listener are seen to break: each of these faults turns a test of theirs red."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+
+from chassis import leases, listener
+from chassis.tests import test_agenda, test_agenda_outages, test_listener
+from chassis.tests.kitchen import Kitchen
+from chassis.tests.test_commit_plants import Plant, sow
+from chassis.tests.workbench import Database
+
+LEASES = {
+    "a lease is not fenced": Plant(
+        leases, "POSTPONE", " AND a.attempts = n.attempts AND a.leased_until < 'infinity'", "",
+        test_agenda_outages.test_who_lost_a_lease_changes_nothing_about_it,
+    ),
+    "a leased row is leased again": Plant(
+        leases, "LEASE_DUE", "(leased_until IS NULL OR leased_until < now())", "attempts < 9",
+        test_agenda.test_two_workers_share_the_work_without_doubling,
+    ),
+    "waiting is an attempt": Plant(
+        leases, "POSTPONE", "a.attempts - n.untried", "a.attempts - 0 * n.untried",
+        test_agenda_outages.test_a_lease_too_short_for_a_call_is_given_back,
+    ),
+}  # fmt: skip
+
+
+def _unused(db: Database) -> None:
+    """The promise needs a broker, too: called by the test itself."""
+
+
+@pytest.mark.parametrize("fault", LEASES)
+def test_a_fault_in_a_lease_turns_its_promise_red(db: Database, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    """With one line of a lease changed, the test that promises the contrary fails."""
+    sow(LEASES[fault], monkeypatch)
+
+    with pytest.raises((AssertionError, psycopg.Error)):
+        LEASES[fault].promise(db)
+
+
+def test_a_timer_before_its_commit_is_noticed(kitchen: Kitchen, db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Caught up as soon as everything is read, committed or not: its promise turns red."""
+    line = "self._commit(inputs)"
+    sow(Plant(listener, "Listener._round", line, f"self.standing.look(); {line}", _unused), monkeypatch)
+
+    with pytest.raises(AssertionError):
+        test_listener.test_a_worker_has_caught_up_only_when_what_it_read_is_committed(kitchen, db)
+
+
+def test_a_stop_that_blames_the_topic_is_noticed(
+    kitchen: Kitchen, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error of a partition never taken in hand stops the worker with a reason: its promise turns red."""
+    sow(Plant(listener, "Listener._judge", "and held", "or held", _unused), monkeypatch)
+
+    with pytest.raises(listener.Stopped):
+        test_listener.test_a_stop_while_an_assignment_waits_is_a_clean_stop(kitchen, db)
