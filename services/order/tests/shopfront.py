@@ -46,7 +46,9 @@ class Got:
 
 
 class Shop:
-    """The order API over its database, asked as a client does."""
+    """The order API over its database, asked as a client does; ``order`` is what is usually ordered."""
+
+    order = ORDER
 
     def __init__(self, url: str, db: OnPostgres[Orders]) -> None:
         self.url, self.db = url, db
