@@ -201,7 +201,7 @@ def test_fifty_streams_do_not_hold_the_end_up(shop: Shop) -> None:
 
 
 def test_every_key_names_one_order(shop: Shop) -> None:
-    """1,000 keys, each posted many times at once (8; the environment's POSTS_AT_ONCE): 1,000 orders, identical answers; with another body 422 for each."""
+    """1,000 keys, each posted 8 times at once (or POSTS_AT_ONCE): 1,000 orders, identical answers; other bodies 422."""
     keys = [f"key-{n}" for n in range(KEYS) for _ in range(AT_ONCE)]
     with ThreadPoolExecutor(64) as pool:
         answers = list(pool.map(lambda key: (key, shop.place(key)), keys))
