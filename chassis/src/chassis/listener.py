@@ -5,6 +5,7 @@ Kafka's group offsets are only a hint for lag tools; after a fence or an outage 
 
 from __future__ import annotations
 
+import operator
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -30,6 +31,9 @@ POLL_SECONDS = 0.5
 STEP_SECONDS = 1.0
 HINT_SECONDS = 5.0
 AWAY = (*OUTAGE, KafkaException, TimeoutError)  # what comes back by itself
+# For a name that is not UTF-8 the client returns a broken list with an exception set. A plain call, once specialised by
+# the interpreter, would not look, and the list would end the process; a methodcaller's call is checked every time.
+HEADERS_OF: Callable[[KafkaMessage], Any] = operator.methodcaller("headers")
 log = structlog.get_logger()
 
 
@@ -248,7 +252,7 @@ def close_quietly(tx: Tx) -> None:
 
 def _record(message: KafkaMessage) -> Record:
     try:
-        headers = message.headers()
+        headers = _headers_of(message)
     except (SystemError, UnicodeDecodeError):  # a name that is not UTF-8: without headers the record is parked
         headers = None
     pairs = headers.items() if isinstance(headers, dict) else headers or ()
