@@ -112,9 +112,9 @@ class Kitchen:
         self.admin.delete_topics([topic])[topic].result(10)
         wait_until(lambda: topic not in self.admin.list_topics(timeout=10).topics)
 
-    def cut(self, topic: str, before: int) -> None:
-        """Delete the records of partition 0 below an offset, as retention does."""
-        one = TopicPartition(topic, 0, before)
+    def cut(self, topic: str, before: int, partition: int = 0) -> None:
+        """Delete the records of a partition below an offset, all for -1, as retention does."""
+        one = TopicPartition(topic, partition, before)
         self.admin.delete_records([one])[one].result(10)
 
     def service(self, outside: Outside | None = None, rules: Rules | None = None) -> Service[Any]:

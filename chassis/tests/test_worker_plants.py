@@ -18,7 +18,7 @@ LEASES = {
     ),
     "a leased row is leased again": Plant(
         leases, "LEASE_DUE", "(leased_until IS NULL OR leased_until < now())", "attempts < 9",
-        test_agenda.test_two_workers_share_the_work_without_doubling,
+        test_agenda.test_an_intent_is_handed_on_already_leased,
     ),
     "waiting is an attempt": Plant(
         leases, "POSTPONE", "a.attempts - n.untried", "a.attempts - 0 * n.untried",
