@@ -1,0 +1,106 @@
+"""One-line faults of the rules, each with the search that must find it: a law nobody can break is a law untested."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from inventory.events import PaymentDeclined
+from tests.model.actions import SharedAction
+from tests.model.life import INVENTORY, PAYMENT, Life, Step
+from tests.model.world import World
+
+BARE, SURE = "cancel and deadline at any moment", "everything goes well"
+LOST, TWICE = "answers lost and late", "a fact heard twice past the inbox"
+SEALED, MAILS = "sealed goods, refund refused", "mails"
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """A line of a service's source and what is put in its place; ``search`` is the one that finds it."""
+
+    name: str
+    file: str
+    line: str
+    instead: str
+    search: str = BARE
+
+
+MUTANTS = (
+    Mutant("confirm without looking at the state", "order/handlers.py",
+           "if order is None or order.status not in OPEN:", "if order is None:"),
+    Mutant("wait for stock.reserved before confirming", "order/handlers.py",
+           "order.status not in OPEN:", "order.status is not Status.INVENTORY_RESERVED:", "without a deadline"),
+    Mutant("cancelled before all acknowledgements", "order/domain.py", "return all(self.rank", "return any(self.rank"),
+    Mutant("facts folded without rank", "order/domain.py",
+           "if RANKS[participant][state] <= order.states.rank(participant):", "if not participant:", TWICE),
+    Mutant("facts folded with a wrong rank", "order/domain.py",
+           "CHARGED < REFUND_FAILED < DECLINED SKIPPED", "CHARGED < DECLINED < REFUND_FAILED SKIPPED"),
+    Mutant("a deadline for every state", "order/handlers.py", "if order.status in OPEN else ()", "if order else ()"),
+    Mutant("a second cancellation", "order/handlers.py", "    if order.reason:", "    if order.detail.failed:"),
+    Mutant("only an order that is open ends", "order/handlers.py",
+           "Status.PAYMENT_FAILED))\n    return orders.close(order, fact.at, fact.type) if order else ()",
+           "Status.PAYMENT_FAILED))\n    return ()"),
+    Mutant("a failed undo freezes nothing", "order/handlers.py",
+           "if order is None or order.reason is None:", "if order is None or order.reason:", SEALED),
+    Mutant("nothing is out of stock", "order/handlers.py",
+           "    if order and order.status is Status.PENDING:\n        return _undo",
+           "    if order and order.status is Status.CONFIRMED:\n        return _undo", "out of stock"),
+    Mutant("no tombstone at inventory", "inventory/domain.py",
+           "self.holds.put(order_id, Hold(order_id, (), HoldState.RELEASED))", "self.holds.get(order_id)",
+           "a fact discarded and replayed"),
+    Mutant("one unit too many", "inventory/domain.py", "self._available(sku) < n)", "self._available(sku) < n - 1)",
+           "two orders, one unit"),
+    Mutant("released twice", "inventory/domain.py", "if not hold or hold.state.ended:", "if not hold:"),
+    Mutant("sold goods come back from the held ones", "inventory/domain.py",
+           'taken = {"committed": -n} if returned else {"held": -n}', 'taken = {"held": -n}'),
+    Mutant("commit whatever there is", "inventory/domain.py",
+           "if not hold or hold.state is not HoldState.RESERVED:", "if not hold:", "a fact discarded and replayed"),
+    Mutant("no tombstone at payment", "payment/domain.py",
+           "self._put(replace(payment, state=State.SKIPPED))", "self._put(payment)"),
+    Mutant("ignore a cancel during a charge", "payment/domain.py",
+           "self._put(replace(payment, cancel_wanted=True))", "self._put(payment)"),
+    Mutant("charged under a cancellation, and no refund", "payment/domain.py",
+           "refund=payment.cancel_wanted)", "refund=False)"),
+    Mutant("charge without permission", "payment/domain.py",
+           "if not payment.price or not payment.permitted:", "if not payment.price:"),
+    Mutant("refund whatever there is", "payment/domain.py",
+           "elif payment.state is State.CHARGED and payment.price:", "elif payment.price:"),
+    Mutant("unknown is declined", "payment/domain.py",
+           "replace(payment, state=State.UNKNOWN)", "replace(payment, state=State.DECLINED)", LOST),
+    Mutant("unknown is said each time", "payment/domain.py",
+           "return StillLost()", "return Lost(payment.began_at)", LOST),
+    Mutant("not found is an outcome", "payment/handlers.py",
+           "return _charge(answer.order_id, payments.ask_again(OrderId(answer.order_id)))",
+           'return payments.decline(OrderId(answer.order_id), "not_found") and None', LOST),
+    Mutant("not found is skipped under a cancellation", "payment/domain.py",
+           "return Charge(payment.price) if payment.state.open and payment.price else Nothing()",
+           "return Nothing() if payment.cancel_wanted else Charge(payment.price)", LOST),
+    Mutant("a late charge waits also under a cancellation", "payment/domain.py",
+           "payment.state is State.UNKNOWN or payment.cancel_wanted or not late", "not late"),
+    Mutant("a refused refund is a refund", "payment/domain.py",
+           "state=State.REFUND_FAILED, code=code", "state=State.REFUNDED, code=code", SEALED),
+    Mutant("the confirmation is written after a cancellation", "notification/domain.py",
+           "if notice.outdated:", "if notice.because:", "mails, a fact discarded"),
+    Mutant("the confirmation goes out after a cancellation", "notification/domain.py",
+           "is State.SENDING and not notice.outdated and", "is State.SENDING and", MAILS),
+)  # fmt: skip
+
+
+def hold_expires(world: World, stock: int, life: Life) -> Iterator[Step]:
+    """A hold that ends by its own clock (against L1), by the handler of payment.declined that nobody said."""
+    expired = world.number(PaymentDeclined(world.name(life)))
+    after, stock_after = world.heard(life, INVENTORY, expired, stock)
+    yield Step("a hold expires by itself", fair=False, life=after, stock=stock_after)
+
+
+def no_intent(world: World, stock: int, life: Life) -> Iterator[Step]:
+    """Payment calls the processor before anything is committed, and dies (against L10)."""
+    queues = zip(world.queues, life.queues, strict=True)
+    heads = [facts[0] for (service, _), facts in queues if facts and service == PAYMENT]
+    if any(world.messages[fact].type == "stock.reserved" for fact in heads) and not life.charge:
+        charged = life._replace(charge="charged")
+        yield Step("payment charges in its handler and dies", fair=False, life=charged, stock=stock)
+
+
+PLANTED: dict[str, SharedAction] = {"hold expires": hold_expires, "no intent": no_intent}

@@ -1,0 +1,99 @@
+"""What must hold in every state that is reached, and in the quiet ones: laws L1 to L11, invariants 3 to 7 and 15."""
+
+from __future__ import annotations
+
+from order.domain import Order
+from tests.model.actors import State, row
+from tests.model.laws import ASKED, CANCELLED, CONFIRMED, must
+from tests.model.life import INVENTORY, NOTIFICATION, PAYMENT, Life
+from tests.model.world import World
+
+ENDS = ("CONFIRMED", "CANCELLED", "COMPENSATION_FAILED")  # the last one waits for a person
+SAYS = {  # who has come to an end has said so (L3)
+    "DECLINED": "payment.declined",
+    "SKIPPED": "payment.skipped",
+    "REFUNDED": "payment.refunded",
+    "REFUND_FAILED": "payment.refund_failed",
+    "REJECTED": "stock.rejected",
+    "RELEASED": "stock.released",
+    "RELEASE_FAILED": "stock.release_failed",
+}
+FACTS_OF_MAIL = ("notification.sent", "notification.failed", "notification.suppressed")
+
+
+def check_life(world: World, life: Life) -> None:
+    """Check one order, its payment and the processor against each other and against what was said."""
+    told, order = world.told[life.told], world.order(life)
+    _check_processor(world, life, told)
+    payment = row(world.actors[PAYMENT].states[life.states[PAYMENT]], "payments", world.name(life))
+    if payment and payment.state in SAYS:
+        must(SAYS[payment.state] in told, "L3", f"a payment is {payment.state}, and nobody was told")
+    must((order.reason is not None) == (ASKED in told), "L2", f"a {order.status} order and its request to cancel")
+    must((order.status == "CANCELLED") == (CANCELLED in told), "L3", f"a {order.status} order and its end")
+    must(order.attention is None, "3", "an order is marked CONFLICT")
+    if order.status == "CONFIRMED":
+        must(CONFIRMED in told, "L9", "an order is CONFIRMED and nobody was told")
+        must(life.charge == "charged" and not life.refunded, "4", "CONFIRMED, and the money is not ours")
+    if order.status == "CANCELLED" and "payment.resolved" not in told:
+        must((life.charge == "charged") == life.refunded, "4", "CANCELLED, and the customer's money is still here")
+        must(not _may_charge(world, life), "7", "CANCELLED, and a charge may still reach the processor")
+    if life.quiet:
+        _check_quiet(world, order, told, payment.state if payment else "NONE")
+
+
+def check_hold(world: World, stock: int, life: Life) -> None:
+    """Check one order against its hold: invariants 5 and 7, laws L1, L3 and L8."""
+    told, status = world.told[life.told], world.order(life).status
+    hold = row(_stock(world, stock), "holds", world.name(life))
+    state = hold.state if hold else "NONE"
+    if CANCELLED in told:
+        must(state in ("REJECTED", "RELEASED", "RESOLVED"), "7", f"CANCELLED, and its hold is {state}")
+    if status == "CONFIRMED":
+        must(state in ("RESERVED", "COMMITTED"), "L1", f"CONFIRMED, and its hold is {state}")
+    must(SAYS.get(state, CANCELLED) in told or state not in SAYS, "L3", f"a hold is {state}, and nobody was told")
+    if life.quiet:
+        must(state != "RESERVED", "7", "nothing is under way, and the hold is still open")
+        must(status != "CONFIRMED" or state == "COMMITTED", "7", "CONFIRMED for good, and its goods are not committed")
+
+
+def _check_processor(world: World, life: Life, told: frozenset[str]) -> None:
+    """L6, L7, L10: what payment said is what the processor did, and it did nothing that was not intended before."""
+    if life.charge:
+        must("charge_card" in told, "L10", "the processor was asked for a charge that nobody had committed to")
+        must("stock.reserved" in told, "5", "charged without a reservation")
+    if "payment.charged" in told:
+        must(life.charge == "charged", "L7", f"payment said charged, the processor: {life.charge or 'never asked'}")
+    if "payment.declined" in told:
+        must(life.charge == "declined", "L7", f"payment said declined, the processor: {life.charge or 'never asked'}")
+    if "payment.refunded" in told:
+        must(life.refunded, "4", "payment said refunded, the processor gave nothing back")
+    if life.refunded:
+        must(life.charge == "charged" and "refund_card" in told, "L10", "money went back that nobody had promised")
+
+
+def _check_quiet(world: World, order: Order, told: frozenset[str], payment: str) -> None:
+    """Invariants 3, 7 and 15: what is quiet has ended, and everybody concerned knows it."""
+    must(order.status in ENDS, "3", f"nothing is under way any more, and the order stays {order.status} for ever")
+    wanted = {"CONFIRMED": ("CHARGED",), "CANCELLED": ("DECLINED", "SKIPPED", "REFUNDED", "RESOLVED")}
+    if order.status in wanted:
+        must(payment in wanted[order.status], "7", f"{order.status} for good, and its payment is {payment}")
+    if world.scope.mail:
+        for fact, kind in ((CONFIRMED, "confirmed"), (CANCELLED, "cancelled")):
+            endings = sum(f"{ending} of {kind}" in told for ending in FACTS_OF_MAIL)
+            must(endings == (fact in told), "15", f"{fact}, and {endings} endings of its mail")
+
+
+def _may_charge(world: World, life: Life) -> bool:
+    """Tell whether a key without an answer may still be charged."""
+    asked = [*life.adrift, *(row.intent for row in life.rows)]
+    return life.charge in ("", "processing") and any(world.messages[i].type == "charge_card" for i in asked)
+
+
+def _stock(world: World, stock: int) -> State:
+    return world.actors[INVENTORY].states[stock]
+
+
+def untrue_mail(world: World, life: Life, kind: str) -> bool:
+    """Tell whether a confirmation is about to be leased though its cancellation was heard (invariant 15)."""
+    notice = row(world.actors[NOTIFICATION].states[life.states[NOTIFICATION]], "notices", (world.name(life), kind))
+    return notice is not None and bool(notice.outdated)

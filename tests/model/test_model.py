@@ -1,0 +1,71 @@
+"""Every order of events, by the services' own handlers: no law is broken in any state, and every run ends.
+
+``QUADRILLE_MODEL`` is quick (over a million states, as in ``make test``), ci (over five million) or nightly.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, TypeAlias
+
+import pytest
+
+import inventory.handlers
+import notification.handlers
+import order.handlers
+import payment.handlers
+from tests.model.running import Task, run_all
+from tests.model.scope import PROFILES
+
+PROFILE = os.environ.get("QUADRILLE_MODEL", "quick")
+LEAST = {"quick": 1_000_000, "ci": 5_000_000, "nightly": 6_000_000}
+SECONDS = {"quick": 120, "ci": 300, "nightly": 7200}  # with whatever else the machine does; alone it is a third
+NOBODY_SAYS_IT_YET = {  # by a person's command at the participant, or by a stock keeper
+    "order.note_stock_resolved",
+    "order.note_payment_resolved",
+    "inventory.set_stock",
+    "notification.put_contact",
+    "notification.delete_contact",
+}
+NEVER = {  # guards for what cannot come: who has settled was asked to before, and what is declined is not sold
+    ("order.cancel_order", "order.cancelled"),
+    ("order.expire", "order.cancelled"),
+    ("inventory.release_early", "stock.release_failed"),
+}
+UNDONE_AGAIN = "order.compensation_resolved"  # an undo that failed succeeds only by a person's retry
+HANDLERS = (order.handlers.on, inventory.handlers.on, payment.handlers.on, notification.handlers.on)
+pytestmark = pytest.mark.timeout(SECONDS[PROFILE])
+Reports: TypeAlias = "dict[str, dict[str, Any]]"
+
+
+@pytest.fixture(scope="module")
+def reports() -> Reports:
+    """What every search of the profile found, the longest ones begun first."""
+    names = list(reversed(PROFILES[PROFILE]))
+    return dict(zip(names, run_all(Task(name) for name in names), strict=True))
+
+
+@pytest.mark.parametrize("search", PROFILES[PROFILE])
+def test_no_order_of_events_breaks_a_law(reports: Reports, search: str) -> None:
+    """The search is complete: laws L1 to L11 and invariants 3 to 7 hold in every state, and every run ends."""
+    report = reports[search]
+    assert not report["broken"], f"{search}\n{report['broken']}"
+    assert report["ends"] > 0
+
+
+def test_the_searches_are_large(reports: Reports) -> None:
+    """Together they see as many distinct states as the profile promises."""
+    assert sum(report["states"] for report in reports.values()) >= LEAST[PROFILE]
+
+
+def test_every_edge_of_the_saga_is_walked(reports: Reports) -> None:
+    """What a handler may say by its signature, it says somewhere in these searches, but for a few guards."""
+    walked = {tuple(edge) for report in reports.values() for edge in report["edges"]}
+    declared = {
+        (f"{on.service}.{reaction.name}", said.type)
+        for on in HANDLERS
+        for reaction in on.reactions.values()
+        for said in reaction.says
+        if f"{on.service}.{reaction.name}" not in NOBODY_SAYS_IT_YET and said.type != UNDONE_AGAIN
+    }
+    assert declared - walked == NEVER
