@@ -14,6 +14,7 @@ import inventory.handlers
 import notification.handlers
 import order.handlers
 import payment.handlers
+from tests.model import laws
 from tests.model.running import Task, run_all
 from tests.model.scope import PROFILES
 
@@ -69,3 +70,15 @@ def test_every_edge_of_the_saga_is_walked(reports: Reports) -> None:
         if f"{on.service}.{reaction.name}" not in NOBODY_SAYS_IT_YET and said.type != UNDONE_AGAIN
     }
     assert declared - walked == NEVER
+
+
+def test_the_laws_speak_of_real_words() -> None:
+    """Every fact and intent in the tables of laws is one that some handler says or hears: none is misspelt."""
+    says = {said.type for on in HANDLERS for reaction in on.reactions.values() for said in reaction.says}
+    real = says | {heard.type for on in HANDLERS for heard in on.reactions}
+    needed = {one for groups in laws.NEEDS.values() for group in groups for one in group}
+    forbidden = {one for group in laws.FORBIDS.values() for one in group}
+    named = needed | forbidden | set(laws.NEEDS) | set(laws.FORBIDS) | set(laws.FOLDS) | laws.AGAIN
+    assert {one.partition(" of ")[0] for one in named} - real == {
+        "inquire_refund"
+    }  # it comes with the retry of an undo
