@@ -13,10 +13,10 @@ from chassis.words import Message
 from notification.events import SendMail, SendMailDropped
 from payment.events import ChargeCard, ChargeCardDropped, RefundCard, RefundCardDropped
 from tests.model.actors import Raised
-from tests.model.laws import Broken, must
+from tests.model.laws import Broken
 from tests.model.life import CHANCE, FAIR, INVENTORY, ORDER, OUT, SERVICES, Life, Step
 from tests.model.outside import Came, called
-from tests.model.states import untrue_mail
+from tests.model.states import check_leased
 from tests.model.world import World
 
 Action: TypeAlias = Callable[[World, Life], Iterator[Step]]
@@ -104,8 +104,7 @@ def lease(world: World, life: Life) -> Iterator[Step]:
         intent, ruling = world.messages[row.intent], world.ruling(life, row)
         said = f"{SERVICES[row.service]} {'takes in hand, again,' if row.hands else 'takes in hand'} {intent.type}"
         if ruling is Ruling.GO:
-            mail = isinstance(intent, SendMail) and untrue_mail(world, life, intent.kind)
-            must(not mail, "15", "a confirmation is sent though its cancellation was heard")
+            check_leased(world, life, intent)
             yield Step(said, not row.hands, leased.rowed(place, row._replace(hands=tuple(sorted((*row.hands, OUT))))))
         elif ruling is Ruling.DROP:
             dropped = world.number(_dropped(intent))

@@ -78,6 +78,7 @@ MUTANTS = (
            "return Nothing() if payment.cancel_wanted else Charge(payment.price)", LOST),
     Mutant("a late charge waits also under a cancellation", "payment/domain.py",
            "payment.state is State.UNKNOWN or payment.cancel_wanted or not late", "not late"),
+    Mutant("a late charge waits for nobody", "payment/domain.py", "payment.cancel_wanted or not late", "True"),
     Mutant("a refused refund is a refund", "payment/domain.py",
            "state=State.REFUND_FAILED, code=code", "state=State.REFUNDED, code=code", SEALED),
     Mutant("the confirmation is written after a cancellation", "notification/domain.py",

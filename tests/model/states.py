@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from chassis.words import Message
+from notification.events import SendMail
 from order.domain import Order
+from payment.events import ChargeCard
 from tests.model.actors import State, row
 from tests.model.laws import ASKED, CANCELLED, CONFIRMED, must
 from tests.model.life import INVENTORY, NOTIFICATION, PAYMENT, Life
@@ -25,7 +30,7 @@ def check_life(world: World, life: Life) -> None:
     """Check one order, its payment and the processor against each other and against what was said."""
     told, order = world.told[life.told], world.order(life)
     _check_processor(world, life, told)
-    payment = row(world.actors[PAYMENT].states[life.states[PAYMENT]], "payments", world.name(life))
+    payment = _payment(world, life)
     if payment and payment.state in SAYS:
         must(SAYS[payment.state] in told, "L3", f"a payment is {payment.state}, and nobody was told")
     must((order.reason is not None) == (ASKED in told), "L2", f"a {order.status} order and its request to cancel")
@@ -89,11 +94,23 @@ def _may_charge(world: World, life: Life) -> bool:
     return life.charge in ("", "processing") and any(world.messages[i].type == "charge_card" for i in asked)
 
 
+def _payment(world: World, life: Life) -> Any:  # noqa: ANN401 - a row, or None
+    return row(world.actors[PAYMENT].states[life.states[PAYMENT]], "payments", world.name(life))
+
+
 def _stock(world: World, stock: int) -> State:
     return world.actors[INVENTORY].states[stock]
 
 
-def untrue_mail(world: World, life: Life, kind: str) -> bool:
-    """Tell whether a confirmation is about to be leased though its cancellation was heard (invariant 15)."""
-    notice = row(world.actors[NOTIFICATION].states[life.states[NOTIFICATION]], "notices", (world.name(life), kind))
-    return notice is not None and bool(notice.outdated)
+def check_leased(world: World, life: Life, intent: Message) -> None:
+    """Check an intent that is about to go out: L1 for a charge past its deadline, invariant 15 for a confirmation."""
+    if isinstance(intent, SendMail):
+        notice = row(
+            world.actors[NOTIFICATION].states[life.states[NOTIFICATION]], "notices", (intent.order_id, intent.kind)
+        )
+        must(not notice.outdated, "15", "a confirmation is sent though its cancellation was heard")
+    if isinstance(intent, ChargeCard) and life.late:
+        begun = "payment.outcome_unknown" in world.told[life.told]
+        must(
+            begun or _payment(world, life).cancel_wanted, "L1", "a charge begins past its deadline, and nobody decided"
+        )
