@@ -252,7 +252,7 @@ def close_quietly(tx: Tx) -> None:
 
 def _record(message: KafkaMessage) -> Record:
     try:
-        headers = _headers_of(message)
+        headers = HEADERS_OF(message)
     except (SystemError, UnicodeDecodeError):  # a name that is not UTF-8: without headers the record is parked
         headers = None
     pairs = headers.items() if isinstance(headers, dict) else headers or ()
