@@ -24,6 +24,7 @@ from quadrille.stack import CannotRun, Stack, places
 SETTINGS = {"ORDER_DEADLINE": "12s"}
 PATIENCE_SECONDS = 40.0
 LOOK_SECONDS = 0.1
+SIGNS = {"CAPTURE": 1, "VOID": -1, "REFUND": -1}  # of the processor's ledger
 LEVELS = {"SKU-TEA": 1000, "SKU-HOT": 100, "SKU-NONE": 0, "SKU-LAST": 1}
 TEA = (("SKU-TEA", 2),)
 WIDE = 132  # columns that show expected beside actual
@@ -32,12 +33,16 @@ app = typer.Typer()
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """One order to place: what it shows, what is sent, how it must end, how often it is posted under one key."""
+    """One order to place: what it shows, what is sent, how it must end, how often it is posted under one key.
+
+    ``cancel`` is the status in which its customer cancels it.
+    """
 
     shows: str
     body: Mapping[str, Any]
     ends: str
     posts: int = 1
+    cancel: str = ""
 
 
 @dataclass(slots=True)
@@ -50,6 +55,7 @@ class Placed:
     ended: float = 0.0
     actual: str = "PENDING"
     final: bool = False
+    cancelled: bool = False
 
     @property
     def right(self) -> bool:
@@ -60,8 +66,9 @@ class Placed:
 def scenes() -> list[Scene]:
     """Return the twenty orders of the demo."""
     confirmed, declined, short = "CONFIRMED", "CANCELLED PAYMENT_DECLINED", "CANCELLED OUT_OF_STOCK"
+    undone = "CANCELLED CUSTOMER"
     return [
-        *(Scene("happy path", order_of(TEA), confirmed) for _ in range(6)),
+        *(Scene("happy path", order_of(TEA), confirmed) for _ in range(4)),
         Scene("several lines", order_of([("SKU-TEA", 1), ("SKU-HOT", 3)]), confirmed),
         Scene("several lines", order_of([("SKU-TEA", 2), ("SKU-TEA", 2)]), confirmed),
         Scene("mail bounces", order_of(TEA, customer="cust_bounce"), confirmed),
@@ -76,6 +83,8 @@ def scenes() -> list[Scene]:
         Scene("processor slow", order_of(TEA, "tok_slow_6s"), confirmed),
         Scene("processor fails twice", order_of(TEA, "tok_flaky_2"), confirmed),
         Scene("processor's answer lost", order_of(TEA, "tok_timeout_after_charge"), confirmed),
+        Scene("cancelled during the charge", order_of(TEA, "tok_slow_6s"), undone, cancel="INVENTORY_RESERVED"),
+        Scene("cancelled after confirmation", order_of(TEA), undone, cancel="CONFIRMED"),
     ]
 
 
@@ -138,8 +147,11 @@ def _watch(console: Console, stack: Stack, placed: Sequence[Placed]) -> None:
 
 def _look(api: Client, one: Placed) -> None:
     document = api.demand("GET", f"/v1/orders/{one.order_id}").body
+    if document["status"] == one.scene.cancel and not one.cancelled:
+        document = api.demand("POST", f"/v1/orders/{one.order_id}/cancel").body
+        one.cancelled = True
     one.actual = " ".join(part for part in (document["status"], document["reason"]) if part)
-    if document["final"]:
+    if document["final"] and one.cancelled == bool(one.scene.cancel):
         one.final, one.ended = True, time.monotonic()
 
 
@@ -154,14 +166,18 @@ def _settle(placed: Sequence[Placed]) -> Iterator[str]:
 
 
 def _wrong_charges(stack: Stack, placed: Sequence[Placed]) -> Iterator[str]:
-    """Hold the processor's own ledger against the orders: one capture per confirmed order, none for the others."""
+    """Hold the processor's own ledger against the orders: the price of each confirmed one once, else nothing."""
     with Client(stack.url("sandbox")) as processor:
         lines = processor.demand("GET", "/ledger").raw.splitlines()
-    captured = Counter(entry["order_id"] for entry in map(json.loads, lines) if entry["kind"] == "CAPTURE")
+    charged, kept = Counter[str](), Counter[str]()
+    for entry in map(json.loads, lines):
+        charged[entry["order_id"]] += entry["kind"] == "CAPTURE"
+        kept[entry["order_id"]] += SIGNS.get(entry["kind"], 0)
     for one in placed:
-        wanted = int(one.actual == "CONFIRMED")
-        if captured[one.order_id] != wanted:
-            yield f"{one.scene.shows}: {one.order_id} was charged {captured[one.order_id]} times, expected {wanted}"
+        wanted, order = int(one.actual == "CONFIRMED"), one.order_id
+        if kept[order] != wanted or charged[order] > max(wanted, int(one.cancelled)):
+            times = f"charged {charged[order]} times and refunded {charged[order] - kept[order]}"
+            yield f"{one.scene.shows}: {order} was {times}, expected to keep {wanted}"
 
 
 def _table(stack: Stack, placed: Sequence[Placed], console: Console) -> Table:

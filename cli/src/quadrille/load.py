@@ -33,6 +33,7 @@ KINDS: dict[str, tuple[str, str, str]] = {  # token, SKU, expected end
     "ok": ("tok_ok", "SKU-TEA", "CONFIRMED"),
     "declined": ("tok_declined_funds", "SKU-TEA", "CANCELLED PAYMENT_DECLINED"),
     "out_of_stock": ("tok_ok", "SKU-NONE", "CANCELLED OUT_OF_STOCK"),
+    "cancel": ("tok_ok", "SKU-TEA", "CANCELLED CUSTOMER"),  # as soon as it is accepted
 }
 app = typer.Typer()
 
@@ -62,6 +63,11 @@ class Run:
         """Return the kind of every order, shuffled by the seed."""
         rng = random.Random(self.seed)  # noqa: S311 - a repeatable mix
         return rng.choices(list(self.mix), list(self.mix.values()), k=self.orders)
+
+    def over(self, order: str, ends: Mapping[str, End]) -> bool:
+        """Tell whether an order has ended; one that is cancelled may be confirmed on its way."""
+        end = ends.get(order)
+        return end is not None and not (self.sent[order].kind == "cancel" and end.state == "CONFIRMED")
 
 
 @app.callback(invoke_without_command=True)
@@ -107,7 +113,7 @@ def _send_and_wait(stack: Stack, run: Run, observer: Observer, console: Console)
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("orders ended", total=run.orders)
         quiet = time.monotonic()
-        while sender.is_alive() or len(observer.ends.keys() & run.sent.keys()) < len(run.sent):
+        while sender.is_alive() or any(not run.over(order, observer.ends) for order in list(run.sent)):
             if observer.wait(0.2):
                 quiet = time.monotonic()
             elif not sender.is_alive() and time.monotonic() - quiet > STALLED_SECONDS:
@@ -148,6 +154,16 @@ def _post(api: Client, run: Run, kind: str, intended: float) -> None:
         run.refused[str(refused.reply.status) if isinstance(refused, Refused) else type(refused).__name__] += 1
     else:
         run.sent[reply.body["order_id"]] = Sent(kind, intended, time.monotonic())
+        if kind == "cancel":
+            _cancel(api, run, reply.body["order_id"])
+
+
+def _cancel(api: Client, run: Run, order: str) -> None:
+    try:
+        api.demand("POST", f"/v1/orders/{order}/cancel")
+    except (Refused, OSError) as refused:
+        status = refused.reply.status if isinstance(refused, Refused) else type(refused).__name__
+        run.refused[f"cancel: {status}"] += 1
 
 
 def _report(console: Console, run: Run, ends: Mapping[str, End], spent: Mapping[str, float]) -> list[str]:
