@@ -67,7 +67,8 @@ FOLDS = {  # the rank each fact gives its participant (saga.md, section 3, "Newe
     "stock.reserved": ("inventory", 1), "stock.committed": ("inventory", 2), "stock.release_failed": ("inventory", 3),
     "stock.rejected": ("inventory", 4), "stock.released": ("inventory", 4), "payment.outcome_unknown": ("payment", 1),
     "payment.charged": ("payment", 2), "payment.refund_failed": ("payment", 3), "payment.declined": ("payment", 4),
-    "payment.skipped": ("payment", 4), "payment.refunded": ("payment", 4),
+    "payment.skipped": ("payment", 4), "payment.refunded": ("payment", 4), "payment.resolved": ("payment", 4),
+    "stock.resolved": ("inventory", 4),
 }  # fmt: skip
 
 
