@@ -14,7 +14,7 @@ from chassis.service import Tx
 from chassis.tests import pantry, raw_producer
 from chassis.tests.kitchen import Kitchen, Running, Told, running
 from chassis.tests.pantry import Pantry, PlainCodec
-from chassis.tests.pantry_words import BreadOrdered, CakeOrdered, MealOrdered, OrderDropped
+from chassis.tests.pantry_words import BreadOrdered, CakeOrdered, OrderDropped
 from chassis.tests.records import envelope
 from chassis.tests.workbench import Database, wait_until
 from chassis.topics import Topics
@@ -49,19 +49,6 @@ def test_what_is_on_the_topics_is_heard_from_the_position_on(kitchen: Kitchen, d
 
     assert db.one("SELECT available FROM level") == 1000
     assert db.rows("SELECT count(*), min(sequence), max(sequence) FROM outbox") == [(600, 1, 2)]
-
-
-def test_a_batch_may_be_a_single_record(kitchen: Kitchen, db: Database) -> None:
-    """With batches of one every record is still heard, in order."""
-    kitchen.start_here()
-    for _ in range(5):
-        kitchen.tell(MealOrdered("o-1"))
-    kitchen.flush()
-
-    with running(kitchen.worker(batch_max=1)):
-        handled(db, 5)
-
-    assert db.one("SELECT max(sequence) FROM outbox WHERE aggregatetype LIKE 'pantry-%%'") == 10
 
 
 def test_an_undecodable_record_holds_up_its_order_alone(kitchen: Kitchen, db: Database) -> None:

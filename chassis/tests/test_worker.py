@@ -6,7 +6,7 @@ import time
 from datetime import UTC, datetime
 
 from chassis.tests.kitchen import Kitchen, Running, running
-from chassis.tests.pantry_words import BreadOrdered, OrderDropped, TastingBooked
+from chassis.tests.pantry_words import BreadOrdered, MealOrdered, OrderDropped, TastingBooked
 from chassis.tests.workbench import Database, heard, wait_until
 from quadrille.stack import Stack
 
@@ -28,6 +28,19 @@ def all_went_well(kitchen: Kitchen, db: Database, orders: int) -> None:
     wait_until(kitchen.caught_up, 20)
     assert db.rows("SELECT count(*), max(sequence) FROM outbox") == [(2 * orders, 2)]
     assert (db.one("SELECT sum(available) FROM level"), db.parked()) == (1000, [])
+
+
+def test_a_batch_may_be_a_single_record(kitchen: Kitchen, db: Database) -> None:
+    """With batches of one every record is still heard, in order."""
+    kitchen.start_here()
+    for _ in range(5):
+        kitchen.tell(MealOrdered("o-1"))
+    kitchen.flush()
+
+    with running(kitchen.worker(batch_max=1)):
+        wait_until(lambda: db.one(HANDLED) == 5)
+
+    assert db.one("SELECT max(sequence) FROM outbox WHERE aggregatetype LIKE 'pantry-%%'") == 10
 
 
 def test_a_database_that_restarts_loses_and_doubles_nothing(
