@@ -281,3 +281,8 @@ def test_an_id_of_a_day_without_a_partition_parks(db: Database) -> None:
 
     assert [type(o) for o in db.commit(*batch, far)] == [Done, Done, Parked]
     assert (db.position(), db.parked("line")) == (3, [("o-3",)])
+
+
+def test_an_empty_batch_is_no_work(db: Database) -> None:
+    """Nothing to handle asks the database nothing."""
+    assert db.commit() == []

@@ -70,6 +70,8 @@ def commit(tx: Tx, service: Service[W], inputs: Sequence[Input], room: int = 0) 
     A batch the database refuses is halved until the guilty input stands alone and is parked. Raises Fenced and every
     infrastructure error; then nothing of the refused part happened, or its COMMIT's answer was lost.
     """
+    if not inputs:
+        return []
     try:
         return _together(tx, service, inputs, room)
     except OUTAGE:

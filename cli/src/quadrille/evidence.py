@@ -9,6 +9,7 @@ from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
+from chassis.listener import HEADERS_OF
 from quadrille import topics
 
 if TYPE_CHECKING:
@@ -85,8 +86,10 @@ def _ends(admin: AdminClient) -> tuple[list[TopicPartition], int]:
 
 
 def _line(message: Message) -> str:
-    pairs: list[tuple[str, str | bytes | None]] = list(message.headers() or [])  # type: ignore[arg-type] # a list here
-    headers = dict(pairs)
+    try:
+        headers = dict(HEADERS_OF(message) or ())
+    except (SystemError, UnicodeDecodeError):  # a header whose name is no text
+        headers = {}
     told = " ".join(_text(headers.get(name)) for name in ("ce_type", "ce_sequence", "id"))
     key = _text(message.key())
     return f"{message.topic()}/{message.partition()}@{message.offset()}  {key}  {told}"
