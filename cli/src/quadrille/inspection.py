@@ -36,17 +36,17 @@ class Cost:
 
 def costs(stack: Stack, sample: float = 2.0) -> list[Cost]:
     """Each process's memory now and CPU over a sample of some seconds."""
-    families = {name: _family(process.pid) if process.running else [] for name, process in stack.processes.items()}
-    before = {name: _cpu(family) for name, family in families.items()}
+    families = {name: family(process.pid) if process.running else [] for name, process in stack.processes.items()}
+    before = {name: _cpu(kin) for name, kin in families.items()}
     began = time.monotonic()
     time.sleep(sample)
     passed = time.monotonic() - began
     found = []
-    for name, family in families.items():
+    for name, kin in families.items():
         process = stack.process(name)
-        cost = Cost(name, process.pid, bool(family), dict(process.spec.ports), len(family))
-        cost.cpu_percent = round(100 * max(0.0, _cpu(family) - before[name]) / passed, 1)
-        cost.rss_mb, cost.pss_mb = _memory(family)
+        cost = Cost(name, process.pid, bool(kin), dict(process.spec.ports), len(kin))
+        cost.cpu_percent = round(100 * max(0.0, _cpu(kin) - before[name]) / passed, 1)
+        cost.rss_mb, cost.pss_mb = _memory(kin)
         found.append(cost)
     return found
 
@@ -62,7 +62,8 @@ def total(found: Iterable[Cost]) -> Cost:
     return whole
 
 
-def _family(pid: int) -> list[psutil.Process]:
+def family(pid: int) -> list[psutil.Process]:
+    """A process and everything it started that still lives; nothing when it has ended."""
     with suppress(psutil.NoSuchProcess):
         head = psutil.Process(pid)
         return [head, *head.children(recursive=True)]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 
 import psutil
 
+from quadrille.inspection import family
 from quadrille.stack import Stack
 
 GROUPS = {"kafka": "Kafka", "postgres": "Postgres", "registry": "registry", "sandbox": "sandbox", "jaeger": "Jaeger"}
@@ -24,17 +26,11 @@ def cpu_by_group(stack: Stack) -> dict[str, float]:
 
 def cpu_seconds(pid: int) -> float:
     """Return the CPU seconds of a process, its living children and those it has reaped."""
-    try:
-        family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return 0.0
     total = 0.0
-    for member in family:
-        try:
+    for member in family(pid):
+        with suppress(psutil.NoSuchProcess):
             times = member.cpu_times()
-        except psutil.NoSuchProcess:
-            continue
-        total += times.user + times.system + times.children_user + times.children_system
+            total += times.user + times.system + times.children_user + times.children_system
     return total
 
 
