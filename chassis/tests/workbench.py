@@ -49,7 +49,8 @@ class Database:
     def migrate(self) -> None:
         """Make every table, as a service's own migration does."""
         with connection(self.url("owner"))() as tx, tx.transaction():
-            tables.upgrade(Migration(tx), 1)
+            for version in tables.VERSIONS:
+                tables.upgrade(Migration(tx), version)
             tx.execute(pantry.OWN_TABLES.encode(), prepare=False)
 
     def rows(self, sql: str, *values: object) -> list[Row]:

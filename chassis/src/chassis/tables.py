@@ -97,6 +97,25 @@ GRANT SELECT, INSERT ON relay_recovery TO relay;
 """
 
 
+# Long actions with their frozen plan, privileged actions in a chain of hashes, beats said and heard.
+OPERATIONS = """
+CREATE TABLE operation (
+  id uuid PRIMARY KEY, kind text NOT NULL, state text NOT NULL CHECK (state IN
+    ('PLANNED', 'RUNNING', 'PAUSED', 'DONE', 'FAILED', 'CANCELLED')),
+  plan jsonb NOT NULL, progress jsonb NOT NULL, actor text NOT NULL, reason text,
+  created_at timestamptz NOT NULL DEFAULT now(), changed_at timestamptz NOT NULL DEFAULT now(), expires_at timestamptz);
+CREATE TABLE audit (
+  number bigint PRIMARY KEY, at timestamptz NOT NULL, actor text NOT NULL, action text NOT NULL, subject text NOT NULL,
+  reason text NOT NULL, before jsonb, after jsonb, previous bytea NOT NULL, hash bytea NOT NULL);
+CREATE TABLE canary (
+  source text PRIMARY KEY, number bigint NOT NULL, said_at timestamptz NOT NULL, heard_at timestamptz NOT NULL,
+  silent_since timestamptz);
+GRANT SELECT, INSERT, UPDATE, DELETE ON operation TO app;
+GRANT SELECT, INSERT ON audit TO app;
+GRANT SELECT, INSERT, UPDATE ON canary TO app;
+"""
+
+
 class Operations(Protocol):
     """The part of Alembic's ``op`` that is needed here."""
 
@@ -106,13 +125,16 @@ class Operations(Protocol):
 
 
 def upgrade(op: Operations, version: int) -> None:
-    """Bring the chassis' tables to a version; called by each service's own migration.
+    """Bring the chassis' tables from one version to the next; called by each service's own migrations.
 
     Raises ValueError for a version that does not exist.
     """
-    if version != 1:
-        message = f"the chassis has no tables of version {version}: the newest is 1"
+    if version not in VERSIONS:
+        message = f"the chassis has no tables of version {version}: the newest is {max(VERSIONS)}"
         raise ValueError(message)
-    for statements in (TABLES, PARTITIONS, GRANTS):
+    for statements in VERSIONS[version]:
         op.execute(statements)
-    op.execute(f"SELECT ensure_partitions({INBOX_DAYS}, {AHEAD_DAYS})")
+
+
+FIRST_DAYS = f"SELECT ensure_partitions({INBOX_DAYS}, {AHEAD_DAYS})"
+VERSIONS = {1: (TABLES, PARTITIONS, GRANTS, FIRST_DAYS), 2: (OPERATIONS,)}

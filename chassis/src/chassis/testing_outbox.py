@@ -55,7 +55,8 @@ class Ground:
         """Make tables, publication and topics, whatever was there before."""
         self.clear()
         with psycopg.connect(self.url("owner")) as owner:
-            tables.upgrade(_Operations(owner), 1)
+            for version in tables.VERSIONS:
+                tables.upgrade(_Operations(owner), version)
         self.make_topics(*self.plan.topics)
 
     def make_topics(self, *names: str, partitions: int = PARTITIONS) -> None:
