@@ -64,16 +64,32 @@ def install_wheels() -> int:
     have = shutil.disk_usage(VENV).free // 2**20
     if have < WHEELS_MB * 3:
         return refuse(f"the disk is too full: needs {WHEELS_MB * 3} MB, has {have} MB", "free some space")
+    kept = cache() / "wheels"
+    from_cache = ["install", "--no-index", "--find-links", str(kept)]
     say("installing what requirements/dev.txt names (wheels only, by hash)")
-    pip = [str(VENV / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off"]
-    command = [*pip, "--require-hashes", "--only-binary", ":all:", "--no-deps", "-r", str(LOCK)]
-    if subprocess.run([*command, "--quiet"], check=False).returncode:  # noqa: S603 - our own command line
+    if not pip(*from_cache, quiet=True):
+        return 0
+    if pip("download", "--dest", str(kept)) or pip(*from_cache):
         return refuse(
             "the wheels could not be installed (pip says why above)",
             f"no network: connect once, about {WHEELS_MB} MB are fetched and then cached; "
             "no wheel for this platform: Linux x86_64 and aarch64 with Python 3.11 to 3.13 are supported",
         )
     return 0
+
+
+def pip(action: str, *options: str, quiet: bool = False) -> int:
+    """Run pip over the lock file; its exit code, and what it complained of unless told to be quiet."""
+    command = [str(VENV / "bin" / "python"), "-m", "pip", action, *options, "--disable-pip-version-check", "--quiet"]
+    command += ["--progress-bar", "off", "--require-hashes", "--only-binary", ":all:", "--no-deps", "-r", str(LOCK)]
+    said = subprocess.DEVNULL if quiet else None
+    return subprocess.run(command, check=False, stderr=said, stdout=said).returncode  # noqa: S603 - our own command line
+
+
+def cache() -> Path:
+    """Where downloads are kept for every checkout: $QUADRILLE_CACHE, else `quadrille` in the user's cache."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("QUADRILLE_CACHE") or Path(base) / "quadrille")
 
 
 def install_packages(packages: list[Path]) -> int:

@@ -179,7 +179,7 @@ def test_a_python_without_venv_is_told_which_package_to_install(tmp_path: Path, 
 @NEEDS_ROOT
 def test_wheels_that_cannot_be_fetched_end_with_the_fix(tmp_path: Path) -> None:
     """With no network and no cache the bootstrap says what is needed and exits 9."""
-    env = {"PIP_NO_CACHE_DIR": "1", "PIP_RETRIES": "0", "PIP_FIND_LINKS": ""}
+    env = {"QUADRILLE_CACHE": str(tmp_path), "PIP_NO_CACHE_DIR": "1", "PIP_RETRIES": "0", "PIP_FIND_LINKS": ""}
     alone = (shutil.which("unshare") or "unshare", "--net", sys.executable)
     code, text = bootstrap(tmp_path, *alone, env=env)
 
