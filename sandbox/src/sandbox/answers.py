@@ -25,7 +25,7 @@ class Later:
     """An answer that is made after some seconds, whether or not the caller is still there."""
 
     seconds: float
-    finish: Callable[[], Reply]
+    finish: Callable[[], Answer]
 
 
 @dataclass(frozen=True, slots=True)

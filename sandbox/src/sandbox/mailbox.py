@@ -10,6 +10,7 @@ from email.policy import default
 
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
+from sandbox.chaos import Chaos
 from sandbox.journal import Journal, Record
 from sandbox.ledger import rfc3339
 
@@ -96,8 +97,9 @@ class Mailbox:
 class Postman:
     """What the SMTP server asks at each step of a delivery."""
 
-    def __init__(self, mailbox: Mailbox) -> None:
+    def __init__(self, mailbox: Mailbox, chaos: Chaos) -> None:
         self._mailbox = mailbox
+        self._chaos = chaos
 
     async def handle_RCPT(  # noqa: N802 -- the name is aiosmtpd's
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
@@ -112,6 +114,8 @@ class Postman:
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802 -- as above
         """Keep the mail before it is called delivered."""
         del server, session
+        if self._chaos.mail():
+            return "451 4.3.2 not now; send it again later"
         content = envelope.original_content
         try:
             self._mailbox.deliver(envelope.mail_from or "", envelope.rcpt_tos, content or b"")

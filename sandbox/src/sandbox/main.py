@@ -13,6 +13,7 @@ from functools import partial
 
 import uvloop
 
+from sandbox.chaos import Chaos
 from sandbox.journal import Journal, Taken
 from sandbox.ledger import Ledger, rfc3339
 from sandbox.mailbox import Mailbox, Postman, smtp
@@ -46,10 +47,11 @@ async def _serve(settings: Settings) -> None:
         loop.add_signal_handler(wanted, stop.set)
     ledger = Ledger(Journal(settings.data / "ledger.jsonl"), time.time)
     mailbox = Mailbox(Journal(settings.data / "mail.jsonl"), time.time)
-    routes = Routes(Processor(ledger, settings.rules, loop.call_later), mailbox)
+    chaos = Chaos(time.time)
+    routes = Routes(Processor(ledger, settings.rules, loop.call_later), mailbox, chaos)
     connections: set[Connection] = set()
     http = await _listen(settings.http, partial(Connection, routes.handle, connections))
-    mail = await _listen(settings.smtp, partial(smtp, Postman(mailbox)))
+    mail = await _listen(settings.smtp, partial(smtp, Postman(mailbox, chaos)))
     _log("info", "listening", http=_shown(http), smtp=_shown(mail), mails=len(mailbox))
     await stop.wait()
     http.close()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TypeAlias
 
-from sandbox.answers import Answer, Later, Reply, Request, Streamed, refusal, reply
+from sandbox.answers import Answer, Later, Lost, Reply, Request, Streamed, refusal, reply
+from sandbox.chaos import Chaos, Unfit, plan_of
 from sandbox.mailbox import Mailbox
 from sandbox.pages import asset, mail_page
 from sandbox.processor import UNAVAILABLE, ChargeAsked, Processor, RefundAsked
@@ -32,13 +34,17 @@ class Malformed(Exception):  # noqa: N818 -- the name says what is the case
 class Routes:
     """The sandbox's HTTP face."""
 
-    def __init__(self, processor: Processor, mailbox: Mailbox) -> None:
+    def __init__(self, processor: Processor, mailbox: Mailbox, chaos: Chaos) -> None:
         self._processor = processor
         self._mailbox = mailbox
+        self._chaos = chaos
         self._calls: dict[tuple[str, str], Handler] = {
             ("POST", "/v1/charges"): self._charge,
             ("POST", "/v1/refunds"): self._refund,
             ("GET", "/ledger"): self._ledger,
+            ("GET", "/chaos"): lambda _: reply(200, chaos.document()),
+            ("PUT", "/chaos"): self._begin_chaos,
+            ("DELETE", "/chaos"): self._end_chaos,
             ("GET", "/mail"): self._mail,
             ("GET", "/mail.css"): lambda _: asset("mail.css", "text/css; charset=utf-8"),
             ("GET", "/livez"): lambda _: reply(200, {"status": "live"}),
@@ -65,23 +71,51 @@ class Routes:
             return call(request)
         for prefix, inquire in self._inquiries.items():
             if request.path.startswith(prefix) and request.method == "GET":
-                return inquire(request.path[len(prefix) :])
+                return self._troubled(partial(inquire, request.path[len(prefix) :]))
         allowed = [method for method, path in self._calls if path == request.path]
         allowed += ["GET" for prefix in self._inquiries if request.path.startswith(prefix)]
         if allowed:
-            return refusal(405, "method_not_allowed", f"only {allowed[0]}", ("Allow", allowed[0]))
+            methods = ", ".join(allowed)
+            return refusal(405, "method_not_allowed", f"only {methods}", ("Allow", methods))
         return refusal(404, "not_found", "there is no such page")
+
+    def _troubled(self, call: Callable[[], Answer]) -> Answer:
+        """Make one call of the processor, as chaos will have it; an answer that comes late anyway is not lost too."""
+        fault = self._chaos.call()
+        if fault == "error":
+            return UNAVAILABLE
+        if fault == "lost_before":
+            return Lost()
+        if seconds := self._chaos.latency:
+            return Later(seconds, call)
+        answer = call()
+        return Lost() if fault == "lost_after" and isinstance(answer, Reply) else answer
+
+    def _begin_chaos(self, request: Request) -> Answer:
+        try:
+            self._chaos.begin(plan_of(json.loads(request.body)))
+        except (ValueError, RecursionError) as wrong:
+            raise Malformed(NOT_JSON) from wrong
+        except Unfit as wrong:
+            raise Malformed(str(wrong)) from wrong
+        return reply(200, self._chaos.document())
+
+    def _end_chaos(self, request: Request) -> Answer:
+        del request
+        self._chaos.end()
+        return reply(200, self._chaos.document())
 
     def _charge(self, request: Request) -> Answer:
         sent = _document(request, {"payment_token": str, "amount_minor": int, "currency": str, "order_id": str})
         asked = ChargeAsked(str(sent["payment_token"]), _amount(sent), str(sent["currency"]), str(sent["order_id"]))
         if not _CURRENCY.fullmatch(asked.currency):
             raise Malformed(WRONG_CURRENCY)
-        return self._processor.charge(_key(request), asked)
+        return self._troubled(partial(self._processor.charge, _key(request), asked))
 
     def _refund(self, request: Request) -> Answer:
         sent = _document(request, {"charge_key": str, "amount_minor": int})
-        return self._processor.refund(_key(request), RefundAsked(str(sent["charge_key"]), _amount(sent)))
+        refund = RefundAsked(str(sent["charge_key"]), _amount(sent))
+        return self._troubled(partial(self._processor.refund, _key(request), refund))
 
     def _ledger(self, request: Request) -> Answer:
         lines = self._processor.ledger.lines(request.query.get("order_id", ""), _number(request, "after"))
@@ -100,12 +134,13 @@ class Routes:
         return reply(200, {"mails": [mail.document() for mail in found], "before": following})
 
 
-def _survives(finish: Callable[[], Reply]) -> Callable[[], Reply]:
-    def survived() -> Reply:
+def _survives(finish: Callable[[], Answer]) -> Callable[[], Answer]:
+    def survived() -> Answer:
         try:
-            return finish()
+            answer = finish()
         except OSError:
             return UNAVAILABLE
+        return Later(answer.seconds, _survives(answer.finish)) if isinstance(answer, Later) else answer
 
     return survived
 

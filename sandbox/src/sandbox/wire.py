@@ -120,10 +120,10 @@ class Connection(asyncio.Protocol):
                 self._pieces = pieces
                 self._stream()
 
-    def _finish(self, finish: Callable[[], Reply]) -> None:
+    def _finish(self, finish: Callable[[], Answer]) -> None:
         made = finish()  # also when the caller has gone: a slow charge is a charge
-        if not self._transport.is_closing():
-            self._send(made)
+        if isinstance(made, Later) or not self._transport.is_closing():
+            self._begin(made)
             self._next()
 
     def _send(self, made: Reply) -> None:
