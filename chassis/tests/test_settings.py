@@ -21,11 +21,14 @@ def settings(*flags: str, file: Path = Path("absent.toml"), **more: str) -> Sett
 
 
 def test_the_defaults_are_the_published_ones() -> None:
-    """Deadline 5m, cut-off 30m, keys 48h, window 7d, time-out 3s, batch 100, ratio 1.0, level info."""
+    """Deadline 5m, cut-off 30m, stuck at 5, 10, 30m, intake 5 % of 20 in 5m, time-out 3s, batch 100, level info."""
     found = settings()
 
     assert (found.order_deadline, found.order_cancel_cutoff) == (timedelta(minutes=5), timedelta(minutes=30))
     assert (found.idempotency_ttl, found.inbox_window) == (timedelta(hours=48), timedelta(days=7))
+    assert [found.stuck_warn, found.stuck_page, found.stuck_escalate] == [timedelta(minutes=m) for m in (5, 10, 30)]
+    assert (found.intake_failure_rate, found.intake_failure_minimum) == (0.05, 20)
+    assert (found.intake_failure_window, found.intake_rest) == (timedelta(minutes=5), timedelta(seconds=30))
     assert (found.processor_timeout, found.batch_max) == (timedelta(seconds=3), 100)
     assert (found.trace_ratio, found.log_level) == (1.0, "info")
     assert found.public_base == "http://127.0.0.1:8001"

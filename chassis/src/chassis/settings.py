@@ -139,6 +139,13 @@ class Settings(BaseModel):
     order_deadline: Duration = timedelta(minutes=5)
     order_cancel_cutoff: Duration = timedelta(minutes=30)
     idempotency_ttl: Duration = timedelta(hours=48)
+    stuck_warn: Duration = timedelta(minutes=5)
+    stuck_page: Duration = timedelta(minutes=10)
+    stuck_escalate: Duration = timedelta(minutes=30)
+    intake_failure_rate: float = Field(0.05, gt=0, le=1)
+    intake_failure_minimum: int = Field(20, ge=1)
+    intake_failure_window: Duration = timedelta(minutes=5)
+    intake_rest: Duration = timedelta(seconds=30)
     inbox_window: Duration = timedelta(days=7)
     processor_url: Url = "http://127.0.0.1:8010"
     processor_timeout: Duration = timedelta(seconds=3)
