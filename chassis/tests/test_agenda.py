@@ -29,6 +29,7 @@ from chassis.tests.workbench import Database, heard, wait_until
 ROW = "SELECT attempts, leased_until IS NOT NULL, error_class, error FROM agenda"
 
 
+@pytest.mark.proves("L10")
 def test_an_intent_that_nobody_took_is_leased_carried_out_and_ended(db: Database) -> None:
     """Said and committed, then the process was gone: the next one finds it, and handling the answer ends its row."""
     [order] = ordered(db, "o-1")
@@ -65,6 +66,7 @@ def test_there_is_never_more_in_hand_than_there_is_room(db: Database) -> None:
     assert db.one("SELECT count(*) FROM agenda WHERE leased_until IS NULL AND attempts = 0 AND due <= now()") == 1
 
 
+@pytest.mark.proves("L10")
 def test_a_crash_between_call_and_commit_asks_again_under_the_same_key(db: Database) -> None:
     """The call was made, its answer never came in: when the lease is over another worker asks again; said once."""
     ordered(db, "o-1")

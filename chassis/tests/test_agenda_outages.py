@@ -7,6 +7,8 @@ from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
 from chassis.agenda import Agenda
 from chassis.commit import to_json
 from chassis.inputs import Done, Parked
@@ -43,6 +45,7 @@ def test_a_timer_fires_once_when_it_is_due_and_not_before(db: Database) -> None:
     assert db.rows("SELECT key FROM agenda") == [("t-3",)]
 
 
+@pytest.mark.proves("late.timer")
 def test_timers_wait_until_the_topics_are_read(db: Database) -> None:
     """While there are unread facts no timer fires, however long it is due; intents do not wait for that."""
     db.commit(heard(TastingBooked("t-1", datetime.now(UTC) - timedelta(minutes=5))))

@@ -30,6 +30,7 @@ from chassis.tests.pantry_words import (
 from chassis.tests.workbench import Database, chained, heard
 
 
+@pytest.mark.proves("late.same-id")
 def test_an_input_has_its_effect_once(db: Database) -> None:
     """The same id twice in a batch, or later, is Seen: held once, said once."""
     db.fill(rye=5)
@@ -53,6 +54,7 @@ def test_the_second_input_of_a_batch_sees_the_first(db: Database) -> None:
     assert db.said("type", "sequence") == [("loaves.held", 1), ("loaves.returned", 2)]
 
 
+@pytest.mark.proves("L4")
 def test_a_cancellation_that_comes_first_leaves_a_tombstone(db: Database) -> None:
     """Dropped before it is placed, in one batch or two: the late order does nothing (law L4)."""
     db.fill(rye=5)

@@ -6,6 +6,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,12 +17,14 @@ RESERVED = UUID("01a1fd62-57f0-8654-81bf-64a9a8cc9acb")
 MOMENTS = st.datetimes(datetime(1960, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - bounds are naive by contract
 
 
+@pytest.mark.proves("late.ids")
 def test_the_vectors_of_the_contract() -> None:
     """The two ids that contracts.md, section 3, gives byte for byte."""
     assert event_id("inventory", COMMAND, "stock.reserved", 0) == RESERVED
     assert event_id("payment", RESERVED, "charge_card", 0) == UUID("01a1fd62-57f0-8638-89d8-c384a9d477f4")
 
 
+@pytest.mark.proves("late.ids")
 def test_every_part_of_the_cause_makes_another_id() -> None:
     """Service, cause, type and ordinal each tell ids apart; the time stays the cause's."""
     ids = {

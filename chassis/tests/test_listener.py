@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
+import pytest
+
 from chassis.inputs import Input, Outcome
 from chassis.listener import Ears, Listener
 from chassis.reading import Reader
@@ -190,6 +192,7 @@ class Forgetful(PlainCodec):
         return super().decode(value, cls)
 
 
+@pytest.mark.proves("F22")
 def test_a_registry_that_is_away_parks_nothing(kitchen: Kitchen, db: Database) -> None:
     """While a schema cannot be fetched the worker waits where it stands; then everything is heard, in order."""
     db.fill(rye=1000)

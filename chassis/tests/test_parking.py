@@ -10,6 +10,8 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
+
 from chassis.commit import to_json
 from chassis.ids import event_id, milliseconds, uuid7
 from chassis.inputs import Done, Input, Outcome, Parked, Record, Seen, Unreadable
@@ -53,6 +55,7 @@ def told(bodies: Sequence[Message], partition: int = 0, since: int = 0) -> list[
     return made
 
 
+@pytest.mark.proves("late.line", "F20")
 def test_what_follows_a_parked_fact_of_its_order_waits_behind_it(db: Database) -> None:
     """After a fact that failed, later facts of that order wait in sequence, in its batch and after; others flow."""
     db.fill(rye=50)
@@ -79,6 +82,7 @@ def test_a_parked_record_that_comes_again_is_seen(db: Database) -> None:
     assert len(db.parked()) == 1
 
 
+@pytest.mark.proves("late.line")
 def test_commands_do_not_wait_behind_a_parked_fact(db: Database) -> None:
     """A command under the key of a parked fact goes on."""
     db.commit(heard(BreadOrdered("rye", mode=Mode.UNLUCKY)))
@@ -99,6 +103,7 @@ def test_an_undecodable_record_waits_with_what_follows_of_its_order(db: Database
     assert db.parked("headers")[0] == (b'[["h", "fe"]]',)
 
 
+@pytest.mark.proves("F20")
 def test_a_line_goes_through_in_sequence_once_its_head_is_repaired(db: Database) -> None:
     """Held, then returned: the whole line is handled in order at the next start, with the ids of its records."""
     db.fill(rye=50)
@@ -244,6 +249,7 @@ def answered(db: Database, body: Answer) -> Input:
     return heard(body, event_id("pantry", row, "answer", 0), agenda=row, attempts=3, record=Record(to_json(body)))
 
 
+@pytest.mark.proves("late.line")
 def test_an_answer_that_fails_is_parked_alone_and_its_intent_held(db: Database) -> None:
     """Its line is its agenda row, which nobody leases meanwhile; facts of its order go on; the redrive ends both."""
     answer = answered(db, CakeBaked("o-1", odd=True))
@@ -271,6 +277,7 @@ def test_an_answer_whose_copy_was_discarded_is_asked_for_again(db: Database) -> 
     assert db.rows("SELECT * FROM agenda") == []
 
 
+@pytest.mark.proves("late.line")
 def test_a_timer_that_fails_is_parked_alone(db: Database) -> None:
     """A due timer whose handler raises waits in a line of its own and goes through when repaired."""
     due = datetime.now(UTC) - timedelta(seconds=1)

@@ -146,6 +146,7 @@ def test_an_endless_answer_is_cut() -> None:
         assert server.connections == 2
 
 
+@pytest.mark.proves("F3")
 @pytest.mark.parametrize("answer", [SICK, None])
 def test_a_sick_peer_is_left_alone(answer: bytes | None) -> None:
     """Twenty 503 or lost answers open the breaker: the next call is refused and the server hears nothing."""

@@ -141,6 +141,7 @@ def _hide_some_rows(ground: Ground) -> None:
         ground.say(app, "a", 10)
 
 
+@pytest.mark.proves("F19")
 def test_a_lost_slot_is_recovered_by_a_scan(ground: Ground) -> None:
     """With its slot dropped under load the relay makes a new one and loses nothing; the recovery is on record."""
     with ground.relaying() as relay:

@@ -62,6 +62,7 @@ def streams(ground: Ground) -> bool:
     return ground.one("SELECT count(*) FROM pg_replication_slots WHERE active") == (1,)
 
 
+@pytest.mark.proves("F18")
 def test_a_killed_relay_loses_nothing(ground: Ground) -> None:
     """SIGKILL at random moments under load: every committed row arrives, first copies in order, few arrive twice."""
     kills, moments = 4, random.Random(7)  # noqa: S311 - a schedule
@@ -136,6 +137,7 @@ def test_what_is_not_delivered_is_not_acknowledged(ground: Ground, pair: Stack, 
             ground.judge()
 
 
+@pytest.mark.proves("F18")
 def test_a_stand_by_takes_over_from_a_killed_relay(ground: Ground) -> None:
     """Within 2 s of the kill the other one streams, and only ever one of them did."""
     standby = Relay(ground.plan)

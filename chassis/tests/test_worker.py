@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime
 
+import pytest
+
 from chassis.tests.kitchen import Kitchen, Running, running
 from chassis.tests.pantry_words import BreadOrdered, MealOrdered, OrderDropped, TastingBooked
 from chassis.tests.workbench import Database, heard, wait_until
@@ -80,6 +82,7 @@ def test_a_broker_that_restarts_loses_and_doubles_nothing(kitchen: Kitchen, db: 
         coming.end()
 
 
+@pytest.mark.proves("late.timer")
 def test_a_timer_comes_after_what_was_unread_when_it_fell_due(kitchen: Kitchen, db: Database) -> None:
     """The worker was away past a timer's time: it first reads all there is, then the timer fires."""
     db.fill(rye=1000)

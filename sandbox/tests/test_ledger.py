@@ -118,6 +118,7 @@ def test_a_key_is_forgotten_only_when_told_so(tmp_path: Path) -> None:
         world.close()
 
 
+@pytest.mark.proves("payment.void")
 def test_settlement_decides_between_void_and_refund(tmp_path: Path) -> None:
     """One second before settlement it is a void, at settlement a refund."""
     for passed, kind in ((3_599.0, "VOID"), (3_600.0, "REFUND")):

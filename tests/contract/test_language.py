@@ -231,6 +231,7 @@ BREAKING: dict[str, list[dict[str, Any]]] = {
 }
 
 
+@pytest.mark.proves("F21")
 @pytest.mark.parametrize("fault", BREAKING)
 def test_a_breaking_change_is_refused(folder: Path, fault: str) -> None:
     """A version that some published version cannot read, or that cannot read one, is refused in either direction."""

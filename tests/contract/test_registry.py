@@ -89,6 +89,7 @@ CHANGES: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {
 }
 
 
+@pytest.mark.proves("F21")
 @pytest.mark.parametrize("change", CHANGES)
 def test_offline_and_registry_judge_alike(url: str, change: str) -> None:
     """What the offline check lets pass, the registry takes; what it refuses, the registry refuses."""

@@ -46,6 +46,7 @@ def reports() -> Reports:
     return dict(zip(names, run_all(Task(name) for name in names), strict=True))
 
 
+@pytest.mark.proves("L1", "L2", "L3", "L4", "L5", "L6", "L7", "L8", "L9", "L10", "L11", "late.second-line")
 @pytest.mark.parametrize("search", PROFILES[PROFILE])
 def test_no_order_of_events_breaks_a_law(reports: Reports, search: str) -> None:
     """The search is complete: laws L1 to L11 and invariants 3 to 7 hold in every state, and every run ends."""

@@ -32,6 +32,7 @@ def test_a_fault_of_one_line_is_found(reports: Reports, mutant: Mutant) -> None:
     assert _is_a_story(found), f"{mutant.name}: not found by the search “{mutant.search}”"
 
 
+@pytest.mark.proves("L1", "L10")
 @pytest.mark.parametrize("planted", PLANTED)
 def test_a_planted_fault_is_found(reports: Reports, planted: str) -> None:
     """A hold that expires by itself and an effect without an intent break a law."""

@@ -74,6 +74,7 @@ def undone(shop: Shop, order: str, *, charged: bool) -> dict[str, Any]:
     return document
 
 
+@pytest.mark.proves("cancel.unsaid")
 @pytest.mark.usefixtures("stock")
 def test_before_the_order_left_the_outbox(shop: Shop, stack: Stack) -> None:
     """With the relay away: stock is held and released, payment leaves a tombstone and charges nobody."""
@@ -84,6 +85,7 @@ def test_before_the_order_left_the_outbox(shop: Shop, stack: Stack) -> None:
     told_once(shop, order)
 
 
+@pytest.mark.proves("cancel.reserving")
 @pytest.mark.usefixtures("stock")
 def test_while_inventory_works(shop: Shop, stack: Stack) -> None:
     """Cancelled before the stock is held: payment leaves a tombstone, and a late hold charges nobody."""
@@ -95,6 +97,7 @@ def test_while_inventory_works(shop: Shop, stack: Stack) -> None:
     told_once(shop, order)
 
 
+@pytest.mark.proves("cancel.reserved")
 @pytest.mark.usefixtures("stock")
 def test_before_the_charge_has_begun(shop: Shop, stack: Stack) -> None:
     """Reserved, and payment hears of hold and cancellation later, in either order: no money is kept."""
@@ -108,6 +111,7 @@ def test_before_the_charge_has_begun(shop: Shop, stack: Stack) -> None:
     told_once(shop, order)
 
 
+@pytest.mark.proves("cancel.in-flight")
 @pytest.mark.usefixtures("stock")
 def test_while_the_charge_is_in_flight(shop: Shop) -> None:
     """The processor has been asked and has not answered: the stock goes back at once, the money once it is known."""
@@ -121,6 +125,7 @@ def test_while_the_charge_is_in_flight(shop: Shop) -> None:
     told_once(shop, order)
 
 
+@pytest.mark.proves("cancel.unread")
 @pytest.mark.usefixtures("stock")
 def test_charged_and_the_order_has_not_read_it(shop: Shop, stack: Stack) -> None:
     """The card is charged while order's worker is away: the order is cancelled, never confirmed, and refunded."""
@@ -134,6 +139,7 @@ def test_charged_and_the_order_has_not_read_it(shop: Shop, stack: Stack) -> None
     told_once(shop, order)
 
 
+@pytest.mark.proves("cancel.confirmed")
 @pytest.mark.usefixtures("stock")
 def test_after_the_confirmation(shop: Shop) -> None:
     """Before the cut-off a confirmed order is restocked and refunded, and its customer gets a second mail."""
@@ -148,6 +154,7 @@ def test_after_the_confirmation(shop: Shop) -> None:
     told_once(shop, order)
 
 
+@pytest.mark.proves("cancel.again")
 @pytest.mark.usefixtures("stock")
 def test_cancelled_already(shop: Shop) -> None:
     """Cancelling or cancelled: 200 and the same body, and nothing is said a second time."""
@@ -160,6 +167,7 @@ def test_cancelled_already(shop: Shop) -> None:
     told_once(shop, order)
 
 
+@pytest.mark.proves("cancel.too-late")
 def test_after_the_cut_off(shop: Shop) -> None:
     """409 with the status and the time it was possible until; the order stays confirmed and paid."""
     order = shop.submit(TEA)
@@ -172,6 +180,7 @@ def test_after_the_cut_off(shop: Shop) -> None:
     assert "order.cancellation_requested" not in [record.type for record in shop.records(order)]
 
 
+@pytest.mark.proves("cancel.frozen", "F10")
 def test_a_refund_that_is_refused(shop: Shop) -> None:
     """The order freezes honestly: COMPENSATION_FAILED, not final, told once; to cancel it again is 423."""
     order = shop.submit(TEA, "tok_refund_fails_business")
@@ -188,6 +197,7 @@ def test_a_refund_that_is_refused(shop: Shop) -> None:
     assert (said["order.compensation_failed"], said["order.cancelled"]) == (1, 0)
 
 
+@pytest.mark.proves("cancel.race")
 @pytest.mark.usefixtures("stock")
 def test_at_the_same_instant_as_the_confirmation(shop: Shop) -> None:
     """Two clients cancel each order while it goes its way: one is told 202, one 200, and every order is undone."""

@@ -34,6 +34,7 @@ def test_a_paid_order_is_confirmed_committed_and_told(shop: Shop) -> None:
     assert after["received"] == after["available"] + after["held"] + after["committed"]
 
 
+@pytest.mark.proves("F1")
 def test_an_order_out_of_stock_is_cancelled_without_a_charge(shop: Shop) -> None:
     """One line short rejects all: nothing is held, no card is touched, the shortage is named."""
     before = shop.level("SKU-TEA")
@@ -46,6 +47,7 @@ def test_an_order_out_of_stock_is_cancelled_without_a_charge(shop: Shop) -> None
     assert shop.level("SKU-TEA")["available"] == before["available"]
 
 
+@pytest.mark.proves("F2")
 def test_a_declined_card_gives_the_stock_back(shop: Shop) -> None:
     """Declined: the hold is released, both participants acknowledge, and only then is the order CANCELLED."""
     before = shop.level("SKU-TEA")
@@ -61,6 +63,7 @@ def test_a_declined_card_gives_the_stock_back(shop: Shop) -> None:
     assert types.count("stock.released") == types.count("order.cancelled") == 1
 
 
+@pytest.mark.proves("F3")
 @pytest.mark.parametrize("token", ["tok_flaky_2", "tok_timeout_after_charge", "tok_slow_6s"])
 def test_a_troubled_processor_charges_once(shop: Shop, token: str) -> None:
     """Failing twice, losing its answer, answering late: one capture under one key, and the order is confirmed."""
@@ -70,6 +73,7 @@ def test_a_troubled_processor_charges_once(shop: Shop, token: str) -> None:
     assert len(shop.captures(order)) == 1
 
 
+@pytest.mark.proves("late.same-id")
 def test_every_event_delivered_again_has_no_second_effect(shop: Shop) -> None:
     """Every record of a confirmed, a rejected and a declined order, three times more: nothing changes anywhere."""
     orders = [shop.submit(TEA), shop.submit([("SKU-NONE", 1)]), shop.submit(TEA, "tok_declined_expired")]
@@ -85,6 +89,7 @@ def test_every_event_delivered_again_has_no_second_effect(shop: Shop) -> None:
     assert shop.effects(*orders) == before
 
 
+@pytest.mark.proves("late.post")
 def test_the_same_post_many_times_is_one_order(shop: Shop) -> None:
     """One Idempotency-Key names one order, charged once."""
     orders = {shop.submit(TEA, key="test-the-same-post") for _ in range(5)}

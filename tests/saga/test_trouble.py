@@ -25,6 +25,7 @@ def healed(stack: Stack) -> Iterator[Stack]:
             process.start()
 
 
+@pytest.mark.proves("F16")
 def test_with_kafka_down_orders_are_taken_and_completed_later(shop: Shop, healed: Stack) -> None:
     """POST answers 202 while there is no broker; the order is confirmed when it is back."""
     healed.process("kafka").stop()
@@ -34,6 +35,7 @@ def test_with_kafka_down_orders_are_taken_and_completed_later(shop: Shop, healed
     assert shop.ended(order, seconds=90)["status"] == "CONFIRMED"
 
 
+@pytest.mark.proves("F22")
 def test_with_the_registry_down_known_ids_are_enough(shop: Shop, healed: Stack) -> None:
     """Schemas once seen come from the cache: an order goes all the way without a registry."""
     shop.ended(shop.submit(TEA))
@@ -41,6 +43,7 @@ def test_with_the_registry_down_known_ids_are_enough(shop: Shop, healed: Stack) 
     assert shop.ended(shop.submit(TEA))["status"] == "CONFIRMED"
 
 
+@pytest.mark.proves("F17")
 @pytest.mark.parametrize("service", ["inventory", "payment"])
 def test_with_one_database_down_nothing_is_lost(shop: Shop, healed: Stack, service: str) -> None:
     """That service pauses and parks nothing; back again, it goes on where it was."""
@@ -52,6 +55,7 @@ def test_with_one_database_down_nothing_is_lost(shop: Shop, healed: Stack, servi
     assert len(shop.captures(order)) == 1
 
 
+@pytest.mark.proves("F20")
 def test_an_unreadable_record_parks_its_order_alone(shop: Shop) -> None:
     """Bytes that decode to nothing wait with their order, what follows of it waits behind, all others flow."""
     order = shop.submit(TEA)
@@ -64,6 +68,7 @@ def test_an_unreadable_record_parks_its_order_alone(shop: Shop) -> None:
     assert shop.ended(shop.submit(TEA))["status"] == "CONFIRMED"
 
 
+@pytest.mark.proves("F13")
 def test_a_deadline_undoes_what_was_done(shop: Shop, healed: Stack) -> None:
     """With payment away past the deadline the order is cancelled; back again, payment charges nobody, stock is free."""
     api, worker = healed.process("order-api"), healed.process("payment-worker")

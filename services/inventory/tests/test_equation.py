@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -52,6 +53,7 @@ def sums(inventory: InMemory[Stock], state: HoldState) -> Counter[str]:
     return held
 
 
+@pytest.mark.proves("inventory.equation")
 @settings(max_examples=200, deadline=None)
 @given(stories)
 def test_no_piece_is_lost_or_made(story: list[Message]) -> None:
@@ -68,6 +70,7 @@ def test_no_piece_is_lost_or_made(story: list[Message]) -> None:
         assert level.available >= 0
 
 
+@pytest.mark.proves("L3")
 @settings(max_examples=200, deadline=None)
 @given(stories)
 def test_each_order_is_acknowledged_at_most_once(story: list[Message]) -> None:

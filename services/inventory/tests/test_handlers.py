@@ -43,6 +43,7 @@ def state(inventory: InMemory[Stock]) -> HoldState | None:
     return hold.state if hold else None
 
 
+@pytest.mark.proves("inventory.reserve")
 def test_an_order_is_held_whole(inventory: InMemory[Stock]) -> None:
     """order.placed holds every line and says so once, however often it arrives."""
     inventory.hears(PLACED, times=3)
@@ -52,6 +53,7 @@ def test_an_order_is_held_whole(inventory: InMemory[Stock]) -> None:
     assert pieces(inventory, "sku-2") == (2, 1, 0)
 
 
+@pytest.mark.proves("inventory.reserve")
 def test_an_order_that_is_short_holds_nothing(inventory: InMemory[Stock]) -> None:
     """One short line rejects the whole order, naming what was asked and what was there; nothing is held."""
     inventory.hears(OrderPlaced("o-1", (Line("sku-1", 2), Line("sku-2", 4), Line("sku-3", 1))), times=3)
@@ -91,6 +93,7 @@ def test_the_last_piece_is_sold_once(inventory: InMemory[Stock]) -> None:
     ]
 
 
+@pytest.mark.proves("inventory.commit")
 def test_a_confirmed_order_takes_its_goods(inventory: InMemory[Stock]) -> None:
     """order.confirmed commits the hold and says so once."""
     inventory.given(PLACED)
@@ -109,6 +112,7 @@ def test_a_confirmation_without_a_hold_takes_nothing(inventory: InMemory[Stock])
     assert state(inventory) is None
 
 
+@pytest.mark.proves("inventory.release")
 def test_a_cancellation_gives_the_hold_back(inventory: InMemory[Stock]) -> None:
     """order.cancellation_requested releases every line and says so once."""
     inventory.given(PLACED)
@@ -120,6 +124,7 @@ def test_a_cancellation_gives_the_hold_back(inventory: InMemory[Stock]) -> None:
     assert pieces(inventory, "sku-2") == (3, 0, 0)
 
 
+@pytest.mark.proves("inventory.release", "L2")
 def test_a_declined_card_gives_the_stock_back(inventory: InMemory[Stock]) -> None:
     """payment.declined releases the hold at once, and the cancellation that follows says nothing more."""
     inventory.given(PLACED)
@@ -131,6 +136,7 @@ def test_a_declined_card_gives_the_stock_back(inventory: InMemory[Stock]) -> Non
     assert pieces(inventory, "sku-1") == (5, 0, 0)
 
 
+@pytest.mark.proves("inventory.tombstone", "L4", "late.cancel-first")
 def test_a_cancellation_before_the_order_leaves_a_tombstone(inventory: InMemory[Stock]) -> None:
     """A cancellation that comes first is acknowledged, and the late order.placed holds nothing (law L4)."""
     inventory.hears(CANCEL, PLACED, CANCEL)
@@ -147,6 +153,7 @@ def test_a_declined_card_of_an_unknown_order_leaves_nothing(inventory: InMemory[
     assert pieces(inventory, "sku-1") == (5, 0, 0)
 
 
+@pytest.mark.proves("inventory.return")
 @pytest.mark.parametrize("cause", [CANCEL, DECLINED], ids=lambda cause: cause.type)
 def test_sold_goods_come_back(inventory: InMemory[Stock], cause: OrderCancellationRequested | PaymentDeclined) -> None:
     """A confirmed order that is undone returns what it took to what is available."""
@@ -158,6 +165,7 @@ def test_sold_goods_come_back(inventory: InMemory[Stock], cause: OrderCancellati
     assert pieces(inventory, "sku-1") == (5, 0, 0)
 
 
+@pytest.mark.proves("inventory.sealed")
 def test_sold_sealed_goods_stay_sold(inventory: InMemory[Stock]) -> None:
     """One sealed line keeps the whole committed order: stock.release_failed, BUSINESS, once, and no piece moves."""
     inventory.given(SetStock("sku-2", 3, sealed=True), PLACED, CONFIRMED)
@@ -178,6 +186,7 @@ def test_held_sealed_goods_come_back(inventory: InMemory[Stock]) -> None:
     assert inventory.said() == [StockReleased("o-1", had_hold=True, returned=False)]
 
 
+@pytest.mark.proves("inventory.absorbs", "L11")
 @pytest.mark.parametrize(
     "past",
     [
@@ -201,6 +210,7 @@ def test_an_ended_hold_absorbs_every_fact(
     assert (pieces(inventory, "sku-1"), pieces(inventory, "sku-2"), state(inventory)) == before
 
 
+@pytest.mark.proves("inventory.equation")
 def test_stock_that_is_set_is_received_or_written_off(inventory: InMemory[Stock]) -> None:
     """PUT of a level sets what is available; held and committed stay, the difference changes what was received."""
     inventory.given(PLACED)

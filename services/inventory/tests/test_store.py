@@ -122,6 +122,7 @@ def test_a_whole_life_over_batches(inventory: Inventory, sku: str, order: str) -
     assert [kind for kind, _ in inventory.published(order)] == ["stock.reserved", "stock.committed", "stock.released"]
 
 
+@pytest.mark.proves("inventory.tombstone", "L4")
 def test_a_cancellation_before_the_order(inventory: Inventory, sku: str, order: str) -> None:
     """The tombstone is stored: an order.placed in a later batch holds nothing and says nothing."""
     inventory.hears(OrderCancellationRequested(order))
@@ -166,6 +167,7 @@ def test_stock_is_set_and_read(inventory: Inventory, sku: str, order: str) -> No
         assert [level.sku for level in store.list_stock(db, after=sku, limit=1)] == [f"{sku}-new"]
 
 
+@pytest.mark.proves("inventory.equation")
 def test_the_database_refuses_a_broken_equation(inventory: Inventory, sku: str, order: str) -> None:
     """Pieces that are not there cannot be held past the rules either: the input is parked, its neighbours commit."""
     inventory.given(OrderPlaced(order, (Line(sku, 2),)))

@@ -79,6 +79,7 @@ def mail(order_id: str, address: str = "demo@customers.example", text: str = "Th
     return SendMail(order_id, "confirmed", "cust_demo", address, f"Order {order_id} is confirmed", text)
 
 
+@pytest.mark.proves("mail.id")
 def test_a_mail_arrives_with_exactly_our_headers(mailer: Mailer, sandbox: Running, order_id: str) -> None:
     """What is sent is what is delivered: fixed headers, the text, and a Message-ID of order and kind."""
     assert send_mail(mail(order_id), mailer) == MailSent(order_id, "confirmed")
@@ -92,6 +93,7 @@ def test_a_mail_arrives_with_exactly_our_headers(mailer: Mailer, sandbox: Runnin
     assert found["text"] == "Thank you.\n"
 
 
+@pytest.mark.proves("mail.id")
 def test_a_mail_sent_again_is_seen_to_be_the_same(mailer: Mailer, sandbox: Running, order_id: str) -> None:
     """A worker killed after the server said yes sends once more, with the same Message-ID."""
     for _ in range(2):

@@ -47,6 +47,7 @@ def state(notification: InMemory[Post], kind: Kind = Kind.CONFIRMED) -> State | 
     return notice.state if notice else None
 
 
+@pytest.mark.proves("mail.send")
 def test_a_confirmed_order_is_written_about_once(notification: InMemory[Post]) -> None:
     """order.confirmed says one intent to send one mail, however often it arrives."""
     notification.hears(CONFIRMED, times=3)
@@ -55,6 +56,7 @@ def test_a_confirmed_order_is_written_about_once(notification: InMemory[Post]) -
     assert state(notification) is State.SENDING
 
 
+@pytest.mark.proves("mail.send")
 @pytest.mark.parametrize(
     ("reason", "words"),
     [
@@ -95,6 +97,7 @@ def test_an_amount_is_shown_in_its_currency(
     assert mail.text == f"Your order is confirmed. Charged: {shown}.\n"
 
 
+@pytest.mark.proves("mail.send")
 def test_a_mail_that_went_is_said_once(notification: InMemory[Post]) -> None:
     """MailSent says notification.sent once, however often it arrives."""
     notification.given(CONFIRMED)
@@ -105,6 +108,7 @@ def test_a_mail_that_went_is_said_once(notification: InMemory[Post]) -> None:
     assert state(notification) is State.SENT
 
 
+@pytest.mark.proves("mail.fail")
 def test_a_mail_that_is_given_up_is_said_once(notification: InMemory[Post]) -> None:
     """MailFailed says notification.failed once; nobody's money or stock hears of it."""
     notification.given(CONFIRMED)
@@ -115,6 +119,7 @@ def test_a_mail_that_is_given_up_is_said_once(notification: InMemory[Post]) -> N
     assert state(notification) is State.FAILED
 
 
+@pytest.mark.proves("mail.no-address")
 @pytest.mark.parametrize("fact", [CONFIRMED, CANCELLED], ids=lambda fact: fact.type)
 def test_without_an_address_nothing_is_sent(
     notification: InMemory[Post], fact: OrderConfirmed | OrderCancelled
@@ -129,6 +134,7 @@ def test_without_an_address_nothing_is_sent(
     assert said.reason == "NO_ADDRESS"
 
 
+@pytest.mark.proves("mail.suppress", "L4")
 def test_a_cancellation_heard_first_suppresses_the_confirmation(notification: InMemory[Post]) -> None:
     """A confirmation that comes after the cancellation is suppressed, not sent (law L4)."""
     notification.hears(CANCEL, CONFIRMED, CONFIRMED)
@@ -136,6 +142,7 @@ def test_a_cancellation_heard_first_suppresses_the_confirmation(notification: In
     assert notification.said() == [NotificationSuppressed("o-1", "confirmed", "CANCELLED")]
 
 
+@pytest.mark.proves("mail.suppress")
 def test_a_cancellation_before_the_lease_drops_the_confirmation(notification: InMemory[Post]) -> None:
     """A confirmation still waiting when the cancellation is heard is dropped at its lease and said as suppressed."""
     notification.given(CONFIRMED)
@@ -169,6 +176,7 @@ def test_an_erased_customer_gets_no_mail(notification: InMemory[Post]) -> None:
     assert notification.said() == [NotificationSuppressed("o-1", "confirmed", "NO_ADDRESS")]
 
 
+@pytest.mark.proves("L11")
 @pytest.mark.parametrize(
     "past",
     [[CONFIRMED, SENT], [CONFIRMED, BOUNCED], [CONFIRMED, CANCEL, DROPPED]],

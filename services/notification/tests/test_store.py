@@ -170,6 +170,7 @@ def test_the_address_book(notification: Office, customer: str) -> None:
     ]
 
 
+@pytest.mark.proves("mail.address-book")
 def test_no_address_leaves_the_database(notification: Office, customer: str, order: str) -> None:
     """What is said about a mail names order and kind, never an address."""
     notification.given(OrderConfirmed(order, customer, 2500, "EUR"))

@@ -100,6 +100,7 @@ def reached(empty: InMemory[Orders], wish: PlaceOrder) -> Reached:
     return explored(empty, wish)
 
 
+@pytest.mark.proves("L3", "L9")
 def test_the_laws_hold_in_every_state(reached: Reached) -> None:
     """At most one confirmation, one cancellation and one end, in this order, and an end only when all have settled."""
     assert len(reached) > 100
@@ -115,6 +116,7 @@ def test_the_laws_hold_in_every_state(reached: Reached) -> None:
         assert (PHASES[order.status] in ("PENDING", "SUCCEEDED")) is (order.reason is None)
 
 
+@pytest.mark.proves("L11")
 def test_nothing_changes_after_the_end(reached: Reached) -> None:
     """A cancelled order absorbs everything: its row stays and no fact is said."""
     ended = [story for story in reached if story[0].status is Status.CANCELLED]
@@ -125,6 +127,7 @@ def test_nothing_changes_after_the_end(reached: Reached) -> None:
             assert not any(isinstance(one, Fact) for one in said)
 
 
+@pytest.mark.proves("order.resolved")
 def test_a_failure_is_announced_and_resolved_in_pairs(reached: Reached) -> None:
     """order.compensation_resolved names a participant whose failure was announced, and whose failure stands no more."""
     for (order, _), following in reached.items():

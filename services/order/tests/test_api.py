@@ -19,6 +19,7 @@ def slug(got: Got) -> str:
     return got.slug
 
 
+@pytest.mark.proves("order.place")
 def test_an_order_is_accepted(shop: Shop) -> None:
     """202 tells the whole order, where it is, its version and when to look again; one fact and one timer are said."""
     got = shop.place(reference="basket-4711")
@@ -48,6 +49,7 @@ def test_what_is_read_is_what_was_answered(shop: Shop) -> None:
     assert shop.ask("GET", placed.headers["location"]).body == placed.body
 
 
+@pytest.mark.proves("late.post")
 def test_a_repeat_gets_the_same_bytes(shop: Shop) -> None:
     """The same key and body, also differently spelt, get the stored answer byte for byte, and nothing is written."""
     first = shop.place(reference="caf\u00e9")

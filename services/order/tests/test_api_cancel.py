@@ -48,6 +48,7 @@ def placed(shop: Shop, *facts: Callable[[str], Message]) -> str:
     return order_id
 
 
+@pytest.mark.proves("order.cancel")
 def test_an_undecided_order_is_cancelled(shop: Shop) -> None:
     """202 shows the order being undone, for the customer; the fact is said once, and no link to cancel is left."""
     order = placed(shop, StockReserved)
@@ -67,6 +68,7 @@ def test_an_undecided_order_is_cancelled(shop: Shop) -> None:
     assert shop.said(order) == ["order.placed", "order.cancellation_requested"]
 
 
+@pytest.mark.proves("cancel.again")
 def test_a_repeat_says_the_same(shop: Shop) -> None:
     """Cancelling or cancelled already: 200 with the same body, whatever If-Match says, and nothing is said again."""
     order = placed(shop)
@@ -92,6 +94,7 @@ def test_a_confirmed_order_is_cancelled_before_its_cut_off(shop: Shop) -> None:
     assert body["detail"] == {"refund": {"kind": "VOID", "amount_minor": 2500}}
 
 
+@pytest.mark.proves("order.cancel-late", "cancel.too-late")
 def test_after_the_cut_off_it_is_too_late(shop: Shop) -> None:
     """409 not-cancellable with the status and the time it was possible until; nothing happens."""
     order = placed(shop, PaymentCharged)
@@ -104,6 +107,7 @@ def test_after_the_cut_off_it_is_too_late(shop: Shop) -> None:
     assert shop.said(order) == ["order.placed", "order.confirmed"]
 
 
+@pytest.mark.proves("cancel.frozen")
 def test_a_frozen_order_answers_423(shop: Shop) -> None:
     """While an undo has failed, commands answer 423 with the time since when; the document stays honest."""
     order = placed(shop, PaymentCharged)
@@ -142,6 +146,7 @@ def test_a_foreign_order_is_not_found(shop: Shop) -> None:
     assert shop.said(order) == ["order.placed"]
 
 
+@pytest.mark.proves("late.line")
 def test_no_parked_fact_holds_a_cancellation_up(shop: Shop) -> None:
     """A fact of the order that cannot be read waits in its line; cancelling does not wait behind it."""
     order = placed(shop)
@@ -188,6 +193,7 @@ def test_a_status_never_goes_backwards(shop: Shop) -> None:
         assert after["history"][: len(before["history"])] == before["history"]
 
 
+@pytest.mark.proves("L9", "cancel.race")
 @pytest.mark.parametrize(("cutoff", "late"), [(timedelta(hours=-1), True), (timedelta(minutes=30), False)])
 def test_cancelling_and_confirming_at_once(shop: Shop, cutoff: timedelta, late: bool) -> None:  # noqa: FBT001 - a case
     """Of 10,000 races each has one winner and one story: cancelled and never confirmed, or confirmed first.

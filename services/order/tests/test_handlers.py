@@ -90,6 +90,7 @@ def frozen(participant: str, error: str) -> OrderCompensationFailed:
     return OrderCompensationFailed("o-1", participant, "BUSINESS", 1, error)
 
 
+@pytest.mark.proves("order.place")
 def test_a_placed_order_is_pending(empty: Desk, place: PlaceOrder) -> None:
     """The order is said to the world, its deadline to itself, and the rendered answer to the asker."""
     empty.hears(place)
@@ -102,6 +103,7 @@ def test_a_placed_order_is_pending(empty: Desk, place: PlaceOrder) -> None:
     assert row(empty).history[0].because == "order.placed"
 
 
+@pytest.mark.proves("order.not-newer", "order.rank", "L11")
 @pytest.mark.parametrize(("earlier", "later"), NOT_NEWER)
 def test_a_fact_that_is_not_newer_changes_nothing(order: Desk, earlier: Fact, later: Fact) -> None:
     """A fact of a rank that is folded already is a no-op, in whatever state the order is (law L11)."""
@@ -114,6 +116,7 @@ def test_a_fact_that_is_not_newer_changes_nothing(order: Desk, earlier: Fact, la
     assert row(order) == before
 
 
+@pytest.mark.proves("order.reserved")
 def test_held_stock(order: Desk) -> None:
     """stock.reserved takes a pending order to INVENTORY_RESERVED and says nothing."""
     order.hears(RESERVED)
@@ -123,6 +126,7 @@ def test_held_stock(order: Desk) -> None:
     assert row(order).history[1].because == "stock.reserved"
 
 
+@pytest.mark.proves("order.rejected", "L2")
 def test_out_of_stock(order: Desk) -> None:
     """stock.rejected undoes a pending order and keeps what was short."""
     order.hears(REJECTED)
@@ -132,6 +136,7 @@ def test_out_of_stock(order: Desk) -> None:
     assert (row(order).reason, row(order).detail.shortages) == ("OUT_OF_STOCK", SHORT)
 
 
+@pytest.mark.proves("order.charged", "L8", "late.charged-first")
 @pytest.mark.parametrize("before", UNDECIDED)
 def test_charged(order: Desk, before: tuple[Fact, ...]) -> None:
     """payment.charged confirms an undecided order, stock.reserved read or not (law L8), until its cut-off."""
@@ -144,6 +149,7 @@ def test_charged(order: Desk, before: tuple[Fact, ...]) -> None:
     assert row(order).cancellable_until == CHARGED.at + timedelta(minutes=30)
 
 
+@pytest.mark.proves("order.charged-rejected", "L2")
 @pytest.mark.parametrize("before", UNDECIDED)
 def test_charged_but_rejected(empty: Desk, place: PlaceOrder, before: tuple[Fact, ...]) -> None:
     """payment.charged of a blocked customer is not confirmed but undone."""
@@ -155,6 +161,7 @@ def test_charged_but_rejected(empty: Desk, place: PlaceOrder, before: tuple[Fact
     assert passed(empty)[-2:] == ["PAYMENT_CHARGED", "CANCELLING"]
 
 
+@pytest.mark.proves("order.declined", "L2")
 @pytest.mark.parametrize("before", UNDECIDED)
 def test_declined(order: Desk, before: tuple[Fact, ...]) -> None:
     """payment.declined undoes an undecided order and keeps the code."""
@@ -167,6 +174,7 @@ def test_declined(order: Desk, before: tuple[Fact, ...]) -> None:
     assert (passed(order)[-1], row(order).detail.code) == ("PAYMENT_FAILED", "insufficient_funds")
 
 
+@pytest.mark.proves("order.cancel", "L2")
 @pytest.mark.parametrize("before", UNDECIDED)
 @pytest.mark.parametrize(
     ("cause", "reason", "by"),
@@ -187,6 +195,7 @@ def test_an_undecided_order_is_cancelled(
     assert row(order).history[-1].because == "order.cancellation_requested"
 
 
+@pytest.mark.proves("order.cancel-confirmed")
 @pytest.mark.parametrize(("cause", "reason", "by"), [(CANCEL, "CUSTOMER", "local"), (OPERATE, "OPERATOR", "ada")])
 def test_a_confirmed_order_before_its_cut_off(order: Desk, cause: CancelOrder, reason: str, by: str) -> None:
     """A confirmed order can be cancelled until its cut-off, by customer and operator."""
@@ -198,6 +207,7 @@ def test_a_confirmed_order_before_its_cut_off(order: Desk, cause: CancelOrder, r
     assert (row(order).status, row(order).cancellable_until) == (Status.CANCELLING, None)
 
 
+@pytest.mark.proves("order.cancel-late")
 @pytest.mark.parametrize("cause", [CANCEL, OPERATE])
 def test_a_confirmed_order_after_its_cut_off(order: Desk, cause: CancelOrder) -> None:
     """A cancellation after the cut-off is refused, an operator's too."""
@@ -213,6 +223,7 @@ def test_a_confirmed_order_after_its_cut_off(order: Desk, cause: CancelOrder) ->
     assert row(order) == before
 
 
+@pytest.mark.proves("order.deadline-late")
 @pytest.mark.parametrize(
     "before",
     [
@@ -235,6 +246,7 @@ def test_the_deadline_of_a_decided_order(order: Desk, before: tuple[Message, ...
     assert row(order) == then
 
 
+@pytest.mark.proves("order.released", "order.history")
 def test_declined_and_released(order: Desk) -> None:
     """After a decline stock.released takes the order through INVENTORY_RELEASED to its end."""
     order.given(RESERVED, DECLINED)
@@ -245,6 +257,7 @@ def test_declined_and_released(order: Desk) -> None:
     assert passed(order)[-3:] == ["PAYMENT_FAILED", "INVENTORY_RELEASED", "CANCELLED"]
 
 
+@pytest.mark.proves("order.asks", "order.history")
 def test_released_before_declined(order: Desk) -> None:
     """stock.released that overtook payment.declined is folded, and the decline then ends the order at once."""
     order.hears(RELEASED)
@@ -259,6 +272,7 @@ def test_released_before_declined(order: Desk) -> None:
     assert passed(order) == ["PENDING", "PAYMENT_FAILED", "INVENTORY_RELEASED", "CANCELLED"]
 
 
+@pytest.mark.proves("order.settled", "order.unsettled", "L3")
 @pytest.mark.parametrize("stock", [REJECTED, RELEASED, STOCK_RESOLVED])
 @pytest.mark.parametrize("money", [DECLINED, SKIPPED, REFUNDED, PAYMENT_RESOLVED])
 @pytest.mark.parametrize("stock_first", [True, False])
@@ -276,6 +290,7 @@ def test_an_order_ends_when_everyone_has_settled(order: Desk, stock: Fact, money
     assert row(order).status is Status.CANCELLED
 
 
+@pytest.mark.proves("order.settled")
 def test_out_of_stock_ends_without_a_charge(order: Desk) -> None:
     """After stock.rejected the order ends by payment.skipped alone."""
     order.given(REJECTED)
@@ -293,6 +308,7 @@ def test_a_refund_is_kept_for_the_client(order: Desk) -> None:
     assert row(order).detail == Detail(refund=REFUNDED)
 
 
+@pytest.mark.proves("order.undo-failed")
 @pytest.mark.parametrize(
     ("before", "failure", "said"),
     [
@@ -316,6 +332,7 @@ def test_a_failed_undo_freezes(
     assert order.said() == [CancelAnswered("o-1", "FROZEN")]
 
 
+@pytest.mark.proves("order.undo-failed-too")
 def test_both_undos_fail(order: Desk) -> None:
     """The other participant's failure is said too, and the order stays frozen."""
     order.given(CHARGED, CANCEL, RELEASE_FAILED)
@@ -328,6 +345,7 @@ def test_both_undos_fail(order: Desk) -> None:
     assert [failure.participant for failure in row(order).detail.failed] == ["inventory", "payment"]
 
 
+@pytest.mark.proves("order.resolved")
 @pytest.mark.parametrize(
     ("failure", "undone", "participant", "how"),
     [
@@ -352,6 +370,7 @@ def test_a_failed_undo_is_resolved(order: Desk, failure: Fact, undone: Fact, par
     assert row(order).status is Status.CANCELLED
 
 
+@pytest.mark.proves("order.resolved", "order.asks")
 def test_the_last_failure_resolved_ends_the_order(order: Desk) -> None:
     """A resolve that was the last thing owed says both: resolved, and cancelled."""
     order.given(CHARGED, CANCEL, RELEASED, REFUND_FAILED)
@@ -365,6 +384,7 @@ def test_the_last_failure_resolved_ends_the_order(order: Desk) -> None:
     assert row(order).detail == Detail(resolved="EXTERNAL")
 
 
+@pytest.mark.proves("order.folded", "L5")
 @pytest.mark.parametrize(
     ("before", "fact"),
     [
@@ -394,6 +414,7 @@ def test_any_other_newer_fact_is_folded(order: Desk, before: tuple[Message, ...]
     assert row(order).version == then.version + 1
 
 
+@pytest.mark.proves("order.conflict", "L5")
 @pytest.mark.parametrize("fact", [RELEASED, REJECTED, STOCK_RESOLVED, RELEASE_FAILED, DECLINED, SKIPPED, REFUNDED])
 def test_a_confirmed_order_contradicted(order: Desk, fact: Fact) -> None:
     """A fact that contradicts a confirmation changes no status: it marks the order for a person."""
@@ -413,6 +434,7 @@ def test_an_undo_nobody_asked_for_fails(order: Desk) -> None:
     assert (row(order).status, row(order).attention) == (Status.PENDING, "CONFLICT")
 
 
+@pytest.mark.proves("order.asks")
 @pytest.mark.parametrize("decision", [CANCEL, EXPIRED])
 def test_a_decision_after_everyone_has_settled(order: Desk, decision: Message) -> None:
     """An order whose participants have settled already ends with the decision: no order waits for ever."""
@@ -426,6 +448,7 @@ def test_a_decision_after_everyone_has_settled(order: Desk, decision: Message) -
     ]
 
 
+@pytest.mark.proves("late.unknown-order")
 @pytest.mark.parametrize("fact", FACTS)
 def test_a_fact_of_an_unknown_order(empty: Desk, fact: Fact) -> None:
     """A fact of an order that was never placed here asks to be heard later."""
@@ -460,6 +483,7 @@ def test_a_wish_to_cancel_is_answered(
     assert (row(order) == then) is (outcome != "ACCEPTED")
 
 
+@pytest.mark.proves("order.history")
 def test_every_status_has_a_phase() -> None:
     """The phases are those of the order table, and no status is without one."""
     assert {status: phase for status, phase in PHASES.items() if phase != "COMPENSATING"} == {

@@ -288,6 +288,7 @@ def test_a_key_another_process_works_on(order: Desk, wish: Wish) -> None:
     assert row(order, busy).status is Status.PENDING
 
 
+@pytest.mark.proves("order.deadline-late")
 def test_a_deadline_after_the_confirmation(order: Desk, wish: Wish) -> None:
     """The timer of a confirmed order falls due and changes nothing; that of an undecided one undoes it."""
     confirmed, undecided = wish(), wish()
@@ -300,6 +301,7 @@ def test_a_deadline_after_the_confirmation(order: Desk, wish: Wish) -> None:
     assert row(order, confirmed) == before
 
 
+@pytest.mark.proves("late.unknown-order")
 def test_a_fact_before_its_order(order: Desk, wish: Wish) -> None:
     """A fact of an order that was never placed is parked as CAUSALITY, alone; its neighbour is handled."""
     placed = wish()
@@ -312,6 +314,7 @@ def test_a_fact_before_its_order(order: Desk, wish: Wish) -> None:
     assert isinstance(fine, Done)
 
 
+@pytest.mark.proves("L1", "L9")
 def test_cancel_races_confirm(order: Desk, wish: Wish) -> None:
     """Confirmed and cancelled from two connections at one instant: one order of events, never confirmed after it."""
     wishes = [wish() for _ in range(20)]

@@ -69,6 +69,7 @@ def kinds(sandbox: Running, order_id: str) -> list[object]:
 # charges -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.proves("payment.keys")
 def test_a_charge_is_made_once_however_often_it_is_asked_for(
     processor: Processor, sandbox: Running, order_id: str
 ) -> None:
@@ -89,12 +90,14 @@ def test_a_decline_is_said_with_its_code(processor: Processor, sandbox: Running,
     assert kinds(sandbox, order_id) == []
 
 
+@pytest.mark.proves("F3")
 def test_three_fast_tries_outlast_two_errors(processor: Processor, sandbox: Running, order_id: str) -> None:
     """A processor that answers 503 twice charges at the third try, in one call of the gateway."""
     assert isinstance(charge(asked(order_id, "tok_flaky_2"), processor), CardCharged)
     assert kinds(sandbox, order_id) == ["CAPTURE"]
 
 
+@pytest.mark.proves("F3", "payment.keys")
 def test_a_lost_answer_is_asked_for_again(processor: Processor, sandbox: Running, order_id: str) -> None:
     """Charged, answer lost: the second try with the same key hears it, and the card is charged once."""
     assert isinstance(charge(asked(order_id, "tok_timeout_after_charge"), processor), CardCharged)
@@ -107,6 +110,7 @@ def test_a_lost_call_is_made_again(processor: Processor, sandbox: Running, order
     assert kinds(sandbox, order_id) == ["CAPTURE"]
 
 
+@pytest.mark.proves("L7", "F3")
 def test_a_slow_charge_is_unknown_and_then_found(processor: Processor, sandbox: Running, order_id: str) -> None:
     """Longer than all tries: unknown, never declined (law L7); inquiry is patient and then finds the one charge."""
     assert charge(asked(order_id, "tok_slow_6s"), processor) == ChargeUnknown(order_id, 3)
@@ -147,6 +151,7 @@ def test_another_amount_under_the_same_key_is_neither_charged_nor_declined(
 # refunds -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.proves("payment.keys", "payment.void")
 def test_a_refund_is_made_once(processor: Processor, sandbox: Running, order_id: str) -> None:
     """The charge is voided once however often it is asked for, and the inquiry finds it."""
     charge(asked(order_id), processor)
@@ -160,6 +165,7 @@ def test_a_refund_is_made_once(processor: Processor, sandbox: Running, order_id:
     assert kinds(sandbox, order_id) == ["CAPTURE", "VOID"]
 
 
+@pytest.mark.proves("payment.void")
 def test_a_refused_refund_is_definite(processor: Processor, sandbox: Running, order_id: str) -> None:
     """A closed card is a business refusal: no try will change it."""
     charge(asked(order_id, "tok_refund_fails_business"), processor)

@@ -59,6 +59,7 @@ def ledger(payment: InMemory[Payments]) -> list[tuple[str, str, int]]:
     return [(entry.key, entry.kind, entry.amount_minor) for entry in payment.work.entries]
 
 
+@pytest.mark.proves("payment.join")
 @pytest.mark.parametrize("order", [(PLACED, RESERVED), (RESERVED, PLACED)], ids=["amount first", "permission first"])
 def test_a_charge_starts_when_both_are_known(payment: InMemory[Payments], order: tuple[Message, ...]) -> None:
     """Amount and permission start one charge, whichever comes first and however often both arrive."""
@@ -68,6 +69,7 @@ def test_a_charge_starts_when_both_are_known(payment: InMemory[Payments], order:
     assert state(payment) is State.CHARGING
 
 
+@pytest.mark.proves("payment.join")
 @pytest.mark.parametrize("one", [PLACED, RESERVED], ids=lambda one: one.type)
 def test_one_half_alone_starts_nothing(payment: InMemory[Payments], one: Message) -> None:
     """Neither the amount nor the permission alone starts a charge."""
@@ -77,6 +79,7 @@ def test_one_half_alone_starts_nothing(payment: InMemory[Payments], one: Message
     assert state(payment) is State.NONE
 
 
+@pytest.mark.proves("payment.charged")
 def test_a_charged_card_is_said_once(payment: InMemory[Payments]) -> None:
     """CardCharged makes one capture and one payment.charged, however often it arrives."""
     payment.given(PLACED, RESERVED)
@@ -87,6 +90,7 @@ def test_a_charged_card_is_said_once(payment: InMemory[Payments]) -> None:
     assert ledger(payment) == [("charge:o-1", "CAPTURE", 2500)]
 
 
+@pytest.mark.proves("payment.declined")
 def test_a_declined_card_is_said_once(payment: InMemory[Payments]) -> None:
     """CardDeclined says payment.declined once and enters nothing into the ledger."""
     payment.given(PLACED, RESERVED)
@@ -97,6 +101,7 @@ def test_a_declined_card_is_said_once(payment: InMemory[Payments]) -> None:
     assert (state(payment), ledger(payment)) == (State.DECLINED, [])
 
 
+@pytest.mark.proves("payment.unknown", "L7")
 def test_an_unknown_outcome_is_asked_for(payment: InMemory[Payments]) -> None:
     """An unknown outcome is no decline: payment says since when, and inquires (law L7)."""
     payment.given(PLACED, RESERVED)
@@ -107,6 +112,7 @@ def test_an_unknown_outcome_is_asked_for(payment: InMemory[Payments]) -> None:
     assert state(payment) is State.UNKNOWN
 
 
+@pytest.mark.proves("payment.unknown")
 def test_unknown_again_is_asked_for_but_not_said_again(payment: InMemory[Payments]) -> None:
     """payment.outcome_unknown is said on entering UNKNOWN only; every further unknown is only inquired."""
     payment.given(PLACED, RESERVED, UNKNOWN, NOT_FOUND)
@@ -116,6 +122,7 @@ def test_unknown_again_is_asked_for_but_not_said_again(payment: InMemory[Payment
     assert payment.said() == [InquireCharge("o-1")]
 
 
+@pytest.mark.proves("payment.not-found", "L7")
 @pytest.mark.parametrize("past", [[], [CANCEL]], ids=["wanted", "cancelled"])
 def test_not_found_is_no_answer(payment: InMemory[Payments], past: list[Message]) -> None:
     """A charge that is not found stays UNKNOWN and is asked again under the same key, cancelled or not (law L7)."""
@@ -127,6 +134,7 @@ def test_not_found_is_no_answer(payment: InMemory[Payments], past: list[Message]
     assert state(payment) is State.UNKNOWN
 
 
+@pytest.mark.proves("payment.inquiry")
 def test_an_inquiry_that_finds_the_charge_ends_the_unknown(payment: InMemory[Payments]) -> None:
     """UNKNOWN becomes CHARGED when the inquiry finds the charge."""
     payment.given(PLACED, RESERVED, UNKNOWN)
@@ -136,6 +144,7 @@ def test_an_inquiry_that_finds_the_charge_ends_the_unknown(payment: InMemory[Pay
     assert payment.said() == [CHARGED]
 
 
+@pytest.mark.proves("payment.inquiry")
 def test_an_inquiry_that_finds_a_decline_ends_the_unknown(payment: InMemory[Payments]) -> None:
     """UNKNOWN becomes DECLINED when the inquiry finds a decline."""
     payment.given(PLACED, RESERVED, UNKNOWN)
@@ -145,6 +154,7 @@ def test_an_inquiry_that_finds_a_decline_ends_the_unknown(payment: InMemory[Paym
     assert payment.said() == [PaymentDeclined("o-1", "insufficient_funds")]
 
 
+@pytest.mark.proves("payment.tombstone", "L4", "late.cancel-first")
 @pytest.mark.parametrize("past", [[], [PLACED], [RESERVED]], ids=["nothing", "amount", "permission"])
 def test_a_cancellation_before_the_charge_leaves_a_tombstone(payment: InMemory[Payments], past: list[Message]) -> None:
     """A cancellation before the charge is acknowledged as skipped, and a late permission starts nothing (law L4)."""
@@ -156,6 +166,7 @@ def test_a_cancellation_before_the_charge_leaves_a_tombstone(payment: InMemory[P
     assert state(payment) is State.SKIPPED
 
 
+@pytest.mark.proves("payment.cancel-wanted", "L6")
 @pytest.mark.parametrize("past", [[], [UNKNOWN]], ids=["CHARGING", "UNKNOWN"])
 def test_a_cancellation_during_the_charge_waits_for_its_answer(
     payment: InMemory[Payments], past: list[Message]
@@ -171,6 +182,7 @@ def test_a_cancellation_during_the_charge_waits_for_its_answer(
     assert state(payment) is State.REFUNDING
 
 
+@pytest.mark.proves("payment.cancel-wanted", "L6")
 @pytest.mark.parametrize("past", [[], [UNKNOWN]], ids=["CHARGING", "UNKNOWN"])
 def test_a_cancellation_during_a_charge_that_is_declined(payment: InMemory[Payments], past: list[Message]) -> None:
     """A cancelled charge that is declined just says so: there is nothing to give back (law L6)."""
@@ -181,6 +193,7 @@ def test_a_cancellation_during_a_charge_that_is_declined(payment: InMemory[Payme
     assert payment.said() == [PaymentDeclined("o-1", "insufficient_funds")]
 
 
+@pytest.mark.proves("payment.refund", "payment.ledger")
 def test_a_cancelled_payment_goes_back(payment: InMemory[Payments]) -> None:
     """A cancellation after the charge starts one refund; its answer is one entry and one payment.refunded."""
     payment.given(PLACED, RESERVED, TAKEN)
@@ -193,6 +206,7 @@ def test_a_cancelled_payment_goes_back(payment: InMemory[Payments]) -> None:
     assert ledger(payment) == [("charge:o-1", "CAPTURE", 2500), ("refund:o-1", "VOID", 2500)]
 
 
+@pytest.mark.proves("payment.refund-failed")
 def test_a_refused_refund_needs_a_person(payment: InMemory[Payments]) -> None:
     """A refund refused for a business reason fails at once, said once with the processor's code."""
     payment.given(PLACED, RESERVED, TAKEN, CANCEL)
@@ -203,6 +217,7 @@ def test_a_refused_refund_needs_a_person(payment: InMemory[Payments]) -> None:
     assert state(payment) is State.REFUND_FAILED
 
 
+@pytest.mark.proves("payment.refund-failed")
 def test_an_exhausted_refund_needs_a_person(payment: InMemory[Payments]) -> None:
     """A refund whose every try went unanswered fails as TRANSIENT_EXHAUSTED, said once."""
     payment.given(PLACED, RESERVED, TAKEN, CANCEL)
@@ -212,6 +227,7 @@ def test_an_exhausted_refund_needs_a_person(payment: InMemory[Payments]) -> None
     assert payment.said() == [PaymentRefundFailed("o-1", "TRANSIENT_EXHAUSTED", "unanswered", 1)]
 
 
+@pytest.mark.proves("payment.retry")
 def test_a_late_refund_after_its_failure_counts(payment: InMemory[Payments]) -> None:
     """REFUND_FAILED becomes REFUNDED when the processor answers after all."""
     payment.given(PLACED, RESERVED, TAKEN, CANCEL, EXHAUSTED)
@@ -221,6 +237,7 @@ def test_a_late_refund_after_its_failure_counts(payment: InMemory[Payments]) -> 
     assert payment.said() == [REFUNDED]
 
 
+@pytest.mark.proves("payment.absorbs", "L11")
 @pytest.mark.parametrize(
     ("past", "deaf_to"),
     [

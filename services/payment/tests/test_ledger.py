@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -54,6 +55,7 @@ def told(story: list[Message]) -> InMemory[Payments]:
     return payment
 
 
+@pytest.mark.proves("payment.ledger")
 @settings(max_examples=300, deadline=None)
 @given(stories)
 def test_captured_less_refunded_is_what_the_state_says(story: list[Message]) -> None:
@@ -68,6 +70,7 @@ def test_captured_less_refunded_is_what_the_state_says(story: list[Message]) -> 
     assert refunded <= captured
 
 
+@pytest.mark.proves("L11")
 @settings(max_examples=300, deadline=None)
 @given(stories)
 def test_every_outward_act_is_said_at_most_once(story: list[Message]) -> None:

@@ -43,6 +43,7 @@ def test_a_charge_goes_out_before_its_deadline(payment: InMemory[Payments]) -> N
     assert charge(payment, timedelta(0)) is Ruling.GO
 
 
+@pytest.mark.proves("late.charge-waits", "L1")
 def test_a_charge_past_its_deadline_waits_for_the_decider(payment: InMemory[Payments]) -> None:
     """Past the deadline a charge not yet begun waits: only the order service decides (law L1)."""
     payment.given(*BEGUN)
@@ -50,6 +51,7 @@ def test_a_charge_past_its_deadline_waits_for_the_decider(payment: InMemory[Paym
     assert charge(payment, timedelta(seconds=1)) is Ruling.WAIT
 
 
+@pytest.mark.proves("late.charge-waits", "L7")
 def test_a_cancelled_charge_goes_out_past_its_deadline(payment: InMemory[Payments]) -> None:
     """Under cancel_wanted a charge goes out whatever the deadline, so that its key has its one answer (law L7)."""
     payment.given(*BEGUN, CANCEL)
@@ -57,6 +59,7 @@ def test_a_cancelled_charge_goes_out_past_its_deadline(payment: InMemory[Payment
     assert charge(payment, timedelta(hours=1)) is Ruling.GO
 
 
+@pytest.mark.proves("late.charge-waits", "L7")
 def test_a_charge_asked_again_goes_out_past_its_deadline(payment: InMemory[Payments]) -> None:
     """A charge that was not found is asked again whatever the deadline (law L7)."""
     payment.given(*BEGUN, ChargeUnknown("o-1", 3), ChargeNotFound("o-1"))
@@ -72,6 +75,7 @@ def test_an_answered_charge_is_dropped(payment: InMemory[Payments], answer: Mess
     assert charge(payment, timedelta(0)) is Ruling.DROP
 
 
+@pytest.mark.proves("late.charge-waits")
 def test_a_refund_goes_out_while_it_is_owed(payment: InMemory[Payments]) -> None:
     """A refund goes out while REFUNDING, however late: undo work is never skipped."""
     payment.given(*BEGUN, CardCharged("o-1", "ch-1"), CANCEL)

@@ -74,6 +74,7 @@ def said(payment: Money, order: str) -> list[str]:
     return [kind for kind, _ in payment.published(order)]
 
 
+@pytest.mark.proves("payment.join", "L10")
 def test_the_join_over_two_batches(payment: Money, order: str) -> None:
     """Amount and permission of two topics meet in one row, and the intent is committed before any call (law L10)."""
     payment.hears(StockReserved(order))
@@ -221,6 +222,7 @@ def test_two_answers_race(payment: Money, order: str) -> None:
     assert said(payment, order) in (["payment.charged"], ["payment.declined"])
 
 
+@pytest.mark.proves("payment.ledger")
 @pytest.mark.parametrize("statement", ["UPDATE entry SET amount_minor = 0", "DELETE FROM entry"])
 def test_the_ledger_only_grows(payment: Money, statement: LiteralString) -> None:
     """The app may neither change nor remove an entry: the database refuses."""
@@ -228,6 +230,7 @@ def test_the_ledger_only_grows(payment: Money, statement: LiteralString) -> None
         tx.execute(statement)
 
 
+@pytest.mark.proves("payment.ledger", "payment.keys")
 def test_a_second_entry_under_one_key_is_refused(payment: Money, order: str) -> None:
     """A capture that is in the ledger already cannot be entered again, whatever the payment's row says."""
     payment.given(placed(order), StockReserved(order))
