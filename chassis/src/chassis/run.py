@@ -56,11 +56,14 @@ def _service(program: Program[Any], found: Settings) -> tuple[Service[Any], Code
     from chassis.schemas import said_by  # noqa: PLC0415 - as above
     from chassis.service import Service  # noqa: PLC0415 - as above
 
-    codec = Codec(said_by(program.on.service), SchemaIds(Registry(found.registry_url), Cache(found.schema_cache)))
+    said = *said_by(program.on.service), *said_by("chassis")
+    codec = Codec(said, SchemaIds(Registry(found.registry_url), Cache(found.schema_cache)))
     return Service(program.on, program.store, codec, program.outside, program.rules(found)), codec
 
 
 def _worker(name: str, found: Settings, stop: threading.Event) -> None:
+    from chassis import operators  # noqa: PLC0415 - the worker's and the api's
+    from chassis.program import Face  # noqa: PLC0415 - as above
     from chassis.topics import Stopped  # noqa: PLC0415 - the worker's alone
     from chassis.worker import Surroundings, Worker, connection, log  # noqa: PLC0415 - as above
 
@@ -70,8 +73,10 @@ def _worker(name: str, found: Settings, stop: threading.Event) -> None:
     around = Surroundings(connect, found.kafka_bootstrap, codec, spans, program.client(found), found.batch_max)
     worker = Worker(service, around)
     checks = {"database": lambda: _answers(found), "assignment": worker.listener.ready, "schemas": codec.prepare}
+    face = Face(found, service, connect, spans, stop)
+    routes = operators.routes(program.operators, face, "worker")
     try:
-        with ops.serve(found.ops_bind, name, "worker", checks, found.shown()):
+        with ops.serve(found.ops_bind, name, "worker", checks, found.shown(), routes=routes):
             worker.run(stop)
     except Stopped as reason:
         log.critical("refused to run", reason=str(reason))
@@ -80,8 +85,9 @@ def _worker(name: str, found: Settings, stop: threading.Event) -> None:
 
 
 def _api(name: str, found: Settings, stop: threading.Event) -> None:
-    from chassis.program import Face  # noqa: PLC0415 - HTTP is the api's alone
-    from chassis.serving import serve  # noqa: PLC0415 - as above
+    from chassis import operators  # noqa: PLC0415 - the worker's and the api's
+    from chassis.program import Face  # noqa: PLC0415 - as above
+    from chassis.serving import serve  # noqa: PLC0415 - HTTP is the api's alone
     from chassis.worker import connection  # noqa: PLC0415 - as above
 
     program = _program(name)
@@ -95,7 +101,8 @@ def _api(name: str, found: Settings, stop: threading.Event) -> None:
         "schemas": codec.prepare,
         "api": lambda: _listens(found.api_bind),
     }
-    with ops.serve(found.ops_bind, name, "api", checks, found.shown()):
+    routes = operators.routes(program.operators, face, "api")
+    with ops.serve(found.ops_bind, name, "api", checks, found.shown(), routes=routes):
         serve(app, found.api_bind, stop)
     spans.stop()
 

@@ -47,7 +47,7 @@ class OnPostgres(Generic[W]):
 
     def __init__(self, on: Reactions[W], store: Store[W], logins: Logins, schemas: Path, rules: object = None) -> None:
         upgrade(on.service, logins.owner)
-        said = said_by(on.service)
+        said = *said_by(on.service), *said_by("chassis")
         self._codec = Codec(said, numbered(schemas, said))
         self.service = Service(on, store, self._codec, Outside(on.service), rules)
         self.logins = logins

@@ -1,0 +1,142 @@
+"""The chassis' own facts, the same in every service; the guarantee: each class is its schema in ``schemas/chassis``.
+
+Those keyed by an order lie in its stream of the service that says them, those keyed by a service's name in that
+service's own. A handler may return one like any fact; the chassis says them by ``chassis.announce``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import ClassVar
+
+from chassis.words import Fact
+
+
+class Announced(Fact):
+    """A fact of the chassis itself: for operators, the console and the auditor, whom no saga waits for.
+
+    ``said_on`` is its topic, empty for the service's own; a replay's facts have a field of the name ``topic``.
+    """
+
+    __slots__ = ()
+    said_on: ClassVar[str] = ""
+
+    def __init_subclass__(cls, topic: str = "") -> None:
+        super().__init_subclass__()
+        if topic:  # a slotted dataclass is made twice, the second time without class arguments
+            cls.said_on = topic
+
+
+@dataclass(frozen=True, slots=True)
+class CompensationAttempted(Announced, topic="saga.audit"):
+    """One try to undo something; ``step`` is the handler whose effect is undone, ``outcome`` DONE, RETRY or FAILED."""
+
+    order_id: str
+    participant: str
+    step: str
+    attempt: int
+    outcome: str
+    error_class: str | None = None
+    error: str | None = None
+    next_attempt_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OrderStuck(Announced, topic="ops.events"):
+    """An order has waited too long for a fact; ``level`` is WARN, PAGE or ESCALATE."""
+
+    order_id: str
+    owes: str
+    fact: str
+    since_at: datetime
+    level: str
+
+
+@dataclass(frozen=True, slots=True)
+class IntakePaused(Announced, topic="ops.events"):
+    """The service has stopped taking new work over HTTP."""
+
+    service: str
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class IntakeResumed(Announced, topic="ops.events"):
+    """The service takes new work over HTTP again; ``cause`` is what had closed it."""
+
+    service: str
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class RelayRecovered(Announced, topic="ops.events"):
+    """The relay has scanned the outbox instead of following the log: duplicates are possible, gaps are not."""
+
+    service: str
+    cause: str
+    rows: int
+    took_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceSilent(Announced, topic="ops.events"):
+    """Three canaries of a service in a row were missed; ``since_at`` is the time of its last one."""
+
+    service: str
+    silent: str
+    since_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceHeard(Announced, topic="ops.events"):
+    """A silent service is heard again; ``since_at`` is since when it had been silent."""
+
+    service: str
+    silent: str
+    since_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayStarted(Announced, topic="ops.events"):
+    """A planned range of a topic is being read again, under its own group."""
+
+    service: str
+    operation_id: str
+    mode: str
+    topic: str = field()  # type: ignore[misc] # what is replayed; where it is said is ``said_on``
+    records: int
+    operator: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayEnded(Announced, topic="ops.events"):
+    """A replay has come to its end or was cancelled."""
+
+    service: str
+    operation_id: str
+    mode: str
+    topic: str = field()  # type: ignore[misc] # what is replayed; where it is said is ``said_on``
+    records: int
+    operator: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class FindingRaised(Announced, topic="ops.events"):
+    """Something that must never be so was found to be so; ``detail`` holds no personal data."""
+
+    service: str
+    invariant: str
+    detail: str
+    order_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CanaryBeat(Announced):
+    """Proof of life on the service's own topic: outbox, log, relay and topic work; its record's key is no field."""
+
+    service: str
+    number: int
+    said_at: datetime
