@@ -162,7 +162,7 @@ class BeginTasting(Timer):
 
 
 @dataclass(frozen=True, slots=True)
-class FillShelf(Command):
+class FillShelf(Command, waiting=True):
     """Put loaves on a shelf."""
 
     sku: str

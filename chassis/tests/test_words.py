@@ -17,7 +17,7 @@ from chassis.tests.pantry_words import (
     LoavesHeld,
     SoupServed,
 )
-from chassis.words import Fact, Message, key_of, stamp, wire_type
+from chassis.words import Command, Fact, Intent, Message, key_of, stamp, tell_waiting, wire_type
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
@@ -84,3 +84,28 @@ def test_a_message_without_fields_has_no_key() -> None:
     for cls in (Nothing, Empty):
         with pytest.raises(TypeError, match=cls.__name__):
             words.first_field(cls)
+
+
+def test_a_command_may_ask_what_waits_for_it() -> None:
+    """Only a command that says so asks, through slots and dataclass; untold, nothing waits."""
+
+    @dataclass(frozen=True, slots=True)
+    class CountShelf(Command):
+        sku: str
+
+    told, untold = FillShelf("rye", 1), FillShelf("rye", 1)
+    tell_waiting(told, ["order.dropped"])
+
+    assert (FillShelf.asks_what_waits, CountShelf.asks_what_waits) == (True, False)
+    assert (told.waiting, untold.waiting) == (frozenset({"order.dropped"}), frozenset())
+    assert told == untold
+
+
+def test_an_intent_names_its_effect_through_slots_and_dataclass() -> None:
+    """What an intent leads to is what it says, through slots and dataclass, or its type."""
+
+    @dataclass(frozen=True, slots=True)
+    class PayBaker(Intent, effect="pay"):
+        sku: str
+
+    assert (PayBaker.effect, BakeCake.effect) == ("pay", "bake_cake")

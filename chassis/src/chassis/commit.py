@@ -19,7 +19,19 @@ from chassis.inputs import Busy, Done, Entry, Failed, Input, Outcome, Parked, Se
 from chassis.ledger import Fenced, History, Promise, Told
 from chassis.outside import Ruling
 from chassis.service import Service, Tx, tables
-from chassis.words import Command, Fact, Infrastructure, Intent, Message, NotYet, Said, Timer, key_of, stamp
+from chassis.words import (
+    Command,
+    Fact,
+    Infrastructure,
+    Intent,
+    Message,
+    NotYet,
+    Said,
+    Timer,
+    key_of,
+    stamp,
+    tell_waiting,
+)
 
 W = TypeVar("W")
 LEASE = timedelta(seconds=30)
@@ -140,6 +152,8 @@ def _handle(batch: _Batch, heard: Input) -> Outcome:
         return _parked(history, heard, Parked(ledger.BEHIND, "behind an earlier one of its order"))
     if isinstance(heard.body, Unreadable):
         return _parked(history, heard, Parked(heard.body.error_class, heard.body.reason))
+    if isinstance(heard.body, Command):
+        tell_waiting(heard.body, history.waiting.get(heard.key, ()))
     rows, mark = tables(batch.work), batch.told.mark()
     marks = [table.mark() for table in rows]
     try:

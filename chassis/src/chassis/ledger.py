@@ -33,6 +33,7 @@ SELECT event_id FROM inbox WHERE event_id = ANY(%(ids)b) AND event_id BETWEEN %(
 UNION ALL SELECT event_id FROM inbox_old WHERE event_id = ANY(%(ids)b)
 UNION ALL SELECT id FROM parked WHERE id = ANY(%(ids)b) AND state = 'DISCARDED' AND topic IS NOT NULL"""
 LINES = "SELECT line, id FROM parked WHERE line = ANY(%b) AND state IN ('OPEN', 'DEAD') ORDER BY line, place"
+WAITING = "SELECT line, type FROM parked WHERE line = ANY(%b) AND state <> 'REDRIVEN' AND topic IS NOT NULL"
 SEQUENCES = "SELECT topic, key, sequence FROM stream WHERE key = ANY(%b)"
 ADD_SEEN = "INSERT INTO inbox SELECT unnest(%b::uuid[])"
 ADD_FACTS = """
@@ -77,6 +78,7 @@ class History:
     lines: dict[str, list[UUID]]
     sequences: dict[tuple[str, str], int]
     busy: set[str]
+    waiting: dict[str, set[str]] = field(default_factory=dict)
     known: frozenset[tuple[str, str]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -152,6 +154,7 @@ class Opening:
     sequences: psycopg.Cursor[tuple[Any, ...]]
     requests: tuple[str, ...]
     granted: psycopg.Cursor[tuple[Any, ...]] | None
+    waiting: psycopg.Cursor[tuple[Any, ...]] | None
 
     def history(self) -> History:
         """Read the answers; raises Fenced if a position was not where we left it."""
@@ -164,7 +167,10 @@ class Opening:
         granted = self.granted.fetchall() if self.granted else []
         busy = {key for key, (mine,) in zip(self.requests, granted, strict=True) if not mine}
         sequences = {(topic, key): number for topic, key, number in self.sequences}
-        return History({row[0] for row in self.seen}, lines, sequences, busy)
+        waits: dict[str, set[str]] = {}
+        for key, kind in self.waiting or ():
+            waits.setdefault(key, set()).add(kind)
+        return History({row[0] for row in self.seen}, lines, sequences, busy, waits)
 
 
 def steps_of(inputs: Sequence[Input]) -> list[tuple[str, int, int, int]]:
@@ -196,7 +202,9 @@ def begin(tx: Tx, inputs: Sequence[Input]) -> Opening:
     ids = [i.id for i in inputs]
     seen = tx.execute(SEEN_IDS, {"ids": ids, "low": min(ids), "high": max(ids)})
     lines = tx.execute(LINES, [sorted({i.line for i in inputs})])
-    return Opening(moved, len(steps), seen, lines, tx.execute(SEQUENCES, [keys]), requests, granted)
+    asking = sorted({i.key for i in inputs if isinstance(i.body, Command) and i.body.asks_what_waits})
+    waiting = tx.execute(WAITING, [asking]) if asking else None
+    return Opening(moved, len(steps), seen, lines, tx.execute(SEQUENCES, [keys]), requests, granted, waiting)
 
 
 def end(tx: Tx, batch: Sequence[tuple[Input, Outcome]], told: Told, history: History, lease: timedelta) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import ClassVar, TypeAlias, TypeVar
 
@@ -24,7 +25,7 @@ def _snake(name: str) -> str:
 class _Dated:
     """Holds the chassis' stamps outside the dataclass fields, so that they never reach Avro, equality or hash."""
 
-    __slots__ = ("_at", "_attempts")
+    __slots__ = ("_at", "_attempts", "_waiting")
 
 
 class Message(_Dated):
@@ -69,9 +70,23 @@ class Fact(Message):
 
 
 class Command(Message):
-    """A request over HTTP that may be refused; it is never parked."""
+    """A request over HTTP that may be refused; it is never parked.
+
+    ``class ResolveStock(Command, waiting=True)`` is told what waits here: see ``waiting``.
+    """
 
     __slots__ = ()
+    asks_what_waits: ClassVar[bool] = False
+
+    def __init_subclass__(cls, waiting: bool = False) -> None:  # noqa: FBT001, FBT002 - a class argument, named
+        super().__init_subclass__()
+        if waiting:
+            cls.asks_what_waits = True
+
+    @property
+    def waiting(self) -> frozenset[str]:
+        """The types of the facts of its key that are parked or discarded here: they came and were not handled."""
+        return getattr(self, "_waiting", frozenset())
 
     @classmethod
     def _wire_name(cls) -> str:
@@ -79,9 +94,17 @@ class Command(Message):
 
 
 class Intent(Message):
-    """A committed promise to do one thing outside; type ``charge_card``."""
+    """A committed promise to do one thing outside; type ``charge_card``.
+
+    ``class ChargeCard(Intent, effect="charge")`` names what it leads to, as an operator says it; else it is the type.
+    """
 
     __slots__ = ()
+    effect: ClassVar[str] = ""
+
+    def __init_subclass__(cls, effect: str = "") -> None:
+        super().__init_subclass__()
+        cls.effect = effect or cls.__dict__.get("effect", cls.type)  # a slotted dataclass is made twice
 
     @classmethod
     def _wire_name(cls) -> str:
@@ -161,3 +184,8 @@ def stamp(message: M, at: datetime, attempts: int = 1) -> M:
     if isinstance(message, Answer):
         object.__setattr__(message, "_attempts", attempts)
     return message
+
+
+def tell_waiting(command: Command, types: Iterable[str]) -> None:
+    """Tell a command what waits for its key; done once, by the chassis, before its handler sees it."""
+    object.__setattr__(command, "_waiting", frozenset(types))
