@@ -69,7 +69,7 @@ class NotificationSuppressed(Fact):
 
 
 @dataclass(frozen=True, slots=True)
-class SendMail(Intent):
+class SendMail(Intent, effect="mail"):
     """Send one mail; its Message-ID is made of order and kind alone, so that a second one is seen to be the same."""
 
     order_id: str

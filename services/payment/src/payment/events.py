@@ -100,7 +100,7 @@ class PaymentRefundFailed(Fact):
 
 
 @dataclass(frozen=True, slots=True)
-class ChargeCard(Intent):
+class ChargeCard(Intent, effect="charge"):
     """Charge the card once, under the key ``charge:<order>``."""
 
     order_id: str
@@ -110,14 +110,14 @@ class ChargeCard(Intent):
 
 
 @dataclass(frozen=True, slots=True)
-class InquireCharge(Intent):
+class InquireCharge(Intent, effect="charge"):
     """Ask what became of ``charge:<order>``."""
 
     order_id: str
 
 
 @dataclass(frozen=True, slots=True)
-class RefundCard(Intent):
+class RefundCard(Intent, effect="refund"):
     """Give the whole amount of ``charge:<order>`` back once, under the key ``refund:<order>``."""
 
     order_id: str
@@ -125,7 +125,7 @@ class RefundCard(Intent):
 
 
 @dataclass(frozen=True, slots=True)
-class InquireRefund(Intent):
+class InquireRefund(Intent, effect="refund"):
     """Ask what became of ``refund:<order>``."""
 
     order_id: str
