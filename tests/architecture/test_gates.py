@@ -16,6 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SERVICES = ("order", "inventory", "payment", "notification")
 SOURCES = [f"services/{name}/src" for name in SERVICES] + ["chassis/src", "cli/src", "sandbox/src"]
+TESTS = [f"services/{name}/tests" for name in SERVICES] + ["chassis/tests", "sandbox/tests", "tests"]
 
 
 def _module(path: Path) -> ModuleType:
@@ -33,7 +34,7 @@ sizes = _module(Path(__file__).with_name("sizes.py"))
 @pytest.fixture
 def copied(tmp_path: Path) -> Path:
     """A copy of the sources that a test may break."""
-    for name in [*SOURCES, "schemas", "docs"]:
+    for name in [*SOURCES, *TESTS, "schemas", "docs"]:
         if (ROOT / name).exists():
             shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", *(f"services/{s}/README.md" for s in SERVICES)):
@@ -112,6 +113,15 @@ def test_a_stale_map_turns_the_gate_red(copied: Path) -> None:
     assert result.returncode == 1
     assert "stale" in result.stderr
     assert "saga.md" in result.stderr
+
+
+def test_a_row_that_nothing_proves_turns_the_gate_red(copied: Path) -> None:
+    """A row added to the law without a test fails the check, which names it, and makes the page of proofs stale."""
+    _append("docs/law.md", "| `late.never` | It never happened. |\n")(copied)
+    result = _run(copied, sys.executable, "-m", "quadrille", "saga", "--check")
+    assert result.returncode == 1
+    assert "no test proves late.never" in result.stderr
+    assert "stale: run `make saga`: docs/saga-proof.md" in result.stderr
 
 
 def test_a_step_that_nothing_undoes_turns_the_gate_red(copied: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
 from chassis.testing import InMemory
@@ -51,6 +53,16 @@ def test_an_order_is_held_whole(inventory: InMemory[Stock]) -> None:
     assert inventory.said() == [StockReserved("o-1", (Line("sku-1", 2), Line("sku-2", 1)))]
     assert pieces(inventory, "sku-1") == (3, 2, 0)
     assert pieces(inventory, "sku-2") == (2, 1, 0)
+
+
+@pytest.mark.proves("inventory.late-placed", "L1")
+def test_an_order_read_after_its_deadline_is_held_all_the_same(inventory: InMemory[Stock]) -> None:
+    """However late order.placed is read, its lines are held: only the order service gives an order up."""
+    inventory.now += timedelta(days=2)
+
+    inventory.hears(PLACED)
+
+    assert inventory.said() == [StockReserved("o-1", (Line("sku-1", 2), Line("sku-2", 1)))]
 
 
 @pytest.mark.proves("inventory.reserve")
