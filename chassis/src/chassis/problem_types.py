@@ -110,8 +110,8 @@ _LIST = (
         "operation-refused",
         409,
         "Operation refused",
-        "A replay or redrive would break the rule named.",
-        "Read the rule in the documentation of replays.",
+        "What an operator asks would break the rule named.",
+        "Read the detail: it says what is the case, and what may be asked instead.",
         example={"rule": "BELOW_FLOOR"},
     ),
     Kind(

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from chassis.outside import Outside
 from chassis.registry import Reactions
 from chassis.service import Service, Store, Tx
 from chassis.settings import Settings
 from chassis.tracing import Spans
+
+if TYPE_CHECKING:
+    from chassis.operators import Deed
 
 W = TypeVar("W")
 
@@ -24,7 +27,8 @@ def _nobody(_: Settings) -> None:
 class Program(Generic[W]):
     """What a service's main.py wires: handlers, store, errands with their client, rules, and where its HTTP face is.
 
-    ``api`` is the name of a function ``make(face: Face)`` giving an ASGI app, imported by the api role alone.
+    ``api`` is the name of a function ``make(face: Face)`` giving an ASGI app, imported by the api role alone;
+    ``operators`` are the commands a person may give over the ops port.
     """
 
     on: Reactions[W]
@@ -33,6 +37,7 @@ class Program(Generic[W]):
     outside: Outside = field(default_factory=lambda: Outside(""))
     client: Callable[[Settings], object] = _nobody
     rules: Callable[[Settings], object] = _nobody
+    operators: Sequence[Deed] = ()
 
 
 @dataclass(frozen=True, slots=True)

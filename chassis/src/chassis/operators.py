@@ -1,0 +1,188 @@
+"""What an operator may ask of a service about an order: a command through the service's own ``commit``.
+
+The command, what it says and the audit's row are one transaction. A deed the service refuses leaves a row too: somebody
+tried. What never became a command (a malformed body, no reason) leaves none: nothing was tried.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, TypeAlias, get_args, get_type_hints
+
+import psycopg
+from pydantic import create_model
+
+from chassis import audit
+from chassis.commit import OUTAGE, commit
+from chassis.ids import lock_key, uuid7
+from chassis.inputs import Done, Failed, Input, Outcome
+from chassis.ops_routes import Asked, Body, Routes, Told
+from chassis.otlp import SERVER
+from chassis.problem_types import KINDS
+from chassis.problems import Problem, refuse
+from chassis.program import Face
+from chassis.service import Service, Tx
+from chassis.values import Text
+from chassis.words import Command, Infrastructure, Reply
+from chassis.worker import Notes
+
+PATH = "/ops/orders/{order_id}/"
+PATIENCE = "SET LOCAL lock_timeout = '5s'"
+LOCK_KEY = "SELECT pg_advisory_xact_lock(%b)"
+Look: TypeAlias = Callable[[Tx, str], Mapping[str, object] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Success:
+    """How an outcome that is one is told: 200 done, 202 under way; and in words what is so now."""
+
+    status: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """How an outcome that is no success is told: the problem's slug, what to do now, the rule it names.
+
+    ``members`` are taken from what the store says of the order.
+    """
+
+    slug: str
+    detail: str = ""
+    rule: str = ""
+    members: tuple[str, ...] = ()
+
+
+UNKNOWN = Refusal("not-found", "Nothing is known of this order here: check the id, and the participant.")
+
+
+@dataclass(frozen=True, slots=True)
+class Deed:
+    """One thing an operator may ask for: ``POST /ops/orders/{order_id}/<name>``.
+
+    ``command`` has the order's id as its first field; ``fixed`` are fields nobody may choose, ``actor`` is the field
+    for who asks, every other one is a member of the body. Its reply has an ``outcome``: ``answers`` has each but
+    UNKNOWN, which is 404. ``look`` is what the store says of the order, kept before and after.
+    """
+
+    name: str
+    command: type[Command]
+    look: Look
+    answers: Mapping[str, Success | Refusal]
+    role: str = "worker"
+    actor: str = ""
+    fixed: Mapping[str, object] = field(default_factory=dict)
+
+    def model(self) -> type[Body]:
+        """Return what the body may say beside its reason."""
+        hints = get_type_hints(self.command)
+        own = dataclasses.fields(self.command)[1:]  # type: ignore[arg-type]  # it is a dataclass
+        chosen = {f.name: (Text if hints[f.name] is str else hints[f.name], _default(f))
+                  for f in own if f.name not in (*self.fixed, self.actor)}  # fmt: skip
+        made: type[Body] = create_model(self.command.__name__, __base__=Body, **chosen)  # type: ignore[call-overload]  # told at run time
+        return made
+
+
+def routes(deeds: Sequence[Deed], face: Face, role: str) -> Routes:
+    """Return the routes of a role's deeds; raises TypeError for a reply with an outcome that nobody answers."""
+    found: dict[tuple[str, str], Callable[[Asked], Told]] = {}
+    for deed in deeds:
+        _check(deed, face.service)
+        if deed.role == role:
+            found["POST", PATH + deed.name] = partial(_do, face, deed, deed.model())
+    return found
+
+
+def _do(face: Face, deed: Deed, model: type[Body], asked: Asked) -> Told:
+    order_id, began_ns, began = str(asked.identity("order_id")), time.time_ns(), time.monotonic()
+    chosen = {name: value for name, value in asked.read(model) if name in model.model_fields}
+    given = {**deed.fixed, **chosen, **({deed.actor: asked.actor} if deed.actor else {})}
+    command = deed.command(order_id, **given)  # type: ignore[call-arg]  # as above
+    heard = Input(uuid7(), order_id, command, datetime.now(UTC), command.type, trace=asked.trace)
+    done = _commit(face, deed, heard, asked)
+    Notes(face.spans).handled([(heard, done.outcome)], began_ns)
+    route = f"POST {PATH}{deed.name}"
+    face.spans.record(
+        route, asked.trace, None, began_ns, began_ns + int((time.monotonic() - began) * 1e9), kind=SERVER,
+        attributes={"http.route": PATH + deed.name, "quadrille.order_id": order_id},
+    )  # fmt: skip
+    return _told(deed, done, order_id)
+
+
+@dataclass(frozen=True, slots=True)
+class _Deeded:
+    """A deed that is durable: what became of it, what the order is now, its row in the audit."""
+
+    outcome: Outcome
+    said: str
+    after: Mapping[str, object]
+    number: int
+
+
+def _commit(face: Face, deed: Deed, heard: Input, asked: Asked) -> _Deeded:
+    """Commit command and audit row together; refuses when the database or registry is away, telling what may be."""
+    try:
+        tx = face.connect()
+    except psycopg.OperationalError:
+        refuse("dependency-unavailable", dependency="database", retry_after=1)
+    with closing(tx):
+        try:
+            with tx.transaction():
+                return _within(tx, face.service, deed, (heard, asked))
+        except Infrastructure:
+            refuse("dependency-unavailable", dependency="registry", retry_after=1)
+        except OUTAGE:  # an error the server told of has undone everything; a lost line may hide a commit
+            slug = "outcome-unknown" if tx.closed else "dependency-unavailable"
+            raise Problem(slug, dependency="database", retry_after=1) from None
+
+
+def _within(tx: Tx, service: Service[Any], deed: Deed, asking: tuple[Input, Asked]) -> _Deeded:
+    heard, asked = asking
+    tx.execute(PATIENCE)
+    tx.execute(LOCK_KEY, [lock_key(heard.key)])  # what is kept as before must be what the handler sees
+    before = deed.look(tx, heard.key)
+    outcome = commit(tx, service, [heard])[0]
+    said = _outcome(outcome)
+    after = deed.look(tx, heard.key)
+    kept = {"outcome": said, "order": after}
+    row = audit.Action(asked.actor, deed.name, heard.key, asked.reason, before and {"order": before}, kept)
+    return _Deeded(outcome, said, after or {}, audit.record(tx, row))
+
+
+def _told(deed: Deed, done: _Deeded, order_id: str) -> Told:
+    answer = {"UNKNOWN": UNKNOWN, **deed.answers}[done.said]
+    if isinstance(answer, Refusal):
+        extra: dict[str, object] = {name: done.after.get(name) for name in answer.members}
+        extra |= {"rule": answer.rule} if answer.rule else {}
+        raise Problem(answer.slug, answer.detail, headers=None, **extra)
+    document = {"order_id": order_id, "action": deed.name, "outcome": done.said, "detail": answer.detail}
+    return Told(answer.status, {**document, "audit_number": done.number, "order": done.after})
+
+
+def _outcome(outcome: Outcome) -> str:
+    if isinstance(outcome, Failed):
+        raise outcome.error
+    said = outcome.said if isinstance(outcome, Done) else ()
+    reply = next(message for message in said if isinstance(message, Reply))
+    return str(getattr(reply, "outcome"))  # noqa: B009 - _check has seen that the reply has one
+
+
+def _check(deed: Deed, service: Service[Any]) -> None:
+    """See to it that every outcome a reply may have is answered, by a problem that exists."""
+    reaction = service.on.reactions.get(deed.command)
+    replies = [cls for cls in reaction.says if issubclass(cls, Reply)] if reaction else []
+    outcomes = {one for cls in replies for one in get_args(get_type_hints(cls).get("outcome"))}
+    slugs = {answer.slug for answer in deed.answers.values() if isinstance(answer, Refusal)}
+    if not outcomes or outcomes - {"UNKNOWN", *deed.answers} or slugs - set(KINDS):
+        message = f"{deed.name}: {deed.command.__name__} may come to {sorted(outcomes)}, not all of them answered"
+        raise TypeError(message)
+
+
+def _default(member: dataclasses.Field[Any]) -> object:
+    return ... if member.default is dataclasses.MISSING else member.default
