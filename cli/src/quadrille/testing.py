@@ -40,13 +40,18 @@ def stack(stack_home: Path) -> Iterator[Stack]:
 
 @pytest.fixture(scope="session")
 def parts_of_the_stack(stack_home: Path) -> Iterator[Start]:
-    """Asks for parts, `parts_of_the_stack("postgres:inventory", "kafka")`: each set is started once a session."""
+    """Asks for parts, `parts_of_the_stack("postgres:inventory", "kafka")`: each set is started once a session.
+
+    What a failed test has left stopped is started again, so that it fails alone.
+    """
     stacks: list[Stack] = []
 
     def started(*parts: str) -> Stack:
         wanted = frozenset(parts)
         for there in stacks:
             if wanted <= there.parts:
+                if not all(process.running for process in there.processes.values()):
+                    there.start()
                 return there
         new = Stack(stack_home / f"parts-{len(stacks)}", parts=wanted, scattered=True)
         new.start()
