@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, PlainSerializer, WithJsonSchema
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
-from chassis.documents import read_cursor, write_cursor
+from chassis.documents import read_cursor, rfc3339, write_cursor
 from chassis.edge import Call
 from chassis.ids import uuid7
 from chassis.inputs import Input
@@ -36,11 +36,6 @@ A = TypeVar("A", bound=Paged)
 P = ParamSpec("P")
 Listing: TypeAlias = Callable[[sa.Connection, str, A, int, str | None], list[T]]  # caller, asked, how many, after
 EVENTS = "text/event-stream"
-
-
-def rfc3339(at: datetime) -> str:
-    """Return a time as every interface shows it: RFC 3339, UTC, milliseconds."""
-    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 Time = Annotated[

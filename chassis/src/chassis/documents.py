@@ -21,6 +21,11 @@ def from_milliseconds(ms: int) -> datetime:
     return _EPOCH + timedelta(milliseconds=ms)
 
 
+def rfc3339(at: datetime) -> str:
+    """Return a time as every interface shows it: RFC 3339, UTC, milliseconds."""
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 def json_of(document: Mapping[str, object]) -> bytes:
     """Return the bytes of a document."""
     return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()

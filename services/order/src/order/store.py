@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from pydantic import TypeAdapter
 from sqlalchemy.dialects.postgresql import JSONB, UUID
 
+from chassis.documents import rfc3339
 from chassis.ids import floor_of, milliseconds
 from chassis.rows import Rows
 from chassis.service import Tx
@@ -144,6 +145,19 @@ class Filters(Paged):
     reference: Text | None = None
     placed_after: Moment | None = None
     placed_before: Moment | None = None
+
+
+def standing(tx: Tx, order_id: str) -> dict[str, object] | None:
+    """Return where an order stands, for the operator who acts on it and for the audit; None if there is none."""
+    row = tx.execute("SELECT to_json(o)::text FROM orders o WHERE order_id = %b::uuid", [order_id]).fetchone()
+    if row is None:
+        return None
+    order = _ORDER.validate_json(row[0])
+    return {
+        "order_status": order.status, "reason": order.reason, "current_etag": f'"v{order.version}"',
+        "cancellable_until": order.cancellable_until and rfc3339(order.cancellable_until),
+        "since": rfc3339(order.history[-1].at), "inventory": order.states.inventory, "payment": order.states.payment,
+    }  # fmt: skip
 
 
 def get_order(db: sa.Connection, caller: str, order_id: str) -> Order | None:
