@@ -28,7 +28,8 @@ class Program(Generic[W]):
     """What a service's main.py wires: handlers, store, errands with their client, rules, and where its HTTP face is.
 
     ``api`` is the name of a function ``make(face: Face)`` giving an ASGI app, imported by the api role alone;
-    ``operators`` are the commands a person may give over the ops port.
+    ``operators`` are the commands a person may give over the ops port, ``ops`` the names of functions
+    ``routes(face: Face)`` giving what else the api's ops port answers.
     """
 
     on: Reactions[W]
@@ -38,6 +39,7 @@ class Program(Generic[W]):
     client: Callable[[Settings], object] = _nobody
     rules: Callable[[Settings], object] = _nobody
     operators: Sequence[Deed] = ()
+    ops: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,13 @@ def _program(name: str) -> Program[Any]:
     return program
 
 
+def _named(name: str) -> Callable[[Any], Any]:
+    """Return the function ``module:function``, imported now."""
+    module, _, function = name.partition(":")
+    found: Callable[[Any], Any] = getattr(importlib.import_module(module), function)
+    return found
+
+
 def _service(program: Program[Any], found: Settings) -> tuple[Service[Any], Codec]:
     from chassis.avro import Codec  # noqa: PLC0415 - not the relay's
     from chassis.schema_ids import Cache, SchemaIds  # noqa: PLC0415 - as above
@@ -70,7 +77,9 @@ def _worker(name: str, found: Settings, stop: threading.Event) -> None:
     program = _program(name)
     service, codec = _service(program, found)
     spans, connect = Spans(name, "worker", found.otlp_endpoints, found.trace_ratio), connection(found.database_url)
-    around = Surroundings(connect, found.kafka_bootstrap, codec, spans, program.client(found), found.batch_max)
+    around = Surroundings(
+        connect, found.kafka_bootstrap, codec, spans, program.client(found), found.batch_max, beats=True
+    )
     worker = Worker(service, around)
     checks = {"database": lambda: _answers(found), "assignment": worker.listener.ready, "schemas": codec.prepare}
     face = Face(found, service, connect, spans, stop)
@@ -93,15 +102,16 @@ def _api(name: str, found: Settings, stop: threading.Event) -> None:
     program = _program(name)
     service, codec = _service(program, found)
     spans = Spans(name, "api", found.otlp_endpoints, found.trace_ratio)
-    module, _, function = program.api.partition(":")
     face = Face(found, service, connection(found.database_url), spans, stop)
-    app = getattr(importlib.import_module(module), function)(face)
+    app = _named(program.api)(face)
     checks = {
         "database": lambda: _answers(found),
         "schemas": codec.prepare,
         "api": lambda: _listens(found.api_bind),
     }
-    routes = operators.routes(program.operators, face, "api")
+    routes = dict(operators.routes(program.operators, face, "api"))
+    for name_of_more in program.ops:
+        routes |= _named(name_of_more)(face)
     with ops.serve(found.ops_bind, name, "api", checks, found.shown(), routes=routes):
         serve(app, found.api_bind, stop)
     spans.stop()
