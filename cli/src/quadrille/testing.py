@@ -16,6 +16,8 @@ import pytest
 from quadrille.stack import EVERYTHING, Stack, jaeger
 
 Start = Callable[..., Stack]
+PATIENT = {"INTAKE_FAILURE_MINIMUM": "100000"}
+"""Tests make sagas fail on purpose: intake is not to shut for that."""
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +34,7 @@ def stack_home() -> Iterator[Path]:
 def stack(stack_home: Path) -> Iterator[Stack]:
     """The whole stack, once a session, on its own ports; with Jaeger where it has been built (`make test` does)."""
     traces = {"jaeger"} if jaeger.binary().exists() else set()
-    whole = Stack(stack_home / "whole", parts=EVERYTHING | traces, scattered=True)
+    whole = Stack(stack_home / "whole", parts=EVERYTHING | traces, scattered=True, settings=PATIENT)
     with whole:
         yield whole
     _remove(whole)
@@ -88,7 +90,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not config.pluginmanager.hasplugin("xdist"):
         return
     for item in items:
-        group = "stack" if _on_the_stack(item) else item.nodeid.partition("::")[0]
+        hasty = "hasty" in getattr(item, "fixturenames", ())  # the second stack of the saga's tests
+        group = "stack" if _on_the_stack(item) else "hasty" if hasty else item.nodeid.partition("::")[0]
         item.add_marker(pytest.mark.xdist_group(group))
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: not _on_the_stack(item))  # the longest piece of work is not to come last
