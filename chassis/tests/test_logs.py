@@ -7,6 +7,8 @@ import subprocess
 import sys
 from typing import Any
 
+from chassis.logs import Seldom
+
 PROGRAM = """
 import logging, structlog
 from chassis import logs
@@ -74,3 +76,14 @@ def test_the_level_is_kept() -> None:
     body = 'log.debug("a"); log.info("b"); log.warning("c"); log.error("d")'
 
     assert [line["event"] for line in lines(body, "warning")] == ["c", "d"]
+
+
+def test_what_comes_again_and_again_is_told_seldom() -> None:
+    """The first of a kind is told at once, then one in ten seconds with how many there were; kinds are apart."""
+    now = 100.0
+    seldom = Seldom(10.0, lambda: now)
+
+    told = [seldom.met("_TRANSPORT") for _ in range(50)]
+    assert (told, seldom.met("_RESOLVE")) == ([1] + [0] * 49, 1)
+    now = 110.0
+    assert [seldom.met("_TRANSPORT"), seldom.met("_TRANSPORT")] == [50, 0]

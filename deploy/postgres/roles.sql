@@ -11,7 +11,7 @@ ALTER ROLE owner SET idle_in_transaction_session_timeout = '30s';
 ALTER ROLE app SET synchronous_commit = 'on';
 ALTER ROLE app SET statement_timeout = '20s';
 ALTER ROLE app SET transaction_timeout = '30s';
-ALTER ROLE app SET idle_in_transaction_session_timeout = '30s';
+ALTER ROLE app SET idle_in_transaction_session_timeout = '10s';
 -- The recovery's scan lives in one open transaction with an exported snapshot: the relay has no time-outs of its own.
 ALTER ROLE relay SET synchronous_commit = 'on';
 ALTER ROLE relay SET wal_sender_timeout = '5s';

@@ -108,7 +108,7 @@ def test_nobody_copies_a_cluster(infrastructure: Stack) -> None:
         ("app", "synchronous_commit", "on"),
         ("app", "statement_timeout", "20s"),
         ("app", "transaction_timeout", "30s"),
-        ("app", "idle_in_transaction_session_timeout", "30s"),
+        ("app", "idle_in_transaction_session_timeout", "10s"),
         ("app", "wal_level", "logical"),
         ("app", "fsync", "on"),
         ("app", "full_page_writes", "on"),

@@ -9,8 +9,9 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import sys
+import time
 import traceback
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -55,6 +56,23 @@ def configure(service: str, role: str, level: str = "info") -> None:
     root.setLevel(level.upper())
     for noisy in ("uvicorn.error", "alembic", "psycopg", "psycopg.pool", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING if level != "debug" else logging.DEBUG)
+
+
+class Seldom:
+    """Says of what comes again and again when it is to be told: each kind once in so many seconds."""
+
+    def __init__(self, seconds: float = 10.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds, self._clock = seconds, clock
+        self._met: dict[str, tuple[float, int]] = {}  # kind: told until, met since
+
+    def met(self, kind: str) -> int:
+        """Count one of a kind; return how many came since one was told, 0 if it is too early to tell again."""
+        until, count = self._met.get(kind, (float("-inf"), 0))
+        if (now := self._clock()) < until:
+            self._met[kind] = until, count + 1
+            return 0
+        self._met[kind] = now + self._seconds, 0
+        return count + 1
 
 
 def release() -> str:
