@@ -34,6 +34,18 @@ class Refused(Exception):  # noqa: N818 - the name says what is the case
         self.reply = reply
         super().__init__(f"{method} {path}: {reply.status} {reply.raw[:500].decode('utf-8', 'replace')}")
 
+    @property
+    def problem(self) -> Mapping[str, Any]:
+        """The problem document; empty when the answer was none."""
+        told = self.reply.headers.get("content-type", "") == "application/problem+json"
+        found: Mapping[str, Any] = self.reply.body if told else {}
+        return found
+
+    @property
+    def slug(self) -> str:
+        """The last part of the problem's type, such as ``not-found``; empty when the answer was none."""
+        return str(self.problem.get("type", "")).rpartition("/")[2]
+
 
 class Client:
     """Talks to one base url over one connection; not for several threads at once."""

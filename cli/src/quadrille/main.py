@@ -19,7 +19,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-MORE = ("schema", "demo", "load", "saga")
+MORE = ("schema", "demo", "load", "saga", "orders", "resolve")
 """Modules of this package that bring commands: a typer `app` of their own, or one function `command`."""
 
 Data = Annotated[Path | None, typer.Option("--data", help="Data directory (default: $QUADRILLE_DATA or .quadrille).")]
@@ -137,7 +137,7 @@ def _load_more(word: str) -> None:
             if hasattr(module, "app"):
                 app.add_typer(module.app, name=name)
             else:
-                app.command(name)(module.command)
+                app.command(name, epilog=getattr(module, "EPILOG", None))(module.command)
 
 
 def run() -> None:
