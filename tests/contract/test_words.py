@@ -30,6 +30,11 @@ SAID = [(service, cls) for service in SERVICES for cls in reactions(service).say
 HEARD = [(service, cls) for service in SERVICES for cls in reactions(service).hears(Fact).values()]
 
 
+def language(service: str) -> tuple[Schema, ...]:
+    """Return the schemas a service's handlers may speak: its own and the chassis'."""
+    return (*schemas.said_by(service), *schemas.said_by("chassis"))
+
+
 def versions(cls: type[Fact]) -> tuple[Schema, ...]:
     """Return every published version of what a class hears."""
     published, _ = schema_published.load(schema.root())
@@ -63,7 +68,7 @@ def written(version: Schema, body: object) -> bytes:
 @pytest.mark.parametrize(("service", "cls"), SAID, ids=[f"{s}-{c.type}" for s, c in SAID])
 def test_what_is_said_is_its_schema(service: str, cls: type[Fact]) -> None:
     """A said class has the fields of its schema, in the same order, of the same types."""
-    said = {one.name.rpartition(".")[2]: one for one in schemas.said_by(service)}
+    said = {one.name.rpartition(".")[2]: one for one in language(service)}
 
     assert [*projection.differences(said[cls.__name__].shape, cls, cls.__name__)] == []
 
@@ -72,7 +77,7 @@ def test_what_is_said_is_its_schema(service: str, cls: type[Fact]) -> None:
 @pytest.mark.parametrize("empty", [False, True])
 def test_what_is_said_is_plain_avro(service: str, cls: type[Fact], empty: bool) -> None:  # noqa: FBT001
     """A said fact, read into its class and said again, is the very bytes it was made of."""
-    said = next(one for one in schemas.said_by(service) if one.name.endswith(f".{cls.__name__}"))
+    said = next(one for one in language(service) if one.name.endswith(f".{cls.__name__}"))
     value = written(said, sample(said.shape, empty=empty))
     fact = wire.whole(projection.reader(said, cls), value, 0)
 

@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 
 from chassis.testing import InMemory
+from chassis.undo import ResolveUndo, RetryUndo
 from inventory.domain import MOST, HoldState, Level, OrderId, Sku, Stock
 from inventory.events import (
     Line,
@@ -278,6 +279,8 @@ def test_every_edge_of_the_map_was_walked() -> None:
         [*stock, PLACED, CONFIRMED, DECLINED],
         [*stock, PLACED, CANCEL],
         [*stock, PLACED, DECLINED],
+        [*stock, PLACED, CONFIRMED, CANCEL, SetStock("sku-2", 2, sealed=False), RetryUndo("o-1")],
+        [*stock, PLACED, CONFIRMED, CANCEL, ResolveUndo("o-1", "EXTERNAL", "ann", "T-7")],
         [PLACED],
     ):
         inventory = InMemory(on)

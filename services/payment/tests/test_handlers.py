@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 
 from chassis.testing import START, InMemory
+from chassis.undo import ResolveUndo, RetryUndo
 from chassis.words import Message
 from payment.domain import OrderId, Payments, State
 from payment.events import (
@@ -29,6 +30,7 @@ from payment.events import (
     RefundCard,
     RefundCardDropped,
     RefundExhausted,
+    RefundNotFound,
     RefundRefused,
     StockReserved,
 )
@@ -48,7 +50,11 @@ EXHAUSTED = RefundExhausted("o-1")
 DROPPED = ChargeCardDropped("o-1"), RefundCardDropped("o-1")
 CHARGED = PaymentCharged("o-1", "charge:o-1", "ch-1", 2500, "EUR")
 REFUNDED = PaymentRefunded("o-1", "refund:o-1", "VOID", 2500, "EUR")
-EVERYTHING = [PLACED, RESERVED, CANCEL, UNKNOWN, NOT_FOUND, TAKEN, REFUSED, BACK, CLOSED, EXHAUSTED, *DROPPED]
+GONE = RefundNotFound("o-1")
+RETRY = RetryUndo("o-1")
+RESOLVE = ResolveUndo("o-1", "EXTERNAL", "ann", "T-7")
+EVERYTHING = [PLACED, RESERVED, CANCEL, UNKNOWN, NOT_FOUND, TAKEN, REFUSED, BACK, CLOSED, EXHAUSTED, GONE, *DROPPED]
+CANCELLED_AFTER_CHARGE = [PLACED, RESERVED, TAKEN, CANCEL]
 
 
 def state(payment: InMemory[Payments]) -> State:
@@ -247,8 +253,10 @@ def test_a_late_refund_after_its_failure_counts(payment: InMemory[Payments]) -> 
         ([PLACED, RESERVED, TAKEN], [m for m in EVERYTHING if m is not CANCEL]),
         ([PLACED, RESERVED, TAKEN, CANCEL], [m for m in EVERYTHING if m not in (BACK, CLOSED, EXHAUSTED)]),
         ([PLACED, RESERVED, TAKEN, CANCEL, CLOSED], [m for m in EVERYTHING if m is not BACK]),
+        ([*CANCELLED_AFTER_CHARGE, CLOSED, RESOLVE, GONE], [m for m in EVERYTHING if m not in (BACK, *DROPPED)]),
+        ([*CANCELLED_AFTER_CHARGE, CLOSED, RESOLVE, GONE, BACK], [m for m in EVERYTHING if m not in DROPPED]),
     ],
-    ids=["DECLINED", "SKIPPED", "REFUNDED", "CHARGED", "REFUNDING", "REFUND_FAILED"],
+    ids=["DECLINED", "SKIPPED", "REFUNDED", "CHARGED", "REFUNDING", "REFUND_FAILED", "RESOLVED", "RESOLVED, refunded"],
 )
 def test_what_does_not_fit_the_state_is_absorbed(
     payment: InMemory[Payments], past: list[Message], deaf_to: list[Message]
@@ -280,6 +288,7 @@ def test_every_edge_of_the_map_was_walked() -> None:
         [PLACED, RESERVED, TAKEN, CANCEL, EXHAUSTED],
         [PLACED, RESERVED, REFUSED],
         [CANCEL],
+        [RETRY, RESOLVE, *CANCELLED_AFTER_CHARGE, CLOSED, RETRY, RESOLVE, GONE, DROPPED[1], BACK],
     ):
         payment = InMemory(on)
         payment.hears(*story)

@@ -24,11 +24,17 @@ class HoldState(StrEnum):
     REJECTED = "REJECTED"
     RELEASED = "RELEASED"
     RELEASE_FAILED = "RELEASE_FAILED"
+    RESOLVED = "RESOLVED"
 
     @property
     def ended(self) -> bool:
         """Tell whether every further fact is absorbed: what there was to say was said."""
         return self not in (HoldState.RESERVED, HoldState.COMMITTED)
+
+    @property
+    def keeps(self) -> bool:
+        """Tell whether pieces are set aside or sold that may still come back."""
+        return not self.ended or self is HoldState.RELEASE_FAILED
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +92,11 @@ class Released:
 @dataclass(frozen=True, slots=True)
 class Kept:
     """Nothing came back: sealed goods among them are sold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A person has ended it: what was held came back, what was sold stays sold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,17 +163,42 @@ class Stock:
     def give_back(self, order_id: OrderId) -> Released | Kept | Nothing:
         """Give back what the order holds, all lines or none; an order that holds nothing stays as it is."""
         hold = self.holds.get(order_id)
-        if not hold or hold.state.ended:
+        return Nothing() if not hold or hold.state.ended else self._bring_back(hold)
+
+    def retry(self, order_id: OrderId) -> Released | Kept | Nothing:
+        """Give back what could not come back before; only a release that failed is tried again."""
+        hold = self.holds.get(order_id)
+        return self._bring_back(hold) if hold and hold.state is HoldState.RELEASE_FAILED else Nothing()
+
+    def resolve(self, order_id: OrderId, *, cancelled: bool) -> Resolved | Nothing:
+        """End what is owed by a person's word: what is held comes back, what is sold stays sold.
+
+        ``cancelled``: a cancellation came and was not handled; one that was handled is owed only if its release failed.
+        """
+        hold = self.holds.get(order_id) or Hold(order_id, (), HoldState.RESERVED)
+        if not (hold.state is HoldState.RELEASE_FAILED or (cancelled and not hold.state.ended)):
             return Nothing()
-        returned = hold.state is HoldState.COMMITTED
+        if hold.state is HoldState.RESERVED:
+            for line in hold.lines:
+                self._move(Sku(line.sku), available=line.quantity, held=-line.quantity)
+        self.holds.put(order_id, replace(hold, state=HoldState.RESOLVED))
+        return Resolved()
+
+    def state(self, order_id: OrderId) -> HoldState | None:
+        """Return where an order's hold stands; None for an order not heard of."""
+        hold = self.holds.get(order_id)
+        return hold.state if hold else None
+
+    def _bring_back(self, hold: Hold) -> Released | Kept:
+        returned = hold.state is not HoldState.RESERVED
         if returned and any(self._sealed(Sku(line.sku)) for line in hold.lines):
-            self.holds.put(order_id, replace(hold, state=HoldState.RELEASE_FAILED))
+            self.holds.put(hold.order_id, replace(hold, state=HoldState.RELEASE_FAILED))
             return Kept()
         for line in hold.lines:
             n = line.quantity
             taken = {"committed": -n} if returned else {"held": -n}
             self._move(Sku(line.sku), available=n, **taken)
-        self.holds.put(order_id, replace(hold, state=HoldState.RELEASED))
+        self.holds.put(hold.order_id, replace(hold, state=HoldState.RELEASED))
         return Released(had_hold=True, returned=returned)
 
     def set_available(self, sku: Sku, available: int, *, sealed: bool | None, version: int | None) -> Stored | Changed:

@@ -100,6 +100,16 @@ class StockReleaseFailed(Fact):
     error: str
 
 
+@dataclass(frozen=True, slots=True)
+class StockResolved(Fact):
+    """A person has ended what inventory still owed the order."""
+
+    order_id: str
+    how: str
+    operator: str
+    evidence: str
+
+
 # stock keeping -------------------------------------------------------------------------------------------------------
 
 

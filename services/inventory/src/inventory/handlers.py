@@ -3,7 +3,21 @@
 from __future__ import annotations
 
 from chassis.registry import Reactions
-from inventory.domain import Changed, Held, Kept, Nothing, OrderId, Released, Short, Sku, Sold, Stock, Stored
+from chassis.undo import ResolveUndo, RetryUndo, UndoAnswered, not_owed
+from inventory.domain import (
+    Changed,
+    Held,
+    Kept,
+    Nothing,
+    OrderId,
+    Released,
+    Resolved,
+    Short,
+    Sku,
+    Sold,
+    Stock,
+    Stored,
+)
 from inventory.events import (
     OrderCancellationRequested,
     OrderConfirmed,
@@ -16,6 +30,7 @@ from inventory.events import (
     StockReleased,
     StockReleaseFailed,
     StockReserved,
+    StockResolved,
     StockSet,
 )
 
@@ -54,6 +69,29 @@ def commit_stock(order: OrderConfirmed, stock: Stock) -> StockCommitted | None:
             return StockCommitted(order.order_id)
         case Nothing():
             return None
+
+
+@on.command
+def retry_release(wish: RetryUndo, stock: Stock) -> tuple[StockReleased, UndoAnswered] | UndoAnswered:
+    """Give back what could not come back before, if it may now; the reply says so if it still may not."""
+    match stock.retry(OrderId(wish.order_id)):
+        case Released(had_hold, returned):
+            return StockReleased(wish.order_id, had_hold, returned), UndoAnswered(wish.order_id, "DONE", "RELEASED")
+        case Kept():
+            return UndoAnswered(wish.order_id, "STILL_FAILED", "RELEASE_FAILED")
+        case Nothing():
+            return not_owed(wish, stock.state(OrderId(wish.order_id)))
+
+
+@on.command
+def resolve_stock(wish: ResolveUndo, stock: Stock) -> tuple[StockResolved, UndoAnswered] | UndoAnswered:
+    """End by a person's word what is owed; it is owed once the cancellation came, until it is acknowledged."""
+    match stock.resolve(OrderId(wish.order_id), cancelled=OrderCancellationRequested.type in wish.waiting):
+        case Resolved():
+            fact = StockResolved(wish.order_id, wish.how, wish.operator, wish.evidence)
+            return fact, UndoAnswered(wish.order_id, "DONE", "RESOLVED")
+        case Nothing():
+            return not_owed(wish, stock.state(OrderId(wish.order_id)))
 
 
 @on.command

@@ -10,9 +10,17 @@ from sqlalchemy.dialects.postgresql import ARRAY
 
 from chassis.rows import Rows
 from chassis.service import Tx
+from chassis.undo import ResolveUndo, RetryUndo
 from chassis.words import Message
 from inventory.domain import Hold, HoldState, Level, OrderId, Sku, Stock
-from inventory.events import Line, OrderCancellationRequested, OrderConfirmed, OrderPlaced, PaymentDeclined, SetStock
+from inventory.events import (
+    Line,
+    OrderCancellationRequested,
+    OrderConfirmed,
+    OrderPlaced,
+    PaymentDeclined,
+    SetStock,
+)
 
 metadata = sa.MetaData()
 hold = sa.Table(
@@ -60,7 +68,7 @@ def load(tx: Tx, heard: Sequence[Message]) -> Stock:
     holds = {row[0]: _hold(*row) for row in tx.execute(HOLDS, [sorted(orders)])} if orders else {}
     skus = {Sku(m.sku) for m in heard if isinstance(m, SetStock)}
     skus |= {Sku(line.sku) for m in heard if isinstance(m, OrderPlaced) for line in m.lines}
-    skus |= {Sku(line.sku) for found in holds.values() if not found.state.ended for line in found.lines}
+    skus |= {Sku(line.sku) for found in holds.values() if found.state.keeps for line in found.lines}
     levels = {row[0]: Level(*row) for row in tx.execute(LEVELS, [sorted(skus)])} if skus else {}
     return Stock(Rows(orders, holds), Rows(skus, levels))
 
@@ -89,7 +97,7 @@ def list_stock(db: sa.Connection, after: str = "", limit: int = 50) -> list[Leve
     return [Level(*row) for row in db.execute(page)]
 
 
-_LATER = OrderConfirmed | OrderCancellationRequested | PaymentDeclined
+_LATER = OrderConfirmed | OrderCancellationRequested | PaymentDeclined | RetryUndo | ResolveUndo
 
 
 def _hold(order_id: str, skus: Sequence[str], quantities: Sequence[int], state: str) -> Hold:

@@ -15,6 +15,7 @@ from chassis.openapi import Answer
 from chassis.program import Face
 from payment import store
 from payment.domain import Entry as Line
+from payment.domain import Resolution as Wish
 from payment.store import Account, Pending
 
 routes = web.Routes()
@@ -29,6 +30,7 @@ PAYMENT = {
     "cancel_wanted": True,
     "began_at": "2026-11-21T09:14:03.270Z",
     "deadline_at": "2026-11-21T09:19:03.120Z",
+    "resolution": None,
     "entries": [
         {
             "key": f"charge:{ORDER}",
@@ -72,12 +74,21 @@ class Intent(Document):
     error: str | None = Field(description="How the last try failed.")
 
 
+class Resolution(Document):
+    """How a person ends what payment owes the order: a wish until the processor says that nothing went back."""
+
+    how: str = Field(description="WRITTEN_OFF or EXTERNAL.")
+    operator: str
+    evidence: str = Field(description="Where the proof is to be found.")
+    contradicted: bool = Field(description="The money went back after all: see the entries.")
+
+
 class Payment(Document):
     """An order's payment; price and deadline are null until the order itself was heard of."""
 
     order_id: str
     state: str = Field(
-        description="NONE, CHARGING, UNKNOWN, CHARGED, DECLINED, SKIPPED, REFUNDING, REFUNDED or REFUND_FAILED."
+        description="NONE, CHARGING, UNKNOWN, CHARGED, DECLINED, SKIPPED, REFUNDING, REFUNDED, REFUND_FAILED, RESOLVED."
     )
     code: str | None = Field(description="Why a charge was declined or a refund refused.")
     amount_minor: int | None
@@ -86,6 +97,7 @@ class Payment(Document):
     cancel_wanted: bool = Field(description="The money goes back as soon as it is known whether it came.")
     began_at: Time | None
     deadline_at: Time | None
+    resolution: Resolution | None
     entries: list[Entry]
     intents: list[Intent]
 
@@ -119,6 +131,7 @@ def _payment(account: Account) -> Payment:
         cancel_wanted=payment.cancel_wanted,
         began_at=payment.began_at,
         deadline_at=price.deadline_at if price else None,
+        resolution=_resolution(payment.resolution) if payment.resolution else None,
         entries=[_entry(line) for line in account.entries],
         intents=[_intent(pending) for pending in account.pending],
     )
@@ -133,6 +146,10 @@ def _entry(line: Line) -> Entry:
         reference=line.reference,
         at=line.at,
     )
+
+
+def _resolution(wish: Wish) -> Resolution:
+    return Resolution(how=wish.how, operator=wish.operator, evidence=wish.evidence, contradicted=wish.contradicted)
 
 
 def _intent(pending: Pending) -> Intent:

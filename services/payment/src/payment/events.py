@@ -96,6 +96,16 @@ class PaymentRefundFailed(Fact):
     attempts: int
 
 
+@dataclass(frozen=True, slots=True)
+class PaymentResolved(Fact):
+    """A person has ended what payment still owed the order."""
+
+    order_id: str
+    how: str
+    operator: str
+    evidence: str
+
+
 # the outside: intents ------------------------------------------------------------------------------------------------
 
 
@@ -118,10 +128,14 @@ class InquireCharge(Intent, effect="charge"):
 
 @dataclass(frozen=True, slots=True)
 class RefundCard(Intent, effect="refund"):
-    """Give the whole amount of ``charge:<order>`` back once, under the key ``refund:<order>``."""
+    """Give the whole amount of ``charge:<order>`` back once, under the key ``refund:<order>``.
+
+    ``again``: a person's retry, maybe long after the last one, so what became of that is asked first.
+    """
 
     order_id: str
     amount_minor: int
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)

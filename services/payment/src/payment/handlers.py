@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
+from chassis.facts import FindingRaised
 from chassis.outside import Ruling
 from chassis.registry import Reactions
+from chassis.undo import ResolveUndo, RetryUndo, UndoAnswered, not_owed
 from payment.domain import (
-    Captured,
-    Charge,
-    Declined,
-    Lost,
-    Nothing,
+    OPEN,
+    Due,
+    Moved,
     OrderId,
     Payments,
     Price,
-    Refund,
-    RefundFailed,
-    Returned,
-    Skipped,
+    Resolution,
     State,
-    StillLost,
 )
 from payment.events import (
     CardCharged,
@@ -29,6 +27,7 @@ from payment.events import (
     ChargeNotFound,
     ChargeUnknown,
     InquireCharge,
+    InquireRefund,
     OrderCancellationRequested,
     OrderPlaced,
     PaymentCharged,
@@ -36,10 +35,12 @@ from payment.events import (
     PaymentOutcomeUnknown,
     PaymentRefunded,
     PaymentRefundFailed,
+    PaymentResolved,
     PaymentSkipped,
     RefundCard,
     RefundCardDropped,
     RefundExhausted,
+    RefundNotFound,
     RefundRefused,
     StockReserved,
     charge_key,
@@ -66,11 +67,11 @@ def take_permission(stock: StockReserved, payments: Payments) -> ChargeCard | No
 def undo_payment(cancel: OrderCancellationRequested, payments: Payments) -> PaymentSkipped | RefundCard | None:
     """Give the money back; nothing begun leaves a tombstone, a charge in flight is undone when its answer comes."""
     match payments.cancel(OrderId(cancel.order_id)):
-        case Skipped():
+        case "SKIPPED":
             return PaymentSkipped(cancel.order_id, cancel.reason)
-        case Refund(price):
+        case Due(price):
             return RefundCard(cancel.order_id, price.amount_minor)
-        case Nothing():
+        case None:
             return None
 
 
@@ -78,11 +79,11 @@ def undo_payment(cancel: OrderCancellationRequested, payments: Payments) -> Paym
 def charged(answer: CardCharged, payments: Payments) -> PaymentCharged | tuple[PaymentCharged, RefundCard] | None:
     """Say that the money is ours, and start the refund at once if the order was cancelled meanwhile (law L6)."""
     match payments.capture(OrderId(answer.order_id), answer.reference, answer.at):
-        case Captured(price, refund):
+        case Moved(price, refund):
             key = charge_key(answer.order_id)
             fact = PaymentCharged(answer.order_id, key, answer.reference, price.amount_minor, price.currency)
             return (fact, RefundCard(answer.order_id, price.amount_minor)) if refund else fact
-        case Nothing():
+        case None:
             return None
 
 
@@ -90,9 +91,9 @@ def charged(answer: CardCharged, payments: Payments) -> PaymentCharged | tuple[P
 def declined(answer: CardDeclined, payments: Payments) -> PaymentDeclined | None:
     """Say that the card was declined, cancelled meanwhile or not."""
     match payments.decline(OrderId(answer.order_id), answer.code):
-        case Declined():
+        case "DECLINED":
             return PaymentDeclined(answer.order_id, answer.code)
-        case Nothing():
+        case None:
             return None
 
 
@@ -102,12 +103,12 @@ def unknown(
 ) -> tuple[PaymentOutcomeUnknown, InquireCharge] | InquireCharge | None:
     """Ask what became of the charge; that it is unknown is said once, however often it stays so."""
     match payments.lose(OrderId(answer.order_id)):
-        case Lost(since_at):
+        case datetime() as since_at:
             fact = PaymentOutcomeUnknown(answer.order_id, answer.attempts, since_at)
             return fact, InquireCharge(answer.order_id)
-        case StillLost():
+        case "STILL_LOST":
             return InquireCharge(answer.order_id)
-        case Nothing():
+        case None:
             return None
 
 
@@ -123,13 +124,15 @@ def charge_dropped(_: ChargeCardDropped, __: Payments) -> None:
 
 
 @on.answer
-def refunded(answer: CardRefunded, payments: Payments) -> PaymentRefunded | None:
-    """Say that the money went back, even after it was given up."""
+def refunded(answer: CardRefunded, payments: Payments) -> PaymentRefunded | FindingRaised | None:
+    """Say that the money went back, even after it was given up; after a person ended it, operators are to know."""
     match payments.give_back(OrderId(answer.order_id), answer.kind, answer.reference, answer.at):
-        case Returned(price):
+        case Moved(price):
             key = refund_key(answer.order_id)
             return PaymentRefunded(answer.order_id, key, answer.kind, price.amount_minor, price.currency)
-        case Nothing():
+        case "CONTRADICTED":
+            return FindingRaised("payment", "4", "the money went back after a person had resolved it", answer.order_id)
+        case None:
             return None
 
 
@@ -137,9 +140,9 @@ def refunded(answer: CardRefunded, payments: Payments) -> PaymentRefunded | None
 def refund_refused(answer: RefundRefused, payments: Payments) -> PaymentRefundFailed | None:
     """Say that the processor refuses the refund for good: no try will change that."""
     match payments.fail_refund(OrderId(answer.order_id), answer.code):
-        case RefundFailed():
+        case "REFUND_FAILED":
             return PaymentRefundFailed(answer.order_id, "BUSINESS", answer.code, answer.attempts)
-        case Nothing():
+        case None:
             return None
 
 
@@ -147,21 +150,61 @@ def refund_refused(answer: RefundRefused, payments: Payments) -> PaymentRefundFa
 def refund_exhausted(answer: RefundExhausted, payments: Payments) -> PaymentRefundFailed | None:
     """Say that every try of the refund went unanswered."""
     match payments.fail_refund(OrderId(answer.order_id), "unanswered"):
-        case RefundFailed():
+        case "REFUND_FAILED":
             return PaymentRefundFailed(answer.order_id, "TRANSIENT_EXHAUSTED", "unanswered", answer.attempts)
-        case Nothing():
+        case None:
             return None
 
 
 @on.answer
-def refund_dropped(_: RefundCardDropped, __: Payments) -> None:
-    """Let go of a refund that is no longer owed."""
+def refund_dropped(answer: RefundCardDropped, payments: Payments) -> InquireRefund | None:
+    """Let go of a refund that is no longer owed; one that a person ended may have been sent, so that is asked."""
+    resolved = payments.state(OrderId(answer.order_id)) is State.RESOLVED
+    return InquireRefund(answer.order_id) if resolved else None
+
+
+@on.answer
+def refund_not_found(answer: RefundNotFound, payments: Payments) -> PaymentResolved | None:
+    """Say how a person ended what was owed, now that nothing went back."""
+    match payments.close(OrderId(answer.order_id)):
+        case Resolution(how, operator, evidence):
+            return PaymentResolved(answer.order_id, how, operator, evidence)
+        case None:
+            return None
+
+
+@on.command
+def retry_refund(wish: RetryUndo, payments: Payments) -> tuple[RefundCard, UndoAnswered] | UndoAnswered:
+    """Start a failed refund again, which asks first what became of it; one under way is tried at once."""
+    match payments.retry(OrderId(wish.order_id)):
+        case Due(price):
+            asked = UndoAnswered(wish.order_id, "ASKED", State.REFUNDING)
+            return RefundCard(wish.order_id, price.amount_minor, again=True), asked
+        case "HURRIED":
+            return UndoAnswered(wish.order_id, "ASKED", State.REFUNDING)
+        case None:
+            return not_owed(wish, payments.known(OrderId(wish.order_id)))
+
+
+@on.command
+def resolve_payment(wish: ResolveUndo, payments: Payments) -> tuple[InquireRefund, UndoAnswered] | UndoAnswered:
+    """Ask what became of the refund, whose answer ends what is owed; a charge without an answer is asked for only."""
+    resolution = Resolution(wish.how, wish.operator, wish.evidence)
+    cancelled = OrderCancellationRequested.type in wish.waiting
+    match payments.resolve(OrderId(wish.order_id), resolution, cancelled=cancelled):
+        case "INQUIRED":
+            asked = UndoAnswered(wish.order_id, "ASKED", payments.state(OrderId(wish.order_id)))
+            return InquireRefund(wish.order_id), asked
+        case "HURRIED":
+            return UndoAnswered(wish.order_id, "CHARGE_OPEN", payments.state(OrderId(wish.order_id)))
+        case None:
+            return not_owed(wish, payments.known(OrderId(wish.order_id)))
 
 
 def when_charge(intent: ChargeCard, payments: Payments) -> Ruling:
     """Rule on a charge about to be leased at ``intent.at``: past its deadline it waits for the decider (law L1)."""
     order_id = OrderId(intent.order_id)
-    if not payments.state(order_id).open:
+    if payments.state(order_id) not in OPEN:
         return Ruling.DROP
     return Ruling.GO if payments.may_begin(order_id, intent.at) else Ruling.WAIT
 
@@ -171,9 +214,9 @@ def when_refund(intent: RefundCard, payments: Payments) -> Ruling:
     return Ruling.GO if payments.state(OrderId(intent.order_id)) is State.REFUNDING else Ruling.DROP
 
 
-def _charge(order_id: str, transition: Charge | Nothing) -> ChargeCard | None:
+def _charge(order_id: str, transition: Due | None) -> ChargeCard | None:
     match transition:
-        case Charge(price):
+        case Due(price):
             return ChargeCard(order_id, price.amount_minor, price.currency, price.payment_token)
-        case Nothing():
+        case None:
             return None

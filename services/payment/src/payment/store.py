@@ -6,13 +6,14 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import sqlalchemy as sa
 
 from chassis.rows import Rows
 from chassis.service import Tx
 from chassis.words import Message, key_of
-from payment.domain import Entry, OrderId, Payment, Payments, Price, State
+from payment.domain import Entry, OrderId, Payment, Payments, Price, Resolution, State
 from payment.events import charge_key, refund_key
 
 metadata = sa.MetaData()
@@ -29,6 +30,10 @@ payment = sa.Table(
     sa.Column("currency", sa.Text),
     sa.Column("payment_token", sa.Text),
     sa.Column("deadline_at", sa.DateTime(timezone=True)),
+    sa.Column("how", sa.Text),
+    sa.Column("operator", sa.Text),
+    sa.Column("evidence", sa.Text),
+    sa.Column("contradicted", sa.Boolean),
 )
 entry = sa.Table(
     "entry",
@@ -41,28 +46,33 @@ entry = sa.Table(
     sa.Column("reference", sa.Text, nullable=False),
     sa.Column("at", sa.DateTime(timezone=True), nullable=False),
 )
-# The chassis' table, looked at for the API: what is still to be done outside.
+# The chassis' table: what is still to be done outside, shown by the API and made due by a person's wish.
 agenda = sa.table("agenda", *map(sa.column, ("id", "key", "type", "due", "attempts", "error_class", "error")))
 
 PAYMENTS = """
-SELECT order_id, state, permitted, cancel_wanted, began_at, code, amount_minor, currency, payment_token, deadline_at
+SELECT order_id, state, permitted, cancel_wanted, began_at, code, amount_minor, currency, payment_token, deadline_at,
+       how, operator, evidence, contradicted
   FROM payment WHERE order_id = ANY(%b) ORDER BY order_id FOR UPDATE"""
 ADD_PAYMENTS = """
 INSERT INTO payment (order_id, state, permitted, cancel_wanted, began_at, code,
-                     amount_minor, currency, payment_token, deadline_at)
+                     amount_minor, currency, payment_token, deadline_at, how, operator, evidence, contradicted)
 SELECT * FROM unnest(%b::text[], %b::text[], %b::bool[], %b::bool[], %b::timestamptz[], %b::text[],
-                     %b::bigint[], %b::text[], %b::text[], %b::timestamptz[])"""
+                     %b::bigint[], %b::text[], %b::text[], %b::timestamptz[],
+                     %b::text[], %b::text[], %b::text[], %b::bool[])"""
 SET_PAYMENTS = """
 UPDATE payment p SET state = n.state, permitted = n.permitted, cancel_wanted = n.cancel_wanted, began_at = n.began_at,
                      code = n.code, amount_minor = n.amount_minor, currency = n.currency,
-                     payment_token = n.payment_token, deadline_at = n.deadline_at
+                     payment_token = n.payment_token, deadline_at = n.deadline_at,
+                     how = n.how, operator = n.operator, evidence = n.evidence, contradicted = n.contradicted
   FROM unnest(%b::text[], %b::text[], %b::bool[], %b::bool[], %b::timestamptz[], %b::text[],
-              %b::bigint[], %b::text[], %b::text[], %b::timestamptz[])
-       n(order_id, state, permitted, cancel_wanted, began_at, code, amount_minor, currency, payment_token, deadline_at)
+              %b::bigint[], %b::text[], %b::text[], %b::timestamptz[], %b::text[], %b::text[], %b::text[], %b::bool[])
+       n(order_id, state, permitted, cancel_wanted, began_at, code, amount_minor, currency, payment_token, deadline_at,
+         how, operator, evidence, contradicted)
  WHERE p.order_id = n.order_id"""
 ADD_ENTRIES = """
 INSERT INTO entry (key, order_id, kind, amount_minor, currency, reference, at)
 SELECT * FROM unnest(%b::text[], %b::text[], %b::text[], %b::bigint[], %b::text[], %b::text[], %b::timestamptz[])"""
+HURRY = "UPDATE agenda SET due = now() WHERE key = ANY(%b) AND due > now() AND leased_until IS NULL"
 
 
 def load(tx: Tx, heard: Sequence[Message]) -> Payments:
@@ -70,14 +80,12 @@ def load(tx: Tx, heard: Sequence[Message]) -> Payments:
     orders = {OrderId(key_of(m)) for m in heard}
     keys = {key(order) for order in orders for key in (charge_key, refund_key)}
     rows = tx.execute(PAYMENTS, [sorted(orders)])
-    payments = {
-        OrderId(r[0]): Payment(OrderId(r[0]), State(r[1]), r[2], r[3], r[4], r[5], _price(*r[6:])) for r in rows
-    }
-    return Payments(Rows(orders, payments), Rows(keys, {}))
+    payments = {OrderId(row[0]): _payment(row) for row in rows}
+    return Payments(Rows(orders, payments), Rows(keys, {}), Rows(orders, {}))
 
 
 def save(tx: Tx, work: Payments) -> None:
-    """Write back the payments that changed and the ledger's new entries."""
+    """Write back the payments that changed and the ledger's new entries; make hurried intents due."""
     if added := work.payments.added:
         tx.execute(ADD_PAYMENTS, _columns([_row(p) for p in added]))
     if changed := work.payments.changed:
@@ -85,6 +93,8 @@ def save(tx: Tx, work: Payments) -> None:
     if entered := work.entries.added:
         rows = [(e.key, e.order_id, e.kind, e.amount_minor, e.currency, e.reference, e.at) for e in entered]
         tx.execute(ADD_ENTRIES, _columns(rows))
+    if hurried := work.hurried.added:
+        tx.execute(HURRY, [hurried])
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,19 +129,21 @@ def payment_of(db: sa.Connection, order_id: str) -> Account | None:
         .order_by(agenda.c.due, agenda.c.id)
     )
     pending = tuple(Pending(*found) for found in db.execute(open_ones))
-    stored = Payment(OrderId(row[0]), State(row[1]), row[2], row[3], row[4], row[5], _price(*row[6:]))
-    return Account(stored, tuple(Entry(*found) for found in entries), pending)
+    return Account(_payment(row), tuple(Entry(*found) for found in entries), pending)
 
 
-def _price(amount: int | None, currency: str | None, token: str | None, deadline_at: datetime | None) -> Price | None:
-    if amount is None or currency is None or token is None or deadline_at is None:
-        return None
-    return Price(amount, currency, token, deadline_at)
+def _payment(row: Sequence[Any]) -> Payment:
+    order_id, state, permitted, cancel_wanted, began_at, code = row[:6]
+    price = Price(*row[6:10]) if row[6] is not None else None
+    resolution = Resolution(*row[10:]) if row[10] is not None else None
+    return Payment(OrderId(order_id), State(state), permitted, cancel_wanted, began_at, code, price, resolution)
 
 
 def _row(row: Payment) -> tuple[object, ...]:
     price = dataclasses.astuple(row.price) if row.price else (None,) * 4
-    return (row.order_id, row.state.value, row.permitted, row.cancel_wanted, row.began_at, row.code, *price)
+    resolution = dataclasses.astuple(row.resolution) if row.resolution else (None,) * 4
+    begun = row.permitted, row.cancel_wanted, row.began_at, row.code
+    return (row.order_id, row.state.value, *begun, *price, *resolution)
 
 
 def _columns(rows: Sequence[tuple[object, ...]]) -> list[list[object]]:

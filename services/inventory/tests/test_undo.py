@@ -1,0 +1,154 @@
+"""An operator's hand on inventory's undo: the retry of a failed release, and the resolution with evidence."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pytest
+
+from chassis.testing import InMemory
+from chassis.undo import ResolveUndo, RetryUndo, UndoAnswered
+from chassis.words import Message, tell_waiting
+from inventory.domain import HoldState, OrderId, Sku, Stock
+from inventory.events import (
+    Line,
+    OrderCancellationRequested,
+    OrderConfirmed,
+    OrderPlaced,
+    PaymentDeclined,
+    SetStock,
+    StockReleased,
+    StockResolved,
+)
+
+PLACED = OrderPlaced("o-1", (Line("sku-1", 2), Line("sku-2", 1)))
+CONFIRMED, DECLINED = OrderConfirmed("o-1"), PaymentDeclined("o-1")
+CANCEL = OrderCancellationRequested("o-1")
+SEALED, UNSEALED = SetStock("sku-1", 3, sealed=True), SetStock("sku-1", 3, sealed=False)
+RETRY = RetryUndo("o-1")
+RESOLVED = StockResolved("o-1", "WRITTEN_OFF", "ann", "T-7")
+FAILED: list[Message] = [PLACED, SEALED, CONFIRMED, CANCEL]
+Outcome = Literal["DONE", "STILL_FAILED", "NOT_OWED", "UNKNOWN"]
+
+
+def resolve(*waiting: str) -> ResolveUndo:
+    """Return a wish to resolve that finds these types parked or discarded."""
+    wish = ResolveUndo("o-1", "WRITTEN_OFF", "ann", "T-7")
+    tell_waiting(wish, waiting)
+    return wish
+
+
+def replied(outcome: Outcome, state: str) -> UndoAnswered:
+    return UndoAnswered("o-1", outcome, state)
+
+
+def pieces(inventory: InMemory[Stock], sku: str = "sku-1") -> tuple[int, int, int]:
+    level = inventory.work.levels.get(Sku(sku))
+    assert level is not None
+    assert level.received == level.available + level.held + level.committed
+    return level.available, level.held, level.committed
+
+
+@pytest.mark.proves("inventory.retry")
+def test_a_failed_release_is_done_once_the_goods_may_come_back(inventory: InMemory[Stock]) -> None:
+    """A retry after the seal is lifted brings the goods back and says so once; a second one has nothing to do."""
+    inventory.given(*FAILED, UNSEALED)
+
+    inventory.hears(RETRY, times=2)
+
+    done = StockReleased("o-1", had_hold=True, returned=True)
+    assert inventory.said() == [done, replied("DONE", "RELEASED"), replied("NOT_OWED", "RELEASED")]
+    assert pieces(inventory) == (5, 0, 0)
+
+
+@pytest.mark.proves("inventory.retry")
+def test_goods_that_are_still_sealed_do_not_come_back(inventory: InMemory[Stock]) -> None:
+    """A retry that changes nothing says nothing but to its asker: the failure was said already."""
+    inventory.given(*FAILED)
+
+    inventory.hears(RETRY, times=2)
+
+    assert inventory.said() == [replied("STILL_FAILED", "RELEASE_FAILED")] * 2
+    assert pieces(inventory) == (3, 0, 2)
+
+
+@pytest.mark.proves("inventory.resolve")
+def test_a_failed_release_resolved_keeps_what_was_sold(inventory: InMemory[Stock]) -> None:
+    """Committed goods stay committed; the fact carries how, who and the evidence, once."""
+    inventory.given(*FAILED)
+
+    inventory.hears(resolve(), resolve())
+
+    assert inventory.said() == [RESOLVED, replied("DONE", "RESOLVED"), replied("NOT_OWED", "RESOLVED")]
+    assert pieces(inventory) == (3, 0, 2)
+
+
+@pytest.mark.proves("inventory.resolve", "resolve.owed", "inventory.equation")
+@pytest.mark.parametrize(
+    ("past", "left"),
+    [([], (5, 0, 0)), ([PLACED], (5, 0, 0)), ([PLACED, CONFIRMED], (3, 0, 2))],
+    ids=["NONE", "RESERVED", "COMMITTED"],
+)
+def test_an_unread_cancellation_may_be_resolved(
+    inventory: InMemory[Stock], past: list[Message], left: tuple[int, int, int]
+) -> None:
+    """With the cancellation parked or discarded: what is held returns, what is sold stays, and nothing follows."""
+    inventory.given(*past)
+
+    inventory.hears(resolve(CANCEL.type))
+    inventory.hears(CANCEL, DECLINED, PLACED, CONFIRMED, RETRY)
+
+    assert inventory.said() == [RESOLVED, replied("DONE", "RESOLVED"), replied("NOT_OWED", "RESOLVED")]
+    assert pieces(inventory) == left
+
+
+@pytest.mark.proves("resolve.owed")
+@pytest.mark.parametrize(
+    ("past", "waiting", "outcome", "stands"),
+    [
+        ([], [], "UNKNOWN", "NONE"),
+        ([], ["order.placed"], "NOT_OWED", "NONE"),
+        ([PLACED], [], "NOT_OWED", "RESERVED"),
+        ([PLACED], ["payment.declined"], "NOT_OWED", "RESERVED"),
+        ([PLACED, CONFIRMED], [], "NOT_OWED", "COMMITTED"),
+        ([CANCEL], [], "NOT_OWED", "RELEASED"),
+        ([PLACED, DECLINED], [CANCEL.type], "NOT_OWED", "RELEASED"),
+        ([OrderPlaced("o-1", (Line("sku-1", 9),))], [CANCEL.type], "NOT_OWED", "REJECTED"),
+    ],
+)
+def test_nothing_is_owed_without_a_cancellation_or_after_its_acknowledgement(
+    inventory: InMemory[Stock], past: list[Message], waiting: list[str], outcome: Outcome, stands: str
+) -> None:
+    """A wish that finds nothing owed is refused, says nothing and changes nothing."""
+    inventory.given(*past)
+    before = inventory.work.holds.get(OrderId("o-1")), pieces(inventory)
+
+    inventory.hears(resolve(*waiting))
+
+    assert inventory.said() == [replied(outcome, stands)]
+    assert (inventory.work.holds.get(OrderId("o-1")), pieces(inventory)) == before
+
+
+@pytest.mark.parametrize("past", [[], [PLACED], [PLACED, CONFIRMED], [CANCEL]])
+def test_only_a_release_that_failed_is_retried(inventory: InMemory[Stock], past: list[Message]) -> None:
+    """A retry releases nothing that nobody has tried to release."""
+    inventory.given(*past)
+    before = pieces(inventory)
+
+    inventory.hears(RETRY)
+
+    assert [said.type for said in inventory.said()] == ["undo_answered"]
+    assert pieces(inventory) == before
+
+
+@pytest.mark.proves("inventory.absorbs")
+def test_what_is_resolved_absorbs_everything(inventory: InMemory[Stock]) -> None:
+    """After RESOLVED no fact changes or says anything."""
+    inventory.given(*FAILED, resolve())
+
+    inventory.hears(PLACED, CONFIRMED, CANCEL, DECLINED, times=2)
+
+    assert inventory.said() == []
+    hold = inventory.work.holds.get(OrderId("o-1"))
+    assert hold
+    assert hold.state is HoldState.RESOLVED
