@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
@@ -99,6 +100,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _on_the_stack(item: pytest.Item) -> bool:
     return "stack" in getattr(item, "fixturenames", ())
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many promises each folder proved, and in how many seconds of one worker."""
+    counts: Counter[str] = Counter()
+    seconds: defaultdict[str, float] = defaultdict(float)
+    for one in (report for reports in terminalreporter.stats.values() for report in reports):
+        if isinstance(one, pytest.TestReport):
+            folder = one.nodeid.partition("::")[0].rpartition("/")[0]
+            counts[folder] += one.when == "call"
+            seconds[folder] += one.duration
+    if len(counts) > 1:
+        terminalreporter.section("promises by folder")
+        for folder in sorted(counts):
+            terminalreporter.write_line(f"{folder:<40}{counts[folder]:>6} {seconds[folder]:>8.1f} s")
 
 
 @pytest.hookimpl(wrapper=True)
