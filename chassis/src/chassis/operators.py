@@ -28,6 +28,7 @@ from chassis.problem_types import KINDS
 from chassis.problems import Problem, refuse
 from chassis.program import Face
 from chassis.service import Service, Tx
+from chassis.undo import ResolveUndo, RetryUndo
 from chassis.values import Text
 from chassis.words import Command, Infrastructure, Reply
 from chassis.worker import Notes
@@ -87,6 +88,38 @@ class Deed:
                   for f in own if f.name not in (*self.fixed, self.actor)}  # fmt: skip
         made: type[Body] = create_model(self.command.__name__, __base__=Body, **chosen)  # type: ignore[call-overload]  # told at run time
         return made
+
+
+AGAIN = "The outside is being asked: its answer decides."
+OPEN = (
+    "Its charge has no answer yet, and a charge without an answer is never closed by hand: it is asked for now. "
+    "Resolve it again when it has one."
+)
+NOT_OWED = Refusal(
+    "operation-refused",
+    "Nothing of this order is owed here: no cancellation has reached it, or its undo is acknowledged already. "
+    "Look at the order, and at the other participant.",
+    rule="NOT_OWED",
+    members=("state",),
+)
+STILL_FAILED = Refusal(
+    "operation-refused",
+    "The undo is still not possible, for the same reason; nothing has changed. End it with how, evidence and a reason.",
+    rule="STILL_FAILED",
+    members=("state",),
+)
+UNDO: Mapping[str, Success | Refusal] = {
+    "DONE": Success(200, "Its part of the undo is acknowledged: the order goes on to its end."),
+    "ASKED": Success(202, AGAIN),
+    "CHARGE_OPEN": Success(202, OPEN),
+    "STILL_FAILED": STILL_FAILED,
+    "NOT_OWED": NOT_OWED,
+}
+
+
+def undo_deeds(look: Look) -> tuple[Deed, Deed]:
+    """Return what a participant lets an operator do about an undo it owes: try it again, or end it with evidence."""
+    return Deed("retry-compensation", RetryUndo, look, UNDO), Deed("resolve", ResolveUndo, look, UNDO, actor="operator")
 
 
 def routes(deeds: Sequence[Deed], face: Face, role: str) -> Routes:

@@ -45,6 +45,8 @@ level = sa.Table(
 
 # Locks are taken in the global order: the orders' keys (the ledger), own rows by order id, shared rows by SKU.
 HOLDS = "SELECT order_id, skus, quantities, state FROM hold WHERE order_id = ANY(%b) ORDER BY order_id FOR UPDATE"
+STANDING = """
+SELECT jsonb_build_object('state', state, 'skus', skus, 'quantities', quantities) FROM hold WHERE order_id = %b"""
 LEVELS = """
 SELECT sku, available, held, committed, received, sealed, version
   FROM level WHERE sku = ANY(%b) ORDER BY sku FOR UPDATE"""
@@ -95,6 +97,12 @@ def list_stock(db: sa.Connection, after: str = "", limit: int = 50) -> list[Leve
     """Return at most ``limit`` SKUs after the given one, by name, for the API."""
     page = sa.select(level).where(level.c.sku > after).order_by(level.c.sku).limit(limit)
     return [Level(*row) for row in db.execute(page)]
+
+
+def standing(tx: Tx, order_id: str) -> dict[str, object] | None:
+    """Return where an order's hold stands, for the operator who acts on it and for the audit; None if unheard of."""
+    row = tx.execute(STANDING, [order_id]).fetchone()
+    return row[0] if row else None
 
 
 _LATER = OrderConfirmed | OrderCancellationRequested | PaymentDeclined | RetryUndo | ResolveUndo

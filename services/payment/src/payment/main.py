@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from chassis.operators import undo_deeds
 from chassis.program import Program
 from chassis.settings import Settings
 from payment import gateway, store
@@ -13,4 +14,7 @@ def processor(found: Settings) -> gateway.Processor:
     return gateway.Processor(found.processor_url, found.processor_timeout.total_seconds())
 
 
-PROGRAM = Program(on, store, api="payment.api:make", outside=gateway.outside, client=processor)
+PROGRAM = Program(
+    on, store, api="payment.api:make", outside=gateway.outside, client=processor,
+    operators=undo_deeds(store.standing),
+)  # fmt: skip

@@ -72,6 +72,9 @@ UPDATE payment p SET state = n.state, permitted = n.permitted, cancel_wanted = n
 ADD_ENTRIES = """
 INSERT INTO entry (key, order_id, kind, amount_minor, currency, reference, at)
 SELECT * FROM unnest(%b::text[], %b::text[], %b::text[], %b::bigint[], %b::text[], %b::text[], %b::timestamptz[])"""
+STANDING = """
+SELECT jsonb_build_object('state', state, 'code', code, 'cancel_wanted', cancel_wanted, 'how', how,
+                          'evidence', evidence) FROM payment WHERE order_id = %b"""
 HURRY = "UPDATE agenda SET due = now() WHERE key = ANY(%b) AND due > now() AND leased_until IS NULL"
 
 
@@ -130,6 +133,12 @@ def payment_of(db: sa.Connection, order_id: str) -> Account | None:
     )
     pending = tuple(Pending(*found) for found in db.execute(open_ones))
     return Account(_payment(row), tuple(Entry(*found) for found in entries), pending)
+
+
+def standing(tx: Tx, order_id: str) -> dict[str, object] | None:
+    """Return where an order's payment stands, for the operator who acts on it and for the audit; None if unheard of."""
+    row = tx.execute(STANDING, [order_id]).fetchone()
+    return row[0] if row else None
 
 
 def _payment(row: Sequence[Any]) -> Payment:
