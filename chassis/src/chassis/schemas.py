@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from importlib.resources.abc import Traversable
 
 MAX_TEXT, MAX_NODES, MAX_DEPTH = 65_536, 1_000, 16
@@ -130,7 +129,8 @@ def said_by(package: str) -> tuple[Schema, ...]:
     They travel in the package's wheel as ``schemas/*.avsc``; in a checkout the repository's own directory is read.
     Raises FileNotFoundError if neither is there.
     """
-    found = [of(json.loads(file.read_text("utf-8"))) for file in _files(package)]
+    files = (file for file in folder(package).iterdir() if file.name.endswith(".avsc"))
+    found = [of(json.loads(file.read_text("utf-8"))) for file in files]
     return tuple(sorted(found, key=lambda schema: schema.name))
 
 
@@ -234,17 +234,17 @@ def _plain_json(shape: Shape, named: set[str]) -> object:  # noqa: PLR0911 - one
             return {"name": name, "type": "record", "fields": columns}
 
 
-def _files(package: str) -> Iterator[Traversable]:
+def folder(package: str) -> Traversable:
+    """Return where a package's language lies: in its wheel or its checkout; raises FileNotFoundError."""
     inside = resources.files(package) / "schemas"
-    folder: Traversable = inside if inside.is_dir() else _checkout(package)
-    return (file for file in folder.iterdir() if file.name.endswith(".avsc"))
+    return inside if inside.is_dir() else _checkout(package)
 
 
 def _checkout(package: str) -> Path:
     """Find the repository's ``schemas/<package>`` above an editable package."""
     spec = importlib.util.find_spec(package)
     for above in Path(spec.origin).resolve().parents if spec and spec.origin else ():
-        if (folder := above / "schemas" / package).is_dir():
-            return folder
+        if (there := above / "schemas" / package).is_dir():
+            return there
     message = f"{package} carries no schemas and lies in no checkout that has them"
     raise FileNotFoundError(message)
