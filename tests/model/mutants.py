@@ -39,7 +39,7 @@ MUTANTS = (
     Mutant("a deadline for every state", "order/handlers.py", "if order.status in OPEN else ()", "if order else ()"),
     Mutant("a second cancellation", "order/handlers.py", "    if order.reason:", "    if order.detail.failed:"),
     Mutant("only an order that is open ends", "order/handlers.py",
-           "Status.PAYMENT_FAILED))\n    return orders.close(order, fact.at, fact.type) if order else ()",
+           "Status.PAYMENT_FAILED))\n    return _over(fact, orders, order)",
            "Status.PAYMENT_FAILED))\n    return ()"),
     Mutant("a failed undo freezes nothing", "order/handlers.py",
            "if order is None or order.reason is None:", "if order is None or order.reason:", SEALED),

@@ -139,7 +139,7 @@ class World:
                 if taken:
                     posts.append((queue, self.number(taken)))
         tokens = tuple(token(one) for one in said if is_outward(one) and not isinstance(one, Timer))
-        timer = any(isinstance(one, Timer) for one in said)
+        timer = any(isinstance(one, OrderDeadline) for one in said)  # a check of what waits decides nothing
         return Effect(tuple(posts), tuple(intents), timer, tokens)
 
     def _placed(self, number: int, name: str) -> Life:

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import pytest
 
+from chassis.stuck import OrderCheck
 from chassis.testing import START, InMemory
 from chassis.words import Fact, Message, Said
 from order.domain import PHASES, Order, Orders, Status
@@ -83,6 +84,15 @@ def explored(order: InMemory[Orders], place: PlaceOrder) -> Reached:
             reached[story].append((after, said))
             waiting.append(after)
     return reached
+
+
+def waits_for_a_day(empty: InMemory[Orders], place: PlaceOrder) -> None:
+    """Let an order wait: for the first fact while its deadline is far off, then for its undo."""
+    empty.work.rows.drop("o-1")
+    patient = replace(place, idempotency_key="a third", reference=None, deadline_at=place.placed_at + timedelta(days=1))
+    empty.hears(patient, OrderCheck("o-1", START + timedelta(minutes=5)))
+    empty.now = START + timedelta(days=1)
+    empty.hears(CancelOrder("o-1", None, "operator"))
 
 
 def timeless(order: Order) -> Order:
@@ -162,6 +172,7 @@ def test_every_declared_edge_is_said(empty: InMemory[Orders], place: PlaceOrder)
     explored(empty, place)
     empty.work.rows.drop("o-1")
     explored(empty, replace(place, customer_id="cust_blocked", idempotency_key="another", reference=None))
+    waits_for_a_day(empty, place)
 
     declared = {(reaction.name, said.type) for reaction in on.reactions.values() for said in reaction.says}
     assert empty.exercised == declared

@@ -7,22 +7,11 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Literal, NamedTuple, TypeAlias
 
+from chassis.idempotency import Request
 from chassis.rows import Rows
+from chassis.stuck import Patience
 from chassis.words import Fact, NotYet, key_of
-from order.events import (
-    Line,
-    OrderCancellationRequested,
-    OrderCancelled,
-    OrderCompensationFailed,
-    OrderPlaced,
-    PaymentDeclined,
-    PaymentRefunded,
-    PaymentResolved,
-    PlaceOrder,
-    Shortage,
-    StockRejected,
-    StockResolved,
-)
+from order import events
 
 Phase: TypeAlias = Literal["PENDING", "SUCCEEDED", "COMPENSATING", "COMPENSATED", "COMPENSATION_FAILED"]
 Reason: TypeAlias = Literal[
@@ -30,6 +19,7 @@ Reason: TypeAlias = Literal[
 ]
 Attention: TypeAlias = Literal["STUCK", "CONFLICT"]
 Key: TypeAlias = tuple[str, str, str]  # caller, route, idempotency key; or caller, customer, reference
+BY_HAND = events.StockResolved | events.PaymentResolved
 ROUTE = "POST /v1/orders"  # with the caller, the scope of an idempotency key
 
 
@@ -68,6 +58,10 @@ RANKS = {
     for name, line in _RANKS.items()
 }
 FAILED, SETTLED = 3, 4
+# What is owed at which rank: the next step while the order goes on, all acknowledgements while it is undone.
+OWED = {"inventory": ("stock.reserved", "stock.committed"), "payment": ("payment.charged",) * 2}
+_REFUND = ("payment.refunded", "payment.refunded")
+UNDONE = {"inventory": ("stock.released",) * 4, "payment": ("payment.skipped", "payment.charged", *_REFUND)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +80,6 @@ class States:
         """Tell whether no participant has anything left to do or undo."""
         return all(self.rank(participant) == SETTLED for participant in RANKS)
 
-    @property
-    def settlement(self) -> tuple[tuple[str, str], ...]:
-        """Return every participant's state by its name."""
-        return tuple((name, getattr(self, name)) for name in RANKS)
-
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -104,23 +93,24 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Detail:
-    """What is worth knowing of how it went; ``failed`` are the undos announced as failed and not yet resolved."""
+    """What is worth knowing of how it went; ``failed`` are undos announced as failed, ``stuck`` how loud it is."""
 
-    shortages: tuple[Shortage, ...] = ()
+    shortages: tuple[events.Shortage, ...] = ()
     code: str | None = None
-    refund: PaymentRefunded | None = None
-    failed: tuple[OrderCompensationFailed, ...] = ()
+    refund: events.PaymentRefunded | None = None
+    failed: tuple[events.OrderCompensationFailed, ...] = ()
     resolved: str | None = None
+    stuck: int = 0
 
     def knowing(self, fact: Fact) -> Detail:
         """Return the detail with what a fact adds to it."""
-        if isinstance(fact, StockRejected):
+        if isinstance(fact, events.StockRejected):
             return replace(self, shortages=fact.shortages)
-        if isinstance(fact, PaymentDeclined):
+        if isinstance(fact, events.PaymentDeclined):
             return replace(self, code=fact.code)
-        if isinstance(fact, PaymentRefunded):
+        if isinstance(fact, events.PaymentRefunded):
             return replace(self, refund=fact)
-        return replace(self, resolved=fact.how) if isinstance(fact, StockResolved | PaymentResolved) else self
+        return replace(self, resolved=fact.how) if isinstance(fact, BY_HAND) else self
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +120,7 @@ class Order:
     order_id: str
     caller: str
     customer_id: str
-    lines: tuple[Line, ...]
+    lines: tuple[events.Line, ...]
     amount_minor: int
     currency: str
     placed_at: datetime
@@ -149,40 +139,51 @@ class Order:
     def to(self, status: Status, at: datetime, because: str) -> Order:
         """Return the order in its next status, which stays visible in its history."""
         history = (*self.history, Entry(len(self.history) + 1, status, at, because))
-        return replace(self, status=status, history=history, version=self.version + 1)
+        return replace(self.freed(), status=status, history=history, version=self.version + 1)
 
     def knowing(self, fact: Fact, participant: str, state: str) -> Order:
         """Return the order with what a participant did; what contradicts an order that goes on is marked."""
         rank, goes_on = RANKS[participant][state], self.reason is None
         conflict = goes_on and (rank == FAILED or (rank == SETTLED and self.status is Status.CONFIRMED))
-        return replace(
+        knowing = replace(
             self,
             states=replace(self.states, **{participant: state}),
             detail=self.detail.knowing(fact),
             attention="CONFLICT" if conflict else self.attention,
             version=self.version + 1,
         )
+        return knowing if knowing.debts else knowing.freed()
+
+    @property
+    def since(self) -> datetime:
+        """Since when the order waits for what it waits for."""
+        return self.history[-1].at if self.history else self.placed_at
+
+    @property
+    def debts(self) -> tuple[tuple[str, str], ...]:
+        """Return who owes the order which fact; none once it is over."""
+        owed, ranks = UNDONE if self.reason else OWED, [(name, self.states.rank(name)) for name in RANKS]
+        found = [(name, owed[name][rank]) for name, rank in ranks if rank < len(owed[name])]
+        next_step = found[:1] if self.states.inventory == "NONE" else found[-1:]
+        return tuple(found if self.reason else next_step)
+
+    def called_for(self, level: int) -> Order:
+        """Return the order as one somebody is called for."""
+        detail = replace(self.detail, stuck=level)
+        return replace(self, detail=detail, attention=self.attention or "STUCK", version=self.version + 1)
+
+    def freed(self) -> Order:
+        """Return the order as one that nobody is called for."""
+        attention = None if self.attention == "STUCK" else self.attention
+        return replace(self, detail=replace(self.detail, stuck=0), attention=attention) if self.detail.stuck else self
 
 
-def placed(wish: PlaceOrder) -> Order:
+def placed(wish: events.PlaceOrder) -> Order:
     """Return the order as it is when it is placed: the one the 202 shows."""
     bought = wish.customer_id, wish.lines, wish.amount_minor, wish.currency
-    begun = (Entry(1, Status.PENDING, wish.placed_at, OrderPlaced.type),)
+    begun = (Entry(1, Status.PENDING, wish.placed_at, events.OrderPlaced.type),)
     times = wish.placed_at, wish.deadline_at, wish.trace_id
     return Order(wish.order_id, wish.caller, *bought, *times, begun, reference=wish.reference)
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """An idempotency key that was used, and the answer it got."""
-
-    caller: str
-    route: str
-    key: str
-    fingerprint: str
-    order_id: str
-    answer: str
-    at: datetime
 
 
 class Decision(NamedTuple):
@@ -190,7 +191,7 @@ class Decision(NamedTuple):
 
     reason: Reason
     at: datetime
-    because: str = OrderCancellationRequested.type
+    because: str = events.OrderCancellationRequested.type
     status: Status = Status.CANCELLING
     requested_by: str = "order"
 
@@ -202,6 +203,7 @@ class Rules:
     order_deadline: timedelta = timedelta(minutes=5)
     cancel_cutoff: timedelta = timedelta(minutes=30)
     idempotency_ttl: timedelta = timedelta(hours=48)
+    patience: Patience = field(default_factory=Patience)
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,18 +232,19 @@ class Orders:
         self.rows.put(order.order_id, order)
         return order
 
-    def abort(self, order: Order, decision: Decision) -> OrderCancellationRequested:
+    def abort(self, order: Order, decision: Decision) -> events.OrderCancellationRequested:
         """Decide to undo the order; the caller's guard sees to it that this happens once (law L9)."""
-        asked = OrderCancellationRequested(order.order_id, decision.reason, decision.requested_by, order.status)
+        asked = events.OrderCancellationRequested(order.order_id, decision.reason, decision.requested_by, order.status)
         order = order.to(decision.status, decision.at, decision.because)
         self.rows.put(order.order_id, replace(order, reason=decision.reason, cancellable_until=None))
         return asked
 
-    def close(self, order: Order, at: datetime, because: str) -> tuple[OrderCancelled, ...]:
+    def close(self, order: Order, at: datetime, because: str) -> tuple[events.OrderCancelled, ...]:
         """End an order that is being undone and whose participants have all settled (law L3)."""
         if (reason := order.reason) is None or not order.states.settled:
             return ()
         if order.status is Status.PAYMENT_FAILED and order.states.inventory == "RELEASED":
             order = order.to(Status.INVENTORY_RELEASED, at, because)
         self.rows.put(order.order_id, order.to(Status.CANCELLED, at, because))
-        return (OrderCancelled(order.order_id, order.customer_id, reason, order.states.settlement),)
+        settlement = tuple((name, getattr(order.states, name)) for name in RANKS)
+        return (events.OrderCancelled(order.order_id, order.customer_id, reason, settlement),)

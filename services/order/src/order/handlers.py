@@ -3,91 +3,98 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime
 from typing import TypeAlias
 
+from chassis.facts import FindingRaised, OrderStuck
+from chassis.idempotency import Request
 from chassis.registry import Reactions
+from chassis.stuck import LEVELS, OrderCheck
 from chassis.words import Fact
-from order.domain import OPEN, ROUTE, Decision, Order, Orders, Reason, Request, Status, placed
-from order.events import (
-    CancelAnswered,
-    CancelOrder,
-    OrderCancellationRequested,
-    OrderCancelled,
-    OrderCompensationFailed,
-    OrderCompensationResolved,
-    OrderConfirmed,
-    OrderDeadline,
-    OrderPlaced,
-    Outcome,
-    PaymentCharged,
-    PaymentDeclined,
-    PaymentOutcomeUnknown,
-    PaymentRefunded,
-    PaymentRefundFailed,
-    PaymentResolved,
-    PaymentSkipped,
-    PlaceAnswered,
-    PlaceOrder,
-    StockCommitted,
-    StockRejected,
-    StockReleased,
-    StockReleaseFailed,
-    StockReserved,
-    StockResolved,
-)
+from order import events
+from order.domain import OPEN, ROUTE, Decision, Order, Orders, Reason, Status, placed
 
-Undoing: TypeAlias = tuple[OrderCancellationRequested | OrderCancelled, ...]
-Closing: TypeAlias = tuple[OrderCompensationResolved | OrderCancelled, ...]
+Placing: TypeAlias = (
+    events.PlaceAnswered | tuple[events.OrderPlaced | events.OrderDeadline | OrderCheck | events.PlaceAnswered, ...]
+)
+Undoing: TypeAlias = tuple[events.OrderCancellationRequested | events.OrderCancelled, ...]
+Ending: TypeAlias = tuple[events.OrderCancelled | FindingRaised, ...]
+GivingUp: TypeAlias = tuple[events.OrderCancellationRequested | events.OrderCancelled | FindingRaised, ...]
+Freezing: TypeAlias = tuple[events.OrderCompensationFailed | FindingRaised, ...]
+Closing: TypeAlias = tuple[events.OrderCompensationResolved | events.OrderCancelled | FindingRaised, ...]
 
 on = Reactions("order", Orders)
 
 
 @on.command
-def place_order(wish: PlaceOrder, orders: Orders) -> PlaceAnswered | tuple[OrderPlaced, OrderDeadline, PlaceAnswered]:
+def place_order(wish: events.PlaceOrder, orders: Orders) -> Placing:
     """Take an order in, once per idempotency key and once per reference, and set its deadline."""
     key, named = (wish.caller, ROUTE, wish.idempotency_key), (wish.caller, wish.customer_id, wish.reference or "")
     earlier = orders.requests.get(key)
     if earlier and wish.placed_at - earlier.at <= orders.rules.idempotency_ttl:
         if earlier.fingerprint != wish.fingerprint:
-            return PlaceAnswered(earlier.order_id, "KEY_REUSED")
+            return events.PlaceAnswered(earlier.order_id, "KEY_REUSED")
         mine = earlier.order_id == wish.order_id  # asked again, because the commit's answer was lost
-        return PlaceAnswered(earlier.order_id, "PLACED" if mine else "REPLAYED", earlier.answer)
+        return events.PlaceAnswered(earlier.order_id, "PLACED" if mine else "REPLAYED", earlier.answer)
     if wish.reference and (taken := orders.references.get(named)):
-        return PlaceAnswered(taken, "REFERENCE_TAKEN")
+        return events.PlaceAnswered(taken, "REFERENCE_TAKEN")
     if wish.reference:
         orders.references.put(named, wish.order_id)
     orders.requests.put(key, Request(*key, wish.fingerprint, wish.order_id, wish.answer, wish.placed_at))
     orders.rows.put(wish.order_id, placed(wish))
     bought = wish.customer_id, wish.lines, wish.amount_minor, wish.currency
-    fact = OrderPlaced(wish.order_id, *bought, wish.payment_token, wish.deadline_at)
-    return fact, OrderDeadline(wish.order_id, wish.deadline_at), PlaceAnswered(wish.order_id, "PLACED", wish.answer)
+    fact = events.OrderPlaced(wish.order_id, *bought, wish.payment_token, wish.deadline_at)
+    timers: list[events.OrderDeadline | OrderCheck] = [events.OrderDeadline(wish.order_id, wish.deadline_at)]
+    if (look_at := wish.placed_at + orders.rules.patience.warn) < wish.deadline_at:  # else the deadline looks
+        timers.append(OrderCheck(wish.order_id, look_at))
+    return fact, *timers, events.PlaceAnswered(wish.order_id, "PLACED", wish.answer)
 
 
 @on.command
 def cancel_order(
-    wish: CancelOrder, orders: Orders
-) -> tuple[CancelAnswered | OrderCancellationRequested | OrderCancelled, ...]:
+    wish: events.CancelOrder, orders: Orders
+) -> tuple[events.CancelAnswered | events.OrderCancellationRequested | events.OrderCancelled | OrderCheck, ...]:
     """Undo an order that is not decided yet, or confirmed and before its cut-off."""
     order = orders.rows.get(wish.order_id)
     if order is None or wish.caller not in (None, order.caller):
-        return (CancelAnswered(wish.order_id, "UNKNOWN"),)
+        return (events.CancelAnswered(wish.order_id, "UNKNOWN"),)
     outcome = _may_cancel(order, wish)
     if outcome != "ACCEPTED":
-        return (CancelAnswered(wish.order_id, outcome),)
+        return (events.CancelAnswered(wish.order_id, outcome),)
     reason: Reason = "OPERATOR" if wish.caller is None else "CUSTOMER"
     decision = Decision(reason, wish.at, requested_by=wish.requested_by)
-    return CancelAnswered(wish.order_id, outcome), *_undo(orders, order, decision)
+    undoing = _undo(orders, order, decision)
+    looked_at = min(order.deadline_at, order.placed_at + orders.rules.patience.warn)
+    checks = _checks(orders, wish.order_id, wish.at) if wish.at >= looked_at else ()  # else a look is still to come
+    return events.CancelAnswered(wish.order_id, outcome), *undoing, *checks
 
 
 @on.timer
-def expire(deadline: OrderDeadline, orders: Orders) -> Undoing:
-    """Give up an order that is not decided by its deadline; any other is left alone."""
+def expire(
+    deadline: events.OrderDeadline, orders: Orders
+) -> tuple[events.OrderCancellationRequested | events.OrderCancelled | OrderCheck, ...]:
+    """Give up an order that is not decided by its deadline; any that still waits is looked after from then on."""
     order = orders.known(deadline.order_id)
-    return _undo(orders, order, Decision("DEADLINE", deadline.at)) if order.status in OPEN else ()
+    undoing = _undo(orders, order, Decision("DEADLINE", deadline.at)) if order.status in OPEN else ()
+    begins = deadline.at <= order.placed_at + orders.rules.patience.warn  # else a look began before
+    return *undoing, *(_checks(orders, deadline.order_id, deadline.at) if begins else ())
+
+
+@on.timer
+def look_after(check: OrderCheck, orders: Orders) -> tuple[OrderStuck | OrderCheck, ...]:
+    """Tell who owes an order what it waits for too long: each level once, until it moves on."""
+    order, patience = orders.known(check.order_id), orders.rules.patience
+    level, checks = patience.level(check.at - order.since), _checks(orders, check.order_id, check.at)
+    if not order.debts or level <= order.detail.stuck:
+        return checks
+    orders.rows.put(order.order_id, order.called_for(level))
+    return *(OrderStuck(order.order_id, *debt, order.since, LEVELS[level - 1]) for debt in order.debts), *checks
 
 
 @on.pivot
-def confirm(charged: PaymentCharged, orders: Orders) -> OrderConfirmed | OrderCancellationRequested | None:
+def confirm(
+    charged: events.PaymentCharged, orders: Orders
+) -> events.OrderConfirmed | events.OrderCancellationRequested | None:
     """Let an order through whose money is taken, unless its customer is blocked (laws L8, L9)."""
     order = orders.fold(charged, "payment", "CHARGED")
     if order is None or order.status not in OPEN:
@@ -97,11 +104,11 @@ def confirm(charged: PaymentCharged, orders: Orders) -> OrderConfirmed | OrderCa
         return orders.abort(order, Decision("CONFIRMATION_REJECTED", charged.at, charged.type))
     order = order.to(Status.CONFIRMED, charged.at, charged.type)
     orders.rows.put(order.order_id, replace(order, cancellable_until=charged.at + orders.rules.cancel_cutoff))
-    return OrderConfirmed(order.order_id, order.customer_id, order.amount_minor, order.currency)
+    return events.OrderConfirmed(order.order_id, order.customer_id, order.amount_minor, order.currency)
 
 
 @on.learns
-def note_reserved(fact: StockReserved, orders: Orders) -> None:
+def note_reserved(fact: events.StockReserved, orders: Orders) -> None:
     """The stock is held: a pending order waits for the money now."""
     order = orders.fold(fact, "inventory", "RESERVED")
     if order and order.status is Status.PENDING:
@@ -109,81 +116,80 @@ def note_reserved(fact: StockReserved, orders: Orders) -> None:
 
 
 @on.learns
-def give_up_unfilled(fact: StockRejected, orders: Orders) -> Undoing:
+def give_up_unfilled(fact: events.StockRejected, orders: Orders) -> GivingUp:
     """Out of stock: a pending order is undone."""
     order = orders.fold(fact, "inventory", "REJECTED")
     if order and order.status is Status.PENDING:
         return _undo(orders, order, Decision("OUT_OF_STOCK", fact.at, fact.type, Status.INVENTORY_FAILED))
-    return orders.close(order, fact.at, fact.type) if order else ()
+    return _over(fact, orders, order)
 
 
 @on.learns
-def give_up_unpaid(fact: PaymentDeclined, orders: Orders) -> Undoing:
+def give_up_unpaid(fact: events.PaymentDeclined, orders: Orders) -> GivingUp:
     """The card was declined: an undecided order is undone."""
     order = orders.fold(fact, "payment", "DECLINED")
     if order and order.status in OPEN:
         return _undo(orders, order, Decision("PAYMENT_DECLINED", fact.at, fact.type, Status.PAYMENT_FAILED))
-    return orders.close(order, fact.at, fact.type) if order else ()
+    return _over(fact, orders, order)
 
 
 @on.learns
-def note_committed(fact: StockCommitted, orders: Orders) -> None:
+def note_committed(fact: events.StockCommitted, orders: Orders) -> None:
     """The goods are taken for good."""
     orders.fold(fact, "inventory", "COMMITTED")
 
 
 @on.learns
-def note_unknown(fact: PaymentOutcomeUnknown, orders: Orders) -> None:
+def note_unknown(fact: events.PaymentOutcomeUnknown, orders: Orders) -> None:
     """Nobody knows yet whether the card was charged; the client may see it."""
     orders.fold(fact, "payment", "UNKNOWN")
 
 
 @on.learns
-def note_skipped(fact: PaymentSkipped, orders: Orders) -> tuple[OrderCancelled, ...]:
+def note_skipped(fact: events.PaymentSkipped, orders: Orders) -> Ending:
     """Nothing was charged, and nothing will be."""
-    order = orders.fold(fact, "payment", "SKIPPED")
-    return orders.close(order, fact.at, fact.type) if order else ()
+    return _over(fact, orders, orders.fold(fact, "payment", "SKIPPED"))
 
 
 @on.learns
-def note_released(fact: StockReleased, orders: Orders) -> Closing:
+def note_released(fact: events.StockReleased, orders: Orders) -> Closing:
     """The stock is back."""
     return _acknowledged(fact, orders, "inventory", "RELEASED")
 
 
 @on.learns
-def note_refunded(fact: PaymentRefunded, orders: Orders) -> Closing:
+def note_refunded(fact: events.PaymentRefunded, orders: Orders) -> Closing:
     """The money is back."""
     return _acknowledged(fact, orders, "payment", "REFUNDED")
 
 
 @on.learns
-def note_stock_resolved(fact: StockResolved, orders: Orders) -> Closing:
+def note_stock_resolved(fact: events.StockResolved, orders: Orders) -> Closing:
     """A person ended inventory's undo."""
     return _acknowledged(fact, orders, "inventory", "RESOLVED")
 
 
 @on.learns
-def note_payment_resolved(fact: PaymentResolved, orders: Orders) -> Closing:
+def note_payment_resolved(fact: events.PaymentResolved, orders: Orders) -> Closing:
     """A person ended payment's undo."""
     return _acknowledged(fact, orders, "payment", "RESOLVED")
 
 
 @on.learns
-def freeze_unreleased(fact: StockReleaseFailed, orders: Orders) -> OrderCompensationFailed | None:
+def freeze_unreleased(fact: events.StockReleaseFailed, orders: Orders) -> Freezing:
     """The stock cannot come back: the order is frozen until a person acts."""
-    failure = OrderCompensationFailed(fact.order_id, "inventory", fact.error_class, fact.attempts, fact.error)
+    failure = events.OrderCompensationFailed(fact.order_id, "inventory", fact.error_class, fact.attempts, fact.error)
     return _frozen(fact, orders, "RELEASE_FAILED", failure)
 
 
 @on.learns
-def freeze_unrefunded(fact: PaymentRefundFailed, orders: Orders) -> OrderCompensationFailed | None:
+def freeze_unrefunded(fact: events.PaymentRefundFailed, orders: Orders) -> Freezing:
     """The money cannot go back: the order is frozen until a person acts."""
-    failure = OrderCompensationFailed(fact.order_id, "payment", fact.error_class, fact.attempts, fact.code)
+    failure = events.OrderCompensationFailed(fact.order_id, "payment", fact.error_class, fact.attempts, fact.code)
     return _frozen(fact, orders, "REFUND_FAILED", failure)
 
 
-def _may_cancel(order: Order, wish: CancelOrder) -> Outcome:
+def _may_cancel(order: Order, wish: events.CancelOrder) -> events.Outcome:
     if order.reason:
         return "FROZEN" if order.status is Status.COMPENSATION_FAILED else "ALREADY"
     if wish.version not in (None, order.version):
@@ -197,6 +203,26 @@ def _undo(orders: Orders, order: Order, decision: Decision) -> Undoing:
     return asked, *orders.close(orders.known(order.order_id), decision.at, decision.because)
 
 
+def _checks(orders: Orders, order_id: str, at: datetime) -> tuple[OrderCheck, ...]:
+    """Return the next look at an order that waits, from ``at`` on; none is needed once it is over."""
+    order = orders.known(order_id)
+    return (OrderCheck(order_id, orders.rules.patience.next(order.since, at)),) if order.debts else ()
+
+
+def _over(fact: Fact, orders: Orders, order: Order | None) -> Ending:
+    """End an order that waits for nobody any more; what contradicts one that goes on is a finding."""
+    if order is None:
+        return ()
+    return _contradicts(fact, order) or orders.close(order, fact.at, fact.type)
+
+
+def _contradicts(fact: Fact, order: Order) -> tuple[FindingRaised, ...]:
+    """Return the finding that a fact is, which contradicts an order that goes on."""
+    if order.reason or order.attention != "CONFLICT":
+        return ()
+    return (FindingRaised("order", "3", f"{fact.type} while {order.status}", order.order_id),)
+
+
 def _acknowledged(fact: Fact, orders: Orders, participant: str, state: str) -> Closing:
     """Take an undo as done, announced failures of it as resolved, and end the order if it was the last."""
     order = orders.fold(fact, participant, state)
@@ -204,21 +230,21 @@ def _acknowledged(fact: Fact, orders: Orders, participant: str, state: str) -> C
         return ()
     left = tuple(failure for failure in order.detail.failed if failure.participant != participant)
     if left == order.detail.failed:
-        return orders.close(order, fact.at, fact.type)
+        return _over(fact, orders, order)
     how = order.detail.resolved if state == "RESOLVED" else None
     order = replace(order, detail=replace(order.detail, failed=left))
     orders.rows.put(order.order_id, order)
-    resolved = OrderCompensationResolved(order.order_id, participant, how or "RETRIED")
+    resolved = events.OrderCompensationResolved(order.order_id, participant, how or "RETRIED")
     return resolved, *orders.close(order, fact.at, fact.type)
 
 
-def _frozen(fact: Fact, orders: Orders, state: str, failure: OrderCompensationFailed) -> OrderCompensationFailed | None:
+def _frozen(fact: Fact, orders: Orders, state: str, failure: events.OrderCompensationFailed) -> Freezing:
     """Freeze an order that is being undone; nobody fails an undo that was not asked for, unless the order forgot."""
     order = orders.fold(fact, failure.participant, state)
     if order is None or order.reason is None:
-        return None
+        return _contradicts(fact, order) if order else ()
     if order.status is not Status.COMPENSATION_FAILED:
         order = order.to(Status.COMPENSATION_FAILED, fact.at, fact.type)
     detail = replace(order.detail, failed=(*order.detail.failed, failure))
     orders.rows.put(order.order_id, replace(order, detail=detail))
-    return failure
+    return (failure,)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from chassis.operators import Deed, Refusal, Success
 from chassis.program import Program
 from chassis.settings import Settings
+from chassis.stuck import Patience
 from order import store
 from order.domain import Rules
 from order.events import CancelOrder
@@ -13,7 +14,8 @@ from order.handlers import on
 
 def rules(settings: Settings) -> Rules:
     """Return the clocks of this process."""
-    return Rules(settings.order_deadline, settings.order_cancel_cutoff, settings.idempotency_ttl)
+    patience = Patience(settings.stuck_warn, settings.stuck_page, settings.stuck_escalate)
+    return Rules(settings.order_deadline, settings.order_cancel_cutoff, settings.idempotency_ttl, patience)
 
 
 LATE = "The cut-off has passed: the goods may be on their way, and nobody can cancel any more."

@@ -10,12 +10,13 @@ from pydantic import TypeAdapter
 from sqlalchemy.dialects.postgresql import JSONB, UUID
 
 from chassis.documents import rfc3339
+from chassis.idempotency import Request
 from chassis.ids import floor_of, milliseconds
 from chassis.rows import Rows
 from chassis.service import Tx
 from chassis.values import Identifier, Moment, Paged, Text
 from chassis.words import Message, key_of
-from order.domain import FINAL, PHASES, ROUTE, Attention, Order, Orders, Phase, Reason, Request, Status
+from order.domain import FINAL, PHASES, ROUTE, Attention, Order, Orders, Phase, Reason, Status
 from order.events import PaymentCharged, PlaceOrder
 
 # A row is one JSON document each way: pydantic reads and writes the domain's own classes faster than columns do.
