@@ -1,0 +1,258 @@
+"""The checks of the saga's map have teeth: each way the map could be wrong is planted, and is a finding."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import pytest
+
+from chassis.outside import Errand, Outside
+from chassis.registry import Reactions
+from chassis.words import Fact, Message
+from quadrille import saga_checks
+from quadrille.saga import whole_saga
+from quadrille.saga_checks import Declared, Saga
+
+Plant: TypeAlias = Callable[[Saga], Saga]
+
+
+@dataclass(frozen=True, slots=True)
+class RumourHeard(Fact, source="payment"):
+    """A fact that payment never says."""
+
+    order_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class StockMoved(Fact):
+    """A fact that nobody hears."""
+
+    order_id: str
+
+
+@pytest.fixture(scope="module")
+def saga() -> Saga:
+    """The saga as it is."""
+    return whole_saga()
+
+
+def test_the_saga_is_whole(saga: Saga) -> None:
+    """No orphan fact, no dead end, every step undone or irreversible, every abort and acknowledgement arrives."""
+    assert list(saga_checks.findings(saga)) == []
+    assert {service.service for service in saga.participants} == {"inventory", "payment"}
+    assert saga.decider is not None
+    assert saga.decider.service == "order"
+
+
+def handler(service: str, name: str, **other: Any) -> Plant:  # noqa: ANN401 - fields of a reaction
+    """A handler that hears, says or undoes something else."""
+    return within(service, lambda on: _changed(on, name, **other))
+
+
+def deaf(service: str, name: str) -> Plant:
+    """A service without one of its handlers."""
+
+    def without(on: Reactions[Any]) -> None:
+        del on.reactions[_reaction(on, name)]
+
+    return within(service, without)
+
+
+def within(service: str, change: Callable[[Reactions[Any]], None]) -> Plant:
+    """A saga in which one service is changed."""
+
+    def planted(saga: Saga) -> Saga:
+        services = [copy.copy(on) for on in saga.services]
+        for on in services:
+            on.reactions = dict(on.reactions)
+            if on.service == service:
+                change(on)
+        return replace(saga, services=services)
+
+    return planted
+
+
+def outside(service: str, change: Callable[[dict[Any, Errand]], None]) -> Plant:
+    """A saga in which a service's errands are changed."""
+
+    def planted(saga: Saga) -> Saga:
+        changed = Outside(service)
+        changed.errands = dict(saga.outsides[service].errands)
+        change(changed.errands)
+        return replace(saga, outsides={**saga.outsides, service: changed})
+
+    return planted
+
+
+def declared(name: str, change: Callable[[dict[str, str]], object]) -> Plant:
+    """A saga of which something else is declared."""
+
+    def planted(saga: Saga) -> Saga:
+        table: dict[str, str] = dict(getattr(saga.declared, name))
+        change(table)
+        tables: Mapping[str, Any] = {name: table}
+        return replace(saga, declared=replace(saga.declared, **tables))
+
+    return planted
+
+
+def _reaction(on: Reactions[Any], name: str) -> type[Message]:
+    return next(cls for cls, reaction in on.reactions.items() if reaction.name == name)
+
+
+def _changed(on: Reactions[Any], name: str, **other: Any) -> None:  # noqa: ANN401 - as above
+    heard = _reaction(on, name)
+    reaction = replace(on.reactions.pop(heard), **other)
+    on.reactions[reaction.hears] = reaction
+
+
+def _forget(type_: str) -> Callable[[dict[Any, Errand]], None]:
+    def forget(errands: dict[Any, Errand]) -> None:
+        for cls in [cls for cls in errands if cls.type == type_]:
+            del errands[cls]
+
+    return forget
+
+
+def _say_nothing(on: Reactions[Any]) -> None:
+    for reaction in [*on.reactions.values()]:
+        _changed(on, reaction.name, says=())
+
+
+FAULTS: dict[str, tuple[Plant, str]] = {
+    "a fact nobody says": (
+        handler("order", "note_skipped", hears=RumourHeard),
+        "order hears rumour.heard, which payment never says",
+    ),
+    "a fact nobody hears": (
+        handler("inventory", "commit_stock", says=(StockMoved,)),
+        "inventory says stock.moved, which nobody hears and which is declared for nobody",
+    ),
+    "a fact no longer declared": (
+        declared("readers", lambda table: table.pop("notification.failed")),
+        "notification says notification.failed, which nobody hears",
+    ),
+    "a fact for people that a service hears": (
+        declared("readers", lambda table: table.update({"payment.declined": "?"})),
+        "payment.declined is declared for people, and",
+    ),
+    "a declaration of nothing": (
+        declared("operators", lambda table: table.update({"order.lost": "?"})),
+        "order.lost is declared, and nobody says it",
+    ),
+    "an intent nobody carries out": (
+        outside("payment", _forget("refund_card")),
+        "payment says refund_card, which nobody carries out",
+    ),
+    "an answer nobody hears": (
+        deaf("payment", "not_found"),
+        "payment does not hear charge_not_found, an answer to inquire_charge",
+    ),
+    "an answer to nothing": (
+        outside("notification", _forget("send_mail")),
+        "notification hears mail_sent, which answers no intent",
+    ),
+    "a timer nobody hears": (deaf("order", "expire"), "order: the timer order_deadline is never heard"),
+    "a dead end": (
+        handler("order", "give_up_unfilled", says=()),
+        "inventory says stock.rejected, which leads to no end",
+    ),
+    "an end no longer declared": (
+        declared("rests", lambda table: table.pop("stock.committed")),
+        "inventory says stock.committed, which leads to no end",
+    ),
+    "a step that nothing undoes": (
+        handler("payment", "undo_payment", role="learns", undoes=None),
+        "payment: take_permission is a step with no compensation",
+    ),
+    "a late step without an undo": (
+        declared("undone_by", lambda table: table.pop("inventory.commit_stock")),
+        "inventory.commit_stock has no undo and is not declared irreversible",
+    ),
+    "a step no longer irreversible": (
+        declared("irreversible", lambda table: table.pop("notification.tell_of_confirmation")),
+        "notification.tell_of_confirmation has no undo and is not declared irreversible",
+    ),
+    "an undo that is gone": (
+        declared("undone_by", lambda table: table.update({"order.confirm": "regret"})),
+        "order.confirm is declared undone by regret, and one of them is not there",
+    ),
+    "irreversible and gone": (
+        declared("irreversible", lambda table: table.update({"order.shrug": "?"})),
+        "order.shrug is declared irreversible, and is not there",
+    ),
+    "an effect begun by who only learns": (
+        handler("payment", "take_permission", says=()),
+        "payment.learn_amount begins charge_card outside and is no step",
+    ),
+    "a deadline that undoes nothing": (
+        handler("order", "expire", says=()),
+        "order: no deadline leads to order.cancellation_requested",
+    ),
+    "a wish that undoes nothing": (
+        handler("order", "cancel_order", says=()),
+        "order: no command leads to order.cancellation_requested",
+    ),
+    "nobody decides": (
+        within("order", _say_nothing),
+        "nobody says order.cancellation_requested: no order can be undone",
+    ),
+    "an abort that does not arrive": (
+        deaf("inventory", "release_stock"),
+        "order.cancellation_requested does not reach the undo of inventory.reserve_stock",
+    ),
+    "a step that cannot fail": (
+        handler("inventory", "reserve_stock", says=()),
+        "inventory.reserve_stock cannot fail: none of its facts leads to order.cancellation_requested",
+    ),
+    "an undo that acknowledges nothing": (
+        handler("inventory", "release_stock", says=()),
+        "inventory.release_stock acknowledges nothing (L3)",
+    ),
+    "an acknowledgement that ends nothing": (
+        handler("order", "note_skipped", says=()),
+        "payment.undo_payment says payment.skipped, which acknowledges nothing (L3)",
+    ),
+    "an acknowledgement that is not heard": (
+        deaf("order", "note_released"),
+        "inventory.release_stock leads to stock.released, which the decider does not hear",
+    ),
+    "a failed undo without a way out": (
+        deaf("inventory", "retry_release"),
+        "",  # resolving alone is a way out
+    ),
+    "a failed undo without any way out": (
+        lambda saga: deaf("inventory", "retry_release")(deaf("inventory", "resolve_stock")(saga)),
+        "stock.release_failed has no way out: no command of inventory leads to what resolves it",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_is_a_finding(saga: Saga, fault: str) -> None:
+    """One handler, errand or declaration changed: the map says what is wrong with it."""
+    plant, told = FAULTS[fault]
+
+    found = list(saga_checks.findings(plant(saga)))
+
+    assert told in "\n".join(found)
+    assert bool(found) is bool(told)
+
+
+def test_a_second_abort_fact_is_a_finding(saga: Saga) -> None:
+    """An undo on another fact of the decider would be a second way to abort (law L2)."""
+    confirmed = next(r.hears for s in saga.services for r in s.reactions.values() if r.name == "commit_stock")
+    plant = within("inventory", lambda on: _changed(on, "release_early", hears=confirmed))
+
+    found = list(saga_checks.aborts(plant(saga)))
+
+    assert "inventory undoes on order.confirmed too: every abort is order.cancellation_requested (L2)" in found
+
+
+def test_nothing_declared_is_without_a_reason() -> None:
+    """Every declaration that allows something says why."""
+    tables = Declared().operators, Declared().readers, Declared().rests, Declared().irreversible
+    assert all(why for table in tables for why in table.values())
