@@ -78,10 +78,10 @@ def tries(db: Database) -> int:
 
 @contextlib.contextmanager
 def working(
-    db: Database, oven: Oven, service: Service[Any] | None = None, *, caught_up: bool = True
+    db: Database, oven: Oven, service: Service[Any] | None = None, *, caught_up: bool = True, client: object = None
 ) -> Iterator[Agenda]:
-    """Let an agenda work while the block lasts; it drains at the end."""
-    made = Agenda(service or kitchen_with(), db.connect, Notes(Spans.disabled()), oven)
+    """Let an agenda work while the block lasts, with the oven or another client; it drains at the end."""
+    made = Agenda(service or kitchen_with(), db.connect, Notes(Spans.disabled()), client or oven)
     made.caught_up = lambda: caught_up
     run = Running(made.run)
     try:

@@ -69,7 +69,7 @@ PLANTS = {
         test_commit.test_what_the_database_refuses_is_found_by_halving,
     ),
     "nothing is rewound": Plant(
-        committing, "_handle", "table.rewind(place)", "table.mark()",
+        committing, "_react", "table.rewind(place)", "table.mark()",
         test_commit.test_a_handler_that_raises_is_rewound_and_its_order_alone_waits,
     ),
     "an outage is blamed on the input": Plant(

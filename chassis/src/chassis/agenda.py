@@ -10,16 +10,18 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any, cast
 from uuid import UUID
 
 import structlog
 from pydantic import ValidationError
 
-from chassis import ledger
+from chassis import announce, attempts, ledger
 from chassis.calls import Calls
 from chassis.commit import LEASE, OUTAGE, commit, from_json
+from chassis.healing import Healing
 from chassis.ids import id_time, lock_key
 from chassis.inputs import Done, Entry, Input, Record, Unreadable
 from chassis.leases import Leased, Postponed, lease, postpone
@@ -30,6 +32,7 @@ from chassis.words import Intent, Message, Timer, stamp
 
 NAP_SECONDS = 0.5
 WAIT_SECONDS = 2.0
+LOST = "LOST", "its worker was lost before it could tell"
 log = structlog.get_logger()
 
 
@@ -51,6 +54,7 @@ class Agenda:
         self._timers = service.on.hears(Timer)
         self._inbox: queue.SimpleQueue[Input | Postponed | None] = queue.SimpleQueue()
         self.calls = Calls(service, watcher, client, self._inbox.put)
+        self.healing = Healing(service.name, client, self._intents, self.wake)
         self._unsettled: list[Input | Postponed] = []
         self._more = True  # something is known to be due
         self._starved = False  # something may be due, but both hands are full
@@ -91,6 +95,7 @@ class Agenda:
         if not self._unsettled:
             self._unsettled = self._gather(0.0 if self._more else max(0.0, self._look_at - time.monotonic()))
         self._settle()
+        self._more |= self.healing.look(self._connection)
         if self._more or self._starved or time.monotonic() >= self._look_at:
             self._more = self._starved = False
             self._look_at = time.monotonic() + NAP_SECONDS
@@ -119,8 +124,25 @@ class Agenda:
         if answers := [one for one in self._unsettled if isinstance(one, Input)]:
             self._commit(answers)
         if later := [one for one in self._unsettled if isinstance(one, Postponed)]:
-            postpone(self._connection(), later)
+            self._postpone([self.healing.sooner(one) for one in later])
         self._unsettled = []
+
+    def _postpone(self, rows: Sequence[Postponed]) -> None:
+        """Put rows off; of a try to undo something it is told in the same transaction when the next one is due."""
+        tx, told = self._connection(), [(row, row.tells) for row in rows if row.tells]
+        if not told:
+            postpone(tx, rows)
+            return
+        with tx.transaction():
+            announce.lock(tx, (entry.key for _, entry in told))
+            due = postpone(tx, rows)
+            for row, entry in told:
+                if row.id in due:
+                    self._tell(tx, entry, (row.error_class or "", row.error or ""), due[row.id])
+
+    def _tell(self, tx: Tx, entry: Entry, error: tuple[str, str], due: datetime) -> None:
+        fact = attempts.again(self.service.on, entry, error, due)
+        announce.announce(tx, self.service, entry.id, fact, ordinal=entry.attempts, trace=entry.trace)
 
     def _commit(self, inputs: Sequence[Input]) -> None:
         """Commit answers or timers, and take in hand what their handlers say."""
@@ -141,12 +163,23 @@ class Agenda:
         expires = time.monotonic() + LEASE.total_seconds()
         rows = lease(self._connection(), LEASE, self._intents, room)
         entries = [entry for row in rows if (entry := self._entry(row, expires))]
+        lapsed = {row.id: row.at for row in rows if row.lapsed}
         try:
+            self._tell_lost([(entry, lapsed[entry.id]) for entry in entries if entry.id in lapsed])
             self.calls.take(self._judge(entries))
         except OUTAGE:
             self.calls.give_back(entries)
             raise
         self._more |= len(rows) == room
+
+    def _tell_lost(self, entries: Sequence[tuple[Entry, datetime]]) -> None:
+        """Tell of the tries to undo something whose lease ran out: nobody else will."""
+        told = [one for one in entries if self.service.on.undoing(type(one[0].intent))]
+        if told:
+            with (tx := self._connection()).transaction():
+                announce.lock(tx, (entry.key for entry, _ in told))
+                for entry, now in told:
+                    self._tell(tx, replace(entry, attempts=entry.attempts - 1), LOST, now)
 
     def _entry(self, row: Leased, expires: float) -> Entry | None:
         cls = self._intents[row.type]

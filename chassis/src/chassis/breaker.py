@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 
 class Refused(Exception):  # noqa: N818 - the name says what is the case
@@ -54,7 +55,8 @@ class Breaker:
     """Bulkhead and breaker of one outside system, for any number of threads.
 
     ``counts`` are the exceptions that mean failure of the outside; any other one says nothing about it. ``clock`` gives
-    seconds that never go back. ``changed`` is told of every new state, outside the lock, in the calling thread.
+    seconds that never go back. ``changed`` is told of every new state, outside the lock, in the calling thread; it may
+    be set later.
     """
 
     def __init__(
@@ -67,7 +69,7 @@ class Breaker:
         self.limits = limits
         self._counts = counts
         self._clock = clock
-        self._changed = changed
+        self.changed = changed
         self._places = threading.BoundedSemaphore(limits.at_once)
         self._lock = threading.Lock()
         self._state = State.CLOSED
@@ -80,6 +82,14 @@ class Breaker:
     def state(self) -> State:
         """Whether calls are let through now."""
         return self._state
+
+    @property
+    def wants_probe(self) -> bool:
+        """Tell whether the next call would be a probe: without one a breaker never closes again."""
+        with self._lock:
+            if self._state is State.OPEN:
+                return self._paused()
+            return self._state is State.HALF_OPEN and self._probing < self.limits.probes
 
     @contextmanager
     def call(self) -> Iterator[Call]:
@@ -107,7 +117,7 @@ class Breaker:
     def _admit(self) -> Call:
         """Let a call through, a probe if the pause is over; raises Refused."""
         with self._lock:
-            half_open = self._state is State.OPEN and self._clock() - self._since >= self.limits.open_for
+            half_open = self._state is State.OPEN and self._paused()
             if half_open:
                 self._become(State.HALF_OPEN)
             if self._state is State.OPEN or not self._free_probe():
@@ -115,8 +125,11 @@ class Breaker:
                 raise Refused(message)
             call = Call(self._epoch)
         if half_open:
-            self._changed(State.HALF_OPEN)
+            self.changed(State.HALF_OPEN)
         return call
+
+    def _paused(self) -> bool:
+        return self._clock() - self._since >= self.limits.open_for
 
     def _free_probe(self) -> bool:
         """Take one of the probes there are in all; a closed breaker needs none."""
@@ -133,7 +146,7 @@ class Breaker:
                 self._record(failed=failed)
             after = self._state
         if after is not before:
-            self._changed(after)
+            self.changed(after)
 
     def _record(self, *, failed: bool | None) -> None:
         if failed is None:  # says nothing: a probe gives its place back, else half-open would never end
@@ -153,3 +166,13 @@ class Breaker:
         self._epoch += 1
         self._probing = 0
         self._results.clear()
+
+
+@runtime_checkable
+class Guarded(Protocol):
+    """A client of the outside all of whose calls go through one breaker."""
+
+    @property
+    def breaker(self) -> Breaker:
+        """The breaker, of whose changes whoever works off the agenda wants to be told."""
+        ...

@@ -5,29 +5,31 @@ No transaction is open here (law L10); how long a lease may still be trusted is 
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import structlog
 
+from chassis.attempts import step_of
 from chassis.commit import to_json
-from chassis.ids import event_id
+from chassis.ids import event_id, id_time
 from chassis.inputs import Entry, Input, Record
 from chassis.leases import Postponed
 from chassis.listener import Watcher
-from chassis.outside import Errand, Transient
+from chassis.outside import OLD, Errand, Transient
 from chassis.service import Service
 from chassis.words import Answer, key_of
 
 CALLS = 10  # the bulkhead: calls outside at one time
 WAITING = 40  # intents in hand, calls under way included
-LEAST_LEFT = 12.0  # seconds of lease that all fast tries of one call may take
+LEAST_LEFT = 16.0  # seconds of lease that an inquiry and all fast tries of one call may take
 log = structlog.get_logger()
 
 
@@ -45,6 +47,7 @@ class Calls:
         self._in_hand: dict[tuple[UUID, int], Entry] = {}
         self._lock = threading.Lock()
         self.closed = False
+        self.clock: Callable[[], datetime] = lambda: datetime.now(UTC)
         self._rng = random.Random()  # noqa: S311 - jitter
 
     def room(self) -> int:
@@ -85,38 +88,55 @@ class Calls:
             log.error("no answer says that this intent was dropped", event_type=entry.intent.type)
             self.climb(entry, TypeError(entry.intent.type))
 
-    def climb(self, entry: Entry, trouble: Exception) -> None:
-        """Put the intent on the next rung of its ladder, ± 50 %; past the top it is answered as exhausted."""
+    def climb(self, entry: Entry, trouble: Exception, began: float = math.inf) -> None:
+        """Put the intent on the next rung of its ladder, ± 50 %; past the top it is answered as exhausted.
+
+        The top is a time as much as a rung: tries in quick succession, on a breaker's closing, do not use it up.
+        """
         errand, rung = self.errand(entry), entry.attempts - 1
-        if rung >= len(errand.ladder) and errand.exhausted:
+        if rung >= len(errand.ladder) and self._age(entry) >= errand.patience and errand.exhausted:
             self.back(self._input(entry, errand.exhausted(entry.intent)))
             return
         wait = errand.ladder[min(rung, len(errand.ladder) - 1)] * self._rng.uniform(0.5, 1.5)
         error_class = "TRANSIENT" if isinstance(trouble, Transient) else "HANDLER"
-        self.back(Postponed(entry.id, entry.attempts, wait, False, error_class, type(trouble).__name__))  # noqa: FBT003 - as counted
+        tells = entry if self.service.on.undoing(type(entry.intent)) else None
+        self.back(
+            Postponed(entry.id, entry.attempts, wait, False, error_class, type(trouble).__name__, began, tells)  # noqa: FBT003 - as counted
+        )
 
     def _carry_out(self, entry: Entry) -> None:
         """Call the outside with no transaction open; runs in the pool."""
-        began = time.time_ns()
+        began, began_at = time.time_ns(), time.monotonic()
         try:
             if entry.expires - time.monotonic() < LEAST_LEFT:
                 self.give_back([entry])  # too late to be sure of the lease
                 return
-            answer = self.errand(entry).call(entry.intent, self.client)
+            answer = self._ask(entry)
             self.watcher.called(entry, began)
             self.back(self._input(entry, answer))
         except Transient as unknown:
             self.watcher.called(entry, began, unknown)
-            self.climb(entry, unknown)
+            self.climb(entry, unknown, began_at)
         except Exception as bug:
             log.exception("errand failed", event_type=entry.intent.type, order_id=entry.key)
-            self.climb(entry, bug)
+            self.climb(entry, bug, began_at)
         finally:
             del self._in_hand[entry.id, entry.attempts]
 
+    def _ask(self, entry: Entry) -> Answer:
+        """Carry an intent out; an old one asks first what became of it."""
+        errand = self.errand(entry)
+        if errand.inquires and self._age(entry) >= OLD and (known := errand.inquires(entry.intent, self.client)):
+            return known
+        return errand.call(entry.intent, self.client)
+
+    def _age(self, entry: Entry) -> timedelta:
+        """Return how long ago the intent was said, by its id: a restored row is as old as it was."""
+        return self.clock() - id_time(entry.id)
+
     def _input(self, entry: Entry, answer: Answer) -> Input:
         identity = event_id(self.service.name, entry.id, "answer", 0)
-        now = datetime.now(UTC)
+        undoes = step_of(self.service.on, type(entry.intent), type(answer))
         record = Record(to_json(answer))
-        return Input(identity, key_of(answer), answer, now, answer.type, record, agenda=entry.id, trace=entry.trace,
-                     attempts=entry.attempts)  # fmt: skip
+        return Input(identity, key_of(answer), answer, self.clock(), answer.type, record, agenda=entry.id,
+                     attempts=entry.attempts, undoes=undoes, trace=entry.trace)  # fmt: skip

@@ -7,15 +7,16 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
 import psycopg
 from pydantic import TypeAdapter
 
-from chassis import ledger
+from chassis import announce, attempts, ledger
+from chassis.facts import Announced
 from chassis.ids import event_id, milliseconds
-from chassis.inputs import Busy, Done, Entry, Failed, Input, Outcome, Parked, Seen, Unreadable
+from chassis.inputs import Busy, Done, Entry, Failed, Input, Outcome, Parked, Seen, Unreadable, Withheld
 from chassis.ledger import Fenced, History, Promise, Told
 from chassis.outside import Ruling
 from chassis.service import Service, Tx, tables
@@ -65,6 +66,18 @@ class Refused(Exception):  # noqa: N818 - the name says what is the case
     """A handler said something the chassis cannot keep: a foreign key, or a fact too large for a record."""
 
 
+class Gate(Protocol):
+    """What a replay is let through by; everything else passes."""
+
+    def refuses(self, heard: Input, history: History) -> Withheld | None:
+        """Tell whether an input is not to be handled at all."""
+        ...
+
+    def judges(self, heard: Input, said: tuple[Said, ...]) -> Withheld | None:
+        """Tell whether what its handler said must not be said: then nothing of it happens."""
+        ...
+
+
 @dataclass(slots=True)
 class _Batch:
     """One transaction's worth of work in memory."""
@@ -74,9 +87,12 @@ class _Batch:
     history: History
     told: Told
     room: int
+    gate: Gate | None
 
 
-def commit(tx: Tx, service: Service[W], inputs: Sequence[Input], room: int = 0) -> list[Outcome]:
+def commit(
+    tx: Tx, service: Service[W], inputs: Sequence[Input], room: int = 0, gate: Gate | None = None
+) -> list[Outcome]:
     """Handle a batch of inputs, each id once; ``room`` intents may be leased to this process at once.
 
     A batch the database refuses is halved until the guilty input stands alone and is parked. Raises Fenced and every
@@ -85,14 +101,14 @@ def commit(tx: Tx, service: Service[W], inputs: Sequence[Input], room: int = 0) 
     if not inputs:
         return []
     try:
-        return _together(tx, service, inputs, room)
+        return _together(tx, service, inputs, room, gate)
     except OUTAGE:
         raise
     except Exception as refused:  # noqa: BLE001 - an integrity or data error, or load/save choked on one body
         if len(inputs) == 1:
-            return [_alone(tx, service, inputs[0], refused)]
+            return [_alone(tx, service, inputs[0], refused, gate)]
     half = len(inputs) // 2  # no room: what one half leased would be lost from memory if the other met an outage
-    return commit(tx, service, inputs[:half]) + commit(tx, service, inputs[half:])
+    return commit(tx, service, inputs[:half], 0, gate) + commit(tx, service, inputs[half:], 0, gate)
 
 
 def to_json(message: Message) -> bytes:
@@ -112,23 +128,25 @@ def _adapter(cls: type[Message]) -> TypeAdapter[Any]:
     return _ADAPTERS[cls]
 
 
-def _together(tx: Tx, service: Service[W], inputs: Sequence[Input], room: int) -> list[Outcome]:
+def _together(tx: Tx, service: Service[W], inputs: Sequence[Input], room: int, gate: Gate | None) -> list[Outcome]:
     began = time.monotonic()
     with tx.pipeline(), tx.transaction():
         opening = ledger.begin(tx, inputs)
         work = service.load(tx, [stamp(i.body, i.at, i.attempts) for i in inputs if isinstance(i.body, Message)])
-        batch = _Batch(service, work, opening.history(), Told(), room)
+        batch = _Batch(service, work, opening.history(), Told(), room, gate)
         outcomes = [_handle(batch, heard) for heard in inputs]
         handed = _hand_on(batch, began + LEASE.total_seconds())
         service.store.save(tx, work)
         ledger.end(tx, list(zip(inputs, outcomes, strict=True)), batch.told, batch.history, LEASE)
+        if batch.told.ours:
+            announce.write(tx, batch.told.ours)
     return [_with_handed(outcome, heard, handed) for outcome, heard in zip(outcomes, inputs, strict=True)]
 
 
-def _alone(tx: Tx, service: Service[W], heard: Input, refused: Exception) -> Outcome:
+def _alone(tx: Tx, service: Service[W], heard: Input, refused: Exception, gate: Gate | None) -> Outcome:
     """Give a lone input a second chance (a racing insert has landed by now), then park it."""
     try:
-        return _together(tx, service, [heard], 0)[0]
+        return _together(tx, service, [heard], 0, gate)[0]
     except OUTAGE:
         raise
     except Exception as again:  # noqa: BLE001 - refused twice: the input is guilty
@@ -146,28 +164,39 @@ def _handle(batch: _Batch, heard: Input) -> Outcome:
     history = batch.history
     if heard.request in history.busy:
         return Busy()
+    if batch.gate and (withheld := batch.gate.refuses(heard, history)):
+        return withheld
     if history.knows(heard):
         return Seen()
     if not isinstance(heard.body, Command) and not history.admits(heard):
         return _parked(history, heard, Parked(ledger.BEHIND, "behind an earlier one of its order"))
+    outcome = _react(batch, heard)
+    return _parked(history, heard, outcome) if isinstance(outcome, Parked) else outcome
+
+
+def _react(batch: _Batch, heard: Input) -> Done | Parked | Failed | Withheld:
+    """Let the handler do its work; of one that fails, or that the gate does not let through, nothing is left."""
     if isinstance(heard.body, Unreadable):
-        return _parked(history, heard, Parked(heard.body.error_class, heard.body.reason))
+        return Parked(heard.body.error_class, heard.body.reason)
     if isinstance(heard.body, Command):
-        tell_waiting(heard.body, history.waiting.get(heard.key, ()))
+        tell_waiting(heard.body, batch.history.waiting.get(heard.key, ()))
     rows, mark = tables(batch.work), batch.told.mark()
     marks = [table.mark() for table in rows]
+    outcome: Parked | Failed | Withheld | None
     try:
         said = batch.service.on.react(heard.body, batch.work)
-        _tell(batch, heard, said)
+        outcome = batch.gate.judges(heard, said) if batch.gate else None
+        if outcome is None:
+            _tell(batch, heard, said)
+            return _done(batch.history, heard, said)
     except Infrastructure:
         raise
     except Exception as raised:  # noqa: BLE001 - a handler's failure is its input's: rewound, then parked
-        batch.told.rewind(mark)
-        for table, place in zip(rows, marks, strict=True):
-            table.rewind(place)
         outcome = _blame(heard, raised)
-        return _parked(history, heard, outcome) if isinstance(outcome, Parked) else outcome
-    return _done(history, heard, said)
+    batch.told.rewind(mark)
+    for table, place in zip(rows, marks, strict=True):
+        table.rewind(place)
+    return outcome
 
 
 def _done(history: History, heard: Input, said: tuple[Said, ...]) -> Done:
@@ -200,21 +229,25 @@ def _tell(batch: _Batch, heard: Input, said: tuple[Said, ...]) -> None:
     for message in said:
         ordinal = ordinals[message.type] = ordinals.get(message.type, -1) + 1
         if isinstance(message, Fact):
-            batch.told.facts.append(_fact(batch.service, heard, message, ordinal))
+            fact = _fact(batch.service, heard, message, ordinal)
+            (batch.told.ours if fact.key == batch.service.name else batch.told.facts).append(fact)
         elif isinstance(message, Intent | Timer):
             batch.told.promises.append(_promise(batch.service, heard, message, ordinal))
+    if attempt := attempts.ended(batch.service.on, heard, said):
+        cause = heard.agenda or heard.id
+        batch.told.facts.append(announce.saying(batch.service, cause, attempt, attempt.attempt, heard.inside))
 
 
 def _fact(service: Service[Any], heard: Input, fact: Fact, ordinal: int) -> ledger.Said:
     payload, key = service.codec.encode(fact), key_of(fact)
-    if key != heard.key:
+    if key != heard.key and not (isinstance(fact, Announced) and key == service.name):
         message = f"{fact.type} has another key than its cause: its sequence could not be kept"
         raise Refused(message)
     if len(payload) > PAYLOAD_MAX:
         message = f"{fact.type} has {len(payload)} bytes; a record carries {PAYLOAD_MAX}"
         raise Refused(message)
     identity = event_id(service.name, heard.id, fact.type, ordinal)
-    topic = fact.topic or f"{service.name}.events"
+    topic = (fact.said_on if isinstance(fact, Announced) else fact.topic) or f"{service.name}.events"
     sending = heard.inside.child().traceparent
     return ledger.Said(identity, topic, key, fact.type, payload, heard.id, sending, bytes.fromhex(heard.span_id))
 

@@ -21,12 +21,16 @@ class Unreadable:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """A step on a partition: from the position ``since`` to ``upto``, the offset after this record."""
+    """A step on a partition: from the position ``since`` to ``upto``, the offset after this record.
+
+    ``moves`` is false for a record that is read again: the service's own position stays where it is.
+    """
 
     topic: str
     partition: int
     since: int
     upto: int
+    moves: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,8 @@ class Input:
     """Anything a handler is given: a fact heard, a command, an answer of the outside, a due timer.
 
     ``agenda`` is the row an answer or timer ends; ``request`` is a key a command is looked up by and locked under;
-    ``redriven`` says that the input comes from its parked row; ``span_id`` is the id of its future process span.
+    ``redriven`` says that the input comes from its parked row; ``undoes`` is the step an answer tells the undoing of;
+    ``span_id`` is the id of its future process span.
     """
 
     id: UUID
@@ -56,6 +61,7 @@ class Input:
     request: str | None = None
     redriven: bool = False
     attempts: int = 1
+    undoes: str | None = None
     trace: Context = field(default_factory=new_trace)
     span_id: str = field(default_factory=new_span_id)
 
@@ -120,4 +126,12 @@ class Busy:
     """Another transaction holds this command's request key: nothing happened, ask again alone."""
 
 
-Outcome: TypeAlias = Done | Seen | Parked | Failed | Busy
+@dataclass(frozen=True, slots=True)
+class Withheld:
+    """Kept back by a replay's fence: nothing happened; ``verdict`` says why, ``effects`` what it would have led to."""
+
+    verdict: str
+    effects: frozenset[str] = frozenset()
+
+
+Outcome: TypeAlias = Done | Seen | Parked | Failed | Busy | Withheld

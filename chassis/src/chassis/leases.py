@@ -5,30 +5,42 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
+from chassis.inputs import Entry
 from chassis.service import Tx
 from chassis.trace import Context, new_trace, parse
 
 LEASE_DUE = """
 UPDATE agenda a SET leased_until = now() + %b::interval, attempts = attempts + 1
-  FROM (SELECT id FROM agenda WHERE due <= now() AND (leased_until IS NULL OR leased_until < now())
+  FROM (SELECT id, leased_until FROM agenda WHERE due <= now() AND (leased_until IS NULL OR leased_until < now())
            AND type = ANY(%b) ORDER BY due LIMIT %b FOR UPDATE SKIP LOCKED) d
- WHERE a.id = d.id RETURNING a.id, a.key, a.type, a.body::text, a.attempts, a.traceparent, now()"""
+ WHERE a.id = d.id RETURNING a.id, a.key, a.type, a.body::text, a.attempts, a.traceparent, now(),
+       d.leased_until IS NOT NULL"""
 POSTPONE = """
 UPDATE agenda a SET due = CASE WHEN n.wait > interval '0' THEN now() + n.wait ELSE a.due END, leased_until = NULL,
                     attempts = a.attempts - n.untried, error_class = n.error_class, error = n.error
   FROM unnest(%b::uuid[], %b::int[], %b::interval[], %b::int[], %b::text[], %b::text[])
        n(id, attempts, wait, untried, error_class, error)
- WHERE a.id = n.id AND a.attempts = n.attempts AND a.leased_until < 'infinity'"""
+ WHERE a.id = n.id AND a.attempts = n.attempts AND a.leased_until < 'infinity' RETURNING a.id, a.due"""
+# Waiting rows of these types fall due within a spread from now, so that they do not come all at once.
+HASTEN = """
+UPDATE agenda a SET due = now() + random() * %b::interval
+  FROM (SELECT id FROM agenda WHERE due > now() + %b::interval AND leased_until IS NULL AND type = ANY(%b)
+         ORDER BY due LIMIT %b FOR UPDATE SKIP LOCKED) d
+ WHERE a.id = d.id"""
 
 
 class Leased(NamedTuple):
-    """A due row, ours for the length of a lease from ``at`` on, by the database's clock."""
+    """A due row, ours for the length of a lease from ``at`` on, by the database's clock.
+
+    ``lapsed`` says that a lease before this one ran out: nobody has told what became of that try.
+    """
 
     id: UUID
     key: str
@@ -37,6 +49,7 @@ class Leased(NamedTuple):
     attempts: int
     traceparent: str
     at: datetime
+    lapsed: bool
 
     @property
     def trace(self) -> Context:
@@ -46,7 +59,10 @@ class Leased(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Postponed:
-    """A row to look at again later; ``untried`` says that this lease is not to count as an attempt."""
+    """A row to look at again later; ``untried`` says that this lease is not to count as an attempt.
+
+    ``began`` is when the call began, on our monotonic clock; ``tells`` is the intent whose try is to be told of.
+    """
 
     id: UUID
     attempts: int
@@ -54,6 +70,8 @@ class Postponed:
     untried: bool = True
     error_class: str | None = None
     error: str | None = None
+    began: float = math.inf
+    tells: Entry | None = None
 
 
 def lease(tx: Tx, length: timedelta, types: Collection[str], limit: int) -> list[Leased]:
@@ -61,7 +79,12 @@ def lease(tx: Tx, length: timedelta, types: Collection[str], limit: int) -> list
     return [Leased(*row) for row in tx.execute(LEASE_DUE, [length, list(types), limit])]
 
 
-def postpone(tx: Tx, rows: Sequence[Postponed]) -> None:
-    """Give rows back, to fall due after their wait; a row leased anew or held by a parked answer is left alone."""
+def postpone(tx: Tx, rows: Sequence[Postponed]) -> dict[UUID, datetime]:
+    """Give rows back and return when they are due; one leased anew or held by a parked answer is left alone."""
     columns = ([r.id for r in rows], [r.attempts for r in rows], [r.wait for r in rows], [int(r.untried) for r in rows])
-    tx.execute(POSTPONE, [*columns, [r.error_class for r in rows], [r.error for r in rows]])
+    return dict(tx.execute(POSTPONE, [*columns, [r.error_class for r in rows], [r.error for r in rows]]).fetchall())
+
+
+def hasten(tx: Tx, types: Collection[str], spread: timedelta, limit: int | None = None) -> None:
+    """Let waiting rows of these types, those due first and ``limit`` of them at most, fall due within a spread."""
+    tx.execute(HASTEN, [spread, spread, list(types), limit])

@@ -129,18 +129,19 @@ class Promise:
 
 @dataclass(slots=True)
 class Told:
-    """Everything a batch says, in the order of its inputs."""
+    """Everything a batch says, in the order of its inputs; ``ours`` are facts keyed by the service itself."""
 
     facts: list[Said] = field(default_factory=list)
     promises: list[Promise] = field(default_factory=list)
+    ours: list[Said] = field(default_factory=list)
 
-    def mark(self) -> tuple[int, int]:
+    def mark(self) -> tuple[int, int, int]:
         """Return a place to rewind to."""
-        return len(self.facts), len(self.promises)
+        return len(self.facts), len(self.promises), len(self.ours)
 
-    def rewind(self, mark: tuple[int, int]) -> None:
+    def rewind(self, mark: tuple[int, int, int]) -> None:
         """Forget what was said since the mark."""
-        del self.facts[mark[0] :], self.promises[mark[1] :]
+        del self.facts[mark[0] :], self.promises[mark[1] :], self.ours[mark[2] :]
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +177,7 @@ class Opening:
 def steps_of(inputs: Sequence[Input]) -> list[tuple[str, int, int, int]]:
     """Chain the inputs' steps into one per partition, sorted; raises ValueError for a broken chain."""
     steps: dict[tuple[str, int], tuple[int, int]] = {}
-    for origin in (i.origin for i in inputs if i.origin):
+    for origin in (i.origin for i in inputs if i.origin and i.origin.moves):
         place = origin.topic, origin.partition
         since, upto = steps.get(place, (origin.since, origin.since))
         if upto != origin.since:

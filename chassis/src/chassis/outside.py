@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar, get_type_hints
 
@@ -34,7 +34,8 @@ class Errand:
 
     ``call`` takes the intent and the client of the outside and returns an Answer; ``when`` judges the intent against
     the working set and ``dropped`` is the answer when it says DROP; ``ladder`` are the waits between tries, the last
-    one repeating when ``exhausted`` is None.
+    one repeating when ``exhausted`` is None. ``inquires`` asks what became of an intent that is old: an answer, or
+    None where the outside knows nothing of it.
     """
 
     call: Callable[[Any, Any], Answer]
@@ -42,9 +43,24 @@ class Errand:
     ladder: tuple[timedelta, ...]
     exhausted: Callable[[Any], Answer] | None
     dropped: Callable[[Any], Answer] | None = None
+    inquires: Callable[[Any, Any], Answer | None] | None = None
+
+    @property
+    def patience(self) -> timedelta:
+        """How long an intent is tried before it is given up."""
+        return sum(self.ladder, timedelta())
 
 
+# saga.md, section 7; each wait is taken ± 50 %
 DELAYED = tuple(timedelta(seconds=s) for s in (1, 5, 30, 120, 600))
+FOR_A_DAY = (*DELAYED, *(timedelta(minutes=15) for _ in range(95)))  # then every 15 min up to 24 h
+INQUIRY = (  # soon, then every 5 s for 5 min, then every 2 min without an end
+    *(timedelta(seconds=s) for s in (0.5, 1, 2, 4)),
+    *(timedelta(seconds=5) for _ in range(60)),
+    timedelta(minutes=2),
+)
+OLD = timedelta(hours=20)
+"""From this age on an intent inquires before it acts: a processor that forgets its keys does so after a day."""
 
 
 class Outside:
@@ -73,6 +89,25 @@ class Outside:
                 message = f"{self.service}: the first parameter must be {intent.__name__}"
                 raise TypeError(message)
             self.errands[intent] = Errand(call, when, ladder, exhausted, dropped)
+            return call
+
+        return register
+
+    def inquires(self, intent: type[T]) -> Callable[[Callable[[T, C], A | None]], Callable[[T, C], A | None]]:
+        """Register what is asked before an intent is carried out that is ``OLD`` by the time in its row's id.
+
+        It returns the answer the outside has already, or None where it knows nothing; then the intent is carried out.
+        A restored or long paused service so never repeats what was done. Raises TypeError like ``carries_out``.
+        """
+        if intent not in self.errands or self.errands[intent].inquires:
+            message = f"{self.service}: {intent.__name__} is not carried out, or inquires already"
+            raise TypeError(message)
+
+        def register(call: Callable[[T, C], A | None]) -> Callable[[T, C], A | None]:
+            if next(iter(get_type_hints(call).values())) is not intent:
+                message = f"{self.service}: the first parameter must be {intent.__name__}"
+                raise TypeError(message)
+            self.errands[intent] = replace(self.errands[intent], inquires=call)
             return call
 
         return register

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from pydantic import ValidationError
 
+from chassis import attempts
 from chassis.commit import commit, from_json
 from chassis.ids import id_time
 from chassis.inputs import Done, Input, Outcome, Record, Seen, Unreadable
@@ -21,7 +22,7 @@ from chassis.words import Answer, Message, Timer
 
 # A line whose head is dead waits for a person. An answer's or timer's line is the id of its agenda row.
 OPEN_ROWS = """
-SELECT p.id, p.line, p.type, p.topic, p.headers, p.raw, p.parked_at, a.key, a.attempts, a.traceparent
+SELECT p.id, p.line, p.type, p.topic, p.headers, p.raw, p.parked_at, a.key, a.attempts, a.traceparent, a.type
   FROM parked p LEFT JOIN agenda a ON p.topic IS NULL AND a.id::text = p.line
  WHERE p.state = 'OPEN'
    AND NOT EXISTS (SELECT FROM parked d WHERE d.line = p.line AND d.state = 'DEAD' AND d.place < p.place)
@@ -58,7 +59,7 @@ def _input(service: Service[Any], reader: Reader, row: Row) -> Input:
 
 def _from_inside(service: Service[Any], row: Row) -> Input:
     """Return the input of an answer or timer: its key, attempts and place in a trace are its agenda row's."""
-    identity, line, kind, _, _, raw, _, key, attempts, traceparent = row
+    identity, line, kind, _, _, raw, _, key, tries, traceparent, asked = row
     classes: dict[str, type[Message]] = {**service.on.hears(Answer), **service.on.hears(Timer)}
     body: Message | Unreadable
     try:
@@ -68,4 +69,10 @@ def _from_inside(service: Service[Any], row: Row) -> Input:
     at = id_time(identity) if isinstance(body, Timer) else datetime.now(UTC)
     record, trace = Record(bytes(raw)), parse(traceparent) or new_trace()
     return Input(identity, key or line, body, at, kind, record, None, UUID(line), redriven=True,
-                 attempts=attempts or 1, trace=trace)  # fmt: skip
+                 attempts=tries or 1, undoes=_undoes(service, asked, body), trace=trace)  # fmt: skip
+
+
+def _undoes(service: Service[Any], asked: str | None, body: Message | Unreadable) -> str | None:
+    """Return the step an answer tells the undoing of; ``asked`` is the type of its agenda row."""
+    intent = next((cls for cls in service.outside.errands if cls.type == asked), None)
+    return attempts.step_of(service.on, intent, type(body)) if intent and isinstance(body, Answer) else None

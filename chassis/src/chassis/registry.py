@@ -8,6 +8,7 @@ import types
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from chassis.facts import Announced
 from chassis.rows import Rows
 from chassis.words import Answer, Command, Fact, Intent, Message, Reply, Said, Saying, Timer, first_field
 
@@ -51,6 +52,7 @@ class Reactions(Generic[W]):
         self.service = service
         self.work = work
         self.reactions: dict[type[Message], Reaction] = {}
+        self._undoing: dict[type[Message], str] = {}
         _check_working_set(work)
 
     def step(self, handler: Callable[[E, W], S]) -> Callable[[E, W], S]:
@@ -117,6 +119,10 @@ class Reactions(Generic[W]):
         """Return the classes of this kind that some handler may say, by wire type."""
         return {cls.type: cls for r in self.reactions.values() for cls in r.says if issubclass(cls, kind)}
 
+    def undoing(self, cls: type[Message]) -> str | None:
+        """Return the step that a said fact or intent undoes: whose compensation may say it; None for the others."""
+        return self._undoing.get(cls)
+
     def topics(self) -> tuple[str, ...]:
         """Return the topics this service hears, sorted."""
         return tuple(sorted({cls.topic for cls in self.hears(Fact).values()}))
@@ -135,6 +141,9 @@ class Reactions(Generic[W]):
             message = f"{hears.type} ({hears.__name__}) has a handler already: {first.name}"
             raise TypeError(message)
         doc = (inspect.getdoc(handler) or "").split("\n")[0]
+        if undoes:
+            undone = (cls for cls in says if issubclass(cls, Fact | Intent) and not issubclass(cls, Announced))
+            self._undoing |= dict.fromkeys(undone, undoes)
         self.reactions[hears] = Reaction(_name(handler), role, hears, says, handler, doc, undoes)
         return handler
 

@@ -9,14 +9,13 @@ import time
 import unicodedata
 from collections import deque
 from contextlib import suppress
-from datetime import timedelta
 from email.errors import HeaderParseError
 from email.header import decode_header, make_header
 from email.utils import formatdate
 from functools import partial
 from urllib.parse import unquote, urlsplit
 
-from chassis.outside import DELAYED, Outside, Transient
+from chassis.outside import FOR_A_DAY, Outside, Transient
 from chassis.peer import still_open
 from notification.events import MailFailed, MailSent, SendMail, SendMailDropped
 from notification.handlers import when_mail
@@ -28,7 +27,6 @@ BOUNCES = frozenset((550, 551, 552, 553, 554, 556))  # RFC 5321, 4.2.3: about th
 TAKEN = frozenset((250, 251, 252))
 TROUBLE = (OSError, smtplib.SMTPException)
 CONNECT_SECONDS = 3.0  # for each of connecting, greeting and introducing ourselves
-LADDER = (*DELAYED, *(timedelta(minutes=15) for _ in range(95)))  # up to 24 h
 outside = Outside("notification")
 _ADDRESS = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.-]{0,188}[A-Za-z0-9])?", re.ASCII)
 _PLAIN = re.compile(r"[ -~]{1,900}")  # visible ASCII; SMTP allows lines of 998
@@ -119,7 +117,7 @@ class Mailer:
 @outside.carries_out(
     SendMail,
     when=when_mail,
-    ladder=LADDER,
+    ladder=FOR_A_DAY,
     exhausted=lambda intent: MailFailed(intent.order_id, intent.kind, GIVEN_UP),
     dropped=lambda intent: SendMailDropped(intent.order_id, intent.kind),
 )

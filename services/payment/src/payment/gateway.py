@@ -8,12 +8,11 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
 from http import HTTPStatus
 from urllib.parse import quote
 
-from chassis.breaker import Limits, Refused
-from chassis.outside import DELAYED, Outside, Transient
+from chassis.breaker import Breaker, Limits, Refused
+from chassis.outside import FOR_A_DAY, INQUIRY, Outside, Transient
 from chassis.peer import Peer, Unanswered
 from payment.events import (
     CardCharged,
@@ -37,12 +36,6 @@ from payment.handlers import when_charge, when_refund
 
 FAST_TRIES = (0.0, 0.1, 0.2)  # seconds to wait before each
 JITTER = 0.1
-INQUIRY = (  # saga.md, section 7: soon, then every 5 s for 5 min, then every 2 min without an end
-    *(timedelta(seconds=s) for s in (0.5, 1, 2, 4)),
-    *(timedelta(seconds=5) for _ in range(60)),
-    timedelta(minutes=2),
-)
-COMPENSATION = (*DELAYED, *(timedelta(minutes=15) for _ in range(95)))  # up to 24 h
 outside = Outside("payment")
 
 
@@ -73,6 +66,11 @@ class Processor:
 
     def __init__(self, url: str, timeout: float = 3.0, limits: Limits | None = None) -> None:
         self.peer = Peer(url, timeout, limits)
+
+    @property
+    def breaker(self) -> Breaker:
+        """The breaker every call goes through."""
+        return self.peer.breaker
 
     def insist(self, path: str, key: str, body: Mapping[str, object]) -> Told | Unsettled:
         """POST up to three times under one key, 100 and 200 ms + U(0, 100) ms apart; raises Transient if none was sent.
@@ -133,6 +131,13 @@ def charge(intent: ChargeCard, processor: Processor) -> CardCharged | CardDeclin
             return _charge_told(intent.order_id, told)
 
 
+@outside.inquires(ChargeCard)
+def look_for_charge(intent: ChargeCard, processor: Processor) -> CardCharged | CardDeclined | None:
+    """Ask for an old charge before it is made; raises Transient while it is processing or nobody answers."""
+    told = processor.look_up("/v1/charges", charge_key(intent.order_id))
+    return _charge_told(intent.order_id, told) if told.found else None
+
+
 @outside.carries_out(InquireCharge, ladder=INQUIRY)
 def inquire_charge(intent: InquireCharge, processor: Processor) -> CardCharged | CardDeclined | ChargeNotFound:
     """Ask what became of the charge; raises Transient while it is processing or nobody answers."""
@@ -143,12 +148,17 @@ def inquire_charge(intent: InquireCharge, processor: Processor) -> CardCharged |
 @outside.carries_out(
     RefundCard,
     when=when_refund,
-    ladder=COMPENSATION,
+    ladder=FOR_A_DAY,
     exhausted=lambda intent: RefundExhausted(intent.order_id),
     dropped=lambda intent: RefundCardDropped(intent.order_id),
 )
 def refund(intent: RefundCard, processor: Processor) -> CardRefunded | RefundRefused:
-    """Give the charge back once under the key ``refund:<order>``; raises Transient while the outcome is unknown."""
+    """Give the charge back once under the key ``refund:<order>``; raises Transient while the outcome is unknown.
+
+    An operator's retry inquires first, whatever its own age: the first try may be long ago.
+    """
+    if intent.again and (known := look_for_refund(intent, processor)):
+        return known
     body = {"charge_key": charge_key(intent.order_id), "amount_minor": intent.amount_minor}
     match processor.insist("/v1/refunds", refund_key(intent.order_id), body):
         case Unsettled():
@@ -158,11 +168,23 @@ def refund(intent: RefundCard, processor: Processor) -> CardRefunded | RefundRef
             return _refund_told(intent.order_id, told)
 
 
-@outside.carries_out(InquireRefund, ladder=COMPENSATION)
-def inquire_refund(intent: InquireRefund, processor: Processor) -> CardRefunded | RefundRefused | RefundNotFound:
+@outside.inquires(RefundCard)
+def look_for_refund(intent: RefundCard, processor: Processor) -> CardRefunded | None:
+    """Ask for an old refund before it is made; raises Transient when nobody can tell now."""
+    return _refund_stored(intent.order_id, processor)
+
+
+@outside.carries_out(InquireRefund, ladder=INQUIRY)
+def inquire_refund(intent: InquireRefund, processor: Processor) -> CardRefunded | RefundNotFound:
     """Ask what became of the refund; raises Transient when nobody can tell now."""
-    told = processor.look_up("/v1/refunds", refund_key(intent.order_id))
-    return _refund_told(intent.order_id, told) if told.found else RefundNotFound(intent.order_id)
+    return _refund_stored(intent.order_id, processor) or RefundNotFound(intent.order_id)
+
+
+def _refund_stored(order_id: str, processor: Processor) -> CardRefunded | None:
+    """Return the refund under the order's key; None where there is none, or one that was refused: nothing went back."""
+    told = processor.look_up("/v1/refunds", refund_key(order_id))
+    known = _refund_told(order_id, told) if told.found else None
+    return known if isinstance(known, CardRefunded) else None
 
 
 def _charge_told(order_id: str, told: Told) -> CardCharged | CardDeclined:
