@@ -234,7 +234,7 @@ def _conclude(console: Console, stack: Stack, placed: Sequence[Placed], wrong: S
     for one in placed:
         if one.actual == REFUSED:
             console.print(f"resolve   {_resolve(stack, one.order_id)}", soft_wrap=True, markup=False)
-    console.print("look      quadrille orders list, quadrille status, quadrille logs -f      stop  make down")
+    console.print("look      quadrille orders list | status | logs -f      stop  make down")
 
 
 def _resolve(stack: Stack, order_id: str) -> str:

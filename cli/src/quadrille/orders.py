@@ -18,6 +18,8 @@ from quadrille.client import Client
 from quadrille.resolve import line
 
 PAGE = 200
+WIDE = 152  # columns that show every participant
+COLOURS = {"CONFIRMED": "green", "COMPENSATION_FAILED": "red"}
 FORMS = ("table", "json", "jsonl")
 Data = Annotated[Path | None, typer.Option("--data", help="Data directory of the running stack.")]
 Output = Annotated[str, typer.Option("-o", "--output", help="table, json or jsonl.")]
@@ -53,7 +55,10 @@ def list_(  # noqa: PLR0913 - one parameter per option
         for one in found:
             echo(json.dumps(one, ensure_ascii=False))
     else:
-        Console(highlight=False, soft_wrap=True).print(_table(found))
+        console = Console(highlight=False)
+        if not console.is_terminal:
+            console.width = 2 * WIDE
+        console.print(_table(found, wide=console.width >= WIDE))
 
 
 @app.command("get", epilog=GET)
@@ -109,16 +114,17 @@ def _pages(api: Client, filters: dict[str, str], limit: int) -> Iterator[dict[st
         path = url[url.index("/v1/") :] if url else ""
 
 
-def _table(found: list[dict[str, Any]]) -> Table:
+def _table(found: list[dict[str, Any]], *, wide: bool) -> Table:
+    """Draw orders; where the screen is narrow, what cannot be left out: which, where it stands, and why."""
     table = Table(box=None, pad_edge=False)
-    for name in ("placed", "order", "status", "reason", "inventory", "payment", "customer"):
-        table.add_column(name, no_wrap=True)
-    colours = {"CONFIRMED": "green", "COMPENSATION_FAILED": "red"}
+    more = ("inventory", "payment", "customer_id", "placed_at") if wide else ()
+    for name in ("order", "status", "reason", *more):
+        table.add_column(name.partition("_")[0], no_wrap=True)
     for one in found:
-        colour = colours.get(one["status"], "yellow" if not one["final"] else "default")
-        status = f"[{colour}]{one['status']}[/]" + (f" [red]{one['attention']}[/]" if one["attention"] else "")
-        table.add_row(one["placed_at"], one["order_id"], status, one["reason"] or "", one["inventory"], one["payment"],
-                      one["customer_id"])  # fmt: skip
+        colour = COLOURS.get(one["status"], "default" if one["final"] else "yellow")
+        attention = f" [red]{one['attention']}[/]" if one["attention"] else ""
+        status = f"[{colour}]{one['status']}[/]{attention}"
+        table.add_row(one["order_id"], status, one["reason"] or "", *(one[name] for name in more))
     return table
 
 
