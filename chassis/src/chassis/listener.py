@@ -144,7 +144,7 @@ class Listener:
             if offset < read[place]:
                 continue  # fetched before a seek
             read[place] = offset + 1
-            record = _record(message)
+            record = record_of(message)
             if not self.reader.unheard(record):
                 origin = Origin(topic, partition, chained[place], offset + 1)
                 key = message.key()
@@ -250,7 +250,8 @@ def close_quietly(tx: Tx) -> None:
         log.debug("connection was broken", error_class=type(trouble).__name__)
 
 
-def _record(message: KafkaMessage) -> Record:
+def record_of(message: KafkaMessage) -> Record:
+    """Return a record with its headers as they came; none of them if one has a name that is no text."""
     try:
         headers = HEADERS_OF(message)
     except (SystemError, UnicodeDecodeError):  # a name that is not UTF-8: without headers the record is parked

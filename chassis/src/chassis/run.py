@@ -71,7 +71,8 @@ def _service(program: Program[Any], found: Settings) -> tuple[Service[Any], Code
 def _worker(name: str, found: Settings, stop: threading.Event) -> None:
     from chassis import operators  # noqa: PLC0415 - the worker's and the api's
     from chassis.program import Face  # noqa: PLC0415 - as above
-    from chassis.topics import Stopped  # noqa: PLC0415 - the worker's alone
+    from chassis.replay import Replays  # noqa: PLC0415 - the worker's alone
+    from chassis.topics import Stopped  # noqa: PLC0415 - as above
     from chassis.worker import Surroundings, Worker, connection, log  # noqa: PLC0415 - as above
 
     program = _program(name)
@@ -83,9 +84,10 @@ def _worker(name: str, found: Settings, stop: threading.Event) -> None:
     worker = Worker(service, around)
     checks = {"database": lambda: _answers(found), "assignment": worker.listener.ready, "schemas": codec.prepare}
     face = Face(found, service, connect, spans, stop)
-    routes = operators.routes(program.operators, face, "worker")
+    replays = Replays(service, around)
+    routes = {**operators.routes(program.operators, face, "worker"), **replays.routes()}
     try:
-        with ops.serve(found.ops_bind, name, "worker", checks, found.shown(), routes=routes):
+        with replays, ops.serve(found.ops_bind, name, "worker", checks, found.shown(), routes=routes):
             worker.run(stop)
     except Stopped as reason:
         log.critical("refused to run", reason=str(reason))

@@ -52,6 +52,20 @@ class Topics:
         highs = self._offsets(partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call] # confluent's
         return {place: (low, highs[place]) for place, low in lows.items()}
 
+    def places(self, name: str) -> list[Place]:
+        """Return the partitions of a topic, none if there is no such topic."""
+        found = self._admin.list_topics(timeout=ASK_SECONDS).topics.get(name)
+        return sorted((name, number) for number in found.partitions) if found and found.error is None else []
+
+    def since(self, places: Iterable[Place], at_ms: int) -> dict[Place, tuple[int, int]]:
+        """Return each partition's first record at or after a time: offset and time, both -1 where there is none."""
+        spec = OffsetSpec.for_timestamp(at_ms)
+        asked = self._admin.list_offsets(
+            {TopicPartition(*place): spec for place in places}, request_timeout=ASK_SECONDS
+        )
+        answers = {(one.topic, one.partition): f.result(ASK_SECONDS + 1) for one, f in asked.items()}
+        return {place: (found.offset, found.timestamp) for place, found in answers.items()}
+
     def _offsets(self, partitions: list[TopicPartition], spec: OffsetSpec) -> dict[Place, int]:
         if not partitions:
             return {}
