@@ -17,11 +17,12 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as KafkaMessage
 
-from chassis import ledger
+from chassis import envelope, ledger
 from chassis.commit import OUTAGE, commit
 from chassis.inputs import Done, Entry, Input, Origin, Outcome, Record
 from chassis.reading import Reader
 from chassis.service import Service, Tx
+from chassis.silence import Pulse
 from chassis.standing import Standing
 from chassis.topics import Stopped, Topics
 
@@ -29,6 +30,7 @@ __all__ = ["AWAY", "Ears", "Listener", "Stopped", "Watcher", "close_quietly"]
 
 POLL_SECONDS = 0.5
 STEP_SECONDS = 1.0
+BEAT = b"canary.beat"
 HINT_SECONDS = 5.0
 AWAY = (*OUTAGE, KafkaException, TimeoutError)  # what comes back by itself
 # For a name that is not UTF-8 the client returns a broken list with an exception set. A plain call, once specialised by
@@ -74,6 +76,7 @@ class Listener:
         self.watcher = watcher
         self.take: Callable[[Done], None] = _leave
         self.room: Callable[[], int] = lambda: 0
+        self.pulse: Pulse | None = None
         self.batch_max = 100
         self.stop = threading.Event()
         self.tx: Tx | None = None
@@ -109,13 +112,15 @@ class Listener:
         if inputs:
             self._commit(inputs)
         self.standing.look()
-        if self._due("_stepped", STEP_SECONDS):
+        if self._due("_stepped", STEP_SECONDS) or (self.pulse and self.pulse.news):
             self._step_over_unheard()
+        if self.pulse:
+            self.pulse.look(self._connection(), self.standing)
         if self._due("_hinted", HINT_SECONDS):
             self._hint()
 
     def _take_records(self) -> list[KafkaMessage]:
-        first = self.consumer.poll(POLL_SECONDS)
+        first = self.consumer.poll(self.pulse.rest(POLL_SECONDS) if self.pulse else POLL_SECONDS)
         if first is None:
             return []
         records = [first, *self.consumer.consume(self.batch_max - 1, 0)]
@@ -150,6 +155,8 @@ class Listener:
                 key = message.key()
                 inputs.append(self.reader.read(record, key, origin, message.timestamp()[1]))
                 chained[place] = offset + 1
+            elif self.pulse and offset >= self.standing.ends[place] and envelope.type_of(record.headers) == BEAT:
+                self.pulse.hear(topic, record.raw)
         return inputs
 
     def _commit(self, inputs: Sequence[Input]) -> None:
@@ -162,14 +169,24 @@ class Listener:
         self.watcher.handled(list(zip(inputs, outcomes, strict=True)), began)
 
     def _step_over_unheard(self) -> None:
-        if not (steps := self.standing.unheard()):
+        steps, pulse = self.standing.unheard(), self.pulse
+        if not steps and not (pulse and pulse.news):
             return
         tx = self._connection()
         with tx.transaction():
-            if len(ledger.move(tx, steps).fetchall()) != len(steps):
+            if steps and len(ledger.move(tx, steps).fetchall()) != len(steps):
                 message = "a position was not where this worker left it"
                 raise ledger.Fenced(message)
+            if pulse and pulse.news:
+                pulse.tell(tx)
         self.standing.stepped(steps)
+        if pulse:
+            pulse.told()
+
+    def doubt(self) -> None:
+        """Note that records may not have reached us: nobody is called silent for that."""
+        if self.pulse:
+            self.pulse.doubt()
 
     def _hint(self) -> None:
         offsets = [TopicPartition(topic, partition, at) for (topic, partition), at in self.standing.next.items()]
@@ -188,6 +205,7 @@ class Listener:
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         """Start where the database says; wait here for it, since an assignment without positions would lose records."""
+        self.doubt()
         while not self.stop.is_set():
             try:
                 ends = self.standing.place(self._connection(), self.topics, partitions)
@@ -203,12 +221,14 @@ class Listener:
                 return
 
     def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self.doubt()
         self.standing.leave(partitions)
         consumer.incremental_unassign(partitions)
         log.info("partitions revoked", count=len(partitions))
 
     def _recover(self, trouble: Exception) -> None:
         """Never retry the old batch: read the positions again, as soon as the database answers, and seek to them."""
+        self.doubt()
         log.warning("batch not committed", error_class=type(trouble).__name__)
         fenced = isinstance(trouble, ledger.Fenced)
         while not self.stop.is_set():

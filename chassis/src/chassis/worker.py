@@ -15,13 +15,16 @@ from confluent_kafka import Consumer, KafkaError
 
 from chassis import metrics, otlp
 from chassis.agenda import Agenda
+from chassis.announce import tell_recoveries
 from chassis.inputs import Done, Entry, Input, Outcome, Parked
 from chassis.kafka import consumer_settings
 from chassis.listener import AWAY, Ears, Listener
+from chassis.logs import Seldom
 from chassis.otlp import CLIENT, CONSUMER, INTERNAL
 from chassis.parked import redrive_open
 from chassis.reading import Decoder, Reader
 from chassis.service import Service, Tx
+from chassis.silence import Pulse
 from chassis.tables import AHEAD_DAYS
 from chassis.topics import Topics
 from chassis.tracing import Spans
@@ -98,7 +101,7 @@ class Notes:
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What a worker stands in: its database, the broker, a decoder, where spans go, and the outside's client."""
+    """What a worker stands in, and how large a batch may be; ``beats`` says that it says and hears proofs of life."""
 
     connect: Callable[[], Tx]
     bootstrap: str
@@ -106,6 +109,7 @@ class Surroundings:
     spans: Spans
     client: object = None
     batch_max: int = 100
+    beats: bool = False
 
 
 class Worker:
@@ -113,12 +117,15 @@ class Worker:
 
     def __init__(self, service: Service[Any], around: Surroundings) -> None:
         self.service, self.connect = service, around.connect
+        self._troubles = Seldom()
         self.reader = Reader(service.on.hears(Fact), around.decoder)
         notes = Notes(around.spans)
-        consumer = Consumer(consumer_settings(around.bootstrap, service.name) | {"error_cb": _say})
+        consumer = Consumer(consumer_settings(around.bootstrap, service.name) | {"error_cb": self._say})
         self.topics = Topics(around.bootstrap)
         self.listener = Listener(service, self.connect, Ears(consumer, self.topics, self.reader), notes)
         self.agenda = Agenda(service, self.connect, notes, around.client)
+        if around.beats:
+            self.listener.pulse = Pulse(service, self.topics, around.decoder)
         self.listener.take, self.listener.room = self.agenda.heard, self.agenda.room
         self.agenda.caught_up = self.listener.caught_up
         self.listener.batch_max = self.agenda.batch_max = around.batch_max
@@ -165,7 +172,7 @@ class Worker:
         while not stop.is_set():
             try:
                 with self.connect() as tx:
-                    self.topics.check(tx, list(self.service.on.topics()))
+                    self._check(tx)
                     self._refresh(tx)
                     outcomes = list(redrive_open(tx, self.service, self.reader))
             except AWAY as trouble:
@@ -179,17 +186,24 @@ class Worker:
         return False
 
     def _look_after(self, stop: threading.Event) -> None:
-        """See to it that topics stay what they are and the coming days have a place; raises Stopped."""
+        """See to it that topics stay what they are, the coming days have a place and recoveries are told of.
+
+        Raises Stopped.
+        """
         refreshed = time.monotonic()
         while not stop.wait(WATCH_SECONDS):
             try:
                 with self.connect() as tx:
-                    self.topics.check(tx, list(self.service.on.topics()))
+                    self._check(tx)
                     if time.monotonic() - refreshed >= UPKEEP_SECONDS:
                         self._refresh(tx)
                         refreshed = time.monotonic()
             except AWAY as trouble:
                 log.warning("upkeep waits", error_class=type(trouble).__name__)
+
+    def _check(self, tx: Tx) -> None:
+        self.topics.check(tx, list(self.service.on.topics()))
+        tell_recoveries(tx, self.service)
 
     def _refresh(self, tx: Tx) -> None:
         tx.execute("SELECT ensure_partitions(0, %b)", [AHEAD_DAYS])
@@ -198,10 +212,11 @@ class Worker:
             floor = datetime.strptime(row[0], "%Y%m%d").replace(tzinfo=UTC)
             self.reader.floor_ms = int(floor.timestamp()) * 1000
 
-
-def _say(error: KafkaError) -> None:
-    """Log what librdkafka meets and mends by itself."""
-    log.warning("kafka trouble", error_class=error.name())
+    def _say(self, error: KafkaError) -> None:
+        """Log what librdkafka meets and mends by itself; what was said meanwhile may come late."""
+        if count := self._troubles.met(error.name()):
+            log.warning("kafka trouble", error_class=error.name(), count=count)
+        self.listener.doubt()
 
 
 def connection(url: str) -> Callable[[], Tx]:
