@@ -98,8 +98,12 @@ class OnPostgres(Generic[W]):
         return [i for kind, body in rows if isinstance(i := from_json(classes[kind], body), Intent)]
 
     def published(self, key: str) -> list[tuple[str, dict[str, object]]]:
-        """Return the outbox of a key, in sequence: type and whole body as any consumer would read it."""
-        rows = self.tx.execute("SELECT type, payload FROM outbox WHERE aggregateid = %s ORDER BY sequence", [key])
+        """Return what was said of a key, in sequence: type and whole body as any consumer would read it.
+
+        What the chassis tells of undoings is left out: it is not the service's.
+        """
+        told = "aggregateid = %s AND aggregatetype <> 'saga.audit' ORDER BY sequence"
+        rows = self.tx.execute(f"SELECT type, payload FROM outbox WHERE {told}".encode(), [key])  # noqa: S608 - ours
         return [(kind, json.loads(json.dumps(self._codec.look(payload)[1]))) for kind, payload in rows]
 
     def _open(self, key: str) -> UUID:
