@@ -7,21 +7,31 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import psycopg
 import pytest
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, Producer, TopicPartition
 
+from chassis.avro import Codec
 from chassis.kafka import client_settings, producer_settings
-from quadrille.client import Client
+from chassis.schema_ids import Cache, SchemaIds
+from chassis.schema_registry import Registry
+from quadrille.client import Client, Reply
 from quadrille.shop import order_of, stock_up, write_addresses
-from quadrille.stack import Stack
+from quadrille.stack import EVERYTHING, Stack
+from quadrille.testing import PATIENT
 
 T = TypeVar("T")
 SERVICES = ("order", "inventory", "payment", "notification")
 TOPICS = tuple(f"{name}.events" for name in SERVICES)
+CANARY = "canary-"  # the key of a beat: no order's
+SIGNS = {"CAPTURE": 1, "VOID": -1, "REFUND": -1}  # of the processor's ledger
+READING = {"enable.partition.eof": True, "fetch.wait.max.ms": 10}
+HASTY = {"ORDER_DEADLINE": "4s", "STUCK_WARN": "2s", **PATIENT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +56,8 @@ class Shop:
 
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
+        cache = Cache(stack.data / "schemas" / "tests")
+        self._codec = Codec((), SchemaIds(Registry(stack.registry_url), cache))
 
     def submit(
         self,
@@ -64,6 +76,11 @@ class Shop:
         """The JSON document an API answers with; a problem is raised."""
         with Client(self.stack.url(service)) as api:
             return api.demand(method, path, body, headers).body
+
+    def cancel(self, order_id: str) -> Reply:
+        """Ask to cancel an order; whatever is answered."""
+        with Client(self.stack.url("order")) as api:
+            return api.ask("POST", f"/v1/orders/{order_id}/cancel")
 
     def order(self, order_id: str) -> dict[str, Any]:
         """The order's document."""
@@ -89,9 +106,25 @@ class Shop:
 
     def captures(self, order_id: str) -> list[dict[str, Any]]:
         """The processor's own entries about an order."""
+        return self.ledger(order_id)
+
+    def ledger(self, order_id: str = "") -> list[dict[str, Any]]:
+        """The processor's own entries, of one order if asked."""
         with Client(self.stack.url("sandbox")) as processor:
-            lines = processor.demand("GET", "/ledger").raw.splitlines()
-        return [entry for entry in map(json.loads, lines) if entry["order_id"] == order_id]
+            lines = processor.demand("GET", f"/ledger?order_id={order_id}").raw.splitlines()
+        return [json.loads(line) for line in lines]
+
+    def kept(self, order_id: str) -> int:
+        """What the processor has of an order's money after all, in minor units."""
+        return sum(SIGNS[entry["kind"]] * entry["amount_minor"] for entry in self.captures(order_id))
+
+    def trouble(self, **plan: float) -> None:
+        """Have the processor and the mailbox in the trouble asked for, or in none; of timeouts only those asked for."""
+        with Client(self.stack.url("sandbox")) as outside:
+            if plan:
+                outside.demand("PUT", "/chaos", {"timeouts": 0, "seconds": 600, **plan})
+            else:
+                outside.demand("DELETE", "/chaos")
 
     def mails(self, order_id: str) -> list[dict[str, Any]]:
         """The mails that reached the mailbox about an order."""
@@ -109,16 +142,23 @@ class Shop:
             return db.execute(statement.encode(), parameters).fetchall()
 
     def records(self, order_id: str = "") -> list[Record]:
-        """Every record on the services' topics, from the first; of one order if asked."""
-        return [r for topic in TOPICS for r in self._topic(topic) if not order_id or r.key == order_id]
+        """Every record about an order on the services' topics, from the first; of one order if asked."""
+        found = self._read(*TOPICS)
+        return [r for r in found if (r.key == order_id if order_id else not r.key.startswith(CANARY))]
 
-    def _topic(self, topic: str) -> list[Record]:
-        settings = client_settings(self.stack.kafka_bootstrap) | {"group.id": "test", "enable.partition.eof": True}
+    def told(self, topic: str, key: str) -> list[tuple[str, dict[str, Any]]]:
+        """The facts a topic tells of an order or a service, from the first, as (type, body)."""
+        return [(r.type, dict(self._codec.look(r.value)[1])) for r in self._read(topic) if r.key == key]
+
+    def _read(self, *topics: str) -> list[Record]:
+        """Every record there is, one topic after the other."""
+        settings = client_settings(self.stack.kafka_bootstrap) | {"group.id": "test", **READING}
         consumer = Consumer(settings)
         try:
-            count = len(consumer.list_topics(topic, timeout=10).topics[topic].partitions)
-            consumer.assign([TopicPartition(topic, n, OFFSET_BEGINNING) for n in range(count)])
-            return list(_to_the_end(consumer, count))
+            known = consumer.list_topics(timeout=10).topics
+            places = [TopicPartition(topic, n, OFFSET_BEGINNING) for topic in topics for n in known[topic].partitions]
+            consumer.assign(places)
+            return sorted(_to_the_end(consumer, len(places)), key=lambda record: topics.index(record.topic))
         finally:
             consumer.close()
 
@@ -177,12 +217,13 @@ class Shop:
 
 
 def _to_the_end(consumer: Consumer, partitions: int) -> Iterator[Record]:
-    ended = 0
-    while ended < partitions:
+    """Read until each partition has been at its end once; what comes after that may be read or not."""
+    ended: set[tuple[str | None, int | None]] = set()
+    while len(ended) < partitions:
         first = consumer.poll(5.0)
         for message in (first, *consumer.consume(500, 0)) if first else ():
             if message.error() is not None:
-                ended += 1
+                ended.add((message.topic(), message.partition()))
             else:
                 yield _record(message)
 
@@ -198,9 +239,35 @@ def _record(message: Message) -> Record:
     return Record(*place, key.decode(), kind, pairs, value)
 
 
+@contextmanager
+def away(stack: Stack, *processes: str) -> Iterator[None]:
+    """Processes that are not there for a while."""
+    for process in processes:
+        stack.process(process).stop()
+    try:
+        yield
+    finally:
+        for process in processes:
+            stack.process(process).launch()
+        for process in processes:
+            stack.process(process).start()
+
+
+def opened(stack: Stack) -> Shop:
+    """A running stack with stock and addresses."""
+    stock_up(stack, {"SKU-TEA": 10_000, "SKU-HOT": 1_000, "SKU-NONE": 0, "SKU-SEALED": 1_000})
+    write_addresses(stack)
+    return Shop(stack)
+
+
 @pytest.fixture(scope="session")
 def shop(stack: Stack) -> Shop:
     """The session's stack, with stock and addresses."""
-    stock_up(stack, {"SKU-TEA": 10_000, "SKU-HOT": 1_000, "SKU-NONE": 0})
-    write_addresses(stack)
-    return Shop(stack)
+    return opened(stack)
+
+
+@pytest.fixture(scope="session")
+def hasty(stack_home: Path) -> Iterator[Shop]:
+    """A second whole stack whose clocks run fast: orders are given up after four seconds."""
+    with Stack(stack_home / "hasty", parts=EVERYTHING, scattered=True, settings=HASTY) as stack:
+        yield opened(stack)

@@ -1,6 +1,7 @@
 """`quadrille load`: orders at a steady rate from an open loop, each held against its expected end, and what they cost.
 
-Latency counts from the moment an order was meant to be sent, so a slow answer does not hide those behind it.
+Latency counts from the moment an order was meant to be sent, so a slow answer does not hide those behind it. Undoing
+counts from the commit of the fact that failed an order (quadrille.undone).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +22,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from quadrille import screen, supervisor
+from quadrille import screen, supervisor, undone
 from quadrille.client import Client, Refused
 from quadrille.meters import cpu_by_group, percentile
 from quadrille.observer import End, Observer
@@ -83,6 +85,10 @@ def load(  # noqa: PLR0913, PLR0917 - one parameter per option
 ) -> None:
     """Place orders at a rate, wait for every end, print latencies and the CPU an order costs.
 
+    Undoing is timed by the databases' commit times: from the fact that failed an order (stock.rejected,
+    payment.declined or order.cancellation_requested, whichever was first) until the last participant has undone its
+    part; of a cancelled order that includes the processor's answer to its refund.
+
     Examples:  quadrille load --orders 2000 --rate 200   |   quadrille load --orders 500 --rate 50 --slo p99=500ms
     """
     run, bar = Run(orders, rate, _mix(mix), seed), _slo(slo)
@@ -92,13 +98,14 @@ def load(  # noqa: PLR0913, PLR0917 - one parameter per option
         raise typer.Exit(supervisor.UNREACHABLE)
     stock_up(stack, {"SKU-TEA": orders * 10 + 1000, "SKU-NONE": 0})
     write_addresses(stack)
-    console = Console(highlight=False)
+    console, since = Console(highlight=False, soft_wrap=True), datetime.now(UTC)
     with Observer(stack) as observer:
         before = cpu_by_group(stack)
         _send_and_wait(stack, run, observer, console)
         spent = {name: seconds - before.get(name, 0.0) for name, seconds in cpu_by_group(stack).items()}
         ends = dict(observer.ends)
     wrong = _report(console, run, ends, spent)
+    _report_undone(console, run, undone.measure(stack, run.sent, since))
     slow = _too_slow(run, ends, bar)
     for line in (*wrong, *slow):
         console.print(f"[red]wrong[/] {line}")
@@ -190,6 +197,19 @@ def _report(console: Console, run: Run, ends: Mapping[str, End], spent: Mapping[
         (run.sent[o].kind, end.state) for o, end in mine.items() if end.state != KINDS[run.sent[o].kind][2]
     )
     return wrong + [f"{n} orders ({kind}) ended {state}" for (kind, state), n in strange.items()]
+
+
+def _report_undone(console: Console, run: Run, found: list[undone.Undone] | None) -> None:
+    """Print how long undoing took, of all and by kind: until all was undone, and until the order had ended."""
+    if found is None:
+        console.print("undoing: not measured, these databases keep no commit times (track_commit_timestamp)")
+        return
+    for kind in ("", *run.mix):
+        mine = [one for one in found if kind in ("", run.sent[one.order_id].kind)]
+        if mine:
+            console.print(_line(f"failure to all undone{kind and f', {kind}'}", [one.undone for one in mine]))
+    if found:
+        console.print(_line("failure to order.cancelled", [one.cancelled for one in found]))
 
 
 def _line(name: str, seconds: list[float]) -> str:

@@ -1,0 +1,116 @@
+"""Orders whose deadline passes while a service is away or an outcome is unknown: F4 and F12 to F14 of saga.md."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.conftest import away
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.conftest import Shop
+
+TEA = [("SKU-TEA", 2)]
+ROLES = ("api", "worker", "relay")
+SILENT_WITHIN = 8.0
+CHARGED = "SELECT 1 FROM outbox WHERE aggregateid = %s AND type = 'payment.charged'"
+DECLINED = "SELECT 1 FROM outbox WHERE aggregateid = %s AND type = 'payment.declined'"
+PAST = "SELECT 1 FROM orders WHERE order_id = %s AND deadline_at < now()"
+
+
+@pytest.fixture
+def stock(hasty: Shop) -> Iterator[None]:
+    """What is available afterwards is what was before: every good of a cancelled order came back."""
+    before = hasty.level("SKU-TEA")
+    yield
+    after = hasty.level("SKU-TEA")
+    assert (after["available"], after["held"]) == (before["available"], before["held"])
+
+
+def expired(shop: Shop, order: str) -> dict[str, Any]:
+    """The document of an order that was cancelled at its deadline, said once each, without a cent kept."""
+    document = shop.ended(order)
+    assert (document["status"], document["reason"]) == ("CANCELLED", "DEADLINE")
+    assert document["inventory"] == "RELEASED"
+    assert shop.kept(order) == 0
+    said = Counter(record.type for record in shop.records(order))
+    assert (said["order.cancellation_requested"], said["order.cancelled"], said["order.confirmed"]) == (1, 1, 0)
+    return document
+
+
+def cancelling(shop: Shop, order: str) -> Callable[[], bool | None]:
+    """Tell whether the decider has given an order up."""
+    return lambda: shop.order(order)["status"] == "CANCELLING" or None
+
+
+@pytest.fixture(scope="module", autouse=True)
+def pending(hasty: Shop) -> list[str]:
+    """Orders whose charge the processor works on for 15 s, placed before all others so that nobody waits for them."""
+    return [hasty.submit([("SKU-HOT", 1)], "tok_pending_15s") for _ in range(2)]
+
+
+@pytest.mark.proves("F13")
+@pytest.mark.usefixtures("stock")
+def test_payment_away_past_the_deadline(hasty: Shop) -> None:
+    """F13: the order is given up without payment; back again, payment finds the cancellation and keeps no money."""
+    with away(hasty.stack, "payment-worker"):
+        order = hasty.submit(TEA)
+        hasty.until(cancelling(hasty, order), "the deadline has passed")
+        hasty.until(lambda: hasty.order(order)["inventory"] == "RELEASED" or None, "the stock is back")
+    expired(hasty, order)
+
+
+@pytest.mark.proves("F14")
+def test_order_away_past_the_deadline(hasty: Shop) -> None:
+    """F14: participants finish what they have and wait, nothing expires; back again, order reads the facts first.
+
+    What was charged is confirmed although its deadline has passed; what was declined is cancelled for that.
+    """
+    with away(hasty.stack, "order-worker"):
+        paid, unpaid = hasty.submit(TEA), hasty.submit(TEA, "tok_declined_funds")
+        hasty.until(lambda: hasty.sql("payment", CHARGED, paid), "the card is charged")
+        hasty.until(lambda: hasty.sql("payment", DECLINED, unpaid), "the other one is declined")
+        hasty.until(lambda: hasty.sql("order", PAST, unpaid), "the deadline has passed")
+        assert {hasty.order(order)["status"] for order in (paid, unpaid)} == {"PENDING"}
+    assert hasty.ended(paid)["status"] == "CONFIRMED"
+    document = hasty.ended(unpaid)
+    assert (document["status"], document["reason"]) == ("CANCELLED", "PAYMENT_DECLINED")
+    assert [hasty.kept(order) for order in (paid, unpaid)] == [2500, 0]
+
+
+@pytest.mark.proves("F12")
+@pytest.mark.usefixtures("stock")
+def test_inventory_away_past_the_deadline_and_its_silence_is_announced(hasty: Shop) -> None:
+    """F12: nobody holds goods, so every order is given up; the silence is told within 8 s; back, all end uncharged."""
+    names = [f"inventory-{role}" for role in ROLES]
+    with away(hasty.stack, *names):
+        orders = [hasty.submit(TEA) for _ in range(10)]
+        hasty.until(lambda: _silences(hasty, "service.silent"), "the silence is told", SILENT_WITHIN)
+        for order in orders:
+            hasty.until(cancelling(hasty, order), "the deadline has passed")
+    for order in orders:
+        assert expired(hasty, order)["payment"] == "SKIPPED"
+        assert hasty.captures(order) == []
+    hasty.until(lambda: _silences(hasty, "service.heard"), "it is told that inventory is heard again")
+
+
+def _silences(shop: Shop, kind: str) -> list[dict[str, Any]]:
+    """What the others have said of inventory's silence."""
+    told = [shop.told("ops.events", service) for service in ("order", "payment")]
+    return [body for facts in told for said, body in facts if said == kind and body["silent"] == "inventory"]
+
+
+@pytest.mark.proves("F4")
+def test_the_deadline_passes_while_the_outcome_is_unknown(hasty: Shop, pending: list[str]) -> None:
+    """F4: the order is given up at its deadline, payment keeps asking; charged after all, the money goes back."""
+    for order in pending:
+        document = expired(hasty, order)
+        assert document["payment"] == "REFUNDED"
+        assert document["detail"]["refund"]["amount_minor"] == 300
+        assert [entry["kind"] for entry in hasty.captures(order)] == ["CAPTURE", "VOID"]
+        types = [record.type for record in hasty.records(order)]
+        assert types.count("payment.outcome_unknown") == types.count("payment.charged") == 1
