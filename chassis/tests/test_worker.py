@@ -28,7 +28,8 @@ def all_went_well(kitchen: Kitchen, db: Database, orders: int) -> None:
     """Wait until everything is handled; then every loaf is back, each fact said once and numbered, nothing parked."""
     wait_until(lambda: db.one(HANDLED) == 2 * orders, 40, f"{2 * orders} handled, not {db.one(HANDLED)}")
     wait_until(kitchen.caught_up, 20)
-    assert db.rows("SELECT count(*), max(sequence) FROM outbox") == [(2 * orders, 2)]
+    numbers = [n for (n,) in db.said("sequence")]
+    assert (len(numbers), max(numbers)) == (2 * orders, 2)
     assert (db.one("SELECT sum(available) FROM level"), db.parked()) == (1000, [])
 
 
@@ -96,7 +97,7 @@ def test_a_timer_comes_after_what_was_unread_when_it_fell_due(kitchen: Kitchen, 
     with running(kitchen.worker(batch_max=7)):
         wait_until(lambda: db.one("SELECT count(*) FROM agenda") == 0, 30)
 
-    told = "SELECT type FROM outbox WHERE aggregateid = 'o-1' ORDER BY sequence"
+    told = "SELECT type FROM outbox WHERE aggregateid = 'o-1' AND aggregatetype <> 'saga.audit' ORDER BY sequence"
     assert [kind for (kind,) in db.rows(told)][-1] == "tasting.begun"
 
 
