@@ -18,6 +18,7 @@ from quadrille.stack import Stack, places
 USAGE, REFUSED, TIMEOUT, NOT_FOUND, CONFLICT, UNREACHABLE = 2, 3, 4, 5, 6, supervisor.UNREACHABLE
 CODES = {
     "not-found": NOT_FOUND,
+    "past-retention": NOT_FOUND,
     "not-cancellable": REFUSED,
     "order-frozen": REFUSED,
     "operation-refused": CONFLICT,
@@ -83,7 +84,7 @@ def told(refused: Refused) -> int:
         return supervisor.FAILED
     lines = [f"{problem['title']} ({refused.reply.status} {slug}): {problem['detail']}"]
     lines += [f"  {error['pointer'] or 'body'}: {error['message']}" for error in problem.get("errors", ())]
-    names = ("rule", "order_status", "cancellable_until", "since", "current_etag")
+    names = ("rule", "order_status", "cancellable_until", "since", "current_etag", "oldest_at")
     if more := "  ".join(f"{name} {problem[name]}" for name in names if problem.get(name)):
         lines.append(f"  {more}")
     screen.fail("\n".join([*lines, f"  request {problem['request_id']}"]))

@@ -19,7 +19,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-MORE = ("schema", "demo", "load", "saga", "orders", "resolve")
+MORE = ("schema", "demo", "load", "saga", "orders", "resolve", "replay", "operations")
 """Modules of this package that bring commands: a typer `app` of their own, or one function `command`."""
 
 Data = Annotated[Path | None, typer.Option("--data", help="Data directory (default: $QUADRILLE_DATA or .quadrille).")]
