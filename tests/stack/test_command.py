@@ -7,36 +7,82 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple, get_args
 
 import psutil
 import pytest
 
+from order.domain import Reason
+from quadrille.demo import EITHER, REFUSED, scenes
 from quadrille.stack import Stack
 from quadrille.stack.processes import birth
 
 Ask = Callable[..., str]
+ENDS = ("CONFIRMED", EITHER, REFUSED)
 MEMORY_BAR_MB = 2048
 DOWN_BAR_SECONDS = 10
 
 
+class Played(NamedTuple):
+    """The stack as `quadrille demo` left it: a way to ask the command about it, the demo's exit code and output."""
+
+    ask: Ask
+    code: int
+    out: str
+
+
 @pytest.fixture(scope="module")
-def running(stack_home: Path) -> Iterator[Ask]:
-    """A whole stack started by the command, on whatever ports are free; and a way to ask the command about it."""
+def played(stack_home: Path) -> Iterator[Played]:
+    """A whole stack started by the demo, on whatever ports are free."""
     home = stack_home / "command"
 
     def ask(*words: str, code: int = 0) -> str:
-        command = [sys.executable, "-m", "quadrille", *words, "--data", str(home)]
-        done = subprocess.run(command, env=dict(os.environ), capture_output=True, text=True, check=False)
+        done = _run(home, *words)
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout + done.stderr
 
-    said = ask("up", "--detach")
-    assert "processes ready in" in said
-    yield ask
+    shown = _run(home, "demo")
+    yield Played(ask, shown.returncode, shown.stdout + shown.stderr)
     ask("down", "--wipe")
     assert not home.exists()
+
+
+@pytest.fixture(scope="module")
+def running(played: Played) -> Ask:
+    """The same stack with the usual settings, started by `up`; and a way to ask the command about it."""
+    assert "processes ready in" in played.ask("up", "--detach")
+    return played.ask
+
+
+def _run(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "quadrille", *words, "--data", str(home)]
+    return subprocess.run(command, env=dict(os.environ), capture_output=True, text=True, check=False)
+
+
+def test_the_demo_places_the_whole_table(played: Played) -> None:
+    """Twenty orders, every outcome of the table, each as expected, held against the processor's own ledger."""
+    assert played.code == 0, played.out
+    assert "20 orders: 9 CONFIRMED, 10 CANCELLED, 1 COMPENSATION_FAILED      expected = actual" in played.out
+    shown = Counter(line.partition("  ")[0] for line in played.out.splitlines() if "/v1/orders/" in line)
+    assert shown == Counter(scene.shows for scene in scenes())
+    assert {scene.ends for scene in scenes()} == {*ENDS, *(f"CANCELLED {reason}" for reason in get_args(Reason))}
+
+
+def test_the_command_the_demo_prints_ends_the_order_it_left(played: Played) -> None:
+    """The line is typed as it stands: it exits 0, the order is CANCELLED and says that it was resolved by hand."""
+    [line] = [line for line in played.out.splitlines() if line.startswith("resolve")]
+    done = subprocess.run(
+        ["bash", "-c", line.removeprefix("resolve").strip()], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    order_id = done.stdout.split()[0]
+    document = json.loads(played.ask("orders", "get", order_id, "-o", "json"))
+    assert (document["status"], document["final"], document["payment"]) == ("CANCELLED", True, "RESOLVED")
+    assert document["detail"]["resolved"] == {"how": "EXTERNAL"}
 
 
 def pids(ask: Ask) -> dict[str, int]:

@@ -70,6 +70,7 @@ def deeds(shop: Shop, service: str, order_id: str) -> list[tuple[Any, ...]]:
     return shop.sql(service, rows, order_id)
 
 
+@pytest.mark.proves("F10", "payment.resolve", "resolve.inquires")
 def test_a_refused_refund_is_retried_in_vain_and_ended_with_evidence(
     shop: Shop, quadrille: Command, frozen: str
 ) -> None:
@@ -93,6 +94,7 @@ def test_a_refused_refund_is_retried_in_vain_and_ended_with_evidence(
     assert shop.kept(frozen) == 2500
 
 
+@pytest.mark.proves("order.resolved")
 def test_sixteen_resolve_one_undo_once(shop: Shop, frozen: str) -> None:
     """Sixteen operators end the same undo at once: it is ended once, and the audit tells of all sixteen."""
     body = {"how": "WRITTEN_OFF", "evidence": "ticket 4711", "reason": "sixteen at once"}
@@ -118,6 +120,7 @@ def test_sixteen_resolve_one_undo_once(shop: Shop, frozen: str) -> None:
         assert audit.flaw(db) is None
 
 
+@pytest.mark.proves("F8", "inventory.resolve")
 def test_sealed_goods_are_written_off_at_inventory(shop: Shop, quadrille: Command) -> None:
     """Goods that cannot come back: the retry exits 3, the write-off ends the order, the stock stays committed."""
     stock_up(shop.stack, {"SKU-SEALED": 5})
@@ -135,6 +138,7 @@ def test_sealed_goods_are_written_off_at_inventory(shop: Shop, quadrille: Comman
     assert shop.level("SKU-SEALED")["committed"] >= 2
 
 
+@pytest.mark.proves("resolve.owed")
 def test_a_healthy_order_and_a_wrong_wish_change_nothing(shop: Shop, quadrille: Command) -> None:
     """Nothing owed is 6, unknown 5, wrong usage 2: nothing was said, and only what was tried is in the audit."""
     order_id = shop.submit(TEA)

@@ -239,7 +239,7 @@ def _conclude(console: Console, stack: Stack, placed: Sequence[Placed], wrong: S
 
 def _resolve(stack: Stack, order_id: str) -> str:
     """Return the command that ends a refused refund with evidence, as it must be typed here."""
-    program = Path(sys.argv[0])
-    name = "quadrille" if shutil.which("quadrille") else os.path.relpath(program) if program.exists() else "quadrille"
+    beside = Path(sys.executable).with_name("quadrille")  # the virtual environment's, when it is not on the path
+    name = "quadrille" if shutil.which("quadrille") or not beside.exists() else os.path.relpath(beside)
     elsewhere = "" if stack.data == places.data_dir() else f" --data {shlex.quote(str(stack.data))}"
     return f"{name} resolve {order_id} {RESOLVE}{elsewhere}"

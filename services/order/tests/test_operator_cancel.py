@@ -72,6 +72,7 @@ def said(shop: Shop, order_id: str) -> list[str]:
     return [kind for kind, _ in shop.db.published(order_id)]
 
 
+@pytest.mark.proves("order.cancel-confirmed")
 def test_a_confirmed_order_of_anybody_is_cancelled(shop: Shop, ask: Ask) -> None:
     """202 before the cut-off: the order is undone for OPERATOR; again it is 200, and nothing more is said."""
     order = placed(shop, StockReserved, PaymentCharged, StockCommitted)
@@ -87,6 +88,7 @@ def test_a_confirmed_order_of_anybody_is_cancelled(shop: Shop, ask: Ask) -> None
     ]
 
 
+@pytest.mark.proves("order.cancel-late")
 def test_after_the_cut_off_an_operator_is_refused_too(shop: Shop, ask: Ask) -> None:
     """409 names the status and when the cut-off was; nothing is said, and the attempt is in the audit."""
     order = placed(shop, StockReserved, PaymentCharged, StockCommitted)
