@@ -68,15 +68,24 @@ class Client:
         return self.peer.breaker
 
 
-@pytest.fixture
-def bakery() -> Iterator[Bakery]:
+@contextmanager
+def opened() -> Iterator[Bakery]:
+    """Run a bakery while the block lasts."""
     made = Bakery()
     thread = threading.Thread(target=made.server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
-    yield made
-    made.server.shutdown()
-    made.server.server_close()
-    thread.join(5)
+    try:
+        yield made
+    finally:
+        made.server.shutdown()
+        made.server.server_close()
+        thread.join(5)
+
+
+@pytest.fixture
+def bakery() -> Iterator[Bakery]:
+    with opened() as made:
+        yield made
 
 
 def service() -> Service[Pantry]:

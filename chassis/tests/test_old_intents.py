@@ -108,8 +108,10 @@ def test_many_tries_in_a_row_do_not_use_up_a_day(db: Database) -> None:
     db.rows("UPDATE agenda SET attempts = 50")
 
     with working(db, oven, service):
-        wait_until(lambda: db.one("SELECT attempts FROM agenda WHERE leased_until IS NULL AND due > now()") == 51)
-        assert db.said("type") == []
+        wait_until(
+            lambda: db.said() or db.one("SELECT attempts FROM agenda WHERE due > now() + interval '9 min'") == 51
+        )
+    assert db.said("type") == []
 
 
 def test_the_ladders_are_those_of_the_saga() -> None:
