@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from chassis.ids import uuid7
 from chassis.tests.kitchen import Kitchen, Running, running
 from chassis.tests.pantry_words import BreadOrdered, MealOrdered, OrderDropped, TastingBooked
 from chassis.tests.workbench import Database, heard, wait_until
@@ -137,3 +138,13 @@ def test_a_killed_and_a_frozen_worker_are_replaced_within_the_bound(kitchen: Kit
         freezing.thaw()
         load(kitchen, 50, "d")
         all_went_well(kitchen, db, 250)
+
+
+def test_a_recovery_the_relay_has_noted_is_told_by_the_worker(kitchen: Kitchen, db: Database) -> None:
+    """The relay may not write into the outbox: the next worker that starts, or looks, says relay.recovered."""
+    kitchen.start_here()
+    db.rows("INSERT INTO relay_recovery (id, cause, rows, seconds) VALUES (%s, 'slot lost', 3, 0.5)", uuid7())
+
+    with running(kitchen.worker()):
+        wait_until(lambda: db.said("type", "aggregatetype") == [("relay.recovered", "ops.events")])
+    assert db.one("SELECT bool_and(announced) FROM relay_recovery")
