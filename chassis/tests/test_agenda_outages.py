@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -13,9 +13,15 @@ from chassis.agenda import Agenda
 from chassis.commit import to_json
 from chassis.inputs import Done, Parked
 from chassis.outside import Transient
+from chassis.parked import redrive_open
+from chassis.reading import Reader
+from chassis.registry import Reactions
+from chassis.tests import pantry
 from chassis.tests.kitchen import Running
 from chassis.tests.oven import Oven, done, kitchen_with, ordered, working
+from chassis.tests.pantry import Pantry, Rules
 from chassis.tests.pantry_words import (
+    BeginTasting,
     BreadOrdered,
     CakeOrdered,
     CakeReady,
@@ -24,6 +30,7 @@ from chassis.tests.pantry_words import (
 )
 from chassis.tests.workbench import Database, heard, wait_until
 from chassis.tracing import Spans
+from chassis.words import Fact
 from chassis.worker import Notes
 
 
@@ -43,6 +50,41 @@ def test_a_timer_fires_once_when_it_is_due_and_not_before(db: Database) -> None:
 
     assert sorted(db.said()) == [("tasting.begun", "t-1"), ("tasting.begun", "t-2")]
     assert db.rows("SELECT key FROM agenda") == [("t-3",)]
+
+
+@dataclass(frozen=True, slots=True)
+class TastingTimed(Fact):
+    """What time a timer's handler was given."""
+
+    order_id: str
+    told_at: datetime
+    due: datetime
+
+
+def time_tasting(tasting: BeginTasting, pantry: Pantry) -> TastingTimed:
+    """Say what time it is."""
+    if not pantry.rules.patient and tasting.order_id == "odd":
+        raise ValueError(tasting.order_id)
+    return TastingTimed(tasting.order_id, tasting.at, tasting.due)
+
+
+def test_a_timers_time_is_when_it_was_due_to_the_microsecond(db: Database) -> None:
+    """Its id has whole milliseconds, which is earlier: a handler that counts from it would find its time not come."""
+    on = Reactions("pantry", Pantry)
+    on.learns(pantry.book_tasting)
+    on.timer(time_tasting)
+    service = replace(pantry.service(), on=on)
+    due = datetime.now(UTC).replace(microsecond=123_999) - timedelta(seconds=2)
+    db.commit(heard(TastingBooked("t-1", due)), heard(TastingBooked("odd", due)), service=service)
+
+    with working(db, Oven(), service):
+        wait_until(lambda: len(db.said()) == 1 and db.parked("error_class") == [("HANDLER",)])
+    with db.connect() as tx:
+        service = replace(service, rules=Rules(patient=True))
+        assert [type(one) for one in redrive_open(tx, service, Reader({}, pantry.PlainCodec()))] == [Done]
+
+    timed = [pantry.PlainCodec().decode(payload, TastingTimed) for (payload,) in db.said("payload")]
+    assert {(one.order_id, one.told_at, one.due) for one in timed} == {("t-1", due, due), ("odd", due, due)}
 
 
 @pytest.mark.proves("late.timer")

@@ -22,8 +22,8 @@ from chassis import announce, attempts, ledger
 from chassis.calls import Calls
 from chassis.commit import LEASE, OUTAGE, commit, from_json
 from chassis.healing import Healing
-from chassis.ids import id_time, lock_key
-from chassis.inputs import Done, Entry, Input, Record, Unreadable
+from chassis.ids import lock_key
+from chassis.inputs import Done, Entry, Input, Record, Unreadable, due_of
 from chassis.leases import Leased, Postponed, lease, postpone
 from chassis.listener import Watcher, close_quietly
 from chassis.outside import Ruling
@@ -240,7 +240,8 @@ class Agenda:
         except ValidationError:
             body = Unreadable("no handler here takes this body any more", "UNHEARD")
         record = Record(row.body.encode())
-        return Input(row.id, row.key, body, id_time(row.id), row.type, record, agenda=row.id, trace=row.trace)
+        at = due_of(body, row.id)
+        return Input(row.id, row.key, body, at, row.type, record, agenda=row.id, trace=row.trace)
 
     def _drain(self) -> None:
         """Let calls under way finish and commit their answers; what nobody has begun is given back at once."""

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import TypeAlias
 from uuid import UUID
 
+from chassis.ids import id_time
 from chassis.trace import Context, new_span_id, new_trace
 from chassis.words import Intent, Message, Said
 
@@ -135,3 +136,9 @@ class Withheld:
 
 
 Outcome: TypeAlias = Done | Seen | Parked | Failed | Busy | Withheld
+
+
+def due_of(timer: Message | Unreadable, identity: UUID) -> datetime:
+    """Return when a timer was due, to the microsecond: its id has whole milliseconds, which is before that."""
+    due: datetime = getattr(timer, "due", None) or id_time(identity)
+    return due

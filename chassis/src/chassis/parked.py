@@ -13,8 +13,7 @@ from pydantic import ValidationError
 
 from chassis import attempts
 from chassis.commit import commit, from_json
-from chassis.ids import id_time
-from chassis.inputs import Done, Input, Outcome, Record, Seen, Unreadable
+from chassis.inputs import Done, Input, Outcome, Record, Seen, Unreadable, due_of
 from chassis.reading import Reader
 from chassis.service import Service, Tx
 from chassis.trace import new_trace, parse
@@ -66,7 +65,7 @@ def _from_inside(service: Service[Any], row: Row) -> Input:
         body = from_json(classes[kind], bytes(raw))
     except (KeyError, ValidationError):
         body = Unreadable("no handler here takes this body any more", "UNHEARD")
-    at = id_time(identity) if isinstance(body, Timer) else datetime.now(UTC)
+    at = due_of(body, identity) if isinstance(body, Timer) else datetime.now(UTC)
     record, trace = Record(bytes(raw)), parse(traceparent) or new_trace()
     return Input(identity, key or line, body, at, kind, record, None, UUID(line), redriven=True,
                  attempts=tries or 1, undoes=_undoes(service, asked, body), trace=trace)  # fmt: skip
