@@ -34,7 +34,6 @@ def test_a_path(case):
 def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkout with a law of two rows, and a test that proves both."""
     monkeypatch.setattr(saga_proof, "LATER", {})
-    monkeypatch.setattr(saga_proof, "SOON", frozenset())
     write(tmp_path / "docs" / "law.md", LAW)
     write(tmp_path / "tests" / "saga" / "test_paths.py", PROOF)
     return tmp_path
