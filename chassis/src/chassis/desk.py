@@ -24,6 +24,7 @@ from chassis.intake import Intake
 from chassis.pool import Pool
 from chassis.problems import refuse
 from chassis.program import Face
+from chassis.throttle import Gate
 from chassis.values import Paged
 from chassis.waiting import V, Watch
 from chassis.web import call_of
@@ -54,25 +55,31 @@ class Document(BaseModel):
 class Desk:
     """An API's way to its database; open it as a context while serving.
 
+    With ``known``, which tells whether a command was answered before, new ones are let in by a gate.
     Raises Stopped when made on a database that forgets.
     """
 
-    def __init__(self, face: Face) -> None:
+    def __init__(self, face: Face, known: Callable[[sa.Connection, Any], bool] | None = None) -> None:
         self.settings, self.base = face.settings, face.settings.public_base
         self._intake = Intake(face.service, face.connect, face.spans)
         self._intake.check()
         self._reads = Pool(face.connect)
         self._stop = face.stop
+        self._known, self._gate = known, Gate(face) if known else None
         self._watches: dict[object, Watch[Any]] = {}
 
     async def __aenter__(self) -> Self:
         await self._intake.__aenter__()
+        if self._gate:
+            await run_in_threadpool(self._gate.open)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._intake.__aexit__(kind, error, trace)
+        if self._gate:
+            await run_in_threadpool(self._gate.close)
         self._reads.close()
 
     async def ask(self, request: Request, _: Callable[[C, Any], R], command: C) -> R:
@@ -87,8 +94,11 @@ class Desk:
     async def ask_once(self, heard: Input, reply: type[R]) -> R:
         """Return the reply to a command that may be sent again: an input with an id and a request key of its own.
 
-        Raises what the intake raises.
+        Raises what the intake raises, and overloaded while the gate is shut for what is new.
         """
+        refusal = self._gate and heard.request and self._gate.refusal()
+        if refusal and self._known and not await self.read(self._known, heard.body):
+            raise refusal
         if isinstance(got := await self._intake.ask(heard), reply):
             return got
         message = f"{heard.type} was replied to with {type(got).__name__}, not {reply.__name__}"

@@ -15,6 +15,7 @@ from chassis.tracing import Spans
 
 if TYPE_CHECKING:
     from chassis.operators import Deed
+    from chassis.tally import Outcome
 
 W = TypeVar("W")
 
@@ -28,8 +29,8 @@ class Program(Generic[W]):
     """What a service's main.py wires: handlers, store, errands with their client, rules, and where its HTTP face is.
 
     ``api`` is the name of a function ``make(face: Face)`` giving an ASGI app, imported by the api role alone;
-    ``operators`` are the commands a person may give over the ops port, ``ops`` the names of functions
-    ``routes(face: Face)`` giving what else the api's ops port answers.
+    ``outcome`` tells how a saga ends by what is said; ``operators`` are the commands a person may give over the ops
+    port, ``ops`` the names of functions ``routes(face: Face)`` giving what else the api's ops port answers.
     """
 
     on: Reactions[W]
@@ -38,6 +39,7 @@ class Program(Generic[W]):
     outside: Outside = field(default_factory=lambda: Outside(""))
     client: Callable[[Settings], object] = _nobody
     rules: Callable[[Settings], object] = _nobody
+    outcome: Outcome | None = None
     operators: Sequence[Deed] = ()
     ops: Sequence[str] = ()
 

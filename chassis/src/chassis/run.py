@@ -72,6 +72,7 @@ def _worker(name: str, found: Settings, stop: threading.Event) -> None:
     from chassis import operators  # noqa: PLC0415 - the worker's and the api's
     from chassis.program import Face  # noqa: PLC0415 - as above
     from chassis.replay import Replays  # noqa: PLC0415 - the worker's alone
+    from chassis.tally import Tally  # noqa: PLC0415 - as above
     from chassis.topics import Stopped  # noqa: PLC0415 - as above
     from chassis.worker import Surroundings, Worker, connection, log  # noqa: PLC0415 - as above
 
@@ -79,8 +80,9 @@ def _worker(name: str, found: Settings, stop: threading.Event) -> None:
     service, codec = _service(program, found)
     spans, connect = Spans(name, "worker", found.otlp_endpoints, found.trace_ratio), connection(found.database_url)
     around = Surroundings(
-        connect, found.kafka_bootstrap, codec, spans, program.client(found), found.batch_max, beats=True
-    )
+        connect, found.kafka_bootstrap, codec, spans, program.client(found), found.batch_max, beats=True,
+        tally=Tally(connect, program.outcome) if program.outcome else None,
+    )  # fmt: skip
     worker = Worker(service, around)
     checks = {"database": lambda: _answers(found), "assignment": worker.listener.ready, "schemas": codec.prepare}
     face = Face(found, service, connect, spans, stop)

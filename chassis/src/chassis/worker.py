@@ -26,6 +26,7 @@ from chassis.reading import Decoder, Reader
 from chassis.service import Service, Tx
 from chassis.silence import Pulse
 from chassis.tables import AHEAD_DAYS
+from chassis.tally import Tally
 from chassis.topics import Topics
 from chassis.tracing import Spans
 from chassis.words import Fact
@@ -40,8 +41,8 @@ log = structlog.get_logger()
 class Notes:
     """Spans, counters and log lines of what a worker did; after the commit, so that they tell only what is true."""
 
-    def __init__(self, spans: Spans) -> None:
-        self.spans = spans
+    def __init__(self, spans: Spans, tally: Tally | None = None) -> None:
+        self.spans, self.tally = spans, tally
 
     def handled(self, batch: Sequence[tuple[Input, Outcome]], began_ns: int) -> None:
         """Note a committed batch."""
@@ -53,6 +54,8 @@ class Notes:
             self._span(heard, outcome, began_ns, ended_ns)
             if isinstance(outcome, Parked):
                 self._parked(heard, outcome)
+            elif self.tally and isinstance(outcome, Done):
+                self.tally.add(outcome.said)
 
     def called(self, entry: Entry, began_ns: int, trouble: Exception | None = None) -> None:
         """Note a call outside that has ended."""
@@ -101,7 +104,10 @@ class Notes:
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What a worker stands in, and how large a batch may be; ``beats`` says that it says and hears proofs of life."""
+    """What a worker stands in, and how large a batch may be; ``beats`` says that it says and hears proofs of life.
+
+    ``tally`` counts how sagas end.
+    """
 
     connect: Callable[[], Tx]
     bootstrap: str
@@ -110,6 +116,7 @@ class Surroundings:
     client: object = None
     batch_max: int = 100
     beats: bool = False
+    tally: Tally | None = None
 
 
 class Worker:
@@ -117,9 +124,9 @@ class Worker:
 
     def __init__(self, service: Service[Any], around: Surroundings) -> None:
         self.service, self.connect = service, around.connect
-        self._troubles = Seldom()
+        self.tally, self._troubles = around.tally, Seldom()
         self.reader = Reader(service.on.hears(Fact), around.decoder)
-        notes = Notes(around.spans)
+        notes = Notes(around.spans, around.tally)
         consumer = Consumer(consumer_settings(around.bootstrap, service.name) | {"error_cb": self._say})
         self.topics = Topics(around.bootstrap)
         self.listener = Listener(service, self.connect, Ears(consumer, self.topics, self.reader), notes)
@@ -144,6 +151,9 @@ class Worker:
         heard_all = threading.Event()  # the agenda ends last: it takes in hand what the last batch says
         listening = self._thread("listener", self.listener.run, stop, stop)
         working = self._thread("agenda", self.agenda.run, heard_all, stop)
+        counting = self._thread("tally", self.tally.run, heard_all, stop) if self.tally else None
+        if counting:
+            counting.start()
         listening.start()
         if not self.agenda.idle:
             working.start()
@@ -153,6 +163,8 @@ class Worker:
         if not self.agenda.idle:
             self.agenda.wake()
             working.join()
+        if counting:
+            counting.join()
         if self._failure:
             raise self._failure
 

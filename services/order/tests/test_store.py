@@ -17,6 +17,7 @@ from chassis.ids import lock_key, uuid7
 from chassis.inputs import Busy, Done, Parked
 from chassis.registry import Reactions
 from chassis.service import Store
+from chassis.stuck import OrderCheck
 from chassis.testing_commit import OnPostgres, drift
 from order import store
 from order.domain import Order, Orders, Status
@@ -71,7 +72,8 @@ def wish(place: PlaceOrder, caller: str) -> Wish:
 
     def made(**fields: object) -> PlaceOrder:
         own = {"order_id": str(uuid7()), "idempotency_key": str(uuid4()), "reference": str(uuid4())}
-        now = {"placed_at": datetime.now(UTC), "deadline_at": datetime.now(UTC) + timedelta(minutes=5)}
+        at = datetime.now(UTC)
+        now = {"placed_at": at, "deadline_at": at + timedelta(minutes=5)}
         return replace(place, caller=caller, **(own | now | fields))  # type: ignore[arg-type]  # fields of PlaceOrder
 
     return made
@@ -297,7 +299,12 @@ def test_a_deadline_after_the_confirmation(order: Desk, wish: Wish) -> None:
 
     order.hears(*(OrderDeadline(p.order_id, p.deadline_at) for p in (confirmed, undecided)))
 
-    assert order.said() == [OrderCancellationRequested(undecided.order_id, "DEADLINE", "order", "PENDING")]
+    said = order.said()
+    requested = OrderCancellationRequested(undecided.order_id, "DEADLINE", "order", "PENDING")
+    assert [one for one in said if not isinstance(one, OrderCheck)] == [requested]
+    assert sorted(one.order_id for one in said if isinstance(one, OrderCheck)) == sorted(
+        [confirmed.order_id, undecided.order_id]  # both wait still: for the goods, and for the undo
+    )
     assert row(order, confirmed) == before
 
 

@@ -223,7 +223,7 @@ async def browse(request: Request, desk: AtDesk, asked: Annotated[store.Filters,
 
 def make(face: Face) -> ASGIApp:
     """Return order's API."""
-    return make_app("Quadrille order", routes, Desk(face), face.spans, face.settings.public_base)
+    return make_app("Quadrille order", routes, Desk(face, store.is_known), face.spans, face.settings.public_base)
 
 
 async def _mine(call: Call, desk: Desk, order_id: UUID) -> Order:

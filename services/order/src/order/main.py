@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from chassis import ops_orders
 from chassis.operators import Deed, Refusal, Success
-from chassis.program import Program
+from chassis.ops_routes import Routes
+from chassis.program import Face, Program
 from chassis.settings import Settings
 from chassis.stuck import Patience
-from order import store
-from order.domain import Rules
-from order.events import CancelOrder
+from chassis.words import Said
+from order import events, store
+from order.domain import Rules, Status
 from order.handlers import on
 
 
@@ -18,10 +20,22 @@ def rules(settings: Settings) -> Rules:
     return Rules(settings.order_deadline, settings.order_cancel_cutoff, settings.idempotency_ttl, patience)
 
 
+def outcome(said: Said) -> tuple[int, int]:
+    """Return how many sagas end by this, and how many fail: by their deadline, or because an undo did (saga.md, 7)."""
+    if isinstance(said, events.OrderCancellationRequested):
+        return int(said.status_then != Status.CONFIRMED), int(said.reason == "DEADLINE")
+    return int(isinstance(said, events.OrderConfirmed)), int(isinstance(said, events.OrderCompensationFailed))
+
+
+def ops(face: Face) -> Routes:
+    """Return what an operator may ask of the api beside commands."""
+    return {**ops_orders.intake(face), **ops_orders.queue(face, store.waiting)}
+
+
 LATE = "The cut-off has passed: the goods may be on their way, and nobody can cancel any more."
 FROZEN = "Its undo has failed already and waits for a person: quadrille resolve, at the participant that owes it."
 CANCEL = Deed(
-    "cancel", CancelOrder, store.standing, role="api", actor="requested_by", fixed={"caller": None},
+    "cancel", events.CancelOrder, store.standing, role="api", actor="requested_by", fixed={"caller": None},
     answers={
         "ACCEPTED": Success(202, "It is being undone: look at its status."),
         "ALREADY": Success(200, "It was being undone already, or is."),
@@ -30,4 +44,6 @@ CANCEL = Deed(
         "CHANGED": Refusal("version-mismatch", "It has gone on since: read it again.", members=("current_etag",)),
     },
 )  # fmt: skip
-PROGRAM = Program(on, store, api="order.api:make", rules=rules, operators=(CANCEL,))
+PROGRAM = Program(
+    on, store, api="order.api:make", rules=rules, outcome=outcome, operators=(CANCEL,), ops=("order.main:ops",)
+)

@@ -14,6 +14,7 @@ from chassis.idempotency import Request
 from chassis.ids import floor_of, milliseconds
 from chassis.rows import Rows
 from chassis.service import Tx
+from chassis.stuck import Waiting
 from chassis.values import Identifier, Moment, Paged, Text
 from chassis.words import Message, key_of
 from order.domain import FINAL, PHASES, ROUTE, Attention, Order, Orders, Phase, Reason, Status
@@ -96,6 +97,9 @@ NEWER = """
 SELECT to_json(o)::text
   FROM orders o JOIN unnest(CAST(:ids AS uuid[]), CAST(:versions AS bigint[])) n(order_id, version)
     ON o.order_id = n.order_id AND o.version > n.version"""
+WAITING = """
+SELECT to_json(o)::text FROM orders o WHERE status NOT IN ('CONFIRMED', 'CANCELLED')
+UNION ALL SELECT to_json(o)::text FROM orders o WHERE attention = 'STUCK' AND status = 'CONFIRMED'"""
 
 
 def load(tx: Tx, heard: Sequence[Message]) -> Orders:
@@ -146,6 +150,19 @@ class Filters(Paged):
     reference: Text | None = None
     placed_after: Moment | None = None
     placed_before: Moment | None = None
+
+
+def is_known(db: sa.Connection, wish: PlaceOrder) -> bool:
+    """Tell whether a wish to place has been answered before: then it gets that answer again, whatever else."""
+    key = request.c.caller == wish.caller, request.c.route == ROUTE, request.c.key == wish.idempotency_key
+    return db.execute(sa.select(request.c.order_id).where(*key)).first() is not None
+
+
+def waiting(tx: Tx) -> Iterable[Waiting]:
+    """Return the orders that wait for a fact: the unfinished, and the confirmed that are called stuck."""
+    for (row,) in tx.execute(WAITING):
+        order = _ORDER.validate_json(row)
+        yield Waiting(order.order_id, order.status, order.reason, order.debts, order.since, order.detail.stuck)
 
 
 def standing(tx: Tx, order_id: str) -> dict[str, object] | None:

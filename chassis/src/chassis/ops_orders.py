@@ -1,0 +1,71 @@
+"""What an operator may ask of the service that takes orders: who is stuck, and to take no more for a while."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
+
+from chassis.announce import announce
+from chassis.audit import Action, record
+from chassis.facts import IntakePaused, IntakeResumed
+from chassis.ids import uuid7
+from chassis.ops_routes import Asked, Body, Route, Routes, Told
+from chassis.problems import refuse
+from chassis.program import Face
+from chassis.service import Tx
+from chassis.settings import parse_duration
+from chassis.stuck import Waiting
+from chassis.throttle import CAUSES, State
+
+SHOWN = 1000
+STATE = "SELECT state FROM intake FOR UPDATE"
+SET_STATE = "UPDATE intake SET state = %b, since = clock_timestamp()"
+
+
+def intake(face: Face) -> Routes:
+    """Return POST /ops/intake/pause and /resume: both are kept in the audit, a change is announced."""
+    return {("POST", "/ops/intake/pause"): _turn(face, "PAUSED"), ("POST", "/ops/intake/resume"): _turn(face, "OPEN")}
+
+
+def _turn(face: Face, wanted: State) -> Route:
+    def turn(asked: Asked) -> Told:
+        asked.read(Body)
+        with face.connect() as tx, tx.transaction():
+            row = tx.execute(STATE).fetchone()
+            before: State = row[0] if row else "OPEN"
+            if before != wanted:
+                tx.execute(SET_STATE, [wanted])
+                name = face.service.name
+                news = IntakePaused(name, "PAUSED") if wanted == "PAUSED" else IntakeResumed(name, CAUSES[before])
+                announce(tx, face.service, uuid7(), news)
+            verb = "pause" if wanted == "PAUSED" else "resume"
+            deed = Action(asked.actor, f"intake.{verb}", "intake", asked.reason, {"state": before}, {"state": wanted})
+            record(tx, deed)
+        return Told(200, {"intake": wanted, "before": before})
+
+    return turn
+
+
+def queue(face: Face, waiting: Callable[[Tx], Iterable[Waiting]]) -> Routes:
+    """Return GET /ops/stuck: failed undos and the stuck; with ``older_than`` whatever has waited as long."""
+
+    def stuck(asked: Asked) -> Told:
+        with face.connect() as tx:
+            found = list(waiting(tx))
+        if text := asked.query.get("older_than"):
+            before = datetime.now(UTC) - _duration(text)
+            found = [one for one in found if one.since <= before]
+        else:
+            found = [one for one in found if one.level or one.status == "COMPENSATION_FAILED"]
+        shown = [one.shown() for one in sorted(found, key=lambda one: one.urgency)[:SHOWN]]
+        return Told(200, {"count": len(found), "stuck": shown})
+
+    return {("GET", "/ops/stuck?older_than"): stuck}
+
+
+def _duration(text: str) -> timedelta:
+    try:
+        return parse_duration(text)
+    except ValueError as wrong:
+        error = {"pointer": "query:older_than", "code": "duration", "message": f"This is no {wrong}"}
+        refuse("validation-failed", errors=[error])

@@ -1,0 +1,282 @@
+"""The breaker of the intake: shut when too many sagas fail, tried with a trickle, paused and resumed by an operator."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any, get_args
+from uuid import uuid4
+
+import psycopg
+import pytest
+from services.order.tests.shopfront import Got, Shop
+
+from chassis import ops
+from chassis.program import Face
+from chassis.settings import Settings
+from chassis.tally import Tally
+from chassis.testing import START
+from chassis.throttle import PROBES, Gate, Limits, Seen, State
+from chassis.tracing import Spans
+from chassis.words import Said
+from order.domain import Status
+from order.events import (
+    OrderCancellationRequested,
+    OrderCancelled,
+    OrderCompensationFailed,
+    OrderConfirmed,
+    PaymentCharged,
+    PaymentRefundFailed,
+    StockReserved,
+)
+from order.main import PROGRAM, outcome
+from order.main import ops as ops_routes
+
+LIMITS = Limits()
+NEWS = "SELECT type FROM outbox WHERE type LIKE 'intake.%' ORDER BY ctid"
+NOWHERE = {"database_url": "", "kafka_bootstrap": "none", "registry_url": "http://none"}
+Ask = Callable[..., tuple[int, Any]]
+
+
+def requested(reason: str, then: Status = Status.PENDING) -> OrderCancellationRequested:
+    return OrderCancellationRequested("o-1", reason, "order", then)
+
+
+@pytest.mark.parametrize(
+    ("said", "counted"),
+    [
+        (OrderConfirmed("o-1", "c", 1, "EUR"), (1, 0)),
+        (requested("DEADLINE", Status.INVENTORY_RESERVED), (1, 1)),
+        *[(requested(reason), (1, 0)) for reason in ("CUSTOMER", "OUT_OF_STOCK", "PAYMENT_DECLINED", "OPERATOR")],
+        (requested("CUSTOMER", Status.CONFIRMED), (0, 0)),
+        (OrderCompensationFailed("o-1", "payment", "BUSINESS", 1, "card_closed"), (0, 1)),
+        (OrderCancelled("o-1", "c", "DEADLINE", ()), (0, 0)),
+    ],
+)
+def test_what_counts_as_failed(said: Said, counted: tuple[int, int]) -> None:
+    """A deadline and a failed undo do; out of stock, declined and cancelled never; each saga is counted once."""
+    assert outcome(said) == counted
+
+
+@pytest.mark.parametrize(
+    ("state", "seconds", "ended", "failed", "wanted"),
+    [
+        ("OPEN", 9, 20, 1, "OPEN"),  # 5 % is not above 5 %
+        ("OPEN", 9, 20, 2, "SHUT"),
+        ("OPEN", 9, 19, 19, "OPEN"),  # too few to judge by
+        ("SHUT", 29, 0, 0, "SHUT"),
+        ("SHUT", 30, 50, 50, "TRICKLE"),
+        ("TRICKLE", 1, PROBES - 1, 0, "TRICKLE"),
+        ("TRICKLE", 1, PROBES, 0, "OPEN"),
+        ("TRICKLE", 1, 9, 1, "SHUT"),
+        ("TRICKLE", 99, 0, 0, "TRICKLE"),
+        ("PAUSED", 9999, 100, 0, "PAUSED"),
+    ],
+)
+def test_when_the_state_turns(state: State, seconds: int, ended: int, failed: int, wanted: State) -> None:
+    """More than 5 % of at least 20; half a minute's rest; five good ones; never out of a person's pause."""
+    assert Seen(state, START, START + timedelta(seconds=seconds), ended, failed).next(LIMITS) == wanted
+
+
+@pytest.fixture
+def till(shop: Shop) -> Iterator[Till]:
+    """The shop with a gate that is open and a tally that is empty."""
+    made = Till(shop)
+    made.sql("TRUNCATE tally, audit")
+    made.sql("UPDATE intake SET state = 'OPEN', since = clock_timestamp() - interval '1 minute'")
+    made.until(lambda: made.place().status == 202)
+    yield made
+    made.sql("UPDATE intake SET state = 'OPEN', since = clock_timestamp()")
+
+
+class Till:
+    """The shop's intake, and what it is judged by."""
+
+    def __init__(self, shop: Shop) -> None:
+        self.shop = shop
+
+    def sql(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        """Ask the database as its owner."""
+        with psycopg.connect(self.shop.db.logins.owner) as tx:
+            found = tx.execute(statement.encode(), values or None)
+            return found.fetchall() if found.description else []
+
+    def place(self, key: str = "") -> Got:
+        """Place an order."""
+        return self.shop.place(key or f"k-{uuid4()}")
+
+    def ended(self, ended: int, failed: int = 0) -> None:
+        """Let so many sagas end, so many of them badly."""
+        self.sql("INSERT INTO tally (ended, failed) VALUES (%s, %s)", ended, failed)
+
+    def later(self, seconds: float) -> None:
+        """Let time pass for the gate."""
+        self.sql("UPDATE intake SET since = since - %s", timedelta(seconds=seconds))
+
+    def state(self) -> str:
+        """Return the gate's state."""
+        return str(self.sql("SELECT state FROM intake")[0][0])
+
+    def until(self, condition: Callable[[], object]) -> None:
+        """Wait for the gate, which looks once a second."""
+        deadline, pause = time.monotonic() + 10, threading.Event()
+        while not condition():
+            assert time.monotonic() < deadline, "not within 10 s"
+            pause.wait(0.05)
+
+    def shut(self) -> None:
+        """Let too many sagas fail, and wait until the gate is shut."""
+        self.ended(40, 20)
+        self.until(lambda: self.place().status == 503)
+
+
+@pytest.mark.proves("F23")
+def test_too_many_failures_shut_the_intake_and_good_ones_open_it(till: Till) -> None:
+    """503 with its cause and Retry-After; then one a second is let in; five that end well open it; both are told."""
+    known = till.place("known")
+    till.shut()
+
+    refused = till.place()
+    assert (refused.slug, refused.body["cause"]) == ("overloaded", "SAGA_FAILURE_RATE")
+    assert 1 <= int(refused.headers["retry-after"]) <= 30
+    again = till.place("known")
+    assert (again.status, again.raw, again.headers["idempotent-replayed"]) == (202, known.raw, "true")
+    assert till.shop.cancel(known.body["order_id"]).status == 202  # what runs goes on
+
+    till.later(30)
+    till.until(lambda: till.place().status == 202)
+    assert [till.place().status for _ in range(3)].count(503) >= 2
+    till.ended(PROBES)
+    till.until(lambda: till.state() == "OPEN")
+    till.until(lambda: [till.place().status for _ in range(3)] == [202] * 3)
+    assert till.sql(NEWS) == [("intake.paused",), ("intake.resumed",)]
+
+
+@pytest.mark.proves("F23")
+def test_a_probe_that_fails_shuts_it_again(till: Till) -> None:
+    """One bad end among the trickle: all wait for another rest, and nothing new is announced."""
+    till.shut()
+    till.later(30)
+    till.until(lambda: till.state() == "TRICKLE")
+
+    till.ended(1, 1)
+
+    till.until(lambda: till.state() == "SHUT")
+    assert till.sql(NEWS) == [("intake.paused",)]
+
+
+def test_two_processes_announce_it_once(till: Till) -> None:
+    """Every api process looks; the one that turns the state announces it."""
+    face = Face(Settings.model_validate(NOWHERE), till.shop.db.service, till.shop.db.connect, Spans.disabled())
+    gates = [Gate(face) for _ in range(3)]
+    till.ended(40, 20)
+    connections = [till.shop.db.connect() for _ in gates]
+    for gate, tx in zip(gates, connections, strict=True):
+        gate.judge(tx)
+        tx.close()
+
+    assert all(gate.refusal() for gate in gates)
+    assert till.sql(NEWS) == [("intake.paused",)]
+
+
+def test_old_failures_count_no_more(till: Till) -> None:
+    """What ended before the window, or before the gate was opened last, shuts nothing."""
+    till.sql("INSERT INTO tally (at, ended, failed) VALUES (now() - interval '6 min', 40, 40)")
+    till.sql("UPDATE intake SET since = now() - interval '1 h'")
+    face = Face(Settings.model_validate(NOWHERE), till.shop.db.service, till.shop.db.connect, Spans.disabled())
+    gate = Gate(face)
+    with till.shop.db.connect() as tx:
+        gate.judge(tx)
+
+    assert (gate.refusal(), till.state()) == (None, "OPEN")
+
+
+def test_a_worker_writes_down_how_sagas_end(till: Till) -> None:
+    """Counted in memory, one row for all since the last; nothing is written while nothing ends."""
+    tally = Tally(till.shop.db.connect, outcome)
+    tally.add([OrderConfirmed("o-1", "c", 1, "EUR"), OrderCancelled("o-2", "c", "DEADLINE", ())])
+    tally.add([requested("DEADLINE")])
+    ended = threading.Event()
+    ended.set()
+    tally.run(ended)
+    tally.run(ended)
+
+    assert till.sql("SELECT ended, failed FROM tally") == [(2, 1)]
+    assert PROGRAM.outcome is outcome
+
+
+@pytest.fixture
+def ask(till: Till) -> Iterator[Ask]:
+    """Ask order's ops port."""
+    face = Face(Settings.model_validate(NOWHERE), till.shop.db.service, till.shop.db.connect, Spans.disabled())
+    with ops.serve("127.0.0.1:0", "order", "api", {}, routes=ops_routes(face)) as server:
+
+        def ask(method: str, path: str, body: object = None) -> tuple[int, Any]:
+            line = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
+            data = None if body is None else json.dumps(body).encode()
+            line.request(method, path, data, {"Content-Type": "application/json"})
+            answer = line.getresponse()
+            document = json.loads(answer.read())
+            line.close()
+            return answer.status, document
+
+        yield ask
+
+
+def test_an_operator_pauses_and_resumes(till: Till, ask: Ask) -> None:
+    """Paused by a person it stays so until a person resumes it; each act has its reason in the audit."""
+    assert ask("POST", "/ops/intake/pause", {})[0] == 422
+    assert ask("POST", "/ops/intake/pause", {"reason": "stocktaking", "state": "SHUT"})[0] == 422
+    assert ask("POST", "/ops/intake/pause", {"reason": "stocktaking"}) == (200, {"intake": "PAUSED", "before": "OPEN"})
+    till.until(lambda: till.place().status == 503)
+    assert till.place().body["cause"] == "PAUSED"
+    assert ask("POST", "/ops/intake/pause", {"reason": "again"})[1]["before"] == "PAUSED"
+
+    assert ask("POST", "/ops/intake/resume", {"reason": "done"}) == (200, {"intake": "OPEN", "before": "PAUSED"})
+    till.until(lambda: till.place().status == 202)
+
+    assert till.sql(NEWS) == [("intake.paused",), ("intake.resumed",)]
+    rows = till.sql("SELECT action, subject, reason, before ->> 'state', after ->> 'state' FROM audit ORDER BY number")
+    assert rows == [
+        ("intake.pause", "intake", "stocktaking", "OPEN", "PAUSED"),
+        ("intake.pause", "intake", "again", "PAUSED", "PAUSED"),
+        ("intake.resume", "intake", "done", "PAUSED", "OPEN"),
+    ]
+
+
+def test_who_owes_what(till: Till, ask: Ask) -> None:
+    """Failed undos come first, then who waits longest; the older_than of one who asks decides, else what is stuck."""
+    assert ask("GET", "/ops/stuck") == (200, {"count": 0, "stuck": []})
+    old, frozen, fresh, over = [str(till.place().body["order_id"]) for _ in range(4)]
+    ago = "UPDATE orders SET history = jsonb_set(history, '{0,at}', '\"2026-01-01T00:00:00Z\"') WHERE order_id = %s"
+    till.sql(ago, old)
+    till.sql("UPDATE orders SET attention = 'STUCK', detail = detail || '{\"stuck\": 2}' WHERE order_id = %s", old)
+    till.shop.db.given(StockReserved(frozen), PaymentCharged(frozen))
+    till.shop.cancel(frozen)
+    till.shop.db.given(PaymentRefundFailed(frozen, "BUSINESS", "card_closed", 1))
+
+    status, queue = ask("GET", "/ops/stuck")
+    assert (status, [one["order_id"] for one in queue["stuck"]]) == (200, [frozen, old])
+    first, second = queue["stuck"]
+    assert (first["status"], first["reason"], first["level"]) == ("COMPENSATION_FAILED", "CUSTOMER", None)
+    assert {"owes": "payment", "fact": "payment.refunded"} in first["owed"]
+    assert second["owed"] == [{"owes": "inventory", "fact": "stock.reserved"}]
+    assert (second["level"], second["since_at"]) == ("PAGE", "2026-01-01T00:00:00.000Z")
+
+    everyone = [one["order_id"] for one in ask("GET", "/ops/stuck?older_than=0s")[1]["stuck"]]
+    assert everyone[:2] == [frozen, old]
+    assert {fresh, over} <= set(everyone)
+    assert [one["order_id"] for one in ask("GET", "/ops/stuck?older_than=1d")[1]["stuck"]] == [old]
+    assert ask("GET", "/ops/stuck?older_than=soon")[0] == 422
+
+
+def test_the_states_are_those_of_the_table(till: Till) -> None:
+    """Every state the gate knows may stand in its row, and no other."""
+    for state in get_args(State):
+        till.sql("UPDATE intake SET state = %s", state)
+    with pytest.raises(psycopg.errors.CheckViolation):
+        till.sql("UPDATE intake SET state = 'AJAR'")
