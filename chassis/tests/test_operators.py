@@ -14,7 +14,7 @@ from typing import Any, Literal
 import pytest
 
 from chassis import audit, operators, ops
-from chassis.ids import uuid7
+from chassis.ids import lock_key, uuid7
 from chassis.operators import Deed, Refusal, Success
 from chassis.program import Face
 from chassis.registry import Reactions
@@ -207,6 +207,21 @@ def test_without_a_database_nothing_happens_and_that_is_said(kept: Database) -> 
     with port(kept.connect, replace(EAT, look=goes)) as ask:
         status, told = ask(bake(kept), {"spoon": "LARGE", **WHY})
     assert (status, told["type"].rpartition("/")[2]) == (503, "outcome-unknown")
+
+
+def test_an_order_held_by_another_is_not_waited_for_without_end(
+    kept: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While another transaction holds the order, a deed is refused in time, to be asked again: nothing was stored."""
+    monkeypatch.setattr(operators, "PATIENCE", "SET LOCAL lock_timeout = '200ms'")
+    order_id = bake(kept)
+    with port(kept.connect) as ask, kept.connect() as other:
+        with other.transaction():
+            other.execute(operators.LOCK_KEY, [lock_key(order_id)])
+            status, told = ask(order_id, {"spoon": "LARGE", **WHY})
+        assert (status, told["type"].rpartition("/")[2]) == (503, "dependency-unavailable")
+        assert kept.rows(CHAIN) == []
+        assert ask(order_id, {"spoon": "LARGE", **WHY})[0] == 202
 
 
 def test_an_outcome_nobody_answers_fails_the_start(kept: Database) -> None:
