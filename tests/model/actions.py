@@ -14,7 +14,7 @@ from notification.events import SendMail, SendMailDropped
 from payment.events import ChargeCard, ChargeCardDropped, RefundCard, RefundCardDropped
 from tests.model.actors import Raised
 from tests.model.laws import Broken
-from tests.model.life import CHANCE, FAIR, INVENTORY, ORDER, OUT, SERVICES, Life, Step
+from tests.model.life import CHANCE, FAIR, INVENTORY, ORDER, OUT, PAYMENT, SERVICES, Life, Step
 from tests.model.outside import Came, called
 from tests.model.states import check_leased
 from tests.model.world import World
@@ -74,7 +74,7 @@ def again(world: World, life: Life) -> Iterator[Step]:
             if queue >= 0:
                 twice = spent.queued(queue, (message, *life.queues[queue]))
                 yield Step(_line(world, service, message, "comes again"), CHANCE, twice)
-            elif message != world.cancels[life.number]:
+            else:
                 yield _how("once more", _hears(world, service, message, spent, -1), fair=CHANCE)
 
 
@@ -141,7 +141,42 @@ def adrift(world: World, life: Life) -> Iterator[Step]:
         for came in called(world.scope, life, world.messages[intent]):
             after = _done(rest, came)
             if after != rest and not came.late:
+                after = after._replace(stray=after.refunded or rest.stray)
                 yield Step(f"a late {world.messages[intent].type} arrives: {came.line}", CHANCE, after)
+
+
+def operate(world: World, life: Life) -> Iterator[Step]:
+    """An operator retries the refund so many times, and resolves the payment: what is owed is resolved at last."""
+    if not world.scope.operator:
+        return
+    left = life.left.wishes
+    retried = _hears(world, PAYMENT, world.retries[life.number], life, -1)
+    if retried.life != life and left:
+        spent = retried._replace(life=retried.life.spent(wishes=left - 1))
+        yield _how("the operator retries", spent, fair=CHANCE)
+    resolved = _hears(world, PAYMENT, world.resolve(life, PAYMENT), life, -1)
+    if resolved.life == life:
+        return
+    if not any(world.messages[row.intent].type == "inquire_refund" for row in life.rows):
+        yield _how("the operator resolves", resolved)
+    elif left:
+        again = resolved._replace(life=resolved.life.spent(wishes=left - 1))
+        yield _how("the operator resolves again", again, fair=CHANCE)
+
+
+def operate_stock(world: World, stock: int, life: Life) -> Iterator[Step]:
+    """An operator retries the release or resolves the hold; goods that were sealed may come back some day."""
+    if not world.scope.operator:
+        return
+    wishes = ("retries", world.retries[life.number]), ("resolves", world.resolve(life, INVENTORY))
+    for what, wish in wishes:
+        step = _hears(world, INVENTORY, wish, life, stock)
+        if step.stock != stock:
+            yield _how(f"the operator {what}", step, fair=what == "resolves")
+    if world.scope.sealed:
+        step = _hears(world, INVENTORY, world.unseal(stock), life, stock)
+        if step.stock != stock:
+            yield _how("the seal is lifted", step, fair=CHANCE)
 
 
 def decide(world: World, life: Life) -> Iterator[Step]:
@@ -159,8 +194,8 @@ def _redrive(world: World, life: Life) -> Iterator[Step]:
     return redrive(world, -1, life)
 
 
-ACTIONS: list[Action] = [_hear, answer, call, lease, clock, cancel, _redrive, set_aside, again, adrift, decide]
-SHARED: list[SharedAction] = [hear, redrive]
+ACTIONS: list[Action] = [_hear, answer, call, lease, clock, cancel, _redrive, set_aside, again, adrift, decide, operate]
+SHARED: list[SharedAction] = [hear, redrive, operate_stock]
 
 
 def _answered(world: World, life: Life, place: int, message: int, *, fair: bool = FAIR) -> Iterator[Step]:

@@ -72,11 +72,15 @@ Checks: TypeAlias = Callable[[Message, State, State, tuple[Said, ...]], None]
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """The parts of a service that its search keeps: its handlers, its rules and what may be forgotten of a row."""
+    """The parts of a service that its search keeps: its handlers, its rules and what may be forgotten of a row.
+
+    ``passing``: tables that tell the store what to do and hold nothing after the commit.
+    """
 
     on: Reactions[Any]
     rules: object = None
     forget: Forget = lambda row: row
+    passing: tuple[str, ...] = ()
 
 
 class Actor:
@@ -130,7 +134,8 @@ class Actor:
             self.exercised |= {(name, one.type) for one in said}
         tables = {name: getattr(work, name) for name in self._tables()}
         self._check(message, before, tuple((name, _items(table.items())) for name, table in tables.items()), said)
-        kept = tuple((name, _items(table.items(), self._kept.forget)) for name, table in tables.items())
+        lasting = {name: () if name in self._kept.passing else table.items() for name, table in tables.items()}
+        kept = tuple((name, _items(items, self._kept.forget)) for name, items in lasting.items())
         return Reacted(self.states.of(kept), said)
 
     def _tables(self) -> list[str]:

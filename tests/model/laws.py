@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
+from chassis.undo import ResolveUndo, RetryUndo, UndoAnswered
 from chassis.words import Message, Said
 from inventory.domain import Hold, Level
 from notification.domain import Notice
 from order.domain import Order
 from order.events import CancelAnswered
-from payment.domain import Entry
-from tests.model.actors import State, row, token
+from payment.domain import Entry, Payment
+from tests.model.actors import State, is_outward, row, token
 
 
 class Broken(Exception):  # noqa: N818 - the name says what is the case
@@ -24,7 +25,9 @@ class Broken(Exception):  # noqa: N818 - the name says what is the case
 ASKED, CONFIRMED, CANCELLED = "order.cancellation_requested", "order.confirmed", "order.cancelled"
 STOCK_SETTLED = frozenset({"stock.rejected", "stock.released", "stock.resolved"})
 MONEY_SETTLED = frozenset({"payment.declined", "payment.skipped", "payment.refunded", "payment.resolved"})
-AGAIN = frozenset({"charge_card", "inquire_charge", "inquire_refund"})  # everything else is said once
+AGAIN = frozenset(  # everything else is said once
+    {"charge_card", "inquire_charge", "inquire_refund", "refund_card", "payment.refund_failed"}
+)
 
 # What must have been said before (one of each group), and what must not.
 NEEDS: dict[str, tuple[set[str] | frozenset[str], ...]] = {
@@ -33,6 +36,9 @@ NEEDS: dict[str, tuple[set[str] | frozenset[str], ...]] = {
     "stock.committed": ({CONFIRMED}, {"stock.reserved"}),
     "stock.released": ({ASKED, "payment.declined"},),
     "stock.release_failed": ({ASKED}, {"stock.committed"}),
+    "stock.resolved": ({ASKED},),
+    "payment.resolved": ({ASKED},),
+    "finding.raised": ({"payment.resolved"}, {"refund_card"}),
     "charge_card": ({"stock.reserved"},),
     "payment.charged": ({"charge_card"},),
     "payment.declined": ({"charge_card"},),
@@ -55,6 +61,10 @@ FORBIDS: dict[str, Iterable[str]] = {
     "stock.rejected": STOCK_SETTLED | {"stock.reserved"},
     "stock.released": STOCK_SETTLED,
     "stock.release_failed": STOCK_SETTLED,
+    "stock.resolved": STOCK_SETTLED,
+    "payment.resolved": MONEY_SETTLED,
+    "refund_card": MONEY_SETTLED,
+    "payment.refund_failed": MONEY_SETTLED,
     "charge_card": MONEY_SETTLED | {"payment.charged"},
     "payment.charged": MONEY_SETTLED,
     "payment.declined": MONEY_SETTLED | {"payment.charged"},
@@ -90,6 +100,8 @@ MOVES = {  # from which status to which an order may be seen to go, one input at
     "COMPENSATION_FAILED": "CANCELLED",
     "CANCELLED": "",
 }
+REFUSED = "refused"
+Wish: TypeAlias = ResolveUndo | RetryUndo
 Check: TypeAlias = Callable[[Message, State, State, tuple[Said, ...]], None]
 
 
@@ -156,15 +168,51 @@ def stock_reaction(message: Message, before: State, after: State, said: tuple[Sa
         must(level.received == parts, "6", f"{level.sku}: {level.received} received, {parts} accounted for")
         must(_pieces(holds, level, {"RESERVED"}) == level.held, "6", f"{level.sku}: held is not the sum of open holds")
         sold = _pieces(holds, level, {"COMMITTED", "RELEASE_FAILED"})
-        must(sold == level.committed, "6", f"{level.sku}: committed is not what was sold")
+        kept = level.committed - sold
+        must(0 <= kept <= _pieces(holds, level, {"RESOLVED"}), "6", f"{level.sku}: committed is not what was sold")
     name = getattr(message, "order_id", "")
     old, new = row(before, "holds", name), row(after, "holds", name)
     if old and old.state in ("REJECTED", "RELEASED", "RESOLVED"):
-        must(old == new and not said, "L11", f"a hold that ended {old.state} changed or spoke again")
+        quiet = not any(is_outward(one) for one in said)
+        must(old == new and quiet, "L11", f"a hold that ended {old.state} changed or spoke again")
+    if isinstance(message, ResolveUndo):
+        sales = [[level.committed for _, level in dict(state)["levels"]] for state in (before, after)]
+        must(sales[0] == sales[1], "6", "what was sold came back by an operator's word")
+    if isinstance(message, ResolveUndo | RetryUndo):
+        sealed = any(level.sealed for level in levels)
+        _check_wish(message, said, _stock_owes(message, old.state if old else "NONE", sealed=sealed))
 
 
 def _pieces(holds: list[Hold], level: Level, states: set[str]) -> int:
     return sum(line.quantity for h in holds if h.state in states for line in h.lines if line.sku == level.sku)
+
+
+def _stock_owes(wish: Wish, state: str, *, sealed: bool) -> str:
+    """Tell what an operator is to be answered about a hold."""
+    if isinstance(wish, RetryUndo):
+        return ("STILL_FAILED" if sealed else "DONE") if state == "RELEASE_FAILED" else REFUSED
+    unread = ASKED in wish.waiting and state in ("NONE", "RESERVED", "COMMITTED")
+    return "DONE" if unread or state == "RELEASE_FAILED" else REFUSED
+
+
+def _money_owes(wish: Wish, payment: Payment | None) -> str:
+    """Tell what an operator is to be answered about a payment."""
+    state = payment.state if payment else "NONE"
+    undoing = state in ("REFUNDING", "REFUND_FAILED")
+    if isinstance(wish, RetryUndo) or undoing:
+        return "ASKED" if undoing else REFUSED
+    begun = state in ("CHARGING", "UNKNOWN")
+    if begun and (ASKED in wish.waiting or (payment and payment.cancel_wanted)):
+        return "CHARGE_OPEN"
+    return "ASKED" if ASKED in wish.waiting and state in ("NONE", "CHARGED") else REFUSED
+
+
+def _check_wish(wish: Wish, said: tuple[Said, ...], wanted: str) -> None:
+    """An operator may act on what is owed, and on nothing else (saga.md, section 3, "Resolving")."""
+    answers = [one.outcome for one in said if isinstance(one, UndoAnswered)]
+    answer = REFUSED if answers[0] in ("NOT_OWED", "UNKNOWN") else answers[0]
+    must(answer == wanted, "L11", f"{wish.type} is answered {answer}, not {wanted}")
+    must(answer != REFUSED or len(said) == 1, "L11", f"{wish.type} was refused, and yet something was said")
 
 
 def money_reaction(message: Message, before: State, after: State, said: tuple[Said, ...]) -> None:
@@ -176,6 +224,8 @@ def money_reaction(message: Message, before: State, after: State, said: tuple[Sa
     returns = sum(entry.amount_minor for entry in entries if entry.kind != "CAPTURE")
     must(returns <= captures, "4", "more money went back than was taken")
     must(sum(entry.kind == "CAPTURE" for entry in entries) <= 1, "4", "two captures of one order")
+    if isinstance(message, ResolveUndo | RetryUndo):
+        _check_wish(message, said, _money_owes(message, row(before, "payments", message.order_id)))
 
 
 def mail_reaction(message: Message, before: State, after: State, said: tuple[Said, ...]) -> None:

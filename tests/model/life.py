@@ -26,6 +26,7 @@ class Left(NamedTuple):
     parked: int
     discarded: int
     frozen: int
+    wishes: int
 
 
 class Life(NamedTuple):
@@ -33,7 +34,8 @@ class Life(NamedTuple):
 
     ``queues``: unread facts by consumer and topic, in order; ``lines``: parked facts by consumer; ``aside``: discarded
     ones; ``adrift``: intents whose senders or requests may still reach the processor though nobody waits for them;
-    ``told``: what was ever said; ``seen``: what was handled, by consumer; ``charge``: the processor's stored answer.
+    ``told``: what was ever said; ``seen``: what was handled, by consumer; ``charge``: the processor's stored answer;
+    ``stray``: a refund landed that nobody waited for.
     """
 
     number: int
@@ -50,6 +52,7 @@ class Life(NamedTuple):
     refunded: bool = False
     late: bool = False
     timer: bool = False
+    stray: bool = False
 
     @property
     def quiet(self) -> bool:

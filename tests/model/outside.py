@@ -15,8 +15,10 @@ from payment.events import (
     ChargeNotFound,
     ChargeUnknown,
     InquireCharge,
+    InquireRefund,
     RefundCard,
     RefundExhausted,
+    RefundNotFound,
     RefundRefused,
 )
 from tests.model.life import CHANCE, FAIR, Life
@@ -89,18 +91,31 @@ def refund(scope: Scope, life: Life, name: str) -> Iterator[Came]:
         yield Came("the processor refuses the refund", CHANCE, RefundRefused(name, "card_closed"))
 
 
+def inquire_refund(_: Scope, life: Life, name: str) -> Iterator[Came]:
+    """What is stored under the key: a refund, or nothing."""
+    answer = CardRefunded(name, "VOID", "re") if life.refunded else RefundNotFound(name)
+    yield Came(f"the processor knows: {'refunded' if life.refunded else 'nothing'}", FAIR, answer)
+
+
 def mail(name: str, kind: str) -> Iterator[Came]:
     """A mail: taken, or refused for good."""
     yield Came("the mail server takes it", FAIR, MailSent(name, kind))
     yield Came("the mail server refuses it", CHANCE, MailFailed(name, kind, "no mailbox"))
 
 
+CALLS: dict[type, Call] = {
+    ChargeCard: charge,
+    InquireCharge: inquire_charge,
+    RefundCard: refund,
+    InquireRefund: inquire_refund,
+}
+
+
 def called(scope: Scope, life: Life, intent: object) -> Iterator[Came]:
     """Return all that may become of carrying out an intent."""
     if isinstance(intent, SendMail):
         return mail(intent.order_id, intent.kind)
-    calls: dict[type, Call] = {ChargeCard: charge, InquireCharge: inquire_charge, RefundCard: refund}
-    return calls[type(intent)](scope, life, getattr(intent, "order_id", ""))
+    return CALLS[type(intent)](scope, life, getattr(intent, "order_id", ""))
 
 
 def _told(decided: str, name: str) -> Answer:

@@ -11,7 +11,8 @@ class Scope:
 
     ``card`` and ``refund`` are what the processor may decide; ``again``: facts heard twice, past the inbox unless
     ``inbox``; ``parked``: facts set aside with all that follow until they are redriven; ``discarded``: facts passed
-    over and replayed later; ``frozen``: senders that wake up after their lease ran out, requests that arrive late.
+    over and replayed later; ``frozen``: senders that wake up after their lease ran out, requests that arrive late;
+    ``operator``: a person resolves whatever is owed; ``wishes``: retried refunds, resolves while one is asked for.
     """
 
     orders: int = 1
@@ -29,6 +30,8 @@ class Scope:
     parked: int = 0
     discarded: int = 0
     frozen: int = 0
+    operator: bool = False
+    wishes: int = 0
     mail: bool = False
     address: bool = True
 
@@ -39,6 +42,10 @@ QUICK = {
     "without a deadline": Scope(deadline=False, lost=True, frozen=1, refund=("refunded", "refused")),
     "answers lost and late": Scope(lost=True, slow=True, frozen=1, refund=("refunded", "refused", "exhausted")),
     "sealed goods, refund refused": Scope(sealed=True, refund=("refunded", "refused")),
+    "an operator acts": Scope(sealed=True, refund=("refunded", "refused"), operator=True, wishes=1),
+    "an operator acts, answers lost": Scope(deadline=False, card=("charged",), lost=True, operator=True),
+    "an operator acts, a fact parked": Scope(parked=1, card=("charged",), operator=True),
+    "an operator acts, a fact discarded": Scope(discarded=1, card=("charged",), operator=True),
     "a blocked customer": Scope(blocked=True, lost=True),
     "out of stock": Scope(stock=0, deadline=False, again=2),
     "a fact heard twice past the inbox": Scope(again=1, lost=True),

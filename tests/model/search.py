@@ -147,7 +147,7 @@ class Search:
         return f"waiting: {waiting}" if waiting else "no intent is waiting"
 
     def _quiet(self, state: int) -> bool:
-        return all(self.lives[life].quiet for life in self._unpacked(state)[1:])
+        return all(self.world.at_rest(self.lives[life]) for life in self._unpacked(state)[1:])
 
     def _packed(self, stock: int, lives: list[int]) -> int:
         state = stock
@@ -179,7 +179,8 @@ class Search:
         for life, life_after in zip(lives, lives_after, strict=True):
             for step in self._all(stock, self.lives[life]):
                 moved = stock if step.stock < 0 else step.stock
-                if life != life_after and moved == stock_after and step.life == self.lives[life_after]:
+                changed = life != life_after or stock != stock_after
+                if changed and moved == stock_after and step.life == self.lives[life_after]:
                     return self._told(self.lives[life], step)
         return "?"
 

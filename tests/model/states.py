@@ -23,6 +23,8 @@ SAYS = {  # who has come to an end has said so (L3)
     "RELEASED": "stock.released",
     "RELEASE_FAILED": "stock.release_failed",
 }
+SAYS_OF_MONEY = SAYS | {"RESOLVED": "payment.resolved"}
+SAYS_OF_STOCK = SAYS | {"RESOLVED": "stock.resolved"}
 FACTS_OF_MAIL = ("notification.sent", "notification.failed", "notification.suppressed")
 
 
@@ -31,19 +33,28 @@ def check_life(world: World, life: Life) -> None:
     told, order = world.told[life.told], world.order(life)
     _check_processor(world, life, told)
     payment = _payment(world, life)
-    if payment and payment.state in SAYS:
-        must(SAYS[payment.state] in told, "L3", f"a payment is {payment.state}, and nobody was told")
+    if payment and payment.state in SAYS_OF_MONEY:
+        must(SAYS_OF_MONEY[payment.state] in told, "L3", f"a payment is {payment.state}, and nobody was told")
+    refunds = sum(world.messages[row.intent].type == "refund_card" for row in life.rows)
+    least = int(payment is not None and payment.state == "REFUNDING")
+    must(
+        least <= refunds <= 1, "L10", f"{refunds} refunds are under way, and the payment is {payment and payment.state}"
+    )
+    if payment and payment.state == "RESOLVED":
+        must(not _may_charge(world, life), "L7", "a person closed a charge that has no answer yet")
     must((order.reason is not None) == (ASKED in told), "L2", f"a {order.status} order and its request to cancel")
     must((order.status == "CANCELLED") == (CANCELLED in told), "L3", f"a {order.status} order and its end")
     must(order.attention is None, "3", "an order is marked CONFLICT")
     if order.status == "CONFIRMED":
         must(CONFIRMED in told, "L9", "an order is CONFIRMED and nobody was told")
         must(life.charge == "charged" and not life.refunded, "4", "CONFIRMED, and the money is not ours")
-    if order.status == "CANCELLED" and "payment.resolved" not in told:
-        must((life.charge == "charged") == life.refunded, "4", "CANCELLED, and the customer's money is still here")
+    if order.status == "CANCELLED":
+        owes = life.charge == "charged" and not life.refunded and "payment.resolved" not in told
+        must(not owes, "4", "CANCELLED, and the customer's money is still here")
         must(not _may_charge(world, life), "7", "CANCELLED, and a charge may still reach the processor")
-    if life.quiet:
+    if world.at_rest(life):
         _check_quiet(world, order, told, payment.state if payment else "NONE")
+        _check_ledger(world, life, told)
 
 
 def check_hold(world: World, stock: int, life: Life) -> None:
@@ -55,8 +66,9 @@ def check_hold(world: World, stock: int, life: Life) -> None:
         must(state in ("REJECTED", "RELEASED", "RESOLVED"), "7", f"CANCELLED, and its hold is {state}")
     if status == "CONFIRMED":
         must(state in ("RESERVED", "COMMITTED"), "L1", f"CONFIRMED, and its hold is {state}")
-    must(SAYS.get(state, CANCELLED) in told or state not in SAYS, "L3", f"a hold is {state}, and nobody was told")
-    if life.quiet:
+    said = SAYS_OF_STOCK.get(state)
+    must(said is None or said in told, "L3", f"a hold is {state}, and nobody was told")
+    if world.at_rest(life):
         must(state != "RESERVED", "7", "nothing is under way, and the hold is still open")
         must(status != "CONFIRMED" or state == "COMMITTED", "7", "CONFIRMED for good, and its goods are not committed")
 
@@ -86,6 +98,18 @@ def _check_quiet(world: World, order: Order, told: frozenset[str], payment: str)
         for fact, kind in ((CONFIRMED, "confirmed"), (CANCELLED, "cancelled")):
             endings = sum(f"{ending} of {kind}" in told for ending in FACTS_OF_MAIL)
             must(endings == (fact in told), "15", f"{fact}, and {endings} endings of its mail")
+
+
+def _check_ledger(world: World, life: Life, told: frozenset[str]) -> None:
+    """Invariant 4 at the end: our books are the processor's, unless a refund landed that nobody was waiting for."""
+    tables = dict(world.actors[PAYMENT].states[life.states[PAYMENT]])
+    kinds = [entry.kind for key, entry in tables["entries"] if entry.order_id == world.name(life)]
+    must(("CAPTURE" in kinds) == (life.charge == "charged"), "4", "the ledger and the processor differ on the charge")
+    back = any(kind != "CAPTURE" for kind in kinds)
+    doubted = life.stray or _payment(world, life).state == "REFUND_FAILED"  # which an operator's wish inquires after
+    must(back == life.refunded or doubted, "4", "money went back, and the ledger does not know")
+    if "payment.resolved" in told:
+        must(back == ("finding.raised" in told), "4", "money went back after a person resolved it: no finding")
 
 
 def _may_charge(world: World, life: Life) -> bool:

@@ -11,19 +11,22 @@ import notification.handlers
 import order.handlers
 import payment.handlers
 from chassis.outside import Ruling
-from chassis.words import Fact, Intent, Message, Said, Timer, stamp
+from chassis.undo import ResolveUndo, RetryUndo
+from chassis.words import Command, Fact, Intent, Message, Said, Timer, stamp, tell_waiting
 from inventory.domain import Level, Sku
+from inventory.events import SetStock
 from notification.domain import Contact, CustomerId
 from order.domain import Order, Rules
 from order.events import CancelOrder, Line, OrderDeadline, PlaceOrder
 from tests.model import laws
-from tests.model.actors import Actor, Kept, Names, is_outward, token
+from tests.model.actors import Actor, Kept, Names, is_outward, row, token
 from tests.model.life import INVENTORY, NOTIFICATION, ORDER, SERVICES, Left, Life, Row, swapped
 from tests.model.scope import Scope
 
 START = datetime(2026, 11, 21, 9, 0, tzinfo=UTC)
 DEADLINE = START + timedelta(minutes=5)
 PRICE = 2500
+SKU = Sku("SKU-LAST")
 WHEN = {
     "charge_card": payment.handlers.when_charge,
     "refund_card": payment.handlers.when_refund,
@@ -59,9 +62,10 @@ class World:
         self.cancels = [self.number(CancelOrder(name, "local", "local")) for name in names]
         late = [CancelOrder(name, None, "operator") for name in names]  # long after every cut-off
         self.late_cancels = [self.number(wish, START + timedelta(days=1)) for wish in late]
-        sku = Sku("SKU-LAST")
-        level = Level(sku, available=scope.stock, received=scope.stock, sealed=scope.sealed)
-        self.stock = self.actors[INVENTORY].begins(levels={sku: level})
+        self.retries = [self.number(RetryUndo(name)) for name in names]
+        self.resolves = [(self.number(_resolve(name)), self.number(_resolve(name, laws.ASKED))) for name in names]
+        level = Level(SKU, available=scope.stock, received=scope.stock, sealed=scope.sealed)
+        self.stock = self.actors[INVENTORY].begins(levels={SKU: level})
         self.lives = tuple(self._placed(n, name) for n, name in enumerate(names))
 
     def number(self, message: Message, at: datetime = START) -> int:
@@ -70,7 +74,7 @@ class World:
 
     def heard(self, life: Life, service: int, message: int, stock: int = -1) -> tuple[Life, int]:
         """Return life and stock after a service heard a message; the inbox stops what was handled before."""
-        if self.scope.again:
+        if self.scope.again and not isinstance(self.messages[message], Command):  # whose ids no inbox holds
             seen = self.sets[life.seen[service]]
             if self.scope.inbox and message in seen:
                 return life, stock
@@ -113,6 +117,22 @@ class World:
             self._rulings[key] = WHEN[intent.type](stamp(intent, now), work)  # type: ignore[operator] # by its own type
         return self._rulings[key]
 
+    def resolve(self, life: Life, service: int) -> int:
+        """Return an operator's wish to resolve what a service owes: told whether the cancellation waits there."""
+        waiting = [*life.lines[service], *(fact for whose, fact in life.aside if whose == service)]
+        unread = any(self.messages[fact].type == laws.ASKED for fact in waiting)
+        return self.resolves[life.number][unread]
+
+    def unseal(self, stock: int) -> int:
+        """Return a stock keeper's word that sold goods may come back, whatever is available."""
+        level = row(self.actors[INVENTORY].states[stock], "levels", SKU)
+        return self.number(SetStock(SKU, level.available, sealed=False))
+
+    def at_rest(self, life: Life) -> bool:
+        """Tell whether nothing is under way and nobody is to act; where operators act, a failed undo is theirs."""
+        waits = self.scope.operator and life.quiet and self.order(life).status == "COMPENSATION_FAILED"
+        return life.quiet and not waits
+
     def order(self, life: Life) -> Order:
         """Return the order's row."""
         found: Order = dict(dict(self.actors[ORDER].states[life.states[ORDER]])["rows"])[self.name(life)]
@@ -152,7 +172,7 @@ class World:
             self.actors[2].begins(),
             self.actors[NOTIFICATION].begins(contacts=contacts),
         )
-        left = Left(scope.again, scope.parked, scope.discarded, scope.frozen)
+        left = Left(scope.again, scope.parked, scope.discarded, scope.frozen, scope.wishes)
         nothing = ((),) * len(self.queues), ((),) * 4, (), (), ()
         told, seen = self.told.of(frozenset()), (self.sets.of(frozenset()),) * 4
         life = Life(number, states, *nothing, told, seen, left)
@@ -160,16 +180,22 @@ class World:
 
 
 def _wish(name: str, customer: str) -> PlaceOrder:
-    lines = (Line("SKU-LAST", 1, PRICE),)
+    lines = (Line(SKU, 1, PRICE),)
     asked = name, "local", f"key {name}", "f", customer, None, "tok", "EUR", PRICE, lines
     return PlaceOrder(*asked, START, DEADLINE, "0" * 32, "{}")
+
+
+def _resolve(name: str, *waiting: str) -> ResolveUndo:
+    wish = ResolveUndo(name, "EXTERNAL", "ann", f"{len(waiting)} unread")  # equal wishes would be one message
+    tell_waiting(wish, waiting)
+    return wish
 
 
 def _kept() -> list[Kept]:
     return [
         Kept(order.handlers.on, Rules(), _without_history),
         Kept(inventory.handlers.on, None, _without_version),
-        Kept(payment.handlers.on),
+        Kept(payment.handlers.on, passing=("hurried",)),
         Kept(notification.handlers.on),
     ]
 
