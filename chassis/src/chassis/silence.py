@@ -93,7 +93,7 @@ class Pulse:
         rows = tx.execute(HEARD, wanted).fetchall()
         back = [ServiceHeard(self.service.name, source, since) for source, since in sorted(rows) if since]
         for ordinal, fact in enumerate(back):
-            log.info("service heard again", source=fact.silent)
+            log.info("service heard again", topic=f"{fact.silent}.events")
             announce(tx, self.service, uuid7(), fact, ordinal=ordinal)
 
     def told(self) -> None:
@@ -148,4 +148,4 @@ class Pulse:
         with tx.transaction():
             if row := tx.execute(FALL_SILENT, [source, timedelta(seconds=seconds)]).fetchone():
                 announce(tx, self.service, uuid7(), ServiceSilent(self.service.name, source, row[0]))
-                log.error("service silent", source=source)
+                log.error("service silent", topic=self._sources[source])

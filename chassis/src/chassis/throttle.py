@@ -147,7 +147,7 @@ class Gate:
                 announce(tx, service, uuid7(), IntakePaused(service.name, CAUSES[wanted]))
             elif wanted == "OPEN":
                 announce(tx, service, uuid7(), IntakeResumed(service.name, CAUSES[seen.state]))
-        log.warning("intake turns", state=wanted, before=seen.state, ended=seen.ended, failed=seen.failed)
+        log.warning("intake turns", reason=f"{seen.state} to {wanted}", count=seen.failed)
 
     def _run(self) -> None:
         while not self._stop.wait(LOOK_SECONDS):
