@@ -13,7 +13,7 @@ from chassis.replay import Replays
 from chassis.service import Service
 from chassis.tests import pantry
 from chassis.tests.kitchen import Kitchen
-from chassis.tests.workbench import wait_until
+from chassis.tests.workbench import Database, wait_until
 from chassis.tracing import Spans
 from chassis.worker import Surroundings
 
@@ -75,3 +75,10 @@ def totals(document: dict[str, Any]) -> dict[str, int]:
         for verdict, count in counts.items():
             found[verdict] = found.get(verdict, 0) + count
     return found
+
+
+def all_read(kitchen: Kitchen, db: Database) -> None:
+    """Let the worker have read everything, whatever it made of it."""
+    kitchen.flush()
+    db.rows("TRUNCATE position")
+    kitchen.start_here()

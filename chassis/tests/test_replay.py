@@ -8,12 +8,12 @@ from uuid import UUID
 
 import pytest
 
-from chassis.ids import record_id, uuid7
+from chassis.ids import uuid7
 from chassis.problems import Problem
 from chassis.tests.kitchen import Kitchen, Told
 from chassis.tests.pantry_words import BreadOrdered, CakeOrdered, Mode, OrderDropped, TastingBooked
 from chassis.tests.records import envelope
-from chassis.tests.rewinder import rewinding, totals
+from chassis.tests.rewinder import all_read, rewinding, totals
 from chassis.tests.workbench import Database, wait_until
 
 LONG_AGO, NOON = uuid7(1_000_000_000_000), datetime(2100, 1, 1, 12, tzinfo=UTC)
@@ -31,13 +31,6 @@ def _no_operations(db: Database) -> None:
 def contents(db: Database) -> dict[str, list[Any]]:
     """Return everything a service keeps, but its operations."""
     return {table: sorted(db.rows(f"TABLE {table}"), key=str) for table in TABLES}
-
-
-def all_read(kitchen: Kitchen, db: Database) -> None:
-    """Let the worker have read everything, whatever it made of it."""
-    kitchen.flush()
-    db.rows("TRUNCATE position")
-    kitchen.start_here()
 
 
 def seen(db: Database, *told: Told) -> None:
@@ -255,85 +248,3 @@ def test_what_the_database_refuses_is_found_inside_the_transaction(kitchen: Kitc
     assert totals(plan) == totals(ended) == {"PARKED": 1, "NEW": 3}
     assert db.one("SELECT available FROM level") == 0
     assert db.parked() == [("o-bad", "HANDLER")]
-
-
-def test_a_plan_is_frozen_and_ends_where_the_worker_stands(kitchen: Kitchen, db: Database) -> None:
-    """Offsets, times and partitions bound it; what the worker has not read is its own, what comes later is not in."""
-    with rewinding(kitchen) as operator:
-        told = [kitchen.tell(BreadOrdered(f"o-{n}"), 4) for n in range(6)]
-        all_read(kitchen, db)
-        first = told[0].offset
-        plan = operator.dry(partition=4, **{"from": f"offset:{first + 1}", "to": f"offset:{first + 5}"})
-        few = operator.dry(limit=2)
-        db.rows("UPDATE position SET next_offset = %s WHERE topic = 'order.events' AND partition = 4", first + 2)
-        behind = operator.dry()
-        kitchen.tell(BreadOrdered("o-late"), 4)
-        kitchen.flush()
-
-    assert (plan["plan"]["ranges"], plan["progress"]["records"]) == ({"4": [first + 1, first + 5]}, 4)
-    assert (few["plan"]["ranges"]["4"], few["progress"]["records"]) == ([first, first + 2], 2)
-    assert (behind["plan"]["ranges"]["4"], behind["plan"]["left"]) == ([first, first + 2], 4)
-
-
-@pytest.mark.parametrize(
-    ("wish", "slug", "told"),
-    [
-        ({"topic": "no.such"}, "validation-failed", "unknown_topic"),
-        ({"from": "yesterday"}, "validation-failed", "edge"),
-        ({"from": "offset:1"}, "validation-failed", "missing"),
-        ({"partition": 99}, "validation-failed", "unknown_partition"),
-        ({"partition": 0, "from": "offset:999999999"}, "validation-failed", "beyond_end"),
-        ({"from": "end", "to": "beginning"}, "validation-failed", "before_from"),
-        ({"into": "shadow"}, "validation-failed", "literal_error"),
-    ],
-)
-def test_what_cannot_be_planned_is_refused(kitchen: Kitchen, wish: dict[str, object], slug: str, told: str) -> None:
-    """Each mistake is named at its place, and nothing is stored."""
-    if wish.get("to") == "beginning":
-        kitchen.tell(BreadOrdered("o-1"))
-        kitchen.flush()
-    with rewinding(kitchen) as operator, pytest.raises(Problem) as refused:
-        operator.dry(**wish)
-
-    assert refused.value.kind.slug == slug
-    assert told in str(refused.value.extra)
-    assert kitchen.db.rows("SELECT 1 FROM operation") == []
-
-
-def test_a_plan_that_must_not_run_is_refused(kitchen: Kitchen, db: Database) -> None:
-    """Of another service's name, expired, reaching below the floor, unknown: refused by its rule, nothing happens."""
-    with rewinding(kitchen) as operator:
-        kitchen.tell(BreadOrdered("o-old"), headers=envelope(LONG_AGO, "bread.ordered"))
-        all_read(kitchen, db)
-        plan = operator.dry()
-        refusals = {}
-        for what, wish in {
-            "name": {"confirm": "payment"},
-            "floor": {},
-            "unknown": {"plan": str(record_id("x", 0, 0, 0))},
-        }.items():
-            with pytest.raises(Problem) as refused:
-                operator.begin(**{"into": "live", "plan": plan["operation_id"], "confirm": kitchen.name, **wish})
-            refusals[what] = refused.value.kind.slug, refused.value.extra.get("rule")
-        db.rows("UPDATE operation SET expires_at = now() - interval '1 second'")
-        with pytest.raises(Problem) as late:
-            operator.begin(into="live", plan=plan["operation_id"], confirm=kitchen.name)
-
-    assert refusals == {
-        "name": ("validation-failed", None),
-        "floor": ("operation-refused", "BELOW_FLOOR"),
-        "unknown": ("not-found", None),
-    }
-    assert late.value.extra == {"rule": "PLAN_EXPIRED"}
-
-
-def test_a_range_past_retention_is_refused(kitchen: Kitchen) -> None:
-    """An offset that retention has taken is answered with the time of the oldest record still there."""
-    told = [kitchen.tell(BreadOrdered(f"o-{n}"), 7) for n in range(3)]
-    kitchen.flush()
-    kitchen.cut("order.events", told[1].offset, 7)
-    with rewinding(kitchen) as operator, pytest.raises(Problem) as refused:
-        operator.dry(partition=7, **{"from": f"offset:{told[0].offset}"})
-
-    assert (refused.value.status_code, refused.value.kind.slug) == (410, "past-retention")
-    assert str(refused.value.extra["oldest_at"]).startswith("20")
