@@ -10,6 +10,7 @@ import pytest
 
 from chassis.ids import uuid7
 from chassis.problems import Problem
+from chassis.replay_fence import Fence
 from chassis.tests.kitchen import Kitchen, Told
 from chassis.tests.pantry_words import BreadOrdered, CakeOrdered, Mode, OrderDropped, TastingBooked
 from chassis.tests.records import envelope
@@ -248,3 +249,17 @@ def test_what_the_database_refuses_is_found_inside_the_transaction(kitchen: Kitc
     assert totals(plan) == totals(ended) == {"PARKED": 1, "NEW": 3}
     assert db.one("SELECT available FROM level") == 0
     assert db.parked() == [("o-bad", "HANDLER")]
+
+
+def test_without_the_fence_the_effect_would_be_said(
+    kitchen: Kitchen, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Planted: a fence that lets everything through says the intent, so it is the fence that keeps it back."""
+    monkeypatch.setattr(Fence, "judges", lambda *_: None)
+    with rewinding(kitchen) as operator:
+        kitchen.tell(CakeOrdered("o-1"))
+        all_read(kitchen, db)
+        ended = operator.live(operator.dry(topic="payment.events"), kitchen.name)
+
+    assert totals(ended) == {"NEW": 1}
+    assert db.rows("SELECT type FROM agenda") == [("bake_cake",)]
