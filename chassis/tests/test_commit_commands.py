@@ -5,13 +5,15 @@ from __future__ import annotations
 import pytest
 
 from chassis.tests.pantry_words import BreadOrdered, FillShelf, Mode, OrderDropped
-from chassis.tests.workbench import Database, heard
+from chassis.tests.workbench import Database, chained, heard
 
 
 @pytest.mark.proves("resolve.owed")
 def test_a_command_that_asks_is_told_what_waits_for_its_key(db: Database) -> None:
     """The types parked or discarded under its own key; what was redriven waits no more."""
-    db.commit(heard(BreadOrdered("rye", mode=Mode.UNLUCKY)), heard(OrderDropped("rye")))
+    db.fill(rye=50)
+    db.start_at()
+    db.commit(*chained([BreadOrdered("rye", mode=Mode.UNLUCKY), OrderDropped("rye")]))
     first, later, other = FillShelf("rye", 5), FillShelf("rye", 6), FillShelf("oat", 5)
 
     db.commit(heard(first))
