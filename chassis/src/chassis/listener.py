@@ -20,6 +20,7 @@ from confluent_kafka import Message as KafkaMessage
 from chassis import envelope, ledger
 from chassis.commit import OUTAGE, commit
 from chassis.inputs import Done, Entry, Input, Origin, Outcome, Record
+from chassis.logs import Seldom
 from chassis.reading import Reader
 from chassis.service import Service, Tx
 from chassis.silence import Pulse
@@ -82,6 +83,7 @@ class Listener:
         self.tx: Tx | None = None
         self.standing = Standing(service.on.topics())
         self.joined = False
+        self._troubles = Seldom()
         self._stepped = self._hinted = time.monotonic()
 
     def caught_up(self) -> bool:
@@ -137,7 +139,13 @@ class Listener:
         if error.fatal() or out_of_range or error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
             message = f"Kafka says {error.name()}: {error.str()}"
             raise Stopped(message)
-        log.warning("kafka trouble", error_class=error.name())
+        self.trouble(error)
+
+    def trouble(self, error: KafkaError) -> None:
+        """Note what librdkafka meets and mends by itself, seldom in the log; what was said meanwhile may come late."""
+        if count := self._troubles.met(error.name()):
+            log.warning("kafka trouble", error_class=error.name(), count=count)
+        self.doubt()
 
     def _inputs(self, records: Sequence[KafkaMessage]) -> list[Input]:
         inputs: list[Input] = []

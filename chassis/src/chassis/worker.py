@@ -19,7 +19,6 @@ from chassis.announce import tell_recoveries
 from chassis.inputs import Done, Entry, Input, Outcome, Parked
 from chassis.kafka import consumer_settings
 from chassis.listener import AWAY, Ears, Listener
-from chassis.logs import Seldom
 from chassis.otlp import CLIENT, CONSUMER, INTERNAL
 from chassis.parked import redrive_open
 from chassis.reading import Decoder, Reader
@@ -124,7 +123,7 @@ class Worker:
 
     def __init__(self, service: Service[Any], around: Surroundings) -> None:
         self.service, self.connect = service, around.connect
-        self.tally, self._troubles = around.tally, Seldom()
+        self.tally = around.tally
         self.reader = Reader(service.on.hears(Fact), around.decoder)
         notes = Notes(around.spans, around.tally)
         consumer = Consumer(consumer_settings(around.bootstrap, service.name) | {"error_cb": self._say})
@@ -225,10 +224,8 @@ class Worker:
             self.reader.floor_ms = int(floor.timestamp()) * 1000
 
     def _say(self, error: KafkaError) -> None:
-        """Log what librdkafka meets and mends by itself; what was said meanwhile may come late."""
-        if count := self._troubles.met(error.name()):
-            log.warning("kafka trouble", error_class=error.name(), count=count)
-        self.listener.doubt()
+        """Pass on what the client says; it does so only when it is polled, which the listener does."""
+        self.listener.trouble(error)
 
 
 def connection(url: str) -> Callable[[], Tx]:
