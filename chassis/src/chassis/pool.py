@@ -18,7 +18,7 @@ BOUNDS = "SET statement_timeout = '5s'; SET default_transaction_read_only = on"
 
 
 class Pool:
-    """Gives a query function of the store its connection."""
+    """Gives a query function of the store its connection, on which all its statements see one moment."""
 
     def __init__(self, connect: Callable[[], Tx], size: int = SIZE) -> None:
         def bounded() -> Tx:
@@ -27,7 +27,7 @@ class Pool:
             return tx
 
         self._engine = sa.create_engine(
-            "postgresql+psycopg://", creator=bounded, isolation_level="AUTOCOMMIT", use_native_hstore=False,
+            "postgresql+psycopg://", creator=bounded, isolation_level="REPEATABLE READ", use_native_hstore=False,
             pool_size=size, max_overflow=0, pool_timeout=WAIT_SECONDS, pool_pre_ping=True, pool_use_lifo=True,
         )  # fmt: skip
 

@@ -11,7 +11,9 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+import sqlalchemy as sa
 
+from chassis.pool import Pool
 from chassis.registry import Reactions
 from chassis.service import Store, Tx
 from chassis.testing_api import serving
@@ -168,3 +170,19 @@ def test_the_description(shop: Client) -> None:
 def test_no_request_finds_an_undocumented_answer(url: str, tmp_path: Path) -> None:
     """Whatever schemathesis sends, valid or not: no 5xx, and every answer is as described."""
     fuzz(url, 5, tmp_path)
+
+
+def test_a_payment_is_read_at_one_moment(payment: Money, charging: str) -> None:
+    """What commits while a payment is read is seen as a whole or not at all: never the old state without its intent."""
+
+    def read(db: sa.Connection) -> store.Account | None:
+        statements = iter([lambda: None, lambda: payment.given(CardCharged(charging, "ch-1")), lambda: None])
+        sa.event.listen(db, "before_cursor_execute", lambda *_: next(statements)())
+        return store.payment_of(db, charging)
+
+    pool = Pool(payment.connect)
+    account = pool.read(read)
+    pool.close()
+
+    assert account is not None
+    assert (account.payment.state.value, len(account.entries), len(account.pending)) == ("CHARGING", 0, 1)
