@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Iterator
@@ -83,6 +84,12 @@ def new_stack(stack_home: Path, request: pytest.FixtureRequest) -> Iterator[Star
     for there in stacks:
         there.stop()
         _remove(there)
+
+
+def pytest_configure() -> None:
+    """Let the programs under test be interrupted, although a run in the background was told to ignore Ctrl-C."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)
