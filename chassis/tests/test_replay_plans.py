@@ -47,6 +47,7 @@ def test_a_plan_is_frozen_and_ends_where_the_worker_stands(kitchen: Kitchen, db:
         ({"partition": 99}, "validation-failed", "unknown_partition"),
         ({"partition": 0, "from": "offset:999999999"}, "validation-failed", "beyond_end"),
         ({"from": "end", "to": "beginning"}, "validation-failed", "before_from"),
+        ({"from": "1s", "to": "2s"}, "validation-failed", "before_from"),
         ({"into": "shadow"}, "validation-failed", "literal_error"),
     ],
 )
@@ -100,3 +101,30 @@ def test_a_range_past_retention_is_refused(kitchen: Kitchen) -> None:
 
     assert (refused.value.status_code, refused.value.kind.slug) == (410, "past-retention")
     assert str(refused.value.extra["oldest_at"]).startswith("20")
+
+
+@pytest.mark.parametrize("long_ago", ["999999d", "0001-01-01T00:00:00+14:00"])
+def test_a_time_before_all_times_is_the_beginning(kitchen: Kitchen, db: Database, long_ago: str) -> None:
+    """However far back a range begins, and in whatever zone: it begins where the topic does."""
+    with rewinding(kitchen) as operator:
+        told = kitchen.tell(BreadOrdered("o-1"))
+        all_read(kitchen, db)
+        plan = operator.dry(**{"from": long_ago})
+        whole = operator.dry(**{"from": "beginning"})
+
+    assert plan["plan"]["ranges"] == whole["plan"]["ranges"]
+    assert plan["plan"]["ranges"][str(told.partition)][1] > told.offset
+
+
+def test_a_wrong_word_about_an_operation_is_refused(kitchen: Kitchen) -> None:
+    """A state that is none, a member nobody reads: refused where it stands, not passed over."""
+    with rewinding(kitchen) as operator:
+        with pytest.raises(Problem) as state:
+            operator.ask("GET", "/ops/operations?state=RUNING")
+        with pytest.raises(Problem) as member:
+            operator.ask("POST", f"/ops/operations/{LONG_AGO}/pause", until="tomorrow")
+
+    slugs = [refused.value.kind.slug for refused in (state, member)]
+    assert slugs == ["validation-failed"] * 2
+    assert "query:state" in str(state.value.extra)
+    assert "/until" in str(member.value.extra)

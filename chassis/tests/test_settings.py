@@ -145,6 +145,9 @@ def test_durations_read_as_they_show() -> None:
     for text in ("250ms", "3s", "5m", "48h", "7d"):
         assert settings(ORDER_DEADLINE=text).shown()["order_deadline"] in (text, "2d")
     assert parse_duration("1.5s") == timedelta(seconds=1.5)
+    for endless in ("999999999999d", "9" * 400 + "s"):
+        with pytest.raises(ValueError, match="a duration such as"):
+            parse_duration(endless)
 
 
 def test_lists_are_split() -> None:

@@ -16,6 +16,7 @@ from psycopg.types.json import Jsonb
 
 from chassis.service import Tx
 
+STATES = "PLANNED", "RUNNING", "PAUSED", "DONE", "FAILED", "CANCELLED"
 COLUMNS = "id, kind, state, plan, progress, actor, reason, created_at, changed_at, expires_at"
 READ = f"SELECT {COLUMNS} FROM operation WHERE id = %b"  # noqa: S608 - a constant of this file
 LIST = f"""

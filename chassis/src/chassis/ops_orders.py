@@ -52,7 +52,7 @@ def queue(face: Face, waiting: Callable[[Tx], Iterable[Waiting]]) -> Routes:
     def stuck(asked: Asked) -> Told:
         with face.connect() as tx:
             found = list(waiting(tx))
-        if text := asked.query.get("older_than"):
+        if (text := asked.query.get("older_than")) is not None:
             before = datetime.now(UTC) - _duration(text)
             found = [one for one in found if one.since <= before]
         else:

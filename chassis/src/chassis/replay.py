@@ -25,7 +25,7 @@ from chassis.facts import ReplayStarted
 from chassis.ids import lock_key, uuid7
 from chassis.listener import AWAY
 from chassis.operations import Advance, Operation
-from chassis.ops_routes import Asked, Routes, Told
+from chassis.ops_routes import Asked, Body, Routes, Told
 from chassis.problems import Problem, refuse
 from chassis.reading import Reader
 from chassis.replay_fence import Fence
@@ -144,9 +144,13 @@ class Replays:
         if not (limit.isascii() and limit.isdigit() and 1 <= int(limit) <= LIST_MOST):
             error = {"pointer": "query:limit", "code": "range", "message": f"Input should be 1 to {LIST_MOST}"}
             refuse("validation-failed", errors=[error])
-        before = Asked(asked.query).identity("before") if "before" in asked.query else None
+        state, before = asked.query.get("state"), asked.query.get("before")
+        if state is not None and state not in operations.STATES:
+            error = {"pointer": "query:state", "code": "enum", "message": f"Wanted: {', '.join(operations.STATES)}"}
+            refuse("validation-failed", errors=[error])
+        last = None if before is None else Asked(asked.query).identity("before")
         with self._database() as tx:
-            found = operations.listing(tx, int(limit), before, asked.query.get("state"))
+            found = operations.listing(tx, int(limit), last, state)
         return Told(200, {"operations": [one.document(self.service.name) for one in found]})
 
     def _show(self, asked: Asked) -> Told:
@@ -160,6 +164,7 @@ class Replays:
 
         def turn(asked: Asked) -> Told:
             identity = asked.identity("operation_id")
+            asked.read(Body)
             with self._database() as tx, tx.transaction():
                 there = operations.read(tx, identity) or _unknown()
                 if there.state == wanted:

@@ -14,13 +14,13 @@ from uuid import UUID
 
 from pydantic import Field, TypeAdapter
 
-from chassis.documents import from_milliseconds
+from chassis.documents import from_milliseconds, rfc3339
 from chassis.ids import milliseconds
 from chassis.ops_routes import Body
 from chassis.problems import refuse
 from chassis.service import Tx
 from chassis.topics import Place, Topics
-from chassis.values import Text
+from chassis.values import FIRST, LAST, Text
 
 POSITIONS = "SELECT partition, next_offset FROM position WHERE topic = %b"
 _AGO = re.compile(r"(\d{1,6})([smhd])")
@@ -107,6 +107,9 @@ def freeze(wish: DryWish, topics: Topics, tx: Tx, heard: bool) -> Plan:  # noqa:
             _invalid("/partition", "unknown_partition", "The topic has no such partition")
     bounds, now = topics.bounds(places), datetime.now(UTC)
     edges = [_Edge(text, pointer, wish.partition) for text, pointer in ((wish.since, "/from"), (wish.until, "/to"))]
+    times = [edge.time(now) for edge in edges]
+    if times[0] and times[1] and times[0] > times[1]:
+        _invalid("/to", "before_from", "The end lies before the beginning")
     first, last = (edge.offsets(topics, bounds, now) for edge in edges)
     read: dict[int, int] = dict(tx.execute(POSITIONS, [wish.topic]).fetchall())
     ranges, left = {}, 0
@@ -137,15 +140,19 @@ class _Edge:
             return {place: low if self.text == "beginning" else high for place, (low, high) in bounds.items()}
         if self.text.startswith("offset:"):
             return {place: self._offset(topics, place, bounds[place]) for place in bounds}
-        at = min(max(milliseconds(self._moment(now)), 0), milliseconds(now) + 1)
+        at = min(milliseconds(self._moment(now)), milliseconds(now) + 1)
         found = topics.since(bounds, at)
         return {place: found[place][0] if found[place][0] >= 0 else high for place, (_, high) in bounds.items()}
 
     def shown(self, now: datetime) -> str:
         """Return it as an absolute time, or as it was asked."""
-        if self.text in ("beginning", "end") or self.text.startswith("offset:"):
-            return self.text
-        return self._moment(now).astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        moment = self.time(now)
+        return rfc3339(moment) if moment else self.text
+
+    def time(self, now: datetime) -> datetime | None:
+        """Return the time it is, None where it is a place."""
+        place = self.text in ("beginning", "end") or self.text.startswith("offset:")
+        return None if place else self._moment(now)
 
     def _offset(self, topics: Topics, place: Place, within: tuple[int, int]) -> int:
         number = self.text.removeprefix("offset:")
@@ -156,16 +163,16 @@ class _Edge:
         low, high = within
         if int(number) < low:
             _, oldest = topics.since([place], 0)[place]
-            at = from_milliseconds(oldest).isoformat(timespec="milliseconds") if oldest >= 0 else None
+            at = rfc3339(from_milliseconds(oldest)) if oldest >= 0 else None
             detail = f"{place[0]}[{place[1]}] begins at offset {low}: what was before it has gone."
-            refuse("past-retention", detail, oldest_at=at and at.replace("+00:00", "Z"))
+            refuse("past-retention", detail, oldest_at=at)
         if int(number) > high:
             _invalid(self.pointer, "beyond_end", f"The partition ends at offset {high}")
         return int(number)
 
     def _moment(self, now: datetime) -> datetime:
         if ago := _AGO.fullmatch(self.text):
-            return now - timedelta(**{_UNIT[ago[2]]: int(ago[1])})
+            return now - min(timedelta(**{_UNIT[ago[2]]: int(ago[1])}), now - FIRST)
         try:
             moment = datetime.fromisoformat(self.text)
         except ValueError:
@@ -173,7 +180,7 @@ class _Edge:
         if moment is None or moment.tzinfo is None:
             wanted = "Input should be 10m (ago), a time with its offset, offset:N, beginning or end"
             _invalid(self.pointer, "edge", wanted)
-        return moment
+        return min(max(moment, FIRST), LAST)
 
 
 def _invalid(pointer: str, code: str, message: str) -> NoReturn:

@@ -37,6 +37,7 @@ ELSEWHERE = frozenset(
     "CACHE DATA NO_AOT PROFILE SANDBOX_BIND SMTP_BIND SANDBOX_DATA URL KEY".split()  # noqa: SIM905 - a list of words
 )
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+LONGEST_SECONDS = 36_500 * 86_400.0  # what a time may be moved by, and still be a time
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -87,7 +88,7 @@ def parse_duration(text: object) -> timedelta:
     """Return the duration of ``250ms``, ``3s``, ``5m``, ``48h`` or ``7d``; raises ValueError."""
     if isinstance(text, timedelta):
         return text
-    if not (found := _DURATION.fullmatch(str(text))):
+    if not (found := _DURATION.fullmatch(str(text))) or float(found[1]) * _UNITS[found[2]] > LONGEST_SECONDS:
         message = "a duration such as 250ms, 3s, 5m, 48h or 7d"
         raise ValueError(message)
     return timedelta(seconds=float(found[1]) * _UNITS[found[2]])
