@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +23,7 @@ from chassis.schema_registry import Registry
 from quadrille.client import Client, Reply
 from quadrille.shop import order_of, stock_up, write_addresses
 from quadrille.stack import EVERYTHING, Stack
+from quadrille.stack.processes import Process
 from quadrille.testing import PATIENT
 
 T = TypeVar("T")
@@ -146,9 +147,13 @@ class Shop:
         found = self._read(*TOPICS)
         return [r for r in found if (r.key == order_id if order_id else not r.key.startswith(CANARY))]
 
-    def told(self, topic: str, key: str) -> list[tuple[str, dict[str, Any]]]:
-        """The facts a topic tells of an order or a service, from the first, as (type, body)."""
-        return [(r.type, dict(self._codec.look(r.value)[1])) for r in self._read(topic) if r.key == key]
+    def told(self, topic: str, *keys: str) -> list[tuple[str, dict[str, Any]]]:
+        """The facts a topic tells of orders or services, from the first, as (type, body)."""
+        return [(r.type, dict(self._codec.look(r.value)[1])) for r in self._read(topic) if r.key in keys]
+
+    def stuck(self) -> list[dict[str, Any]]:
+        """The queue of those who wait, as order's operators see it."""
+        return list(self.ask("order-api", "GET", "/ops/stuck")["stuck"])
 
     def _read(self, *topics: str) -> list[Record]:
         """Every record there is, one topic after the other."""
@@ -251,6 +256,23 @@ def away(stack: Stack, *processes: str) -> Iterator[None]:
             stack.process(process).launch()
         for process in processes:
             stack.process(process).start()
+
+
+@contextmanager
+def told_otherwise(stack: Stack, name: str, **settings: str) -> Iterator[None]:
+    """A process that has other settings for a while; it is started anew for them, and again when the while is over."""
+    usual = stack.process(name)
+    more = {f"QUADRILLE_{setting}": value for setting, value in settings.items()}
+    other = Process(replace(usual.spec, env={**usual.spec.env, **more}))
+    usual.stop()
+    stack.processes[name] = other
+    try:
+        other.start()
+        yield
+    finally:
+        other.stop()
+        stack.processes[name] = usual
+        usual.start()
 
 
 def opened(stack: Stack) -> Shop:

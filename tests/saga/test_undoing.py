@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from quadrille.client import Client, Reply
-from tests.conftest import away
+from tests.conftest import away, told_otherwise
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from quadrille.stack import Stack
+    from quadrille.stack.processes import Process
     from tests.conftest import Shop
 
 TEA, SEALED = [("SKU-TEA", 1)], [("SKU-SEALED", 1)]
@@ -87,6 +88,27 @@ def test_a_refund_that_fails_for_a_while_is_tried_again(shop: Shop) -> None:
     assert {attempt["error_class"] for attempt in tries[:-1]} == {"TRANSIENT"}
     assert all(attempt["next_attempt_at"] for attempt in tries[:-1])
     assert tries[-1]["next_attempt_at"] is None
+
+
+@pytest.mark.proves("payment.void", "payment.refund")
+def test_a_settled_charge_is_refunded_not_voided(shop: Shop, stack: Stack) -> None:
+    """Settled at the processor before it is undone: ledger, fact and document say REFUND, and no cent is kept."""
+    order = confirmed(shop, TEA)
+    with told_otherwise(stack, "sandbox", SANDBOX_SETTLE_AFTER="0s"):
+        assert shop.cancel(order).status == 202
+        document = shop.ended(order)
+    assert (document["status"], document["payment"]) == ("CANCELLED", "REFUNDED")
+    assert document["detail"]["refund"] == {"kind": "REFUND", "amount_minor": 1250}
+    moved = [("CAPTURE", 1250, f"charge:{order}"), ("REFUND", 1250, f"refund:{order}")]
+    assert [(entry["kind"], entry["amount_minor"], entry["key"]) for entry in shop.ledger(order)] == moved
+    assert shop.kept(order) == 0
+    (refunded,) = [body for kind, body in shop.told("payment.events", order) if kind == "payment.refunded"]
+    assert (refunded["kind"], refunded["amount_minor"]) == ("REFUND", 1250)
+    (known,) = shop.ask("payment", "GET", f"/v1/payments?order_id={order}")["payments"]
+    references = [entry["reference"] for entry in shop.ledger(order)]
+    assert [(entry["kind"], entry["reference"]) for entry in known["entries"]] == [
+        ("CAPTURE", references[0]), ("REFUND", references[1]),
+    ]  # fmt: skip
 
 
 def _attempts(shop: Shop, order: str, last: str) -> list[dict[str, Any]] | None:
@@ -168,25 +190,34 @@ def _resolved(shop: Shop, order: str) -> None:
 
 
 @pytest.fixture
-def slow_answers(stack: Stack) -> Iterator[Stack]:
-    """A processor that has stopped answering; whatever a test does, it goes on afterwards."""
-    stack.process("sandbox").freeze()
-    yield stack
+def processor(stack: Stack) -> Iterator[Process]:
+    """The processor, which a test may freeze: it goes on afterwards."""
+    yield stack.process("sandbox")
     stack.process("sandbox").thaw()
 
 
 @pytest.mark.proves("F11")
-def test_charged_without_a_hold_and_the_refund_refused(shop: Shop, slow_answers: Stack) -> None:
-    """F11: cancelled during the charge, the goods are gone when the money comes and cannot go back: queued first."""
+def test_charged_without_a_hold_and_the_refund_refused(shop: Shop, processor: Process) -> None:
+    """F11: cancelled during the charge, the goods are gone when the money comes and cannot go back: queued first.
+
+    First means before every other failed undo, also one that has waited longer.
+    """
+    earlier = confirmed(shop, TEA, "tok_refund_fails_business")
+    assert shop.cancel(earlier).status == 202
+    frozen(shop, earlier)
+    processor.freeze()
     order = shop.submit(TEA, "tok_refund_fails_business")
     shop.until(lambda: shop.sql("payment", CHARGING, order), "the charge is in flight")
     assert shop.cancel(order).status == 202
     shop.until(lambda: shop.order(order)["inventory"] == "RELEASED" or None, "the goods are free")
-    slow_answers.process("sandbox").thaw()
+    processor.thaw()
     document = frozen(shop, order)
     assert (document["inventory"], document["payment"]) == ("RELEASED", "REFUND_FAILED")
     assert shop.kept(order) == 1250
+    queue = [one["order_id"] for one in shop.stuck()]
+    assert (queue[0], earlier in queue) == (order, True)
     _resolved(shop, order)
+    assert order not in [one["order_id"] for one in shop.stuck()]
 
 
 @pytest.mark.proves("F9")

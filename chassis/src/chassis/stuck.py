@@ -42,7 +42,10 @@ class Patience:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """An order that waits: for whom and which fact, since when, and how loudly that was said already."""
+    """An order that waits: for whom and which fact, since when, and how loudly that was said already.
+
+    ``in_vain`` says that its customer has paid for what was never confirmed, and the money cannot be given back.
+    """
 
     order_id: str
     status: str
@@ -50,11 +53,12 @@ class Waiting:
     debts: tuple[tuple[str, str], ...]
     since: datetime
     level: int
+    in_vain: bool = False
 
     @property
-    def urgency(self) -> tuple[bool, datetime]:
-        """What the queue is sorted by: a failed undo comes first, then who has waited longest."""
-        return self.status != "COMPENSATION_FAILED", self.since
+    def urgency(self) -> tuple[bool, bool, datetime]:
+        """What the queue is sorted by: who paid in vain, then other failed undos; among equals who waits longest."""
+        return not self.in_vain, self.status != "COMPENSATION_FAILED", self.since
 
     def shown(self) -> dict[str, Any]:
         """Return it as an operator sees it."""

@@ -18,7 +18,6 @@ from services.order.tests.shopfront import Got, Shop
 from chassis import ops
 from chassis.program import Face
 from chassis.settings import Settings
-from chassis.tally import Tally
 from chassis.testing import START
 from chassis.throttle import PROBES, Gate, Limits, Seen, State
 from chassis.tracing import Spans
@@ -33,8 +32,8 @@ from order.events import (
     PaymentRefundFailed,
     StockReserved,
 )
-from order.main import PROGRAM, outcome
 from order.main import ops as ops_routes
+from order.main import outcome
 
 LIMITS = Limits()
 NEWS = "SELECT type FROM outbox WHERE type LIKE 'intake.%' ORDER BY ctid"
@@ -195,20 +194,6 @@ def test_old_failures_count_no_more(till: Till) -> None:
     assert (gate.refusal(), till.state()) == (None, "OPEN")
 
 
-def test_a_worker_writes_down_how_sagas_end(till: Till) -> None:
-    """Counted in memory, one row for all since the last; nothing is written while nothing ends."""
-    tally = Tally(till.shop.db.connect, outcome)
-    tally.add([OrderConfirmed("o-1", "c", 1, "EUR"), OrderCancelled("o-2", "c", "DEADLINE", ())])
-    tally.add([requested("DEADLINE")])
-    ended = threading.Event()
-    ended.set()
-    tally.run(ended)
-    tally.run(ended)
-
-    assert till.sql("SELECT ended, failed FROM tally") == [(2, 1)]
-    assert PROGRAM.outcome is outcome
-
-
 @pytest.fixture
 def ask(till: Till) -> Iterator[Ask]:
     """Ask order's ops port."""
@@ -248,27 +233,30 @@ def test_an_operator_pauses_and_resumes(till: Till, ask: Ask) -> None:
     ]
 
 
+@pytest.mark.proves("F11")
 def test_who_owes_what(till: Till, ask: Ask) -> None:
-    """Failed undos come first, then who waits longest; the older_than of one who asks decides, else what is stuck."""
+    """Who paid in vain comes first, then failed undos, then who waits longest; older_than, or else what is stuck."""
     assert ask("GET", "/ops/stuck") == (200, {"count": 0, "stuck": []})
-    old, frozen, fresh, over = [str(till.place().body["order_id"]) for _ in range(4)]
+    old, frozen, in_vain, fresh, over = [str(till.place().body["order_id"]) for _ in range(5)]
     ago = "UPDATE orders SET history = jsonb_set(history, '{0,at}', '\"2026-01-01T00:00:00Z\"') WHERE order_id = %s"
     till.sql(ago, old)
     till.sql("UPDATE orders SET attention = 'STUCK', detail = detail || '{\"stuck\": 2}' WHERE order_id = %s", old)
     till.shop.db.given(StockReserved(frozen), PaymentCharged(frozen))
     till.shop.cancel(frozen)
     till.shop.db.given(PaymentRefundFailed(frozen, "BUSINESS", "card_closed", 1))
+    till.shop.cancel(in_vain)
+    till.shop.db.given(PaymentCharged(in_vain), PaymentRefundFailed(in_vain, "BUSINESS", "card_closed", 1))
 
     status, queue = ask("GET", "/ops/stuck")
-    assert (status, [one["order_id"] for one in queue["stuck"]]) == (200, [frozen, old])
-    first, second = queue["stuck"]
+    assert (status, [one["order_id"] for one in queue["stuck"]]) == (200, [in_vain, frozen, old])
+    _, first, second = queue["stuck"]
     assert (first["status"], first["reason"], first["level"]) == ("COMPENSATION_FAILED", "CUSTOMER", None)
     assert {"owes": "payment", "fact": "payment.refunded"} in first["owed"]
     assert second["owed"] == [{"owes": "inventory", "fact": "stock.reserved"}]
     assert (second["level"], second["since_at"]) == ("PAGE", "2026-01-01T00:00:00.000Z")
 
     everyone = [one["order_id"] for one in ask("GET", "/ops/stuck?older_than=0s")[1]["stuck"]]
-    assert everyone[:2] == [frozen, old]
+    assert everyone[:3] == [in_vain, frozen, old]
     assert {fresh, over} <= set(everyone)
     assert [one["order_id"] for one in ask("GET", "/ops/stuck?older_than=1d")[1]["stuck"]] == [old]
     assert ask("GET", "/ops/stuck?older_than=soon")[0] == 422

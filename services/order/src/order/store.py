@@ -162,7 +162,14 @@ def waiting(tx: Tx) -> Iterable[Waiting]:
     """Return the orders that wait for a fact: the unfinished, and the confirmed that are called stuck."""
     for (row,) in tx.execute(WAITING):
         order = _ORDER.validate_json(row)
-        yield Waiting(order.order_id, order.status, order.reason, order.debts, order.since, order.detail.stuck)
+        waits = order.debts, order.since, order.detail.stuck
+        yield Waiting(order.order_id, order.status, order.reason, *waits, _paid_in_vain(order))
+
+
+def _paid_in_vain(order: Order) -> bool:
+    """Tell whether money taken for an order that was never confirmed cannot go back (saga.md, F11)."""
+    confirmed = any(entry.status is Status.CONFIRMED for entry in order.history)
+    return order.states.payment == "REFUND_FAILED" and not confirmed
 
 
 def standing(tx: Tx, order_id: str) -> dict[str, object] | None:
