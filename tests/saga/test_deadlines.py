@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,8 +17,9 @@ if TYPE_CHECKING:
     from tests.conftest import Shop
 
 TEA = [("SKU-TEA", 2)]
-ROLES = ("api", "worker", "relay")
-SILENT_WITHIN = 8.0
+SILENT_WITHIN, BEAT_MS = 8.0, 2000
+HEARERS = ("order", "payment")  # of inventory's topic
+HEARD = "SELECT 1 FROM canary WHERE source = 'inventory' AND heard_at > %s"
 CHARGED = "SELECT 1 FROM outbox WHERE aggregateid = %s AND type = 'payment.charged'"
 DECLINED = "SELECT 1 FROM outbox WHERE aggregateid = %s AND type = 'payment.declined'"
 PAST = "SELECT 1 FROM orders WHERE order_id = %s AND deadline_at < now()"
@@ -85,13 +88,28 @@ def test_order_away_past_the_deadline(hasty: Shop) -> None:
 @pytest.mark.proves("F12")
 @pytest.mark.usefixtures("stock")
 def test_inventory_away_past_the_deadline_and_its_silence_is_announced(hasty: Shop) -> None:
-    """F12: nobody holds goods, so every order is given up; the silence is told within 8 s; back, all end uncharged."""
-    names = [f"inventory-{role}" for role in ROLES]
+    """F12: nobody holds goods, so every order is given up; back, all end uncharged.
+
+    Eight seconds after the first of inventory's processes was killed, at the latest, everyone who hears inventory has
+    told on `ops.events` that it is silent, and since its last beat.
+    """
+    before = _silences(hasty, "service.silent")
+    hasty.until(_heard_anew(hasty), "a beat of inventory is heard")
+    names = [f"inventory-{role}" for role in ("worker", "relay", "api")]
+    gone, at = time.monotonic(), time.time() * 1000
+    for name in names:
+        hasty.stack.process(name).kill()
     with away(hasty.stack, *names):
         orders = [hasty.submit(TEA) for _ in range(10)]
-        hasty.until(lambda: _silences(hasty, "service.silent"), "the silence is told", SILENT_WITHIN)
+        hasty.until(
+            lambda: {body["service"] for body in _silences(hasty, "service.silent")[len(before) :]} == set(HEARERS),
+            "the silence is told",
+            SILENT_WITHIN - (time.monotonic() - gone),
+        )
         for order in orders:
             hasty.until(cancelling(hasty, order), "the deadline has passed")
+    for body in _silences(hasty, "service.silent")[len(before) :]:
+        assert 0 <= at - body["since_at"] < 2 * BEAT_MS
     for order in orders:
         assert expired(hasty, order)["payment"] == "SKIPPED"
         assert hasty.captures(order) == []
@@ -100,8 +118,45 @@ def test_inventory_away_past_the_deadline_and_its_silence_is_announced(hasty: Sh
 
 def _silences(shop: Shop, kind: str) -> list[dict[str, Any]]:
     """What the others have said of inventory's silence."""
-    told = [shop.told("ops.events", service) for service in ("order", "payment")]
-    return [body for facts in told for said, body in facts if said == kind and body["silent"] == "inventory"]
+    told = shop.told("ops.events", *HEARERS)
+    return [body for said, body in told if said == kind and body["silent"] == "inventory"]
+
+
+def _heard_anew(shop: Shop) -> Callable[[], bool]:
+    """Tell whether all who hear inventory have heard a beat of it since we were asked."""
+    at = datetime.now(UTC)
+    return lambda: all(shop.sql(service, HEARD, at) for service in HEARERS)
+
+
+@pytest.mark.proves("F9")
+def test_the_stuck_clock_runs_while_a_refund_is_waited_for(hasty: Shop) -> None:
+    """F9: a refund nobody answers is called stuck after its time, on `ops.events` and in the queue, until it lands."""
+    order = hasty.submit(TEA)
+    assert hasty.ended(order)["status"] == "CONFIRMED"
+    with away(hasty.stack, "sandbox"):
+        assert hasty.cancel(order).status == 202
+        stuck = hasty.until(lambda: _called(hasty, order), "it is called stuck")
+        document = hasty.order(order)
+        (told,) = hasty.until(lambda: _stuck_facts(hasty, order), "operators are told")
+    owed = [{"owes": "payment", "fact": "payment.refunded"}]
+    since = next(entry["at"] for entry in document["history"] if entry["status"] == "CANCELLING")
+    assert (stuck["status"], stuck["reason"], stuck["level"]) == ("CANCELLING", "CUSTOMER", "WARN")
+    assert (stuck["owed"], stuck["since_at"], document["attention"]) == (owed, since, "STUCK")
+    assert ({"owes": told["owes"], "fact": told["fact"]}, told["level"]) == (owed[0], "WARN")
+    document = hasty.ended(order)
+    assert (document["status"], document["payment"], document["attention"]) == ("CANCELLED", "REFUNDED", None)
+    assert _called(hasty, order) is None
+    assert len(_stuck_facts(hasty, order)) == 1
+
+
+def _called(shop: Shop, order: str) -> dict[str, Any] | None:
+    """The order's place in the queue of the stuck, if it has one."""
+    return next((one for one in shop.stuck() if one["order_id"] == order), None)
+
+
+def _stuck_facts(shop: Shop, order: str) -> list[dict[str, Any]]:
+    """What operators were told of an order that waits too long."""
+    return [body for kind, body in shop.told("ops.events", order) if kind == "order.stuck"]
 
 
 @pytest.mark.proves("F4")
