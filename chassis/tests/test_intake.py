@@ -26,11 +26,12 @@ from chassis.tests.pantry_words import FillShelf, ShelfFilled
 from chassis.tests.workbench import Database, heard
 from chassis.tracing import Spans
 from chassis.words import Infrastructure, Reply
-from chassis.worker import connection
+from chassis.worker import Notes, connection
 
 END_OTHERS = """
 SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
  WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"""
+QUIET = Notes(Spans.disabled())
 HOLD_REQUEST = "SELECT pg_advisory_xact_lock(%s)"
 
 
@@ -44,7 +45,7 @@ def ask(
     """Ask all commands at once and return what each asker got."""
 
     async def asking() -> list[Reply | BaseException]:
-        desk = Intake(pantry.service(store=store), connect, Spans.disabled(), limit)
+        desk = Intake(pantry.service(store=store), connect, QUIET, limit)
         async with desk:
             return await asyncio.gather(*(desk.ask(command) for command in commands), return_exceptions=True)
 
@@ -238,7 +239,7 @@ def test_a_connection_closed_while_idle_is_replaced(db: Database) -> None:
     """A backend ended between two commands costs the next one nothing."""
 
     async def asking() -> Reply:
-        desk = Intake(pantry.service(), db.connect, Spans.disabled())
+        desk = Intake(pantry.service(), db.connect, QUIET)
         async with desk:
             await desk.ask(fill("a", 1))
             db.rows(END_OTHERS)
@@ -259,7 +260,7 @@ def test_closing_drains_and_then_refuses(db: Database) -> None:
     """Commands in flight when the service stops are answered; later ones are told that it drains."""
 
     async def asking() -> tuple[list[Reply], Exception | None]:
-        desk = Intake(pantry.service(), db.connect, Spans.disabled())
+        desk = Intake(pantry.service(), db.connect, QUIET)
         async with desk:
             tasks = [asyncio.create_task(desk.ask(fill(f"sku-{n}", n))) for n in range(5)]
             await asyncio.sleep(0)
@@ -282,4 +283,4 @@ def test_a_forgetful_database_refuses_the_start(db: Database) -> None:
         return tx
 
     with pytest.raises(Stopped, match="found synchronous_commit=off; wanted on"):
-        Intake(pantry.service(), forgetful, Spans.disabled()).check()
+        Intake(pantry.service(), forgetful, QUIET).check()

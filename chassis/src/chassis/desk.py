@@ -29,6 +29,7 @@ from chassis.values import Paged
 from chassis.waiting import V, Watch
 from chassis.web import call_of
 from chassis.words import Command, Reply, key_of
+from chassis.worker import Notes
 
 C = TypeVar("C", bound=Command)
 R = TypeVar("R", bound=Reply)
@@ -61,7 +62,7 @@ class Desk:
 
     def __init__(self, face: Face, known: Callable[[sa.Connection, Any], bool] | None = None) -> None:
         self.settings, self.base = face.settings, face.settings.public_base
-        self._intake = Intake(face.service, face.connect, face.spans)
+        self._intake = Intake(face.service, face.connect, Notes(face.spans, face.tally))
         self._intake.check()
         self._reads = Pool(face.connect)
         self._stop = face.stop

@@ -27,7 +27,6 @@ from chassis.inputs import Busy, Done, Failed, Input, Outcome
 from chassis.listener import Stopped
 from chassis.problems import Problem
 from chassis.service import Service, Tx
-from chassis.tracing import Spans
 from chassis.words import Infrastructure, Reply
 from chassis.worker import Notes
 
@@ -57,8 +56,8 @@ class Intake:
     ``ask`` may be called from the event loop only; at most ``limit`` commands are in flight.
     """
 
-    def __init__(self, service: Service[Any], connect: Callable[[], Tx], spans: Spans, limit: int = LIMIT) -> None:
-        self._service, self._connect, self._notes, self._limit = service, connect, Notes(spans), limit
+    def __init__(self, service: Service[Any], connect: Callable[[], Tx], notes: Notes, limit: int = LIMIT) -> None:
+        self._service, self._connect, self._notes, self._limit = service, connect, notes, limit
         self._waiting: deque[_Asked] = deque()
         self._in_flight = 0
         self._closing = False

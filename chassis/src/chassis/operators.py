@@ -139,7 +139,7 @@ def _do(face: Face, deed: Deed, model: type[Body], asked: Asked) -> Told:
     command = deed.command(order_id, **given)  # type: ignore[call-arg]  # as above
     heard = Input(uuid7(), order_id, command, datetime.now(UTC), command.type, trace=asked.trace)
     done = _commit(face, deed, heard, asked)
-    Notes(face.spans).handled([(heard, done.outcome)], began_ns)
+    Notes(face.spans, face.tally).handled([(heard, done.outcome)], began_ns)
     route = f"POST {PATH}{deed.name}"
     face.spans.record(
         route, asked.trace, None, began_ns, began_ns + int((time.monotonic() - began) * 1e9), kind=SERVER,

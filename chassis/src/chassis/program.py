@@ -15,7 +15,7 @@ from chassis.tracing import Spans
 
 if TYPE_CHECKING:
     from chassis.operators import Deed
-    from chassis.tally import Outcome
+    from chassis.tally import Outcome, Tally
 
 W = TypeVar("W")
 
@@ -43,6 +43,12 @@ class Program(Generic[W]):
     operators: Sequence[Deed] = ()
     ops: Sequence[str] = ()
 
+    def tally(self, connect: Callable[[], Tx]) -> Tally | None:
+        """Return a process's own count of how sagas end, None where that is not counted."""
+        from chassis.tally import Tally  # noqa: PLC0415 - the relay knows no database of ours
+
+        return Tally(connect, self.outcome) if self.outcome else None
+
 
 @dataclass(frozen=True, slots=True)
 class Face:
@@ -52,4 +58,5 @@ class Face:
     service: Service[Any]
     connect: Callable[[], Tx]
     spans: Spans
+    tally: Tally | None = None  # how sagas end, where that is counted
     stop: threading.Event = field(default_factory=threading.Event)  # set when the process is to end

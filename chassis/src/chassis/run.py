@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -72,24 +73,27 @@ def _worker(name: str, found: Settings, stop: threading.Event) -> None:
     from chassis import operators  # noqa: PLC0415 - the worker's and the api's
     from chassis.program import Face  # noqa: PLC0415 - as above
     from chassis.replay import Replays  # noqa: PLC0415 - the worker's alone
-    from chassis.tally import Tally  # noqa: PLC0415 - as above
     from chassis.topics import Stopped  # noqa: PLC0415 - as above
     from chassis.worker import Surroundings, Worker, connection, log  # noqa: PLC0415 - as above
 
     program = _program(name)
     service, codec = _service(program, found)
     spans, connect = Spans(name, "worker", found.otlp_endpoints, found.trace_ratio), connection(found.database_url)
+    tally = program.tally(connect)
     around = Surroundings(
-        connect, found.kafka_bootstrap, codec, spans, program.client(found), found.batch_max, beats=True,
-        tally=Tally(connect, program.outcome) if program.outcome else None,
-    )  # fmt: skip
+        connect, found.kafka_bootstrap, codec, spans, program.client(found), found.batch_max, beats=True, tally=tally
+    )
     worker = Worker(service, around)
     checks = {"database": lambda: _answers(found), "assignment": worker.listener.ready, "schemas": codec.prepare}
-    face = Face(found, service, connect, spans, stop)
+    face = Face(found, service, connect, spans, tally, stop)
     replays = Replays(service, around)
     routes = {**operators.routes(program.operators, face, "worker"), **replays.routes()}
     try:
-        with replays, ops.serve(found.ops_bind, name, "worker", checks, found.shown(), routes=routes):
+        with (
+            tally or nullcontext(),
+            replays,
+            ops.serve(found.ops_bind, name, "worker", checks, found.shown(), routes=routes),
+        ):
             worker.run(stop)
     except Stopped as reason:
         log.critical("refused to run", reason=str(reason))
@@ -105,8 +109,9 @@ def _api(name: str, found: Settings, stop: threading.Event) -> None:
 
     program = _program(name)
     service, codec = _service(program, found)
-    spans = Spans(name, "api", found.otlp_endpoints, found.trace_ratio)
-    face = Face(found, service, connection(found.database_url), spans, stop)
+    spans, connect = Spans(name, "api", found.otlp_endpoints, found.trace_ratio), connection(found.database_url)
+    tally = program.tally(connect)
+    face = Face(found, service, connect, spans, tally, stop)
     app = _named(program.api)(face)
     checks = {
         "database": lambda: _answers(found),
@@ -116,7 +121,7 @@ def _api(name: str, found: Settings, stop: threading.Event) -> None:
     routes = dict(operators.routes(program.operators, face, "api"))
     for name_of_more in program.ops:
         routes |= _named(name_of_more)(face)
-    with ops.serve(found.ops_bind, name, "api", checks, found.shown(), routes=routes):
+    with tally or nullcontext(), ops.serve(found.ops_bind, name, "api", checks, found.shown(), routes=routes):
         serve(app, found.api_bind, stop)
     spans.stop()
 

@@ -1,5 +1,6 @@
 """How sagas end, counted where it is decided and written down each second, for whoever judges by it.
 
+A saga that fails twice, by its deadline and then in its undo, is one that failed: its key is written down with it.
 A count may be lost with the process that held it; nothing but the breaker of the intake rests on it.
 """
 
@@ -7,33 +8,48 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from typing import TypeAlias
+from types import TracebackType
+from typing import Self, TypeAlias
 
 import psycopg
 import structlog
 
 from chassis.listener import close_quietly
 from chassis.service import Tx
-from chassis.words import Said
+from chassis.words import Said, key_of
 
 SECONDS = 1.0
-KEPT = "1 day"
-WRITE = "INSERT INTO tally (ended, failed) VALUES (%b, %b)"
+KEPT = "2 days"  # longer than an undo is tried: who failed by a deadline is still known when it fails for good
+WRITE = """
+INSERT INTO tally (ended, failed, key) SELECT * FROM unnest(%b::int[], %b::int[], %b::text[]) ON CONFLICT DO NOTHING"""
 FORGET = f"DELETE FROM tally WHERE at < now() - interval '{KEPT}'"  # noqa: S608 - a constant of this file
 FORGET_EVERY = 1000
 Outcome: TypeAlias = Callable[[Said], tuple[int, int]]
-"""How many sagas are ended by what was said, and how many of all that ended are known as failed now."""
+"""How many sagas are ended by what was said, and whether the one it is about is known as failed now: 0 or 1 each."""
 log = structlog.get_logger()
 
 
 class Tally:
-    """A process's own count; ``add`` may be called by any thread."""
+    """A process's own count, written down while it is open as a context; ``add`` may be called by any thread."""
 
     def __init__(self, connect: Callable[[], Tx], outcome: Outcome) -> None:
         self._connect, self._outcome = connect, outcome
         self._lock = threading.Lock()
-        self._ended = self._failed = self._written = 0
+        self._ended = self._written = 0
+        self._failed: set[str] = set()
         self._tx: Tx | None = None
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="tally", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end.set()
+        self._thread.join()
 
     def add(self, said: Iterable[Said]) -> None:
         """Count what one input made a handler say."""
@@ -42,16 +58,16 @@ class Tally:
             if ended or failed:
                 with self._lock:
                     self._ended += ended
-                    self._failed += failed
+                    self._failed |= {key_of(one)} if failed else set()
 
-    def run(self, stop: threading.Event) -> None:
-        """Write the count down each second until told to stop, and once more then."""
-        stopped = False
-        while not stopped:
-            stopped = stop.wait(SECONDS)
+    def _run(self) -> None:
+        """Write the count down each second to the end, and once more then."""
+        ended = False
+        while not ended:
+            ended = self._end.wait(SECONDS)
             try:
                 self.write()
-            except psycopg.OperationalError as trouble:
+            except psycopg.Error as trouble:
                 log.warning("tally waits", error_class=type(trouble).__name__)
                 self._close()
         self._close()
@@ -59,15 +75,16 @@ class Tally:
     def write(self) -> None:
         """Write down what was counted since; a count that is refused is kept for the next time."""
         with self._lock:
-            ended, failed = self._ended, self._failed
+            ended, failed = self._ended, sorted(self._failed)
         if not ended and not failed:
             return
         if self._tx is None:
             self._tx = self._connect()
-        self._tx.execute(WRITE, [ended, failed])
+        none, ones = [0] * len(failed), [1] * len(failed)
+        self._tx.execute(WRITE, [[ended, *none], [0, *ones], [None, *failed]])
         with self._lock:
             self._ended -= ended
-            self._failed -= failed
+            self._failed -= set(failed)
         if self._written % FORGET_EVERY == 0:
             self._tx.execute(FORGET)
         self._written += 1

@@ -15,18 +15,21 @@ from chassis.program import Face
 from chassis.service import Service, Tx
 from chassis.serving import serve
 from chassis.settings import Bind, Settings
+from chassis.tally import Tally
 from chassis.tracing import Spans
 
 START_SECONDS = 10.0
 
 
 @contextmanager
-def serving(make: Callable[[Face], ASGIApp], service: Service[Any], connect: Callable[[], Tx]) -> Iterator[str]:
+def serving(
+    make: Callable[[Face], ASGIApp], service: Service[Any], connect: Callable[[], Tx], tally: Tally | None = None
+) -> Iterator[str]:
     """Serve what ``make`` gives while the block runs, at the base url yielded; raises TimeoutError."""
     bind, stop = Bind(f"127.0.0.1:{_free_port()}"), threading.Event()
     nowhere = {"database_url": "", "kafka_bootstrap": "none", "registry_url": "http://none"}  # an api asks neither
     settings = Settings.model_validate({**nowhere, "api_bind": bind})
-    app = make(Face(settings, service, connect, Spans.disabled(), stop))
+    app = make(Face(settings, service, connect, Spans.disabled(), tally, stop))
     thread = threading.Thread(target=serve, args=(app, bind, stop), daemon=True)
     thread.start()
     try:

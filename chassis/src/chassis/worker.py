@@ -123,7 +123,6 @@ class Worker:
 
     def __init__(self, service: Service[Any], around: Surroundings) -> None:
         self.service, self.connect = service, around.connect
-        self.tally = around.tally
         self.reader = Reader(service.on.hears(Fact), around.decoder)
         notes = Notes(around.spans, around.tally)
         consumer = Consumer(consumer_settings(around.bootstrap, service.name) | {"error_cb": self._say})
@@ -150,9 +149,6 @@ class Worker:
         heard_all = threading.Event()  # the agenda ends last: it takes in hand what the last batch says
         listening = self._thread("listener", self.listener.run, stop, stop)
         working = self._thread("agenda", self.agenda.run, heard_all, stop)
-        counting = self._thread("tally", self.tally.run, heard_all, stop) if self.tally else None
-        if counting:
-            counting.start()
         listening.start()
         if not self.agenda.idle:
             working.start()
@@ -162,8 +158,6 @@ class Worker:
         if not self.agenda.idle:
             self.agenda.wake()
             working.join()
-        if counting:
-            counting.join()
         if self._failure:
             raise self._failure
 
