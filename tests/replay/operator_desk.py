@@ -7,14 +7,24 @@ import shlex
 import subprocess
 import sys
 from typing import Any
+from uuid import UUID
 
 import psycopg
 
+from chassis.ids import event_id
 from quadrille.client import Client
 from tests.conftest import SERVICES, Shop
 
 RESTING = {"PLANNED", "DONE", "PAUSED", "FAILED", "CANCELLED"}
 NOT_OURS = {"operation", "audit", "canary", "relay_progress", "relay_recovery", "position", "inbox"}
+UNHEARD = "DELETE FROM inbox WHERE event_id = ANY(%s::uuid[]) RETURNING 1"
+FORGOTTEN = (
+    "DELETE FROM agenda WHERE key = %s RETURNING 1",
+    "DELETE FROM entry WHERE order_id = %s RETURNING 1",
+    "DELETE FROM payment WHERE order_id = %s RETURNING 1",
+    "DELETE FROM outbox WHERE aggregateid = %s RETURNING 1",
+    "DELETE FROM stream WHERE key = %s RETURNING 1",
+)
 TABLES = """
 SELECT relname FROM pg_class WHERE relkind IN ('r', 'p') AND NOT relispartition
    AND relnamespace = 'public'::regnamespace ORDER BY 1"""
@@ -106,3 +116,13 @@ def totals(document: dict[str, Any]) -> dict[str, int]:
         for verdict, count in counts.items():
             found[verdict] = found.get(verdict, 0) + count
     return found
+
+
+def forget(shop: Shop, order: str) -> None:
+    """Put payment back to before it ever heard of an order, as a backup would."""
+    heard = [UUID(r.header("ce_id")) for r in shop.records(order)]
+    charges = [event_id("payment", cause, "charge_card", 0) for cause in heard]
+    answers = [event_id("payment", charge, "answer", 0) for charge in charges]
+    shop.sql("payment", UNHEARD, [str(one) for one in (*heard, *answers)])
+    for statement in FORGOTTEN:
+        shop.sql("payment", statement, order)

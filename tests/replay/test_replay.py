@@ -11,9 +11,8 @@ from uuid import UUID
 
 import pytest
 
-from chassis.ids import event_id
 from tests.conftest import SERVICES, TOPICS, Record, Shop
-from tests.replay.operator_desk import Operator, totals
+from tests.replay.operator_desk import UNHEARD, Operator, forget, totals
 
 MIX = [
     ("tok_ok", "SKU-TEA"), ("tok_declined_funds", "SKU-TEA"), ("tok_ok", "SKU-NONE"), ("tok_flaky_2", "SKU-TEA"),
@@ -21,14 +20,6 @@ MIX = [
     ("tok_refund_flaky", "SKU-HOT"),
 ]  # fmt: skip
 CANCELLED = ("tok_refund_fails_business", "tok_refund_flaky")
-FORGET = (
-    "DELETE FROM inbox WHERE event_id = ANY(%s::uuid[]) RETURNING 1",
-    "DELETE FROM agenda WHERE key = %s RETURNING 1",
-    "DELETE FROM entry WHERE order_id = %s RETURNING 1",
-    "DELETE FROM payment WHERE order_id = %s RETURNING 1",
-    "DELETE FROM outbox WHERE aggregateid = %s RETURNING 1",
-    "DELETE FROM stream WHERE key = %s RETURNING 1",
-)
 
 
 @pytest.fixture
@@ -99,7 +90,7 @@ def test_a_reaction_catches_up_once_though_its_worker_is_killed(
     """Ctrl-C detaches and the replay goes on; killed midway it goes on by itself after the restart, nothing twice."""
     confirmed = ids_of(shop.records(), "order.confirmed", orders)
     before = operator.kept(confirmed)
-    gone = shop.sql("inventory", FORGET[0], confirmed)
+    gone = shop.sql("inventory", UNHEARD, confirmed)
     planned = operator.dry("inventory", "order.events", type="order.confirmed")
     line = ("--plan", planned["operation_id"], "--into", "live", "--confirm", "inventory", "--rate", "5")
 
@@ -130,8 +121,8 @@ def test_a_restored_database_charges_nobody_twice(shop: Shop, operator: Operator
     order = shop.submit([("SKU-TEA", 2)])
     shop.ended(order)
     shop.until(lambda: shop.mails(order), "the mail is there")
-    captured, records = shop.captures(order), shop.records(order)
-    forget(shop, order, records)
+    captured = shop.captures(order)
+    forget(shop, order)
 
     placed = operator.live(operator.dry("payment", "order.events", order=order))
     planned = operator.dry("payment", "inventory.events", order=order)
@@ -183,16 +174,6 @@ def test_a_mistake_is_told_with_its_exit_code(operator: Operator) -> None:
     for words, (wanted, text) in told.items():
         code, out, err = operator.quadrille(*words)
         assert (code, text in err, out) == (wanted, True, ""), (words, err)
-
-
-def forget(shop: Shop, order: str, records: list[Record]) -> None:
-    """Put payment back to before it ever heard of an order, as a backup would."""
-    heard = [UUID(r.header("ce_id")) for r in records]
-    charges = [event_id("payment", cause, "charge_card", 0) for cause in heard]
-    answers = [event_id("payment", charge, "answer", 0) for charge in charges]
-    shop.sql("payment", FORGET[0], [str(one) for one in (*heard, *answers)])
-    for statement in FORGET[1:]:
-        shop.sql("payment", statement, order)
 
 
 def found(text: str) -> str:

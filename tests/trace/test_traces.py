@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import secrets
+import time
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
@@ -12,6 +15,7 @@ from quadrille.client import Client
 from quadrille.shop import order_of
 from quadrille.stack import Stack, jaeger
 from tests.conftest import Shop
+from tests.replay.operator_desk import Operator, forget
 
 TEA = [("SKU-TEA", 1)]
 
@@ -20,12 +24,14 @@ TEA = [("SKU-TEA", 1)]
 class Span:
     """A span as Jaeger knows it."""
 
+    trace: str
     id: str
     name: str
     service: str
+    began: float
     parent: str | None
     tags: dict[str, Any]
-    links: tuple[str, ...]
+    links: tuple[tuple[str, str], ...]
 
 
 class Traces:
@@ -37,11 +43,25 @@ class Traces:
 
     def of(self, trace_id: str) -> dict[str, Span]:
         """Every span of a trace, by id."""
+        return {span.id: span for span in self._ask(f"/api/traces/{trace_id}")}
+
+    def replayed(self, service: str, topic: str, operation: str) -> Span:
+        """The one span of a record that an operation has handled, as soon as it is there."""
+        name, tags = f"replay {topic}", json.dumps({"quadrille.operation_id": operation})
+        wanted = urlencode({"service": service, "operation": name, "tags": tags})
+
+        def there() -> list[Span]:
+            found = self._ask(f"/api/traces?{wanted}")
+            return [span for span in found if (span.name, span.service) == (name, service)]
+
+        (span,) = self.shop.until(there, f"{service}'s span {name} is there", 30)
+        return span
+
+    def _ask(self, path: str) -> list[Span]:
         with Client(self.stack.url("jaeger")) as api:
-            reply = api.ask("GET", f"/api/traces/{trace_id}")
+            reply = api.ask("GET", path)
         traces = reply.body["data"] if reply.status == 200 else []
-        found = [_span(raw, trace) for trace in traces for raw in trace["spans"]]
-        return {span.id: span for span in found}
+        return [_span(raw, trace) for trace in traces for raw in trace["spans"]]
 
     def complete(self, trace_id: str, *last: str) -> dict[str, Span]:
         """The trace, as soon as the spans of these names are in it and no parent is missing."""
@@ -59,10 +79,11 @@ def _span(raw: dict[str, Any], trace: dict[str, Any]) -> Span:
     references = raw.get("references", [])
     # Jaeger shows a parent that is linked too, as the messaging conventions ask, as FOLLOWS_FROM
     parents = [r["spanID"] for r in references if r["traceID"] == raw["traceID"]]
-    links = tuple(r["traceID"] for r in references if r["traceID"] != raw["traceID"])
+    links = tuple((r["traceID"], r["spanID"]) for r in references if r["traceID"] != raw["traceID"])
     tags = {tag["key"]: tag["value"] for tag in raw["tags"]}
     service = trace["processes"][raw["processID"]]["serviceName"]
-    return Span(raw["spanID"], raw["operationName"], service, parents[0] if parents else None, tags, links)
+    place, parent = (raw["traceID"], raw["spanID"]), parents[0] if parents else None
+    return Span(*place, raw["operationName"], service, raw["startTime"] / 1e6, parent, tags, links)
 
 
 @pytest.fixture(scope="module")
@@ -137,4 +158,59 @@ def test_a_callers_own_trace_becomes_a_link(traces: Traces) -> None:
     traces.shop.ended(order["order_id"])
     spans = traces.complete(order["trace_id"], "send notification.events")
     (root,) = [span for span in spans.values() if span.parent is None]
-    assert theirs in root.links
+    assert theirs in [trace for trace, _ in root.links]
+
+
+def test_a_replay_is_a_trace_of_its_own_that_links_to_what_it_repeats(traces: Traces) -> None:
+    """Each record handled again begins a new trace with a link to its sending; the order's own trace gains nothing.
+
+    Payment has forgotten the order, so that the replay charges and says again: all of it hangs in the new trace.
+    """
+    shop, operator = traces.shop, Operator(traces.shop)
+    order = shop.submit(TEA)
+    own = _follow(traces, order, "send notification.events", "send_mail", "charge_card")
+    forget(shop, order)
+    began = time.time()
+    placed = operator.live(operator.dry("payment", "order.events", order=order, type="order.placed"))
+    charged = operator.live(operator.dry("payment", "inventory.events", order=order), allow_effects=["charge"])
+    assert [
+        one["progress"]["verdicts"][kind] for one, kind in ((placed, "order.placed"), (charged, "stock.reserved"))
+    ] == [{"NEW": 1}] * 2
+    shop.until(shop.all_read, "what was said again is read")
+
+    first, second = [_replayed(traces, own, one) for one in (placed, charged)]
+    again = traces.complete(second.trace, "charge_card", "send payment.events", "process payment.events")
+    assert len({first.trace, second.trace, *(span.trace for span in own.values())}) == 3
+    assert [span.name for span in again.values() if span.parent is None] == [second.name]
+    assert {span.tags["quadrille.outcome"] for span in _named(again, "process payment.events", "order")} == {"seen"}
+    assert all(span.began < began for span in traces.of(shop.order(order)["trace_id"]).values())
+
+
+def _replayed(traces: Traces, own: dict[str, Span], operation: dict[str, Any]) -> Span:
+    """The span of the one record an operation handled: a root, linked to where the record was sent."""
+    topic = operation["plan"]["topic"]
+    span = traces.replayed("payment", topic, operation["operation_id"])
+    (sent,) = [own[place] for _, place in span.links]
+    assert (span.parent, span.links, sent.name) == (None, ((sent.trace, sent.id),), f"send {topic}")
+    return span
+
+
+def test_what_an_operator_asks_for_begins_with_his_request(traces: Traces) -> None:
+    """A refund tried again at his word hangs below the request at the ops port, whose trace he was answered with."""
+    shop = traces.shop
+    order = shop.submit(TEA, "tok_refund_fails_business")
+    shop.ended(order)
+    shop.cancel(order)
+    shop.until(lambda: shop.order(order)["status"] == "COMPENSATION_FAILED", "the refund is refused")
+    with Client(shop.stack.url("payment-worker")) as ops:
+        answer = ops.ask("POST", f"/ops/orders/{order}/retry-compensation", {"reason": "a test"})
+    assert answer.status == 202
+
+    spans = traces.complete(
+        answer.headers["x-trace-id"], "refund_card", "send payment.events", "process payment.events"
+    )
+    (root,) = [span for span in spans.values() if span.parent is None]
+    name = "POST /ops/orders/{order_id}/retry-compensation"
+    assert (root.service, root.name, root.tags["span.kind"]) == ("payment", name, "server")
+    assert root.tags["quadrille.order_id"] == order
+    assert {span.service for span in spans.values()} >= {"payment", "order"}
