@@ -124,10 +124,11 @@ def test_a_frozen_order_answers_423(shop: Shop) -> None:
 
 
 def test_if_match_guards_a_cancellation(shop: Shop) -> None:
-    """A stale ETag is 412 with the current one, and nothing happens; the current one, one of several or * go on."""
+    """A stale ETag, or none at all, is 412 with the current one: nothing happens; the current, one of some, * go on."""
     order = placed(shop, StockReserved)
-    stale = shop.cancel(order, {"If-Match": '"v1"'})
-    assert (stale.status, stale.slug, stale.body["current_etag"]) == (412, "version-mismatch", '"v3"')
+    for given in ('"v1"', 'W/"v3"', ""):
+        stale = shop.cancel(order, {"If-Match": given})
+        assert (stale.status, stale.slug, stale.body["current_etag"]) == (412, "version-mismatch", '"v3"')
     assert shop.said(order) == ["order.placed"]
 
     assert shop.cancel(order, {"If-Match": '"v1", "v3"'}).status == 202

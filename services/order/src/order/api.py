@@ -168,7 +168,7 @@ async def cancel(
 ) -> Response:
     """Cancel an order that is not decided yet, or confirmed and before its cut-off."""
     call, version = call_of(request), None
-    if if_match and if_match.strip() != "*":
+    if if_match is not None and if_match.strip() != "*":
         version = (await _mine(call, desk, order_id)).version
         version = version if matches(if_match, etag(version)) else 0  # which no order has
     wish = CancelOrder(str(order_id), call.caller, "customer", version)
