@@ -16,6 +16,7 @@ from chassis.tracing import Spans
 if TYPE_CHECKING:
     from chassis.operators import Deed
     from chassis.tally import Outcome, Tally
+    from chassis.upkeep import Upkeep
 
 W = TypeVar("W")
 
@@ -29,7 +30,8 @@ class Program(Generic[W]):
     """What a service's main.py wires: handlers, store, errands with their client, rules, and where its HTTP face is.
 
     ``api`` is the name of a function ``make(face: Face)`` giving an ASGI app, imported by the api role alone;
-    ``outcome`` tells how a saga ends by what is said; ``operators`` are the commands a person may give over the ops
+    ``outcome`` tells how a saga ends by what is said; ``forget`` lets some of its own rows go that are past their time
+    and returns how many; ``operators`` are the commands a person may give over the ops
     port, ``ops`` the names of functions ``routes(face: Face)`` giving what else the api's ops port answers.
     """
 
@@ -40,8 +42,16 @@ class Program(Generic[W]):
     client: Callable[[Settings], object] = _nobody
     rules: Callable[[Settings], object] = _nobody
     outcome: Outcome | None = None
+    forget: Callable[[Tx, Settings], int] | None = None
     operators: Sequence[Deed] = ()
     ops: Sequence[str] = ()
+
+    def upkeep(self, settings: Settings) -> Upkeep:
+        """Return how a worker keeps the service's database in order."""
+        from chassis.upkeep import Upkeep  # noqa: PLC0415 - the worker's alone
+
+        forget = self.forget
+        return Upkeep(settings.inbox_window, (lambda tx: forget(tx, settings)) if forget else None)
 
     def tally(self, connect: Callable[[], Tx]) -> Tally | None:
         """Return a process's own count of how sagas end, None where that is not counted."""

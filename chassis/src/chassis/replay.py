@@ -64,7 +64,7 @@ class Replays:
         self.service, self.around = service, around
         self._stop, self._woken = threading.Event(), threading.Event()
         reader = Reader(service.on.hears(Fact), around.decoder)
-        self._means = Means(service, reader, around.spans, self._stop, around.batch_max)
+        self._means = Means(service, reader, around.spans, self._stop, around.batch_max, around.upkeep)
         self._effects = effects or effects_of(service.name)
         self._topics: Topics | None = None
         self._thread = threading.Thread(target=self._run, name="replays")

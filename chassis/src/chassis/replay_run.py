@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -32,13 +32,13 @@ from chassis.replay_tape import Range, Taken, Tape
 from chassis.service import Service, Tx
 from chassis.trace import Context
 from chassis.tracing import Spans
+from chassis.upkeep import Upkeep
 
 KEPT = timedelta(hours=1)
 READ_MOST = 500
 STEPS_A_SECOND = 5
 NOTE_SECONDS = 0.5
 FAILING_MOST = 5
-FLOOR = "SELECT min(substr(relname, 7)) FROM pg_class WHERE relname ~ '^inbox_[0-9]{8}$'"
 # What a replay names is no longer discarded: it is handled like any other, or the row is put back with the transaction.
 LIFT = """
 UPDATE parked SET state = 'REDRIVEN', ended_by = %b, reason = %b
@@ -54,6 +54,7 @@ class Means:
     spans: Spans
     stop: threading.Event
     batch_max: int = 100
+    upkeep: Upkeep = field(default_factory=Upkeep)
 
 
 @dataclass(slots=True)
@@ -119,7 +120,7 @@ class Replay:
 
     def _take(self, partition: int, taken: Sequence[Taken]) -> None:
         """Judge records: the inbox knows most; the others are handled now, or foreseen at the partition's end."""
-        self.means.reader.floor_ms = self._floor()
+        self.means.reader.floor_ms = self.means.upkeep.floor(self.tx)
         made, chosen = self.tally.copy(), [one for one in taken if self._meant(one)][: self._left]
         inputs = self._readable(partition, chosen, made)
         seen, fresh = self._seen(inputs), list[Input]()
@@ -172,11 +173,6 @@ class Replay:
             return set()
         rows = self.tx.execute(ledger.SEEN_IDS, {"ids": ids, "low": min(ids), "high": max(ids)})
         return {row[0] for row in rows}
-
-    def _floor(self) -> int:
-        row = self.tx.execute(FLOOR).fetchone()
-        oldest = datetime.strptime(row[0], "%Y%m%d").replace(tzinfo=UTC) if row and row[0] else datetime.now(UTC)
-        return int(oldest.timestamp()) * 1000
 
     def _step(self, made: Tally, inputs: Sequence[Input]) -> None:
         """Handle records and note it, in one transaction; then rest, for the live service comes first."""

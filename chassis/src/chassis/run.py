@@ -81,8 +81,9 @@ def _worker(name: str, found: Settings, stop: threading.Event) -> None:
     spans, connect = Spans(name, "worker", found.otlp_endpoints, found.trace_ratio), connection(found.database_url)
     tally = program.tally(connect)
     around = Surroundings(
-        connect, found.kafka_bootstrap, codec, spans, program.client(found), found.batch_max, beats=True, tally=tally
-    )
+        connect, found.kafka_bootstrap, codec, spans, program.client(found), found.batch_max, beats=True, tally=tally,
+        upkeep=program.upkeep(found),
+    )  # fmt: skip
     worker = Worker(service, around)
     checks = {"database": lambda: _answers(found), "assignment": worker.listener.ready, "schemas": codec.prepare}
     face = Face(found, service, connect, spans, tally, stop)

@@ -147,7 +147,7 @@ class Settings(BaseModel):
     intake_failure_minimum: int = Field(20, ge=1)
     intake_failure_window: Duration = timedelta(minutes=5)
     intake_rest: Duration = timedelta(seconds=30)
-    inbox_window: Duration = timedelta(days=7)
+    inbox_window: Duration = Field(timedelta(days=7), ge=timedelta(hours=48))
     processor_url: Url = "http://127.0.0.1:8010"
     processor_timeout: Duration = timedelta(seconds=3)
     smtp_url: Hidden = Secret("smtp://127.0.0.1:8025")

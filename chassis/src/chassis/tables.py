@@ -116,6 +116,65 @@ GRANT SELECT, INSERT, UPDATE ON canary TO app;
 """
 
 
+# What is past its time goes, a day at a time; the owner's right to drop is lent to the app by a function that demands
+# the proof. A day of the inbox stays as long as something of this database may still bring an id of it: an intent or
+# timer, whose answer has its time, or a record set aside. The floor, below which no fact is handled, moves a day
+# before the partition goes: by then every worker knows, and without the partition the database itself would refuse.
+# A day of the outbox goes when none of its rows would be scanned by a recovery from the relay's position.
+# The lock keeps the whole table, so it is taken for one table a transaction, and given up rather than waited for.
+RETENTION = """
+CREATE FUNCTION id_day(id uuid) RETURNS date LANGUAGE sql IMMUTABLE AS $$
+  SELECT (to_timestamp(('x' || left(replace(id::text, '-', ''), 12))::bit(48)::bigint / 1000.0)
+          AT TIME ZONE 'UTC')::date
+$$;
+CREATE FUNCTION first_day(parent regclass) RETURNS date LANGUAGE sql STABLE AS $$
+  SELECT min(to_date(right(relname, 8), 'YYYYMMDD')) FROM pg_inherits JOIN pg_class c ON c.oid = inhrelid
+   WHERE inhparent = parent
+$$;
+CREATE FUNCTION inbox_floor(days int) RETURNS date LANGUAGE plpgsql STABLE AS $$
+DECLARE
+  oldest date := first_day('inbox');
+  wanted date := (now() AT TIME ZONE 'UTC')::date - greatest(days, 2);
+  needed uuid;
+BEGIN
+  SELECT id INTO needed FROM (
+    (SELECT id FROM agenda WHERE id >= id_floor(oldest) AND id < id_floor(wanted) ORDER BY id LIMIT 1)
+    UNION ALL
+    (SELECT id FROM parked WHERE state IN ('OPEN', 'DEAD') AND error_class <> 'BELOW_FLOOR'
+        AND id >= id_floor(oldest) AND id < id_floor(wanted) ORDER BY id LIMIT 1)) one ORDER BY id LIMIT 1;
+  RETURN coalesce(id_day(needed), greatest(oldest, wanted));
+END $$;
+CREATE FUNCTION drop_old_day(days int) RETURNS text
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp SET lock_timeout = '50ms' AS $$
+DECLARE
+  day date := first_day('outbox');
+  published timestamptz;
+  unproven bool;
+BEGIN
+  IF NOT pg_try_advisory_xact_lock(hashtext('ensure_partitions')) THEN
+    RETURN NULL;
+  END IF;
+  SELECT committed_at - interval '10 min' INTO published FROM relay_progress WHERE stopped IS NULL;
+  IF published IS NOT NULL AND day < (now() AT TIME ZONE 'UTC')::date - greatest(days, 2) THEN
+    EXECUTE format('SELECT EXISTS (SELECT FROM %I WHERE occurred_at >= $1)', 'outbox_' || to_char(day, 'YYYYMMDD'))
+      INTO unproven USING published;
+    IF NOT unproven THEN
+      EXECUTE format('DROP TABLE %I', 'outbox_' || to_char(day, 'YYYYMMDD'));
+      RETURN 'outbox_' || to_char(day, 'YYYYMMDD');
+    END IF;
+  END IF;
+  day := first_day('inbox');
+  IF day < inbox_floor(days) - 1 THEN
+    EXECUTE format('DROP TABLE %I', 'inbox_' || to_char(day, 'YYYYMMDD'));
+    RETURN 'inbox_' || to_char(day, 'YYYYMMDD');
+  END IF;
+  RETURN NULL;
+END $$;
+REVOKE ALL ON FUNCTION drop_old_day(int) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION drop_old_day(int) TO app;
+"""
+
+
 class Operations(Protocol):
     """The part of Alembic's ``op`` that is needed here."""
 
@@ -137,4 +196,4 @@ def upgrade(op: Operations, version: int) -> None:
 
 
 FIRST_DAYS = f"SELECT ensure_partitions({INBOX_DAYS}, {AHEAD_DAYS})"
-VERSIONS = {1: (TABLES, PARTITIONS, GRANTS, FIRST_DAYS), 2: (OPERATIONS,)}
+VERSIONS = {1: (TABLES, PARTITIONS, GRANTS, FIRST_DAYS), 2: (OPERATIONS,), 3: (RETENTION,)}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import psycopg
@@ -24,15 +24,14 @@ from chassis.parked import redrive_open
 from chassis.reading import Decoder, Reader
 from chassis.service import Service, Tx
 from chassis.silence import Pulse
-from chassis.tables import AHEAD_DAYS
 from chassis.tally import Tally
 from chassis.topics import Topics
 from chassis.tracing import Spans
+from chassis.upkeep import Upkeep
 from chassis.words import Fact
 
 UPKEEP_SECONDS = 600.0
 WATCH_SECONDS = 10.0
-INBOX_FLOOR = "SELECT min(substr(relname, 7)) FROM pg_class WHERE relname ~ '^inbox_[0-9]{8}$'"
 Work: TypeAlias = Callable[[threading.Event], None]
 log = structlog.get_logger()
 
@@ -116,13 +115,14 @@ class Surroundings:
     batch_max: int = 100
     beats: bool = False
     tally: Tally | None = None
+    upkeep: Upkeep = field(default_factory=Upkeep)
 
 
 class Worker:
     """Everything one worker process does; ``run`` returns when told to stop, or raises Stopped with the reason."""
 
     def __init__(self, service: Service[Any], around: Surroundings) -> None:
-        self.service, self.connect = service, around.connect
+        self.service, self.connect, self.upkeep = service, around.connect, around.upkeep
         self.reader = Reader(service.on.hears(Fact), around.decoder)
         notes = Notes(around.spans, around.tally)
         consumer = Consumer(consumer_settings(around.bootstrap, service.name) | {"error_cb": self._say})
@@ -178,7 +178,7 @@ class Worker:
             try:
                 with self.connect() as tx:
                     self._check(tx)
-                    self._refresh(tx)
+                    self.reader.floor_ms = self.upkeep.prepare(tx)
                     outcomes = list(redrive_open(tx, self.service, self.reader))
             except AWAY as trouble:
                 log.warning("worker waits", error_class=type(trouble).__name__)
@@ -191,31 +191,25 @@ class Worker:
         return False
 
     def _look_after(self, stop: threading.Event) -> None:
-        """See to it that topics stay what they are, the coming days have a place and recoveries are told of.
+        """See to it that topics stay what they are, days come and go in time and recoveries are told of.
 
         Raises Stopped.
         """
-        refreshed = time.monotonic()
+        kept_up = -math.inf
         while not stop.wait(WATCH_SECONDS):
             try:
                 with self.connect() as tx:
                     self._check(tx)
-                    if time.monotonic() - refreshed >= UPKEEP_SECONDS:
-                        self._refresh(tx)
-                        refreshed = time.monotonic()
+                    if time.monotonic() - kept_up >= UPKEEP_SECONDS:
+                        self.reader.floor_ms = self.upkeep.prepare(tx)
+                        self.upkeep.clear(tx)
+                        kept_up = time.monotonic()
             except AWAY as trouble:
                 log.warning("upkeep waits", error_class=type(trouble).__name__)
 
     def _check(self, tx: Tx) -> None:
         self.topics.check(tx, list(self.service.on.topics()))
         tell_recoveries(tx, self.service)
-
-    def _refresh(self, tx: Tx) -> None:
-        tx.execute("SELECT ensure_partitions(0, %b)", [AHEAD_DAYS])
-        row = tx.execute(INBOX_FLOOR).fetchone()
-        if row and row[0]:
-            floor = datetime.strptime(row[0], "%Y%m%d").replace(tzinfo=UTC)
-            self.reader.floor_ms = int(floor.timestamp()) * 1000
 
     def _say(self, error: KafkaError) -> None:
         """Pass on what the client says; it does so only when it is polled, which the listener does."""

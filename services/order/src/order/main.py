@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from chassis import ops_orders
+from chassis import ops_orders, upkeep
 from chassis.operators import Deed, Refusal, Success
 from chassis.ops_routes import Routes
 from chassis.program import Face, Program
+from chassis.service import Tx
 from chassis.settings import Settings
 from chassis.stuck import Patience
 from chassis.words import Said
@@ -27,6 +28,11 @@ def outcome(said: Said) -> tuple[int, int]:
     return int(isinstance(said, events.OrderConfirmed)), int(isinstance(said, events.OrderCompensationFailed))
 
 
+def forget(tx: Tx, settings: Settings) -> int:
+    """Forget some idempotency keys whose time is over; from then on they make new orders (reliability.md, F5)."""
+    return upkeep.forget_requests(tx, settings.idempotency_ttl)
+
+
 def ops(face: Face) -> Routes:
     """Return what an operator may ask of the api beside commands."""
     return {**ops_orders.intake(face), **ops_orders.queue(face, store.waiting)}
@@ -45,5 +51,6 @@ CANCEL = Deed(
     },
 )  # fmt: skip
 PROGRAM = Program(
-    on, store, api="order.api:make", rules=rules, outcome=outcome, operators=(CANCEL,), ops=("order.main:ops",)
-)
+    on, store, api="order.api:make", rules=rules, outcome=outcome, forget=forget, operators=(CANCEL,),
+    ops=("order.main:ops",),
+)  # fmt: skip

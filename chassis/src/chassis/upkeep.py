@@ -1,0 +1,73 @@
+"""What a database needs beside its inputs: the coming days have a place, and what is past its time goes.
+
+Guarantee: nothing goes that is still owed to somebody. No fact that is not proven published, no id that an input could
+still be compared with: an input below the floor is parked, not handled, and the floor moves before its day goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, time, timedelta
+from typing import TypeAlias
+
+import psycopg
+import structlog
+
+from chassis.service import Tx
+from chassis.tables import AHEAD_DAYS, INBOX_DAYS
+
+Forget: TypeAlias = Callable[[Tx], int]
+"""Lets some of a service's own rows go that are past their time, and returns how many; 0 is no more of them."""
+DAY = timedelta(days=1)
+MARGIN = timedelta(hours=1)  # whoever decides by a clock that is late still finds it
+AT_ONCE = 1000
+# Nobody is waited for, and nobody waits for long: a request that is used anew at this moment stays.
+FORGET_REQUESTS = """
+DELETE FROM request WHERE ctid = ANY(ARRAY(
+  SELECT ctid FROM request WHERE at < now() - %b::interval ORDER BY at LIMIT %b FOR UPDATE SKIP LOCKED))"""
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Upkeep:
+    """How long days are kept, and what else of the service's is to be forgotten."""
+
+    window: timedelta = INBOX_DAYS * DAY
+    forget: Forget | None = None
+
+    @property
+    def days(self) -> int:
+        """The window in whole days."""
+        return -(-self.window // DAY)
+
+    def prepare(self, tx: Tx) -> int:
+        """Make the coming days' places; return the floor in Unix milliseconds, below which nothing is handled."""
+        tx.execute("SELECT ensure_partitions(0, %b)", [AHEAD_DAYS])
+        return self.floor(tx)
+
+    def floor(self, tx: Tx) -> int:
+        """Return the floor in Unix milliseconds: an id from before it may or may not be known."""
+        row = tx.execute("SELECT inbox_floor(%b)", [self.days]).fetchone()
+        day = row[0] if row else datetime.now(UTC).date()
+        return int(datetime.combine(day, time(), UTC).timestamp()) * 1000
+
+    def clear(self, tx: Tx) -> None:
+        """Let go what is past its time; a table that is busy is left for the next time rather than waited for."""
+        try:
+            while row := tx.execute("SELECT drop_old_day(%b) AS day", [self.days]).fetchone():
+                if row[0] is None:
+                    break
+                log.info("old day dropped", reason=row[0])
+        except psycopg.errors.LockNotAvailable:
+            log.info("old day is left for the next time: its table is busy")
+        rows = 0
+        while self.forget and (some := self.forget(tx)):
+            rows += some
+        if rows:
+            log.info("old rows forgotten", rows=rows)
+
+
+def forget_requests(tx: Tx, kept: timedelta) -> int:
+    """Forget some requests (``chassis.idempotency``) older than they are kept; return how many, 0 when no more are."""
+    return tx.execute(FORGET_REQUESTS, [kept + MARGIN, AT_ONCE]).rowcount
