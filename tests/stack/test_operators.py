@@ -158,6 +158,10 @@ def test_a_healthy_order_and_a_wrong_wish_change_nothing(shop: Shop, quadrille: 
         ("orders", "cancel", order_id, "--operator"): 2,
         ("orders", "list", "--status", "LOST"): 2,
         ("orders", "list", "-o", "xml"): 2,
+        ("operations", "ls", "-o", "xml"): 2,
+        ("operations", "show", "a b"): 2,
+        ("replay", "--topic", "order.events", "--service", "payment", "--order", "4711"): 2,
+        ("replay", "--plan", SAMPLE, "--into", "live", "--confirm", "payment", "--allow-effects", "chrage"): 2,
     }
 
     assert {words: quadrille.run(*words)[0] for words in wrong} == wrong

@@ -70,6 +70,23 @@ def test_a_busy_port_given_by_hand_is_refused(tmp_path: Path) -> None:
         assert not (tmp_path / "data" / "kafka").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--set", "ORDER_DEADLIN=5s"), "QUADRILLE_ORDER_DEADLINE"),
+        (("--set", "ORDER_DEADLINE=soon"), "a duration such as"),
+        (("--port", "kafka=65536"), "a port is 1 to 65535"),
+        (("--port", "kafka=0"), "a port is 1 to 65535"),
+    ],
+)
+def test_a_wrong_option_ends_nothing_that_runs(tmp_path: Path, words: tuple[str, str], told: str) -> None:
+    """What no process would take is refused before any process is ended or started for it, with what is wanted."""
+    code, text = quadrille("up", "--detach", "--data", str(tmp_path / "data"), *words)
+
+    assert (code, told in text) == (2, True), text
+    assert not (tmp_path / "data").exists()
+
+
 def test_an_unknown_port_name_is_refused(tmp_path: Path) -> None:
     """`up --port` for something that does not listen names what does."""
     code, text = quadrille("up", "--detach", "--data", str(tmp_path), "--port", "kafak=1234")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http.client
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
@@ -49,11 +49,22 @@ def bad(option: str, wanted: str) -> NoReturn:
     raise typer.BadParameter(wanted, param_hint=option)
 
 
+def an_id(option: str, text: str, what: str = "an order") -> str:
+    """Return an id as it is written everywhere; raises BadParameter for what is none."""
+    if not _ID.fullmatch(text.strip().lower()):
+        bad(option, f"{what}'s id, such as 01a1fd62-57f0-7eeb-be96-e59ce40f9cb1")
+    return text.strip().lower()
+
+
 def order_id(text: str) -> str:
     """Return an order's id as it is written everywhere; raises BadParameter for what is none."""
-    if not _ID.fullmatch(text.strip().lower()):
-        bad("ID", "an order's id, such as 01a1fd62-57f0-7eeb-be96-e59ce40f9cb1")
-    return text.strip().lower()
+    return an_id("ID", text)
+
+
+def form(output: str, forms: Sequence[str] = ("table", "json")) -> None:
+    """Refuse a form of output there is not."""
+    if output not in forms:
+        bad("-o", ", ".join(forms))
 
 
 def reason(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +23,7 @@ app = typer.Typer(
 MORE = ("schema", "demo", "load", "saga", "orders", "resolve", "replay", "operations")
 """Modules of this package that bring commands: a typer `app` of their own, or one function `command`."""
 
+HIGHEST_PORT = 65_535
 Data = Annotated[Path | None, typer.Option("--data", help="Data directory (default: $QUADRILLE_DATA or .quadrille).")]
 UP = "Examples:  quadrille up --detach   |   quadrille up --fresh --port kafka=19092"
 DOWN = "Examples:  quadrille down   |   quadrille down --wipe"
@@ -45,7 +47,7 @@ def up(  # noqa: PLR0913 - one parameter per option
 
     asked = supervisor.Asked(
         given={name: int(value) for name, value in _pairs(port or [], "--port")},
-        settings=dict(_pairs(setting or [], "--set")),
+        settings=_checked(dict(_pairs(setting or [], "--set"))),
         jaeger=jaeger,
         fresh=fresh,
     )
@@ -70,7 +72,7 @@ def status(
     data: Data = None,
     config: Annotated[bool, typer.Option("--config", help="The settings of every process and their source.")] = False,
     output: Annotated[str, typer.Option("-o", "--output", help="table or json.")] = "table",
-    sample: Annotated[float, typer.Option("--sample", help="Seconds over which CPU is measured.")] = 2.0,
+    sample: Annotated[float, typer.Option("--sample", min=0, help="Seconds over which CPU is measured.")] = 2.0,
 ) -> None:
     """Show every process with ports, memory and CPU, and the sum."""
     from quadrille import supervisor  # noqa: PLC0415
@@ -116,9 +118,24 @@ def topics(
 def _pairs(texts: list[str], option: str) -> list[tuple[str, str]]:
     pairs = [text.partition("=") for text in texts]
     for name, _, value in pairs:
-        if not name or not value or (option == "--port" and not value.isdecimal()):
+        if not name or not value:
             raise typer.BadParameter(f"{name}: NAME=VALUE is wanted", param_hint=option)  # noqa: TRY003, EM102
+        if option == "--port" and not (value.isdecimal() and 0 < int(value) <= HIGHEST_PORT):
+            raise typer.BadParameter(f"{name}={value}: a port is 1 to {HIGHEST_PORT}", param_hint=option)  # noqa: TRY003, EM102
     return [(name, value) for name, _, value in pairs]
+
+
+def _checked(settings: dict[str, str]) -> dict[str, str]:
+    """Return the settings; refuses what a service would refuse, before anything that runs is ended for it."""
+    if settings:
+        from chassis.settings import PREFIX, Refusal, parse  # noqa: PLC0415 - only here
+
+        given = dict.fromkeys(("DATABASE_URL", "KAFKA_BOOTSTRAP", "REGISTRY_URL"), "http://the-stack-knows")
+        try:
+            parse((), {f"{PREFIX}{name}": value for name, value in (given | settings).items()}, Path(os.devnull))
+        except Refusal as refused:
+            raise typer.BadParameter(str(refused), param_hint="--set") from None
+    return settings
 
 
 def _end(code: int) -> None:

@@ -11,12 +11,13 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from typer import echo
 
 from quadrille import screen, supervisor
-from quadrille.asking import NOT_FOUND, UNREACHABLE, asked, bad, reason, running, told
+from quadrille.asking import NOT_FOUND, UNREACHABLE, an_id, asked, bad, form, reason, running, told
 from quadrille.client import Client, Refused
 from quadrille.stack import Stack
 from quadrille.stack.ports import SERVICES
@@ -59,6 +60,7 @@ def ls(
 ) -> None:
     """List long actions, newest first."""
     names, wanted = services(service), state.upper()
+    form(output)
     if wanted and wanted not in STATES:
         bad("--state", ", ".join(STATES))
     stack, found = running(data, *(f"{name}-worker" for name in names)), []
@@ -73,7 +75,8 @@ def ls(
         table = Table("operation", "service", "kind", "state", "records", "by", "why", box=None, pad_edge=False)
         for one in found:
             kind, records = f"{one['kind']} {one['plan']['mode']}", f"{one['progress'].get('records', 0):,}"
-            table.add_row(one["operation_id"], one["service"], kind, one["state"], records, one["actor"], one["reason"])
+            why = escape(one["reason"] or "")
+            table.add_row(one["operation_id"], one["service"], kind, one["state"], records, one["actor"], why)
         console = Console(highlight=False)
         console.width = max(console.width, 0 if console.is_terminal else 200)
         console.print(table)
@@ -82,6 +85,7 @@ def ls(
 @app.command("show", epilog=SHOW)
 def show(identity: Identity, output: Output = "table", *, data: Data = None) -> None:
     """Show one, with its plan, how far it is, and what became of its records."""
+    form(output)
     _, document = find(running(data), identity)
     echo(json.dumps(document, indent=2) if output == "json" else "\n".join(lines(document)))
 
@@ -127,7 +131,7 @@ def services(named: str) -> tuple[str, ...]:
 
 def find(stack: Stack, identity: str) -> tuple[Stack, Document]:
     """Return an operation from the service that has it; says so and exits 5 when none has, 7 when one is silent."""
-    method, path, silent = "GET", f"/ops/operations/{identity.strip().lower()}", []
+    method, path, silent = "GET", f"/ops/operations/{an_id('ID', identity, 'an operation')}", []
     for name in SERVICES:
         try:
             with Client(stack.url(f"{name}-worker")) as ops:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from typer import echo
 
-from quadrille.asking import asked, bad, order_id, reason, running
+from quadrille.asking import asked, bad, form, order_id, reason, running
 from quadrille.client import Client
 from quadrille.resolve import line
 
@@ -45,7 +45,7 @@ def list_(  # noqa: PLR0913 - one parameter per option
     data: Data = None,
 ) -> None:
     """List orders, newest first."""
-    _check(output)
+    form(output, FORMS)
     filters = {"status": status, "reason": why, "placed_after": since}
     with asked(running(data, "order-api").url("order")) as api:
         found = list(_pages(api, {name: value for name, value in filters.items() if value}, limit))
@@ -69,7 +69,7 @@ def get(
     data: Data = None,
 ) -> None:
     """Show an order as it stands, with every status it passed through."""
-    _check(output)
+    form(output, FORMS)
     identity = order_id(order)
     with asked(running(data, "order-api").url("order")) as api:
         document = api.demand("GET", f"/v1/orders/{identity}").body
@@ -86,7 +86,7 @@ def cancel(
     data: Data = None,
 ) -> None:
     """Cancel an order that is not decided yet, or confirmed and before its cut-off."""
-    _check(output)
+    form(output, FORMS)
     identity = order_id(order)
     if bool(why) != operator:
         bad("--reason", "an operator says why, a customer need not: --operator --reason TEXT")
@@ -135,8 +135,3 @@ def _show(document: dict[str, Any], output: str) -> None:
     echo(line(document))
     for entry in document["history"]:
         echo(f"  {entry['at']}  {entry['status']:<20} {entry['because']}")
-
-
-def _check(output: str) -> None:
-    if output not in FORMS:
-        bad("-o", ", ".join(FORMS))

@@ -10,7 +10,7 @@ import typer
 from typer import echo
 
 from quadrille import screen
-from quadrille.asking import asked, bad, reason, running
+from quadrille.asking import an_id, asked, bad, form, reason, running
 from quadrille.operations import Document, end, find, follow, lines, services
 from quadrille.stack import Stack
 
@@ -18,6 +18,7 @@ EPILOG = """\b
 Examples:
   quadrille replay --topic payment.events --from 10m --service inventory
   quadrille replay --plan 01a1fd6b-57f0-7eeb-be96-e59ce40f9cb1 --into live --confirm inventory"""
+EFFECTS = ("charge", "refund", "mail")
 LOOKING, DOING = "a dry run: nothing is handled", "a live replay of its plan"
 
 
@@ -46,13 +47,15 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter per option
     it is allowed by name. Ctrl-C detaches: the replay goes on. Exit codes: 0 done, 1 failed, 2 wrong usage, 5 unknown,
     6 against a rule, 7 nothing answers, 8 something was kept back, 130 detached.
     """
+    form(output)
     if into not in ("dry", "live"):
         bad("--into", "dry or live: a shadow of a read model comes with the operators' console")
     if into == "live":
-        live = {"confirm": confirm, "allow_effects": [one.strip() for one in allow.split(",") if one.strip()]}
-        stack, document = _live(data, plan, {**live, "rate": rate}, why)
+        wish = {"confirm": confirm, "allow_effects": _effects(allow), "rate": rate}
+        stack, document = _live(data, plan, wish, why)
     else:
-        selection = {"order": order, "type": kind, "events": event or [], "limit": limit}
+        events = [an_id("--event", one, "an event") for one in event or ()]
+        selection = {"order": order and an_id("--order", order), "type": kind, "events": events, "limit": limit}
         chosen: dict[str, Any] = {name: value for name, value in selection.items() if value}
         chosen |= {"partition": partition} if partition >= 0 else {}
         if not topic or not service or plan:
@@ -67,12 +70,20 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter per option
     end(document)
 
 
+def _effects(named: str) -> list[str]:
+    """Return the effects to be let out; one that nothing leads to would be kept back without a word."""
+    effects = [one.strip() for one in named.split(",") if one.strip()]
+    if unknown := [one for one in effects if one not in EFFECTS]:
+        bad("--allow-effects", f"{', '.join(unknown)}: {', '.join(EFFECTS)}")
+    return effects
+
+
 def _live(data: Path | None, plan: str, wish: dict[str, Any], why: str) -> tuple[Stack, Document]:
     if not plan or not wish["confirm"]:
         bad("--plan", "live is asked twice: --plan with a dry run's plan, and --confirm with the service's name")
     if wish["allow_effects"]:
         reason(why)
-    stack, planned = find(running(data), plan)
+    stack, planned = find(running(data), an_id("--plan", plan, "a plan"))
     body = {"into": "live", "plan": planned["operation_id"], "reason": why or DOING, **wish}
     return stack, _ask(stack, planned["service"], body)
 
