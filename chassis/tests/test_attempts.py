@@ -24,11 +24,13 @@ from chassis.tests.pantry_words import (
     CakeBurnt,
     CakeOrdered,
     FillShelf,
+    LoavesReturned,
     Mode,
     OrderDropped,
     ShelfFilled,
 )
 from chassis.tests.workbench import Database, heard, wait_until
+from chassis.undo import RetryUndo, UndoAnswered
 from chassis.words import Fact
 
 TOLD = """
@@ -216,6 +218,22 @@ def test_a_persons_retry_is_told_like_the_rest(db: Database) -> None:
 
     assert shape(db) == [(1, "FAILED", "BUSINESS"), (2, "FAILED", "BUSINESS")]
     assert [one["error"] for one in told(db)] == ["sealed", "still sealed"]
+
+
+def test_a_persons_retry_in_vain_is_told_too(db: Database) -> None:
+    """A try that changes nothing says no fact, only its reply; the audit hears of it all the same."""
+    on = Reactions("pantry", Pantry)
+    on.step(pantry.hold_loaves)
+    on.compensates(pantry.hold_loaves)(pantry.return_loaves)
+
+    @on.command
+    def try_again(wish: RetryUndo, _: Pantry) -> LoavesReturned | UndoAnswered:
+        return UndoAnswered(wish.order_id, "STILL_FAILED" if wish.order_id == "o-1" else "NOT_OWED", "HELD")
+
+    db.commit(heard(RetryUndo("o-1")), heard(RetryUndo("o-2")), service=replace(kitchen_with(), on=on))
+
+    assert [(one["order_id"], one["step"]) for one in told(db)] == [("o-1", "hold_loaves")]
+    assert shape(db) == [(1, "FAILED", "BUSINESS")]
 
 
 def test_a_retry_is_told_if_and_only_if_the_row_was_put_off(db: Database) -> None:

@@ -2,7 +2,7 @@
 
 An intent that some compensation may say is a try whenever a lease of it ends; a fact that some compensation may say
 ends a try inside the database, whoever says it, a tombstone and an operator's retry too. A try that failed is one whose
-fact has a field ``error_class``.
+fact has a field ``error_class``; of an operator's retry that changes nothing the reply alone says that it failed.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 from chassis.facts import CompensationAttempted
 from chassis.inputs import Entry, Input
 from chassis.registry import Reactions
+from chassis.undo import UndoAnswered
 from chassis.words import Answer, Fact, Intent, Said
 
 DONE, RETRY, FAILED = "DONE", "RETRY", "FAILED"
@@ -30,7 +31,7 @@ def ended(on: Reactions[Any], heard: Input, said: Sequence[Said]) -> Compensatio
     facts = [one for one in said if isinstance(one, Fact)]
     step = heard.undoes or next((step for one in facts if (step := on.undoing(type(one)))), None)
     if step is None:
-        return None
+        return _in_vain(on, heard, said)
     failure = next((one for one in facts if reports_failure(type(one))), None)
     attempt = heard.attempts if heard.undoes else getattr(failure, "attempts", 1)
     if failure is None and not (heard.undoes and _means_failure(on, heard)):
@@ -49,6 +50,15 @@ def again(on: Reactions[Any], entry: Entry, error: tuple[str, str], due: datetim
 def reports_failure(fact: type[Fact]) -> bool:
     """Tell whether a fact says that something failed."""
     return dataclasses.is_dataclass(fact) and any(field.name == "error_class" for field in dataclasses.fields(fact))
+
+
+def _in_vain(on: Reactions[Any], heard: Input, said: Sequence[Said]) -> CompensationAttempted | None:
+    """Return what an operator's retry tells that has changed nothing; None for everything else without a step."""
+    reaction = on.reactions.get(type(heard.body))  # type: ignore[arg-type] # as below
+    if reaction is None or not any(isinstance(one, UndoAnswered) and one.outcome == "STILL_FAILED" for one in said):
+        return None
+    step = next((step for cls in reaction.says if (step := on.undoing(cls))), heard.type)
+    return CompensationAttempted(heard.key, on.service, step, 1, FAILED, "BUSINESS", "still not possible")
 
 
 def _means_failure(on: Reactions[Any], heard: Input) -> bool:
