@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,9 +17,10 @@ from quadrille.stack.processes import Process, Spec
 from quadrille.stack.registry import healthy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
 MODULE = "github.com/jaegertracing/jaeger/cmd/jaeger"
+STEP = 300  # lines of the compiler between two signs of life, of some 2,300
 NO_GO = "no Go on this machine: no local Jaeger (compose.yaml has one)"
 
 
@@ -44,7 +46,7 @@ def build(said: Callable[[str], object]) -> Path:
     with places.locked(places.cache_dir() / "jaeger.lock"):
         if not program.exists():
             said("building Jaeger from its Go modules: some minutes, once")
-            _build(go, program)
+            _build(go, program, said)
     return program
 
 
@@ -70,17 +72,25 @@ def _lay_out(home: Path, ports: Mapping[str, int]) -> None:
     (places.directory(home) / "jaeger.yaml").write_text(places.filled("jaeger/jaeger.yaml", **marks), encoding="utf-8")
 
 
-def _build(go: str, program: Path) -> None:
+def _build(go: str, program: Path, said: Callable[[str], object]) -> None:
     with tempfile.TemporaryDirectory(dir=places.directory(places.cache_dir())) as name:
         scratch = Path(name)
         for file in ("go.mod", "go.sum"):
             shutil.copy(places.template(f"jaeger/{file}"), scratch / file)
-        command = ["nice", go, "build", "-trimpath", "-o", str(scratch / "jaeger"), MODULE]
-        done = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=False)  # noqa: S603
-        if done.returncode:
-            said = tuple(done.stderr.splitlines()[-20:])
-            raise CannotRun(what="Jaeger could not be built", fix="see above; or leave --jaeger away", tail=said)
+        _compile(["nice", go, "build", "-v", "-trimpath", "-o", str(scratch / "jaeger"), MODULE], scratch, said)
         (scratch / "jaeger").rename(program)
+
+
+def _compile(command: Sequence[str], scratch: Path, said: Callable[[str], object]) -> None:
+    """Run the compiler and tell now and then how far it is; raises CannotRun with its last lines."""
+    tail: deque[str] = deque(maxlen=20)
+    with subprocess.Popen(command, cwd=scratch, stderr=subprocess.PIPE, text=True) as compiler:  # noqa: S603
+        for number, line in enumerate(compiler.stderr or (), 1):
+            tail.append(line.rstrip())
+            if number % STEP == 0:
+                said(f"{number} modules and packages fetched and compiled")
+    if compiler.returncode:
+        raise CannotRun(what="Jaeger could not be built", fix="see above; or leave --jaeger away", tail=tuple(tail))
 
 
 def main() -> None:
