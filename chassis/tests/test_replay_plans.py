@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from chassis.ids import record_id, uuid7
@@ -10,7 +12,7 @@ from chassis.tests.kitchen import Kitchen
 from chassis.tests.pantry_words import BreadOrdered
 from chassis.tests.records import envelope
 from chassis.tests.rewinder import all_read, rewinding
-from chassis.tests.workbench import Database
+from chassis.tests.workbench import Database, wait_until
 
 LONG_AGO = uuid7(1_000_000_000_000)
 
@@ -128,3 +130,17 @@ def test_a_wrong_word_about_an_operation_is_refused(kitchen: Kitchen) -> None:
     assert slugs == ["validation-failed"] * 2
     assert "query:state" in str(state.value.extra)
     assert "/until" in str(member.value.extra)
+
+
+def test_two_who_cancel_at_once_are_told_the_same(kitchen: Kitchen, db: Database) -> None:
+    """Who comes second while the first is about to commit finds it cancelled: no refusal, nothing audited twice."""
+    with rewinding(kitchen) as operator, db.connect() as first:
+        identity = operator.dry()["operation_id"]
+        with ThreadPoolExecutor(1) as pool:
+            with first.transaction():
+                first.execute("UPDATE operation SET state = 'CANCELLED'")
+                second = pool.submit(operator.ask, "POST", f"/ops/operations/{identity}/cancel")
+                wait_until(lambda: db.rows("SELECT 1 FROM pg_locks WHERE NOT granted"))
+            assert second.result()["state"] == "CANCELLED"
+
+    assert db.rows("SELECT 1 FROM audit") == []

@@ -92,6 +92,12 @@ def read(tx: Tx, identity: UUID) -> Operation | None:
     return Operation(*row) if row else None
 
 
+def hold(tx: Tx, identity: UUID) -> Operation | None:
+    """Return an operation as it stays until the caller's transaction ends; None if there is none of this id."""
+    row = tx.execute(READ + " FOR UPDATE", [identity]).fetchone()
+    return Operation(*row) if row else None
+
+
 def listing(tx: Tx, limit: int, before: UUID | None, state: str | None) -> list[Operation]:
     """Return operations, newest first, those older than ``before``."""
     return [Operation(*row) for row in tx.execute(LIST, {"before": before, "state": state, "limit": limit})]

@@ -166,7 +166,7 @@ class Replays:
             identity = asked.identity("operation_id")
             asked.read(Body)
             with self._database() as tx, tx.transaction():
-                there = operations.read(tx, identity) or _unknown()
+                there = operations.hold(tx, identity) or _unknown()
                 if there.state == wanted:
                     return Told(200, there.document(self.service.name))
                 if wanted == "RUNNING":
