@@ -77,6 +77,21 @@ def test_an_idle_outbox_pins_no_wal(ground: Ground) -> None:
     assert slot == own
 
 
+def test_an_old_day_goes_while_the_relay_streams(ground: Ground) -> None:
+    """A partition that is dropped under the stream is none of its business: no recovery, nothing lost or doubled."""
+    with psycopg.connect(ground.url("owner")) as owner:
+        owner.execute(
+            "CREATE TABLE outbox_20260101 PARTITION OF outbox FOR VALUES FROM ('2026-01-01') TO ('2026-01-02')"
+        )
+    with ground.relaying(), ground.connect() as app:
+        ground.say(app, "a", 1)
+        ground.until(lambda: app.execute("SELECT drop_old_day(7)").fetchone() == ("outbox_20260101",))
+        for n in (2, 3):
+            ground.say(app, "a", n)
+        assert ground.judge() == 0
+    assert ground.one("SELECT count(*) FROM relay_recovery") == (0,)
+
+
 def _pinned(ground: Ground) -> int:
     (behind,) = ground.one(
         "SELECT pg_wal_lsn_diff(pg_current_wal_flush_lsn(), confirmed_flush_lsn)::bigint FROM pg_replication_slots"
