@@ -135,6 +135,8 @@ def test_a_wrong_word_about_an_operation_is_refused(kitchen: Kitchen) -> None:
 def test_two_who_cancel_at_once_are_told_the_same(kitchen: Kitchen, db: Database) -> None:
     """Who comes second while the first is about to commit finds it cancelled: no refusal, nothing audited twice."""
     with rewinding(kitchen) as operator, db.connect() as first:
+        kitchen.tell(BreadOrdered("o-1"))
+        all_read(kitchen, db)
         identity = operator.dry()["operation_id"]
         with ThreadPoolExecutor(1) as pool:
             with first.transaction():
