@@ -67,5 +67,5 @@ def _duration(text: str) -> timedelta:
     try:
         return parse_duration(text)
     except ValueError as wrong:
-        error = {"pointer": "query:older_than", "code": "duration", "message": f"This is no {wrong}"}
+        error = {"pointer": "query:older_than", "code": "duration", "message": f"Wanted: {wrong}"}
         refuse("validation-failed", errors=[error])
