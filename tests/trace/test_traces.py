@@ -102,10 +102,13 @@ def _named(spans: dict[str, Span], name: str, service: str) -> list[Span]:
     return [span for span in spans.values() if span.name == name and span.service == service]
 
 
-def _check_parents(spans: dict[str, Span]) -> None:
-    """One root, the request; a record is processed below its sending, and sent below what said it."""
+def _check_parents(spans: dict[str, Span], *requests: str) -> None:
+    """The roots are the requests; a record is processed below its sending, and sent below what said it."""
     roots = [span for span in spans.values() if span.parent is None]
-    assert [(root.service, root.tags["span.kind"]) for root in roots] == [("order", "server")]
+    assert sorted((root.service, root.name) for root in roots) == [
+        ("order", name) for name in sorted(("POST /v1/orders", *requests))
+    ]
+    assert {root.tags["span.kind"] for root in roots} == {"server"}
     for span in spans.values():
         parent = spans[span.parent] if span.parent else None
         if span.name.startswith("process ") and span.tags.get("messaging.system") == "kafka":
@@ -147,6 +150,19 @@ def test_a_declined_order_is_one_trace_through_its_compensation(traces: Traces) 
     _check_parents(spans)
     assert _named(spans, "process payment.events", "inventory")
     assert {span.service for span in spans.values()} == {"order", "inventory", "payment", "notification"}
+
+
+def test_an_order_its_customer_cancels_is_one_trace(traces: Traces) -> None:
+    """Cancelled after its confirmation: goods, money and the second mail hang in the order's own trace."""
+    order = traces.shop.submit(TEA)
+    _follow(traces, order, "send_mail")
+    trace = str(traces.shop.order(order)["trace_id"])
+    asked = traces.shop.cancel(order)
+    assert (asked.status, asked.headers["x-trace-id"]) == (202, trace)
+    traces.shop.until(lambda: traces.shop.mails(order)[1:], "the second mail is there")
+    spans = _follow(traces, order, "refund_card", "send notification.events")
+    traces.shop.until(lambda: len(_named(traces.of(trace), "send_mail", "notification")) == 2, "both mails are in it")
+    _check_parents(spans, "POST /v1/orders/{order_id}/cancel")
 
 
 def test_a_callers_own_trace_becomes_a_link(traces: Traces) -> None:

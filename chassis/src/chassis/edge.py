@@ -33,7 +33,7 @@ log = structlog.get_logger()
 
 @dataclass(slots=True)
 class Call:
-    """One request: its id, its place in its own trace, who asks, and whose trace it was called from."""
+    """One request: its id, its place in a trace, who asks, and whose trace it was called from."""
 
     request_id: str
     trace: Context
@@ -42,6 +42,10 @@ class Call:
     from_outside: Context | None = None
     order_id: str | None = None
     status: int = 0
+
+    def join(self, trace_id: str) -> None:
+        """Go on in the trace of what is asked about, so that what comes of it is told there; before anything is."""
+        self.trace = self.edge.spans.within(trace_id)
 
     @contextmanager
     def resting(self) -> Iterator[None]:
@@ -141,19 +145,15 @@ def respond(scope: Scope, problem: Problem) -> JSONResponse:
 
 def _sender(send: Send, call: Call, *, head: bool) -> Callable[[Message], Awaitable[None]]:
     """Put our headers on the answer, note its status, and leave out the body of a HEAD."""
-    ours = [
-        (b"x-request-id", call.request_id.encode()),
-        (b"x-trace-id", call.trace.trace_id.encode()),
-        (b"x-content-type-options", b"nosniff"),
-    ]
-
+    ours = [(b"x-request-id", call.request_id.encode()), (b"x-content-type-options", b"nosniff")]
     ended = False
 
     async def sending(message: Message) -> None:
         nonlocal ended
         if message["type"] == "http.response.start":
             call.status = message["status"]
-            message["headers"] = [*message.get("headers", ()), *ours]
+            trace = b"x-trace-id", call.trace.trace_id.encode()
+            message["headers"] = [*message.get("headers", ()), *ours, trace]
         elif head and message["type"] == "http.response.body":
             message = {**message, "body": b"", "more_body": False}
         if not ended:

@@ -14,7 +14,7 @@ from typing import TypedDict, Unpack
 from chassis import otlp
 from chassis.metrics import SPANS_DROPPED, SPANS_SENT
 from chassis.otlp import CLIENT, CONSUMER, INTERNAL, PRODUCER, SERVER, Span, Value
-from chassis.trace import Context, new_trace
+from chassis.trace import Context, new_span_id, new_trace
 
 __all__ = ["CLIENT", "CONSUMER", "INTERNAL", "PRODUCER", "SERVER", "Context", "Span", "Spans"]
 QUEUE = 20_000
@@ -59,10 +59,11 @@ class Spans:
 
     def root(self) -> Context:
         """Return the place of a new trace, kept or not by the ratio (the SDK's TraceIdRatioBased rule)."""
-        context = new_trace()
-        if self.on and int(context.trace_id[16:], 16) < self._limit:
-            return context
-        return Context(context.trace_id, context.span_id, sampled=False)
+        return self.within(new_trace().trace_id)
+
+    def within(self, trace_id: str) -> Context:
+        """Return another place in a trace of ours, kept or not as all of it is."""
+        return Context(trace_id, new_span_id(), sampled=self.on and int(trace_id[16:], 16) < self._limit)
 
     def record(
         self, name: str, context: Context, parent_span_id: str | None, start_ns: int, end_ns: int, **more: Unpack[More]

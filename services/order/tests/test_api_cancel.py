@@ -55,7 +55,7 @@ def test_an_undecided_order_is_cancelled(shop: Shop) -> None:
     got = shop.cancel(order)
     body = got.body
 
-    assert got.status == 202
+    assert (got.status, got.headers["x-trace-id"]) == (202, body["trace_id"])
     assert got.headers["etag"] == '"v4"'
     assert (body["status"], body["reason"], body["phase"], body["final"]) == (
         "CANCELLING",

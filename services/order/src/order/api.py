@@ -167,10 +167,10 @@ async def cancel(
     request: Request, desk: AtDesk, order_id: UUID, if_match: Annotated[str | None, Header()] = None
 ) -> Response:
     """Cancel an order that is not decided yet, or confirmed and before its cut-off."""
-    call, version = call_of(request), None
+    order, version = await _mine(call := call_of(request), desk, order_id), None
+    call.join(order.trace_id)
     if if_match is not None and if_match.strip() != "*":
-        version = (await _mine(call, desk, order_id)).version
-        version = version if matches(if_match, etag(version)) else 0  # which no order has
+        version = order.version if matches(if_match, etag(order.version)) else 0  # which no order has
     wish = CancelOrder(str(order_id), call.caller, "customer", version)
     heard = Input(uuid7(), wish.order_id, wish, datetime.now(UTC), wish.type, trace=call.trace)
     outcome = (await desk.ask_once(heard, CancelAnswered)).outcome
