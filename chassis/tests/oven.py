@@ -53,7 +53,11 @@ class Oven:
 
 
 def kitchen_with(
-    when: Callable[[BakeCake, Pantry], Ruling] | None = None, ladder: tuple[timedelta, ...] = SOON, *, top: bool = True
+    when: Callable[[BakeCake, Pantry], Ruling] | None = None,
+    ladder: tuple[timedelta, ...] = SOON,
+    *,
+    top: bool = True,
+    goes_on: bool = False,
 ) -> Service[Pantry]:
     """Return a pantry whose cakes are baked by an oven."""
     outside = Outside("pantry")
@@ -66,6 +70,8 @@ def kitchen_with(
     def bake(intent: BakeCake, oven: Oven) -> CakeBaked | CakeBurnt:
         return oven.bake(intent.order_id)
 
+    if goes_on:
+        outside.one_ladder(BakeCake)
     return pantry.service(outside=outside)
 
 

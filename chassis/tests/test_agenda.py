@@ -14,7 +14,7 @@ from chassis.ids import event_id
 from chassis.inputs import Done, Parked, Record, Seen
 from chassis.outside import Ruling, Transient
 from chassis.tests import pantry
-from chassis.tests.oven import Oven, done, kitchen_with, ordered, working
+from chassis.tests.oven import SOON, Oven, done, kitchen_with, ordered, working
 from chassis.tests.pantry import Pantry
 from chassis.tests.pantry_words import (
     BakeCake,
@@ -141,6 +141,30 @@ def test_without_a_top_the_last_rung_repeats(db: Database) -> None:
     with working(db, oven, service):
         done(db, 1)
     assert oven.calls == {"o-1": 6}
+
+
+def test_intents_that_lead_to_one_another_climb_one_ladder(db: Database) -> None:
+    """Said again because of its answer, an intent goes on where the tries stopped: it is not asked for without end."""
+    ordered(db, "o-1")
+    oven, service = Oven(), kitchen_with(ladder=(*SOON, timedelta(seconds=60)), goes_on=True)
+    oven.raw = 9
+    with working(db, oven, service):
+        wait_until(lambda: db.rows("SELECT attempts FROM agenda WHERE due > now() + interval '20 s'") == [(3,)])
+
+    assert oven.calls == {"o-1": 3}
+    ordered(db, "o-2", service=service)
+    assert db.rows("SELECT attempts FROM agenda WHERE key = 'o-2' AND due <= now()") == [(0,)]
+
+
+def test_an_intent_said_anew_begins_at_the_bottom(db: Database) -> None:
+    """Planted: without going on, what is said again because of its answer is tried at once each time."""
+    ordered(db, "o-1")
+    oven = Oven()
+    oven.raw = 9
+    with working(db, oven, kitchen_with(ladder=(timedelta(seconds=60),))):
+        done(db, 1)
+
+    assert oven.calls == {"o-1": 10}
 
 
 def test_an_intent_told_to_wait_is_not_called_and_not_counted(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -187,8 +187,7 @@ class Agenda:
             intent = stamp(from_json(cls, row.body), row.at)
         except ValidationError as unlike:
             log.exception("intent cannot be read", event_type=row.type, order_id=row.key)
-            ladder = self.service.outside.errands[cls].ladder
-            wait = ladder[min(row.attempts, len(ladder)) - 1]
+            wait = self.service.outside.errands[cls].rung(row.attempts)
             self._inbox.put(Postponed(row.id, row.attempts, wait, False, "UNREADABLE", type(unlike).__name__))  # noqa: FBT003 - as counted
             return None
         return Entry(row.id, row.key, cast("Intent", intent), row.attempts, expires, row.trace)

@@ -93,11 +93,11 @@ class Calls:
 
         The top is a time as much as a rung: tries in quick succession, on a breaker's closing, do not use it up.
         """
-        errand, rung = self.errand(entry), entry.attempts - 1
-        if rung >= len(errand.ladder) and self._age(entry) >= errand.patience and errand.exhausted:
+        errand = self.errand(entry)
+        if entry.attempts > len(errand.ladder) and self._age(entry) >= errand.patience and errand.exhausted:
             self.back(self._input(entry, errand.exhausted(entry.intent)))
             return
-        wait = errand.ladder[min(rung, len(errand.ladder) - 1)] * self._rng.uniform(0.5, 1.5)
+        wait = errand.rung(entry.attempts) * self._rng.uniform(0.5, 1.5)
         error_class = "TRANSIENT" if isinstance(trouble, Transient) else "HANDLER"
         tells = entry if self.service.on.undoing(type(entry.intent)) else None
         self.back(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -255,7 +256,12 @@ def _fact(service: Service[Any], heard: Input, fact: Fact, ordinal: int) -> ledg
 def _promise(service: Service[Any], heard: Input, message: Intent | Timer, ordinal: int) -> Promise:
     due: datetime | None = getattr(message, "due", None) if isinstance(message, Timer) else None
     identity = event_id(service.name, heard.id, message.type, ordinal, milliseconds(due) if due else None)
-    return Promise(identity, heard.id, message, to_json(message), due, heard.inside)
+    promise = Promise(identity, heard.id, message, to_json(message), due, heard.inside)
+    errand = service.outside.errands.get(type(message)) if heard.agenda and isinstance(message, Intent) else None
+    if errand is None or not errand.goes_on:
+        return promise
+    wait = errand.rung(heard.attempts) * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
+    return replace(promise, wait=wait, tried=heard.attempts)
 
 
 def _hand_on(batch: _Batch, expires: float) -> dict[UUID, list[Entry]]:
@@ -265,6 +271,8 @@ def _hand_on(batch: _Batch, expires: float) -> dict[UUID, list[Entry]]:
     for place, promise in enumerate(promises):
         intent = promise.message
         if batch.room <= 0 or not isinstance(intent, Intent) or not (errand := errands.get(type(intent))):
+            continue
+        if promise.wait:
             continue
         if errand.when and errand.when(stamp(intent, now), batch.work) is not Ruling.GO:
             continue

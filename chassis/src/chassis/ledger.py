@@ -46,10 +46,10 @@ UPDATE stream s SET sequence = n.sequence FROM unnest(%b::text[], %b::text[], %b
  WHERE (s.topic, s.key) = (n.topic, n.key)"""
 ADD_AGENDA = """
 INSERT INTO agenda (id, key, type, body, due, leased_until, attempts, traceparent)
-SELECT id, key, type, body, coalesce(due, now()), CASE WHEN handed THEN now() + %b::interval END,
-       handed::int, traceparent
-  FROM unnest(%b::uuid[], %b::text[], %b::text[], %b::jsonb[], %b::timestamptz[], %b::bool[], %b::text[])
-       n(id, key, type, body, due, handed, traceparent)"""
+SELECT id, key, type, body, coalesce(due, now() + wait), CASE WHEN handed THEN now() + %b::interval END,
+       tried + handed::int, traceparent
+  FROM unnest(%b::uuid[], %b::text[], %b::text[], %b::jsonb[], %b::timestamptz[], %b::interval[], %b::int[],
+              %b::bool[], %b::text[]) n(id, key, type, body, due, wait, tried, handed, traceparent)"""
 END_AGENDA = "DELETE FROM agenda WHERE id = ANY(%b)"
 HOLD_AGENDA = "UPDATE agenda SET leased_until = 'infinity' WHERE id = ANY(%b)"
 PARK = """
@@ -116,7 +116,10 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """An intent or timer ready for the agenda; ``due`` None is now, ``handed`` says it is leased to this process."""
+    """An intent or timer ready for the agenda; ``due`` None is after ``wait``, ``handed`` says it is leased to us.
+
+    ``tried`` counts the tries that led to it, whose ladder it goes on with.
+    """
 
     id: UUID
     cause: UUID
@@ -124,6 +127,8 @@ class Promise:
     body: bytes
     due: datetime | None
     trace: Context
+    wait: timedelta = timedelta(0)
+    tried: int = 0
     handed: bool = False
 
 
@@ -244,9 +249,10 @@ def _add_facts(tx: Tx, facts: Sequence[Said], history: History) -> None:
 
 def _add_promises(tx: Tx, promises: Sequence[Promise], lease: timedelta) -> None:
     rows = [
-        (p.id, key_of(p.message), p.message.type, Jsonb(p.body, dumps=_as_is), p.due, p.handed, p.trace.traceparent)
+        (p.id, key_of(p.message), p.message.type, Jsonb(p.body, dumps=_as_is), p.due, p.wait, p.tried, p.handed,
+         p.trace.traceparent)
         for p in promises
-    ]
+    ]  # fmt: skip
     tx.execute(ADD_AGENDA, [lease, *(list(column) for column in zip(*rows, strict=True))])
 
 

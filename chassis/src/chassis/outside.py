@@ -35,7 +35,8 @@ class Errand:
     ``call`` takes the intent and the client of the outside and returns an Answer; ``when`` judges the intent against
     the working set and ``dropped`` is the answer when it says DROP; ``ladder`` are the waits between tries, the last
     one repeating when ``exhausted`` is None. ``inquires`` asks what became of an intent that is old: an answer, or
-    None where the outside knows nothing of it.
+    None where the outside knows nothing of it. ``goes_on``: one said because of an answer begins on the rung where the
+    tries that led to that answer stopped, so that intents which lead to one another climb one ladder together.
     """
 
     call: Callable[[Any, Any], Answer]
@@ -44,6 +45,11 @@ class Errand:
     exhausted: Callable[[Any], Answer] | None
     dropped: Callable[[Any], Answer] | None = None
     inquires: Callable[[Any, Any], Answer | None] | None = None
+    goes_on: bool = False
+
+    def rung(self, tries: int) -> timedelta:
+        """Return how long to wait after so many tries, to be taken ± 50 %."""
+        return self.ladder[min(tries, len(self.ladder)) - 1]
 
     @property
     def patience(self) -> timedelta:
@@ -111,3 +117,7 @@ class Outside:
             return call
 
         return register
+
+    def one_ladder(self, *intents: type[Intent]) -> None:
+        """Let intents that lead to one another climb one ladder together; raises KeyError for one not carried out."""
+        self.errands |= {intent: replace(self.errands[intent], goes_on=True) for intent in intents}

@@ -145,6 +145,9 @@ def inquire_charge(intent: InquireCharge, processor: Processor) -> CardCharged |
     return _charge_told(intent.order_id, told) if told.found else ChargeNotFound(intent.order_id)
 
 
+outside.one_ladder(ChargeCard, InquireCharge)  # unknown, not found and asked again: less and less often, without an end
+
+
 @outside.carries_out(
     RefundCard,
     when=when_refund,
