@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +17,9 @@ import psutil
 import pytest
 
 from order.domain import Reason
-from quadrille.demo import EITHER, REFUSED, scenes
+from quadrille.client import Client
+from quadrille.demo import EITHER, REFUSED, TEA, scenes
+from quadrille.shop import order_of
 from quadrille.stack import Stack
 from quadrille.stack.processes import birth
 
@@ -83,6 +86,24 @@ def test_the_command_the_demo_prints_ends_the_order_it_left(played: Played) -> N
     document = json.loads(played.ask("orders", "get", order_id, "-o", "json"))
     assert (document["status"], document["final"], document["payment"]) == ("CANCELLED", True, "RESOLVED")
     assert document["detail"]["resolved"] == {"how": "EXTERNAL"}
+
+
+def test_a_demo_that_is_refused_says_by_whom_and_why(played: Played, stack_home: Path) -> None:
+    """While an operator takes no orders the demo places none: the problem in words and its exit code, no traceback."""
+    found = Stack.found(stack_home / "command")
+    assert found is not None
+    with Client(found.url("order-api")) as ops:
+        ops.demand("POST", "/ops/intake/pause", {"reason": "stocktaking"})
+        with Client(found.url("order")) as api:
+            deadline = time.monotonic() + 10
+            while api.ask("POST", "/v1/orders", order_of(TEA), {"Idempotency-Key": str(uuid.uuid4())}).status != 503:
+                assert time.monotonic() < deadline
+        told = played.ask("demo", code=7)
+        ops.demand("POST", "/ops/intake/resume", {"reason": "done"})
+
+    assert "503 overloaded" in told
+    assert "cause PAUSED" in told
+    assert "Traceback" not in told
 
 
 def pids(ask: Ask) -> dict[str, int]:

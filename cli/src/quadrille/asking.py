@@ -95,7 +95,7 @@ def told(refused: Refused) -> int:
         return supervisor.FAILED
     lines = [f"{problem['title']} ({refused.reply.status} {slug}): {problem['detail']}"]
     lines += [f"  {error['pointer'] or 'body'}: {error['message']}" for error in problem.get("errors", ())]
-    names = ("rule", "order_status", "cancellable_until", "since", "current_etag", "oldest_at")
+    names = ("cause", "rule", "order_status", "cancellable_until", "since", "current_etag", "oldest_at")
     if more := "  ".join(f"{name} {problem[name]}" for name in names if problem.get(name)):
         lines.append(f"  {more}")
     screen.fail("\n".join([*lines, f"  request {problem['request_id']}"]))

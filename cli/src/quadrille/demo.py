@@ -21,7 +21,8 @@ from rich.live import Live
 from rich.table import Table
 
 from quadrille import screen, supervisor
-from quadrille.client import Client
+from quadrille.asking import told
+from quadrille.client import Client, Refused
 from quadrille.shop import block, order_of, stock_up, write_addresses
 from quadrille.stack import CannotRun, Stack, places
 
@@ -32,7 +33,7 @@ LOOK_SECONDS = 0.1
 SIGNS = {"CAPTURE": 1, "VOID": -1, "REFUND": -1}  # of the processor's ledger
 KEPT = ("CONFIRMED", "COMPENSATION_FAILED")  # the ends in which the price stays with us
 UNCHARGED = ("CANCELLED OUT_OF_STOCK", "CANCELLED PAYMENT_DECLINED")
-LEVELS = {"SKU-TEA": 1000, "SKU-HOT": 100, "SKU-NONE": 0, "SKU-LAST": 1}
+LEVELS = {"SKU-TEA": 1000, "SKU-HOT": 100, "SKU-SEALED": 100, "SKU-NONE": 0, "SKU-LAST": 1}
 TEA = (("SKU-TEA", 2),)
 EITHER = "CONFIRMED or OUT_OF_STOCK"
 ORDER = {"CONFIRMED": 0, "CANCELLED": 1, "COMPENSATION_FAILED": 2}
@@ -124,6 +125,16 @@ def demo(
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 2 * WIDE
+    try:
+        wrong = _play(stack, console, began)
+    except Refused as refused:
+        raise typer.Exit(told(refused)) from None
+    if wrong:
+        raise typer.Exit(1)
+
+
+def _play(stack: Stack, console: Console, began: float) -> list[str]:
+    """Place the orders, watch them end, and tell how; return what went wrong."""
     stock_up(stack, LEVELS)
     write_addresses(stack)
     block(stack, "cust_blocked")
@@ -131,8 +142,7 @@ def demo(
     _watch(console, stack, placed)
     wrong = [*_settle(placed), *_wrong_charges(stack, placed)]
     _conclude(console, stack, placed, wrong, time.monotonic() - began)
-    if wrong:
-        raise typer.Exit(1)
+    return wrong
 
 
 def _place(stack: Stack) -> list[Placed]:
