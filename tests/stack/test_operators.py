@@ -162,6 +162,7 @@ def test_a_healthy_order_and_a_wrong_wish_change_nothing(shop: Shop, quadrille: 
         ("operations", "show", "a b"): 2,
         ("replay", "--topic", "order.events", "--service", "payment", "--order", "4711"): 2,
         ("replay", "--plan", SAMPLE, "--into", "live", "--confirm", "payment", "--allow-effects", "chrage"): 2,
+        ("replay", "--plan", SAMPLE, "--into", "live", "--confirm", "payment", "--limit", "1"): 2,
     }
 
     assert {words: quadrille.run(*words)[0] for words in wrong} == wrong

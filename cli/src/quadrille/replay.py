@@ -51,6 +51,8 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter per option
     if into not in ("dry", "live"):
         bad("--into", "dry or live: a shadow of a read model comes with the operators' console")
     if into == "live":
+        if topic or order or kind or event or limit or partition >= 0 or until != "end":
+            bad("--plan", "a plan is frozen: what is read again was chosen in its dry run")
         wish = {"confirm": confirm, "allow_effects": _effects(allow), "rate": rate}
         stack, document = _live(data, plan, wish, why)
     else:
