@@ -22,6 +22,7 @@ HEARERS = ("order", "payment")  # of inventory's topic
 HEARD = "SELECT 1 FROM canary WHERE source = 'inventory' AND heard_at > %s"
 CHARGED = "SELECT 1 FROM outbox WHERE aggregateid = %s AND type = 'payment.charged'"
 DECLINED = "SELECT 1 FROM outbox WHERE aggregateid = %s AND type = 'payment.declined'"
+RELEASED = "SELECT 1 FROM hold WHERE order_id = %s AND state = 'RELEASED'"
 PAST = "SELECT 1 FROM orders WHERE order_id = %s AND deadline_at < now()"
 
 
@@ -67,7 +68,7 @@ def test_payment_away_past_the_deadline(hasty: Shop) -> None:
     expired(hasty, order)
 
 
-@pytest.mark.proves("F14")
+@pytest.mark.proves("F14", "F2")
 def test_order_away_past_the_deadline(hasty: Shop) -> None:
     """F14: participants finish what they have and wait, nothing expires; back again, order reads the facts first.
 
@@ -77,6 +78,7 @@ def test_order_away_past_the_deadline(hasty: Shop) -> None:
         paid, unpaid = hasty.submit(TEA), hasty.submit(TEA, "tok_declined_funds")
         hasty.until(lambda: hasty.sql("payment", CHARGED, paid), "the card is charged")
         hasty.until(lambda: hasty.sql("payment", DECLINED, unpaid), "the other one is declined")
+        hasty.until(lambda: hasty.sql("inventory", RELEASED, unpaid), "inventory needs nobody to give its goods back")
         hasty.until(lambda: hasty.sql("order", PAST, unpaid), "the deadline has passed")
         assert {hasty.order(order)["status"] for order in (paid, unpaid)} == {"PENDING"}
     assert hasty.ended(paid)["status"] == "CONFIRMED"
