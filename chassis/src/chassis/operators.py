@@ -10,7 +10,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeAlias, get_args, get_type_hints
@@ -139,10 +139,10 @@ def _do(face: Face, deed: Deed, model: type[Body], asked: Asked) -> Told:
     command = deed.command(order_id, **given)  # type: ignore[call-arg]  # as above
     heard = Input(uuid7(), order_id, command, datetime.now(UTC), command.type, trace=asked.trace)
     done = _commit(face, deed, heard, asked)
-    Notes(face.spans, face.tally).handled([(heard, done.outcome)], began_ns)
+    Notes(face.spans, face.tally).handled([(done.heard, done.outcome)], began_ns)
     route = f"POST {PATH}{deed.name}"
     face.spans.record(
-        route, asked.trace, None, began_ns, began_ns + int((time.monotonic() - began) * 1e9), kind=SERVER,
+        route, done.heard.trace, None, began_ns, began_ns + int((time.monotonic() - began) * 1e9), kind=SERVER,
         attributes={"http.route": PATH + deed.name, "quadrille.order_id": order_id},
     )  # fmt: skip
     return _told(deed, done, order_id)
@@ -150,8 +150,9 @@ def _do(face: Face, deed: Deed, model: type[Body], asked: Asked) -> Told:
 
 @dataclass(frozen=True, slots=True)
 class _Deeded:
-    """A deed that is durable: what became of it, what the order is now, its row in the audit."""
+    """A deed that is durable: as it was heard, what became of it, what the order is now, its row in the audit."""
 
+    heard: Input
     outcome: Outcome
     said: str
     after: Mapping[str, object]
@@ -167,7 +168,7 @@ def _commit(face: Face, deed: Deed, heard: Input, asked: Asked) -> _Deeded:
     with closing(tx):
         try:
             with tx.transaction():
-                return _within(tx, face.service, deed, (heard, asked))
+                return _within(tx, face, deed, (heard, asked))
         except Infrastructure:
             refuse("dependency-unavailable", dependency="registry", retry_after=1)
         except OUTAGE:  # an error the server told of has undone everything; a lost line may hide a commit
@@ -175,17 +176,20 @@ def _commit(face: Face, deed: Deed, heard: Input, asked: Asked) -> _Deeded:
             raise Problem(slug, dependency="database", retry_after=1) from None
 
 
-def _within(tx: Tx, service: Service[Any], deed: Deed, asking: tuple[Input, Asked]) -> _Deeded:
+def _within(tx: Tx, face: Face, deed: Deed, asking: tuple[Input, Asked]) -> _Deeded:
+    """Do it under the order's lock; in the order's own trace, where its store knows that (invariant 21)."""
     heard, asked = asking
     tx.execute(PATIENCE)
     tx.execute(LOCK_KEY, [lock_key(heard.key)])  # what is kept as before must be what the handler sees
     before = deed.look(tx, heard.key)
-    outcome = commit(tx, service, [heard])[0]
+    if before and (trace_id := before.get("trace_id")):
+        heard = replace(heard, trace=face.spans.within(str(trace_id)))
+    outcome = commit(tx, face.service, [heard])[0]
     said = _outcome(outcome)
     after = deed.look(tx, heard.key)
     kept = {"outcome": said, "order": after}
     row = audit.Action(asked.actor, deed.name, heard.key, asked.reason, before and {"order": before}, kept)
-    return _Deeded(outcome, said, after or {}, audit.record(tx, row))
+    return _Deeded(heard, outcome, said, after or {}, audit.record(tx, row))
 
 
 def _told(deed: Deed, done: _Deeded, order_id: str) -> Told:
@@ -195,7 +199,7 @@ def _told(deed: Deed, done: _Deeded, order_id: str) -> Told:
         extra |= {"rule": answer.rule} if answer.rule else {}
         raise Problem(answer.slug, answer.detail, headers=None, **extra)
     document = {"order_id": order_id, "action": deed.name, "outcome": done.said, "detail": answer.detail}
-    return Told(answer.status, {**document, "audit_number": done.number, "order": done.after})
+    return Told(answer.status, {**document, "audit_number": done.number, "order": done.after}, done.heard.trace)
 
 
 def _outcome(outcome: Outcome) -> str:

@@ -160,6 +160,7 @@ class _Handler(BaseHTTPRequestHandler):
         if path.startswith("/problems/") and (slug := path[10:]) in KINDS and self.command in READS:
             return _Answer(200, "text/html; charset=utf-8", problems.page(self.server.base, slug).encode())
         told = self._told()
+        self.call = told.trace or self.call
         return _Answer(told.status, "application/json", json.dumps(told.document, default=str).encode())
 
     def _told(self) -> Told:

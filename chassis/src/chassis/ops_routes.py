@@ -52,10 +52,11 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """The answer: a status and a JSON document."""
+    """The answer: a status and a JSON document; ``trace`` is the place where it was done, if not in the request's."""
 
     status: int
     document: Mapping[str, object]
+    trace: Context | None = None
 
 
 Route: TypeAlias = Callable[[Asked], Told]

@@ -62,6 +62,15 @@ def placed(shop: Shop, *facts: Callable[[str], Message]) -> str:
     return order_id
 
 
+def traces(shop: Shop, order_id: str) -> list[str]:
+    """Return the traces the facts of an order are told in."""
+    with psycopg.connect(shop.db.logins.owner) as tx:
+        found = tx.execute(
+            "SELECT DISTINCT split_part(traceparent, '-', 2) FROM outbox WHERE aggregateid = %s", [order_id]
+        )
+        return [trace for (trace,) in found]
+
+
 def audited(shop: Shop) -> list[tuple[Any, ...]]:
     with psycopg.connect(shop.db.logins.owner) as tx:
         return tx.execute(f"{AUDIT} ORDER BY number".encode()).fetchall()
@@ -86,6 +95,15 @@ def test_a_confirmed_order_of_anybody_is_cancelled(shop: Shop, ask: Ask) -> None
         ("local", "cancel", "fraud", "CONFIRMED", "ACCEPTED"),
         ("local", "cancel", "fraud again", "CANCELLING", "ALREADY"),
     ]
+
+
+def test_what_an_operator_cancels_is_one_trace(shop: Shop, ask: Ask) -> None:
+    """The undo is told in the order's own trace, and so is the deed: whoever looks at the order finds both."""
+    order = placed(shop)
+    _, told = ask(order)
+
+    assert said(shop, order) == ["order.placed", "order.cancellation_requested"]
+    assert traces(shop, order) == [told["order"]["trace_id"]]
 
 
 @pytest.mark.proves("order.cancel-late")

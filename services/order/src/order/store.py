@@ -182,6 +182,7 @@ def standing(tx: Tx, order_id: str) -> dict[str, object] | None:
         "order_status": order.status, "reason": order.reason, "current_etag": f'"v{order.version}"',
         "cancellable_until": order.cancellable_until and rfc3339(order.cancellable_until),
         "since": rfc3339(order.history[-1].at), "inventory": order.states.inventory, "payment": order.states.payment,
+        "trace_id": order.trace_id,
     }  # fmt: skip
 
 
