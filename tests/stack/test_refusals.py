@@ -70,6 +70,19 @@ def test_a_busy_port_given_by_hand_is_refused(tmp_path: Path) -> None:
         assert not (tmp_path / "data" / "kafka").exists()
 
 
+def test_a_directory_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    """`up` in a directory with other files starts nothing: `down --wipe` would remove them; a file is no directory."""
+    mine = tmp_path / "mine" / "letters.txt"
+    mine.parent.mkdir(mode=0o750)
+    mine.write_text("dear reader")
+    for data in (mine.parent, mine):
+        code, text = quadrille("up", "--detach", "--data", str(data))
+        assert (code, str(data) in text, "fix: name a new or empty directory" in text) == (NOT_HERE, True, True), text
+
+    assert [path.name for path in mine.parent.iterdir()] == ["letters.txt"]
+    assert mine.parent.stat().st_mode & 0o777 == 0o750
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

@@ -101,7 +101,7 @@ class Stack:
 
     def start(self) -> None:
         """Start every part that does not run yet; a failure ends what this call started."""
-        places.directory(self.data)
+        places.claimed(self.data)
         with places.locked(self.data / "lock"), closing(self._claims):
             there = state.load(self.data) or state.State()
             self._settle(there)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(__file__).resolve().parents[1]
 CHECKOUT = PACKAGE.parents[2]
+# What may lie in a data directory before a stack was saved there: a start that was killed, a process run by hand.
+OURS = frozenset({"kafka", "lock", "logs", "postgres", "registry", "sandbox", "schemas", "jaeger", "lost+found"})
 
 
 def template(name: str) -> Path:
@@ -55,6 +57,19 @@ def directory(path: Path, mode: int = 0o711) -> Path:
     path.mkdir(parents=True, exist_ok=True, mode=mode)
     path.chmod(mode)
     return path
+
+
+def claimed(data: Path) -> Path:
+    """The data directory, made if need be; raises CannotRun where it cannot be, or holds what is not a stack's."""
+    fix = "name a new or empty directory: quadrille up --data DIR"
+    try:
+        there = {path.name for path in data.iterdir()} if data.exists() else set()
+        strange = {name for name in there - OURS if not name.startswith("state.json.")}
+        if strange and "state.json" not in there:
+            raise CannotRun(what=f"{data} is no stack's: it holds {min(strange)}", fix=fix)
+        return directory(data)
+    except OSError as refused:
+        raise CannotRun(what=f"{data} cannot be a data directory: {refused.strerror}", fix=fix) from None
 
 
 def server_user() -> pwd.struct_passwd | None:

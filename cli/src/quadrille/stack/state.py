@@ -55,7 +55,7 @@ def load(data: Path) -> State | None:
     """The state of the stack in this data directory; None when none was ever started there."""
     try:
         raw: dict[str, Any] = json.loads(file(data).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     raw["processes"] = {name: Running(**process) for name, process in raw["processes"].items()}
     return State(**raw)
