@@ -25,9 +25,10 @@ from chassis.healing import Healing
 from chassis.ids import lock_key
 from chassis.inputs import Done, Entry, Input, Record, Unreadable, due_of
 from chassis.leases import Leased, Postponed, lease, postpone
-from chassis.listener import Watcher, close_quietly
+from chassis.listener import Watcher
 from chassis.outside import Ruling
 from chassis.service import Service, Tx
+from chassis.session import Session
 from chassis.words import Intent, Message, Timer, stamp
 
 NAP_SECONDS = 0.5
@@ -46,7 +47,7 @@ class Agenda:
         self, service: Service[Any], connect: Callable[[], Tx], watcher: Watcher, client: object = None
     ) -> None:
         self.service = service
-        self.connect = connect
+        self._connection = Session(connect)
         self.watcher = watcher
         self.caught_up: Callable[[], bool] = lambda: True
         self.batch_max = 100
@@ -59,7 +60,6 @@ class Agenda:
         self._more = True  # something is known to be due
         self._starved = False  # something may be due, but both hands are full
         self._look_at = 0.0
-        self._tx: Tx | None = None
 
     @property
     def idle(self) -> bool:
@@ -83,7 +83,7 @@ class Agenda:
                 self._round()
             except OUTAGE as trouble:
                 log.warning("agenda waits", error_class=type(trouble).__name__)
-                self._close()
+                self._connection.close()
                 stop.wait(NAP_SECONDS)
         self._drain()
 
@@ -252,17 +252,7 @@ class Agenda:
                 self._settle()
         except OUTAGE as trouble:
             log.warning("answers left to their leases", error_class=type(trouble).__name__)
-        self._close()
-
-    def _connection(self) -> Tx:
-        if self._tx is None:
-            self._tx = self.connect()
-        return self._tx
-
-    def _close(self) -> None:
-        tx, self._tx = self._tx, None
-        if tx is not None:
-            close_quietly(tx)
+        self._connection.close()
 
 
 def left_for_later(outcome: Done) -> bool:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import psycopg
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as KafkaMessage
@@ -23,11 +22,12 @@ from chassis.inputs import Done, Entry, Input, Origin, Outcome, Record
 from chassis.logs import Seldom
 from chassis.reading import Reader
 from chassis.service import Service, Tx
+from chassis.session import Session
 from chassis.silence import Pulse
 from chassis.standing import Standing
 from chassis.topics import Stopped, Topics
 
-__all__ = ["AWAY", "Ears", "Listener", "Stopped", "Watcher", "close_quietly"]
+__all__ = ["AWAY", "Ears", "Listener", "Stopped", "Watcher"]
 
 POLL_SECONDS = 0.5
 STEP_SECONDS = 1.0
@@ -72,7 +72,7 @@ class Listener:
         watcher: Watcher,
     ) -> None:
         self.service = service
-        self.connect = connect
+        self._connection = Session(connect)
         self.consumer, self.topics, self.reader = ears.consumer, ears.topics, ears.reader
         self.watcher = watcher
         self.take: Callable[[Done], None] = _leave
@@ -80,7 +80,6 @@ class Listener:
         self.pulse: Pulse | None = None
         self.batch_max = 100
         self.stop = threading.Event()
-        self.tx: Tx | None = None
         self.standing = Standing(service.on.topics())
         self.joined = False
         self._troubles = Seldom()
@@ -106,7 +105,7 @@ class Listener:
                     self._recover(trouble)
         finally:
             self.consumer.close()
-            self._close()
+            self._connection.close()
 
     def _round(self) -> None:
         records = self._take_records()
@@ -219,7 +218,7 @@ class Listener:
                 ends = self.standing.place(self._connection(), self.topics, partitions)
             except AWAY as trouble:
                 log.warning("assignment waits", error_class=type(trouble).__name__)
-                self._close()
+                self._connection.close()
                 self.stop.wait(POLL_SECONDS)
             else:
                 consumer.incremental_assign(partitions)
@@ -242,7 +241,7 @@ class Listener:
         while not self.stop.is_set():
             try:
                 if not fenced:
-                    self._close()
+                    self._connection.close()
                     self._idle()
                 self.standing.seek(self._connection(), self.topics, self.consumer)
             except AWAY:
@@ -258,24 +257,6 @@ class Listener:
         if (record := self.consumer.poll(0)) is not None:
             self._judge(record)
         self.consumer.resume([one for one in resting if (one.topic, one.partition) in self.standing.next])
-
-    def _connection(self) -> Tx:
-        if self.tx is None:
-            self.tx = self.connect()
-        return self.tx
-
-    def _close(self) -> None:
-        tx, self.tx = self.tx, None
-        if tx is not None:
-            close_quietly(tx)
-
-
-def close_quietly(tx: Tx) -> None:
-    """Close a connection that may be broken already."""
-    try:
-        tx.close()
-    except psycopg.Error as trouble:
-        log.debug("connection was broken", error_class=type(trouble).__name__)
 
 
 def record_of(message: KafkaMessage) -> Record:

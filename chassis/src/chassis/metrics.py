@@ -12,13 +12,9 @@ COMMIT = Histogram("quadrille_commit_duration_seconds", "One call of commit, hal
 BATCH = Histogram("quadrille_batch_inputs", "Inputs in one call of commit", buckets=_SIZES)
 OUTAGES = Counter("quadrille_outages_total", "Commits the infrastructure refused or did not answer", ["error_class"])
 
-FACTS_SAID = Counter("quadrille_facts_said_total", "Facts appended to the outbox", ["type"])
-AGENDA_AGE = Gauge("quadrille_agenda_age_seconds", "How long the oldest due intent or timer has waited")
 ERRANDS = Counter("quadrille_errands_total", "Calls to the outside", ["intent", "answer"])
 ERRAND = Histogram("quadrille_errand_duration_seconds", "One call to the outside", ["intent"], buckets=_FAST)
 BREAKER = Gauge("quadrille_breaker_state", "The outside's breaker: 0 closed, 1 half-open, 2 open", ["service"])
-PARKED = Gauge("quadrille_parked_records", "Records that are parked, open or dead", ["state"])
-POSITION_LAG = Gauge("quadrille_position_lag_records", "Records of the topic not yet read", ["topic", "partition"])
 
 REQUESTS = Counter("quadrille_http_requests_total", "HTTP requests answered", ["method", "route", "status"])
 REQUEST = Histogram("quadrille_http_request_duration_seconds", "One HTTP request", ["route"], buckets=_FAST)

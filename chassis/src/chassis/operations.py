@@ -14,6 +14,7 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
+from chassis.documents import rfc3339
 from chassis.service import Tx
 
 STATES = "PLANNED", "RUNNING", "PAUSED", "DONE", "FAILED", "CANCELLED"
@@ -61,7 +62,7 @@ class Operation:
 
     def document(self, service: str) -> dict[str, object]:
         """Return it as the API shows it."""
-        times = {name: _rfc3339(getattr(self, name)) for name in ("created_at", "changed_at", "expires_at")}
+        times = {n: (at := getattr(self, n)) and rfc3339(at) for n in ("created_at", "changed_at", "expires_at")}
         told = {"operation_id": str(self.id), "kind": self.kind, "state": self.state, "service": service}
         return {
             **told,
@@ -129,7 +130,3 @@ def advance(tx: Tx, identity: UUID, step: int, made: Advance) -> None:
     plan = None if made.plan is None else Jsonb(made.plan)
     if not tx.execute(ADVANCE, [made.state, plan, Jsonb(made.progress), made.kept, identity, step]).fetchone():
         raise Interrupted
-
-
-def _rfc3339(at: datetime | None) -> str | None:
-    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z") if at else None

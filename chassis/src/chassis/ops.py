@@ -25,6 +25,7 @@ import structlog
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from chassis import problems
+from chassis.documents import rfc3339
 from chassis.ids import uuid7
 from chassis.logs import release
 from chassis.ops_routes import READS, Asked, Routes, Told, find, members
@@ -55,7 +56,12 @@ class Ops(ThreadingHTTPServer):
         self, address: tuple[str, int], info: Mapping[str, object], checks: Mapping[str, Check], routes: Routes
     ) -> None:
         super().__init__(address, _Handler)
-        self.info = {"started_at": _now(), "pid": os.getpid(), "python": platform.python_version(), **info}
+        self.info = {
+            "started_at": rfc3339(datetime.now(UTC)),
+            "pid": os.getpid(),
+            "python": platform.python_version(),
+            **info,
+        }
         self.checks, self.started = checks, False
         self.base = f"http://{address[0]}:{self.server_port}"
         self.routes: Routes = {
@@ -236,7 +242,3 @@ def _run(name: str, check: Check, results: dict[str, object]) -> None:
         ok, error = False, type(raised).__name__
     milliseconds = round((time.monotonic() - began) * 1000, 1)
     results[name] = {"ok": ok, "ms": milliseconds} if ok else {"ok": ok, "error": error, "ms": milliseconds}
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

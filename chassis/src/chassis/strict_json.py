@@ -70,9 +70,6 @@ def _number(text: str) -> int | float:
     return int(number) if number.is_integer() and abs(number) < 1 << 53 else number
 
 
-_NUMBERS: dict[str, Any] = {"parse_constant": _constant, "parse_int": _integer, "parse_float": _number}
-
-
 def _too_deep() -> str:
     return f"nested deeper than {DEPTH} levels"
 

@@ -14,8 +14,8 @@ from typing import Self, TypeAlias
 import psycopg
 import structlog
 
-from chassis.listener import close_quietly
 from chassis.service import Tx
+from chassis.session import Session
 from chassis.words import Said, key_of
 
 SECONDS = 1.0
@@ -33,11 +33,10 @@ class Tally:
     """A process's own count, written down while it is open as a context; ``add`` may be called by any thread."""
 
     def __init__(self, connect: Callable[[], Tx], outcome: Outcome) -> None:
-        self._connect, self._outcome = connect, outcome
+        self._connection, self._outcome = Session(connect), outcome
         self._lock = threading.Lock()
         self._ended = self._written = 0
         self._failed: set[str] = set()
-        self._tx: Tx | None = None
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="tally", daemon=True)
 
@@ -69,8 +68,8 @@ class Tally:
                 self.write()
             except psycopg.Error as trouble:
                 log.warning("tally waits", error_class=type(trouble).__name__)
-                self._close()
-        self._close()
+                self._connection.close()
+        self._connection.close()
 
     def write(self) -> None:
         """Write down what was counted since; a count that is refused is kept for the next time."""
@@ -78,18 +77,11 @@ class Tally:
             ended, failed = self._ended, sorted(self._failed)
         if not ended and not failed:
             return
-        if self._tx is None:
-            self._tx = self._connect()
         none, ones = [0] * len(failed), [1] * len(failed)
-        self._tx.execute(WRITE, [[ended, *none], [0, *ones], [None, *failed]])
+        self._connection().execute(WRITE, [[ended, *none], [0, *ones], [None, *failed]])
         with self._lock:
             self._ended -= ended
             self._failed -= set(failed)
         if self._written % FORGET_EVERY == 0:
-            self._tx.execute(FORGET)
+            self._connection().execute(FORGET)
         self._written += 1
-
-    def _close(self) -> None:
-        tx, self._tx = self._tx, None
-        if tx is not None:
-            close_quietly(tx)

@@ -20,10 +20,10 @@ from chassis.announce import announce
 from chassis.commit import OUTAGE
 from chassis.facts import IntakePaused, IntakeResumed
 from chassis.ids import uuid7
-from chassis.listener import close_quietly
 from chassis.problems import Problem
 from chassis.program import Face
 from chassis.service import Tx
+from chassis.session import Session
 from chassis.settings import Settings
 
 State: TypeAlias = Literal["OPEN", "SHUT", "TRICKLE", "PAUSED"]
@@ -105,7 +105,7 @@ class Gate:
         self._face, self._clock, self._limits = face, clock, Limits.of(face.settings)
         self._seen: Seen | None = None
         self._trickled = -math.inf
-        self._tx: Tx | None = None
+        self._connection = Session(face.connect)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="gate", daemon=True)
 
@@ -118,7 +118,7 @@ class Gate:
         """Look no more."""
         self._stop.set()
         self._thread.join()
-        self._close()
+        self._connection.close()
 
     def refusal(self) -> Problem | None:
         """Return why a new order is not taken now; None lets it in, as one of the trickle if there is but that."""
@@ -156,14 +156,7 @@ class Gate:
     def _once(self) -> None:
         """Look once; while the database is away what was seen last holds."""
         try:
-            if self._tx is None:
-                self._tx = self._face.connect()
-            self.judge(self._tx)
+            self.judge(self._connection())
         except OUTAGE as trouble:
             log.warning("gate waits", error_class=type(trouble).__name__)
-            self._close()
-
-    def _close(self) -> None:
-        tx, self._tx = self._tx, None
-        if tx is not None:
-            close_quietly(tx)
+            self._connection.close()
