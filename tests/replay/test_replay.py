@@ -10,7 +10,12 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+import typer
 
+from chassis.ops import serve
+from chassis.ops_routes import Asked, Told
+from chassis.problems import Problem
+from quadrille.operations import SAMPLE, watched
 from tests.conftest import SERVICES, TOPICS, Record, Shop
 from tests.replay.operator_desk import UNHEARD, Operator, forget, totals
 
@@ -174,6 +179,25 @@ def test_a_mistake_is_told_with_its_exit_code(operator: Operator) -> None:
     for words, (wanted, text) in told.items():
         code, out, err = operator.quadrille(*words)
         assert (code, text in err, out) == (wanted, True, ""), (words, err)
+
+
+def test_watching_outlasts_a_database_that_is_away() -> None:
+    """A worker that cannot look the operation up is asked again; one that knows nothing of it ends the watching."""
+    document: dict[str, Any] = {"operation_id": SAMPLE, "service": "payment", "state": "RUNNING"}
+    answers = [Problem("dependency-unavailable"), None, Problem("outcome-unknown"), {"state": "DONE"}]
+
+    def show(_: Asked) -> Told:
+        if isinstance(answer := answers.pop(0) if answers else Problem("not-found"), Problem):
+            raise answer
+        return Told(200, document | (answer or {}))
+
+    with serve("127.0.0.1:0", "payment", "worker", {}, routes={("GET", "/ops/operations/{id}"): show}) as ops:
+        url = f"http://127.0.0.1:{ops.server_port}"
+        assert [now["state"] for now in watched(url, document)] == ["RUNNING", "DONE"]
+        with pytest.raises(typer.Exit) as ended:
+            list(watched(url, document))
+
+    assert ended.value.exit_code == 5
 
 
 def found(text: str) -> str:

@@ -141,7 +141,9 @@ def find(stack: Stack, identity: str) -> tuple[Stack, Document]:
             continue
         if found.status == http.client.OK:
             return stack, found.body
-        if found.status != http.client.NOT_FOUND:
+        if found.status == http.client.SERVICE_UNAVAILABLE:
+            silent.append(name)
+        elif found.status != http.client.NOT_FOUND:
             raise typer.Exit(told(Refused(method, path, found)))
     screen.fail(f"no service knows operation {identity}" + (f"; silent: {', '.join(silent)}" if silent else ""))
     raise typer.Exit(UNREACHABLE if silent else NOT_FOUND)
@@ -154,7 +156,7 @@ def follow(stack: Stack, document: Document) -> Document:
     with Progress(*columns, TextColumn("{task.fields[verdicts]}"), console=console) as progress:
         task = progress.add_task(f"replay {document['plan']['mode']}", total=None, verdicts="")
         try:
-            for now in _watched(stack, document):
+            for now in watched(stack.url(f"{document['service']}-worker"), document):
                 document = now
                 done, whole = reached(document)
                 progress.update(task, completed=done, total=whole, verdicts=_verdicts(document))
@@ -168,18 +170,23 @@ def follow(stack: Stack, document: Document) -> Document:
     return document
 
 
-def _watched(stack: Stack, document: Document) -> Iterator[Document]:
-    """Yield an operation as it is, five times a second; a worker that is away for long ends the watching, exit 7."""
+def watched(url: str, document: Document) -> Iterator[Document]:
+    """Yield an operation as it is, five times a second; a worker that is away for long ends the watching, exit 7.
+
+    One whose database or registry is away is as good as away itself.
+    """
     path, heard = f"/ops/operations/{document['operation_id']}", time.monotonic()
     while True:
         try:
-            with Client(stack.url(f"{document['service']}-worker")) as ops:
+            with Client(url) as ops:
                 while document["state"] == "RUNNING":
                     document, heard = ops.demand("GET", path).body, time.monotonic()
                     yield document
                     time.sleep(LOOK_SECONDS)
                 return
-        except (OSError, http.client.HTTPException):
+        except (OSError, http.client.HTTPException, Refused) as trouble:
+            if isinstance(trouble, Refused) and trouble.reply.status != http.client.SERVICE_UNAVAILABLE:
+                raise typer.Exit(told(trouble)) from None
             if time.monotonic() - heard > AWAY_SECONDS:
                 fix = f"quadrille up --detach; then it goes on: quadrille operations resume {document['operation_id']}"
                 screen.fail(f"{document['service']}-worker does not answer\n  fix: {fix}")
