@@ -7,6 +7,8 @@ import subprocess
 import sys
 from typing import Any
 
+from structlog.testing import capture_logs
+
 from chassis.logs import Seldom
 
 PROGRAM = """
@@ -87,3 +89,19 @@ def test_what_comes_again_and_again_is_told_seldom() -> None:
     assert (told, seldom.met("_RESOLVE")) == ([1] + [0] * 49, 1)
     now = 110.0
     assert [seldom.met("_TRANSPORT"), seldom.met("_TRANSPORT")] == [50, 0]
+
+
+def test_trouble_met_again_and_again_is_a_line_with_its_count() -> None:
+    """Each kind of each phrase is a warning once in a while; the next one says how many there were since."""
+    now = 100.0
+    seldom = Seldom(10.0, lambda: now)
+    with capture_logs() as told:
+        for _ in range(30):
+            seldom.warn("agenda waits", "OperationalError")
+            seldom.warn("agenda waits", "Fenced")
+        now = 110.0
+        seldom.warn("agenda waits", "Fenced")
+
+    assert [(line["event"], line["error_class"], line["count"]) for line in told] == [
+        ("agenda waits", "OperationalError", 1), ("agenda waits", "Fenced", 1), ("agenda waits", "Fenced", 30),
+    ]  # fmt: skip

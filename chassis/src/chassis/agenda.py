@@ -26,6 +26,7 @@ from chassis.ids import lock_key
 from chassis.inputs import Done, Entry, Input, Record, Unreadable, due_of
 from chassis.leases import Leased, Postponed, lease, postpone
 from chassis.listener import Watcher
+from chassis.logs import Seldom
 from chassis.outside import Ruling
 from chassis.service import Service, Tx
 from chassis.session import Session
@@ -60,6 +61,7 @@ class Agenda:
         self._more = True  # something is known to be due
         self._starved = False  # something may be due, but both hands are full
         self._look_at = 0.0
+        self._troubles = Seldom()
 
     @property
     def idle(self) -> bool:
@@ -82,7 +84,7 @@ class Agenda:
             try:
                 self._round()
             except OUTAGE as trouble:
-                log.warning("agenda waits", error_class=type(trouble).__name__)
+                self._troubles.warn("agenda waits", type(trouble).__name__)
                 self._connection.close()
                 stop.wait(NAP_SECONDS)
         self._drain()

@@ -142,8 +142,7 @@ class Listener:
 
     def trouble(self, error: KafkaError) -> None:
         """Note what librdkafka meets and mends by itself, seldom in the log; what was said meanwhile may come late."""
-        if count := self._troubles.met(error.name()):
-            log.warning("kafka trouble", error_class=error.name(), count=count)
+        self._troubles.warn("kafka trouble", error.name())
         self.doubt()
 
     def _inputs(self, records: Sequence[KafkaMessage]) -> list[Input]:
@@ -217,7 +216,7 @@ class Listener:
             try:
                 ends = self.standing.place(self._connection(), self.topics, partitions)
             except AWAY as trouble:
-                log.warning("assignment waits", error_class=type(trouble).__name__)
+                self._troubles.warn("assignment waits", type(trouble).__name__)
                 self._connection.close()
                 self.stop.wait(POLL_SECONDS)
             else:
@@ -236,7 +235,7 @@ class Listener:
     def _recover(self, trouble: Exception) -> None:
         """Never retry the old batch: read the positions again, as soon as the database answers, and seek to them."""
         self.doubt()
-        log.warning("batch not committed", error_class=type(trouble).__name__)
+        self._troubles.warn("batch not committed", type(trouble).__name__)
         fenced = isinstance(trouble, ledger.Fenced)
         while not self.stop.is_set():
             try:

@@ -30,6 +30,7 @@ MORE = (
 )  # fmt: skip
 _ORDER = {key: place for place, key in enumerate((*KEYS, *MORE))}
 FRAMES = 8
+log = structlog.get_logger()
 
 
 def configure(service: str, role: str, level: str = "info") -> None:
@@ -73,6 +74,11 @@ class Seldom:
             return 0
         self._met[kind] = now + self._seconds, 0
         return count + 1
+
+    def warn(self, phrase: str, error_class: str) -> None:
+        """Log a kind of trouble that is met again and again, when it is to be told, with how many there were."""
+        if count := self.met(f"{phrase} {error_class}"):
+            log.warning(phrase, error_class=error_class, count=count)
 
 
 def release() -> str:

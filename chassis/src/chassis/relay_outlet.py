@@ -9,12 +9,12 @@ from contextlib import suppress
 from functools import partial
 from typing import TypeAlias
 
-import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from chassis import otlp
 from chassis.envelope import unix_nanoseconds, uuid_text, write_headers
 from chassis.kafka import producer_settings
+from chassis.logs import Seldom
 from chassis.pgoutput import OutboxRow
 from chassis.relay_window import DeliveryFailed, Transaction
 from chassis.trace import parse
@@ -27,7 +27,6 @@ _FULL_SECONDS = 0.001
 _SAMPLED = b"13579bdf"
 
 Report: TypeAlias = Callable[[KafkaError | None, Message], None]
-log = structlog.get_logger(__name__)
 
 
 class Outlet:
@@ -37,6 +36,7 @@ class Outlet:
         self._source = source.encode()
         self._topics = topics
         self._names: dict[bytes, str] = {}
+        self._troubles = Seldom()
         self._spans = spans
         self.fatal: str | None = None
         self.trouble: str | None = "Kafka has not answered yet"
@@ -105,7 +105,7 @@ class Outlet:
     def _noticed(self, error: KafkaError) -> None:
         if error.fatal():
             self.fatal = error.str()
-        log.info("relay.kafka", error=error.name(), fatal=error.fatal())
+        self._troubles.warn("relay.kafka", error.name())
 
     def _name(self, topic: bytes) -> str:
         name = topic.decode()

@@ -24,6 +24,7 @@ from chassis.effects import Effects, effects_of
 from chassis.facts import ReplayStarted
 from chassis.ids import lock_key, uuid7
 from chassis.listener import AWAY
+from chassis.logs import Seldom
 from chassis.operations import Advance, Operation
 from chassis.ops_routes import Asked, Body, Routes, Told
 from chassis.problems import Problem, refuse
@@ -67,6 +68,7 @@ class Replays:
         self._means = Means(service, reader, around.spans, self._stop, around.batch_max, around.upkeep)
         self._effects = effects or effects_of(service.name)
         self._topics: Topics | None = None
+        self._troubles = Seldom()
         self._thread = threading.Thread(target=self._run, name="replays")
 
     def __enter__(self) -> Self:
@@ -212,7 +214,7 @@ class Replays:
             except operations.Interrupted:
                 continue
             except AWAY as trouble:
-                log.warning("replays wait", error_class=type(trouble).__name__)
+                self._troubles.warn("replays wait", type(trouble).__name__)
                 self._stop.wait(REST_SECONDS)
                 continue
             self._woken.wait(LOOK_SECONDS)

@@ -12,8 +12,8 @@ from types import TracebackType
 from typing import Self, TypeAlias
 
 import psycopg
-import structlog
 
+from chassis.logs import Seldom
 from chassis.service import Tx
 from chassis.session import Session
 from chassis.words import Said, key_of
@@ -26,7 +26,6 @@ FORGET = f"DELETE FROM tally WHERE at < now() - interval '{KEPT}'"  # noqa: S608
 FORGET_EVERY = 1000
 Outcome: TypeAlias = Callable[[Said], tuple[int, int]]
 """How many sagas are ended by what was said, and whether the one it is about is known as failed now: 0 or 1 each."""
-log = structlog.get_logger()
 
 
 class Tally:
@@ -37,7 +36,7 @@ class Tally:
         self._lock = threading.Lock()
         self._ended = self._written = 0
         self._failed: set[str] = set()
-        self._end = threading.Event()
+        self._troubles, self._end = Seldom(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="tally", daemon=True)
 
     def __enter__(self) -> Self:
@@ -67,7 +66,7 @@ class Tally:
             try:
                 self.write()
             except psycopg.Error as trouble:
-                log.warning("tally waits", error_class=type(trouble).__name__)
+                self._troubles.warn("tally waits", type(trouble).__name__)
                 self._connection.close()
         self._connection.close()
 

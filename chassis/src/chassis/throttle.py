@@ -20,6 +20,7 @@ from chassis.announce import announce
 from chassis.commit import OUTAGE
 from chassis.facts import IntakePaused, IntakeResumed
 from chassis.ids import uuid7
+from chassis.logs import Seldom
 from chassis.problems import Problem
 from chassis.program import Face
 from chassis.service import Tx
@@ -105,7 +106,7 @@ class Gate:
         self._face, self._clock, self._limits = face, clock, Limits.of(face.settings)
         self._seen: Seen | None = None
         self._trickled = -math.inf
-        self._connection = Session(face.connect)
+        self._connection, self._troubles = Session(face.connect), Seldom()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="gate", daemon=True)
 
@@ -158,5 +159,5 @@ class Gate:
         try:
             self.judge(self._connection())
         except OUTAGE as trouble:
-            log.warning("gate waits", error_class=type(trouble).__name__)
+            self._troubles.warn("gate waits", type(trouble).__name__)
             self._connection.close()

@@ -19,6 +19,7 @@ from chassis.announce import tell_recoveries
 from chassis.inputs import Done, Entry, Input, Outcome, Parked
 from chassis.kafka import consumer_settings
 from chassis.listener import AWAY, Ears, Listener
+from chassis.logs import Seldom
 from chassis.otlp import CLIENT, CONSUMER, INTERNAL
 from chassis.parked import redrive_open
 from chassis.reading import Decoder, Reader
@@ -135,6 +136,7 @@ class Worker:
         self.agenda.caught_up = self.listener.caught_up
         self.listener.batch_max = self.agenda.batch_max = around.batch_max
         self._failure: BaseException | None = None
+        self._troubles = Seldom()
 
     def run(self, stop: threading.Event) -> None:
         """Work until told to stop; raises Stopped when a topic is not what it was."""
@@ -181,7 +183,7 @@ class Worker:
                     self.reader.floor_ms = self.upkeep.prepare(tx)
                     outcomes = list(redrive_open(tx, self.service, self.reader))
             except AWAY as trouble:
-                log.warning("worker waits", error_class=type(trouble).__name__)
+                self._troubles.warn("worker waits", type(trouble).__name__)
                 stop.wait(0.5)
             else:
                 if outcomes:
@@ -205,7 +207,7 @@ class Worker:
                         self.upkeep.clear(tx)
                         kept_up = time.monotonic()
             except AWAY as trouble:
-                log.warning("upkeep waits", error_class=type(trouble).__name__)
+                self._troubles.warn("upkeep waits", type(trouble).__name__)
 
     def _check(self, tx: Tx) -> None:
         self.topics.check(tx, list(self.service.on.topics()))
