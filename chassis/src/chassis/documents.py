@@ -7,18 +7,12 @@ import binascii
 import hashlib
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from uuid import UUID
 
 from chassis.problems import refuse
 
-_EPOCH = datetime.fromtimestamp(0, UTC)
 _MARK = 8  # bytes of a cursor that say which listing it belongs to
-
-
-def from_milliseconds(ms: int) -> datetime:
-    """Return the time of Unix milliseconds, exactly."""
-    return _EPOCH + timedelta(milliseconds=ms)
 
 
 def rfc3339(at: datetime) -> str:

@@ -24,6 +24,11 @@ def milliseconds(at: datetime) -> int:
     return (at - _EPOCH) // _MILLISECOND
 
 
+def from_milliseconds(ms: int) -> datetime:
+    """Return the time of Unix milliseconds in UTC, exactly: a float would not be, from the year 2286 on."""
+    return _EPOCH + ms * _MILLISECOND
+
+
 def id_milliseconds(event_id: UUID) -> int:
     """Return the milliseconds a version 7 or 8 id carries."""
     return event_id.int >> 80
@@ -31,7 +36,7 @@ def id_milliseconds(event_id: UUID) -> int:
 
 def id_time(event_id: UUID) -> datetime:
     """Return the time a version 7 or 8 id carries, in UTC."""
-    return datetime.fromtimestamp(id_milliseconds(event_id) / 1000, UTC)
+    return from_milliseconds(id_milliseconds(event_id))
 
 
 def uuid7(at_ms: int | None = None) -> UUID:

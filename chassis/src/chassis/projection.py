@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 from operator import attrgetter
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NewType, NoReturn, TypeAlias, Union, get_args, get_origin, get_type_hints
 
 from chassis import wire
+from chassis.ids import from_milliseconds, milliseconds
 from chassis.schemas import ArrayOf, Field, Kind, MapOf, NullOr, OneOf, Plain, Record, Schema, Shape
 from chassis.wire import Reader
 
@@ -30,7 +31,6 @@ _READ: dict[str, Reader] = {
     "string": wire.read_string,
     "bytes": wire.read_bytes,
 }
-_EPOCH, _MILLISECOND = datetime.fromtimestamp(0, UTC), timedelta(milliseconds=1)
 _PYTHON = {"boolean": bool, "int": int, "long": int, "string": str, "bytes": bytes}
 
 
@@ -153,7 +153,7 @@ def _simple(kind: Kind, hint: Hint, where: str) -> Reader:
     if hint in (_PYTHON[kind], Any):
         return _READ[kind]
     if kind == "long" and hint is datetime:
-        return wire.then(wire.read_long, _moment)
+        return wire.then(wire.read_long, from_milliseconds)
     _unlike(f"{where} is {kind} on the wire, {getattr(hint, '__name__', hint)} in the class")
 
 
@@ -217,7 +217,7 @@ def _flat(shape: Shape, hint: Hint) -> Flat | None:
         case Plain("string"):
             return _flat_text
         case Plain():
-            return _flat_moment if inner is datetime else None
+            return milliseconds if inner is datetime else None
         case NullOr(present):
             return _flat_option(_flat(present, inner))
         case ArrayOf(items):
@@ -268,13 +268,5 @@ def _flat_text(text: str) -> str:
     return text
 
 
-def _flat_moment(moment: datetime) -> int:
-    return (moment - _EPOCH) // _MILLISECOND
-
-
 def _same(value: Any) -> Any:  # noqa: ANN401 - whatever it is
     return value
-
-
-def _moment(milliseconds: int) -> datetime:
-    return _EPOCH + timedelta(milliseconds=milliseconds)  # exact; a float is not, from the year 2286 on

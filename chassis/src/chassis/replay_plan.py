@@ -14,8 +14,8 @@ from uuid import UUID
 
 from pydantic import Field, TypeAdapter
 
-from chassis.documents import from_milliseconds, rfc3339
-from chassis.ids import milliseconds
+from chassis.documents import rfc3339
+from chassis.ids import from_milliseconds, milliseconds
 from chassis.ops_routes import Body
 from chassis.problems import refuse
 from chassis.service import Tx

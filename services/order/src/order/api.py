@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 from chassis import documents
 from chassis.desk import EVENTS, AtDesk, Desk, Document, etag, events, matches, plain, shown, unchanged
 from chassis.edge import Call
-from chassis.ids import uuid7
+from chassis.ids import from_milliseconds, uuid7
 from chassis.inputs import Input
 from chassis.money import Currency, Price
 from chassis.openapi import Answer
@@ -239,7 +239,7 @@ def _told(order: Order, desk: Desk, status: int = 200, headers: Mapping[str, str
 def _wish(order: NewOrder, key: str, call: Call, settings: Settings) -> PlaceOrder:
     """Return the command, with the 202 rendered: what is stored is what every repeat gets."""
     lines = tuple(Line(line.sku, line.quantity, line.unit_price_minor) for line in order.lines)
-    at = documents.from_milliseconds(now := time.time_ns() // 1_000_000)
+    at = from_milliseconds(now := time.time_ns() // 1_000_000)
     wish = PlaceOrder(
         order_id=str(uuid7(now)), caller=call.caller, idempotency_key=key,
         fingerprint=hashlib.sha256(order.model_dump_json().encode()).hexdigest(),
