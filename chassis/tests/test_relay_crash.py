@@ -44,7 +44,7 @@ def ground(pair: Stack, parts_of_the_stack: Callable[..., Stack]) -> Iterator[Gr
     made.make()
     yield made
     parts_of_the_stack(*pair.parts)
-    made.clear()
+    made.close()
 
 
 @contextmanager
@@ -83,7 +83,7 @@ def test_a_crashed_postgres_doubles_nothing(ground: Ground, pair: Stack) -> None
     with ground.relaying() as relay:
         with ground.writing():
             for n in range(1, 4):
-                ground.until(lambda n=n: len(ground.published()) > n * 150)  # type: ignore[misc] # bound in the loop
+                ground.until(lambda n=n: ground.arrived() > n * 150)  # type: ignore[misc] # bound in the loop
                 server.kill()
                 server.start()
                 ground.until(lambda: relay.state == "streaming")
@@ -95,7 +95,7 @@ def test_postgres_and_relay_killed_together_lose_nothing(ground: Ground, pair: S
     server = pair.process("postgres:inventory")
     with ground.writing(), child(ground) as process:
         ground.until(lambda: streams(ground))
-        ground.until(lambda: len(ground.published()) > 200)
+        ground.until(lambda: ground.arrived() > 200)
         process.kill()
         server.kill()
         server.start()
@@ -108,10 +108,10 @@ def test_kafka_may_be_gone_for_a_while(ground: Ground, pair: Stack) -> None:
     broker = pair.process("kafka")
     with ground.relaying() as relay:
         with ground.writing(writers=8):
-            ground.until(lambda: len(ground.published()) > 100)
+            ground.until(lambda: ground.arrived() > 100)
             broker.kill()
-            down = len(ground.committed())
-            ground.until(lambda: len(ground.committed()) > down + 1_500)
+            down = ground.rows()
+            ground.until(lambda: ground.rows() > down + 1_500)
             assert relay.state == "streaming"
             broker.start()
         ground.judge()
@@ -146,7 +146,7 @@ def test_a_stand_by_takes_over_from_a_killed_relay(ground: Ground) -> None:
         ground.until(lambda: streams(ground))
         with ground.relaying(standby, until="standby"):
             ground.say(app, "a", 1)
-            ground.until(lambda: len(ground.published()) == 1)
+            ground.until(lambda: ground.arrived() == 1)
             standby.ready()
             process.kill()
             assert ground.until(lambda: standby.state == "streaming") < 2
@@ -161,12 +161,12 @@ def test_a_stand_by_takes_over_from_a_frozen_relay(ground: Ground) -> None:
         ground.until(lambda: streams(ground))
         with ground.relaying(standby, until="standby"):
             with ground.writing():
-                ground.until(lambda: len(ground.published()) > 50)
+                ground.until(lambda: ground.arrived() > 50)
                 process.send_signal(signal.SIGSTOP)
                 assert ground.until(lambda: standby.state == "streaming") < 6
-                before = len(ground.published())
+                before = ground.arrived()
                 process.send_signal(signal.SIGCONT)
-                ground.until(lambda: len(ground.published()) > before + 500)
+                ground.until(lambda: ground.arrived() > before + 500)
             assert standby.state == "streaming"
             ground.judge()
 

@@ -15,7 +15,7 @@ from uuid import UUID
 
 import psycopg
 from confluent_kafka import Consumer, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined] # its stubs do not re-export
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec  # type: ignore[attr-defined] # its stubs do not re-export
 
 from chassis import tables
 from chassis.ids import uuid7
@@ -50,6 +50,8 @@ class Ground:
         self.bootstrap = bootstrap
         self.topic = f"{service}.events"
         self.plan = Plan(service, url("relay"), bootstrap, topics_of(service))
+        self._admin = AdminClient(client_settings(bootstrap))
+        self._looking: psycopg.Connection | None = None
 
     def make(self) -> None:
         """Make tables, publication and topics, whatever was there before."""
@@ -61,8 +63,8 @@ class Ground:
 
     def make_topics(self, *names: str, partitions: int = PARTITIONS) -> None:
         """Make topics; one that is there already stays."""
-        admin = AdminClient(client_settings(self.bootstrap))
-        for made in admin.create_topics([NewTopic(n, partitions, 1) for n in names], operation_timeout=10).values():
+        wanted = [NewTopic(name, partitions, 1) for name in names]
+        for made in self._admin.create_topics(wanted, operation_timeout=10).values():
             with suppress(KafkaException):
                 made.result()
 
@@ -77,10 +79,23 @@ class Ground:
         """Open a session that commits each statement."""
         return psycopg.connect(self.url(role), autocommit=True, connect_timeout=5)
 
-    def one(self, query: str) -> tuple[object, ...]:
-        """Return the one row of a superuser's question."""
-        with self.connect("postgres") as superuser:
-            return superuser.execute(query.encode()).fetchone() or ()
+    def close(self) -> None:
+        """Leave nothing behind: tables, publication, slots, and the session that looks."""
+        self.clear()
+        if self._looking is not None:
+            self._looking.close()
+
+    def one(self, query: str, *values: object) -> tuple[object, ...]:
+        """Return the one row of a superuser's question, on one session for all, made anew when the server was away."""
+        if self._looking is None or self._looking.closed:
+            self._looking = self.connect("postgres")
+        try:
+            return self._looking.execute(query.encode(), values or None).fetchone() or ()
+        except psycopg.OperationalError:
+            if not self._looking.closed:
+                raise
+        self._looking = self.connect("postgres")
+        return self._looking.execute(query.encode(), values or None).fetchone() or ()
 
     def say(self, connection: psycopg.Connection, key: str, sequence: int, topic: str | None = None) -> None:
         """Append one fact."""
@@ -95,6 +110,20 @@ class Ground:
                 "SELECT id, aggregateid, sequence FROM outbox WHERE aggregatetype = %s", [self.topic]
             )
             return {Row(*row) for row in found}
+
+    def rows(self) -> int:
+        """Return how many rows are committed."""
+        (found,) = self.one("SELECT count(*)::text FROM outbox WHERE aggregatetype = %s", self.topic)
+        return int(str(found))
+
+    def arrived(self) -> int:
+        """Return how many records are on the topic; one sent twice counts twice."""
+        latest = OffsetSpec.latest()  # type: ignore[no-untyped-call] # confluent's
+        asked = {TopicPartition(self.topic, n): latest for n in range(PARTITIONS)}
+        while True:
+            answers = self._admin.list_offsets(asked, request_timeout=10).values()
+            with suppress(KafkaException):  # a partition just made has no leader yet
+                return sum(answer.result(10).offset for answer in answers)
 
     def published(self, wanted: int = 0, within: float = 0.0) -> list[Row]:
         """Return the topic's records in order; waits until so many different ones are there, or so long."""
