@@ -50,7 +50,8 @@ class Notes:
         metrics.COMMIT.observe((ended_ns - began_ns) / 1e9)
         for heard, outcome in batch:
             metrics.count_outcome(heard.type, outcome)
-            self._span(heard, outcome, began_ns, ended_ns)
+            if self.spans.on:
+                self._span(heard, outcome, began_ns, ended_ns)
             if isinstance(outcome, Parked):
                 self._parked(heard, outcome)
             elif self.tally and isinstance(outcome, Done):
