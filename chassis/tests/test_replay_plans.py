@@ -105,6 +105,22 @@ def test_a_range_past_retention_is_refused(kitchen: Kitchen) -> None:
     assert str(refused.value.extra["oldest_at"]).startswith("20")
 
 
+def test_a_plan_that_retention_overtook_fails_by_name(kitchen: Kitchen, db: Database) -> None:
+    """Records that went after they were planned are not passed over: the replay ends FAILED, says why, does nothing."""
+    with rewinding(kitchen) as operator:
+        told = [kitchen.tell(BreadOrdered(f"o-{n}"), 8) for n in range(3)]
+        all_read(kitchen, db)
+        plan = operator.dry(partition=8)
+        kitchen.cut("order.events", told[1].offset, 8)
+        ended = operator.live(plan, kitchen.name)
+        operator.ask("POST", f"/ops/operations/{ended['operation_id']}/resume")
+        again = operator.rests(ended["operation_id"])
+
+    assert [one["state"] for one in (ended, again)] == ["FAILED", "FAILED"]
+    assert again["progress"]["failure"] == "past retention"
+    assert again["progress"].get("records", 0) == 0
+
+
 @pytest.mark.parametrize("long_ago", ["999999d", "0001-01-01T00:00:00+14:00"])
 def test_a_time_before_all_times_is_the_beginning(kitchen: Kitchen, db: Database, long_ago: str) -> None:
     """However far back a range begins, and in whatever zone: it begins where the topic does."""
