@@ -47,7 +47,7 @@ UPDATE parked SET state = 'REDRIVEN', ended_by = %b, reason = %b
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """What replays are carried out with: the service, its reader, where spans go, when the process is to end."""
+    """What replays are carried out with: the service, its reader, where spans go, when to end, what knows the floor."""
 
     service: Service[Any]
     reader: Reader

@@ -1,7 +1,7 @@
 """The tables the chassis keeps in every service's database; the guarantee: they are the same everywhere.
 
 The shape is that of contracts.md, section 4. Roles: ``owner`` runs the migrations, ``app`` is the api and the worker,
-``relay`` reads the outbox and keeps its own progress.
+``relay`` reads the outbox and keeps its own progress. Days come and go by two functions that lend the owner's right.
 """
 
 from __future__ import annotations

@@ -106,7 +106,7 @@ class Notes:
 class Surroundings:
     """What a worker stands in, and how large a batch may be; ``beats`` says that it says and hears proofs of life.
 
-    ``tally`` counts how sagas end.
+    ``tally`` counts how sagas end, ``upkeep`` is what the database needs beside its inputs.
     """
 
     connect: Callable[[], Tx]
