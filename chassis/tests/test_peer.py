@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
@@ -20,9 +21,13 @@ SICK = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
 
 
 class Server:
-    """A server that answers each request, by its number from 0, as the test tells it; None closes the connection."""
+    """A server that answers each request, by its number from 0, as the test tells it; None closes the connection.
 
-    def __init__(self, answer: Callable[[int], bytes | None]) -> None:
+    With a ``drip`` the answer comes a byte at a time, so many seconds apart.
+    """
+
+    def __init__(self, answer: Callable[[int], bytes | None], drip: float = 0) -> None:
+        self._drip, self._ended = drip, threading.Event()
         self._answer = answer
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._open: list[socket.socket] = []
@@ -34,6 +39,7 @@ class Server:
 
     def close(self) -> None:
         """Stop listening and end every connection."""
+        self._ended.set()
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self.drop_all()
@@ -68,7 +74,12 @@ class Server:
                 if answer is None:
                     connection.shutdown(socket.SHUT_RDWR)
                     return
-                connection.sendall(answer)
+                for piece in range(len(answer)) if self._drip else ():
+                    if self._ended.wait(self._drip):
+                        return
+                    with suppress(OSError):
+                        connection.sendall(answer[piece : piece + 1])
+                connection.sendall(b"" if self._drip else answer)
 
 
 def _request(sent: BufferedReader) -> bytes:
@@ -82,8 +93,8 @@ def _request(sent: BufferedReader) -> bytes:
 
 
 @contextmanager
-def serving(answer: Callable[[int], bytes | None]) -> Iterator[Server]:
-    with closing(Server(answer)) as server:
+def serving(answer: Callable[[int], bytes | None], drip: float = 0) -> Iterator[Server]:
+    with closing(Server(answer, drip)) as server:
         yield server
 
 
@@ -135,6 +146,18 @@ def test_a_lost_answer_is_no_answer(answer: bytes | None) -> None:
             peer.call("POST", "/x", {}, b"{}")
         assert lost.value.sent
         assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("dripping", ["headers", "body"])
+def test_an_answer_that_drips_is_no_answer(dripping: str) -> None:
+    """The time-out is for the answer as a whole: a byte now and then does not keep a caller waiting."""
+    first = b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n" + (b"\r\n" if dripping == "body" else b"")
+    with serving(lambda _: first + b"x" * 99, 0.02) as server, closing(Peer(server.url, 1)) as peer:
+        began = time.monotonic()
+        with pytest.raises(Unanswered) as lost:
+            peer.call("POST", "/x", {}, b"{}")
+        assert lost.value.sent
+        assert time.monotonic() - began < 2
 
 
 def test_an_endless_answer_is_cut() -> None:

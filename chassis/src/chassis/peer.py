@@ -7,18 +7,49 @@ through a bulkhead and a breaker. Nothing is sent twice here: repeating is the c
 from __future__ import annotations
 
 import http.client
+import io
 import select
 import socket
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from http import HTTPStatus
+from typing import Any
 from urllib.parse import urlsplit
 
 from chassis.breaker import Breaker, Limits, State
 
 ANSWER_LIMIT = 64 * 1024  # bytes; of a longer answer only the beginning is read
 _TROUBLE = (OSError, http.client.HTTPException)
+
+
+class _Bounded(io.RawIOBase):
+    """A socket's bytes, all of which must come within its time-out: one that drips is one that stalls."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket, self._bytes = connection, connection.makefile("rb", buffering=0)
+        self._until = time.monotonic() + (connection.gettimeout() or 0.0)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:  # noqa: ANN401 - whatever a buffered reader hands over
+        self._socket.settimeout(max(0.001, self._until - time.monotonic()))
+        return self._bytes.readinto(buffer)
+
+    def close(self) -> None:
+        self._bytes.close()
+        super().close()
+
+
+class _Answer(http.client.HTTPResponse):
+    """An answer that comes as a whole within the time-out, or not at all."""
+
+    def __init__(self, sock: socket.socket, *given: Any, **named: Any) -> None:  # noqa: ANN401 - as http.client calls it
+        super().__init__(sock, *given, **named)
+        self.fp.close()
+        self.fp = io.BufferedReader(_Bounded(sock))
 
 
 class Unanswered(Exception):  # noqa: N818 - the name says what is the case
@@ -32,8 +63,8 @@ class Unanswered(Exception):  # noqa: N818 - the name says what is the case
 class Peer:
     """One HTTP system outside; any thread may call it.
 
-    ``url`` is its base, ``timeout`` in seconds is for connecting and for each read. Time-outs, broken connections and
-    5xx count for the breaker, whose changes ``changed`` is told.
+    ``url`` is its base, ``timeout`` in seconds is for connecting, and for the whole of an answer. Time-outs, broken
+    connections and 5xx count for the breaker, whose changes ``changed`` is told.
     """
 
     def __init__(
@@ -81,9 +112,11 @@ class Peer:
         with suppress(IndexError):
             while True:
                 if still_open((idle := self._idle.pop()).sock):
+                    idle.sock.settimeout(self._timeout)
                     return idle
                 idle.close()
         connection = self._open(self._host, timeout=self._timeout)
+        connection.response_class = _Answer
         try:
             connection.connect()
         except OSError as unreachable:
