@@ -24,7 +24,9 @@ from quadrille.stack import Stack
 from quadrille.stack.processes import birth
 
 Ask = Callable[..., str]
+Pids = dict[str, int]
 ENDS = ("CONFIRMED", EITHER, REFUSED)
+UP = ("up", "--detach", "--set", "INBOX_WINDOW=6d")
 MEMORY_BAR_MB = 2048
 DOWN_BAR_SECONDS = 10
 
@@ -54,9 +56,16 @@ def played(stack_home: Path) -> Iterator[Played]:
 
 
 @pytest.fixture(scope="module")
-def running(played: Played) -> Ask:
-    """The same stack with the usual settings, started by `up`; and a way to ask the command about it."""
-    assert "processes ready in" in played.ask("up", "--detach")
+def demos(played: Played) -> Pids:
+    """The processes as the demo left them, with the demo's settings."""
+    return pids(played.ask)
+
+
+@pytest.fixture(scope="module")
+def running(played: Played, demos: Pids) -> Ask:
+    """The same stack, told another setting by `up` than by the demo; and a way to ask the command about it."""
+    assert demos
+    assert "processes ready in" in played.ask(*UP)
     return played.ask
 
 
@@ -106,14 +115,14 @@ def test_a_demo_that_is_refused_says_by_whom_and_why(played: Played, stack_home:
     assert "Traceback" not in told
 
 
-def pids(ask: Ask) -> dict[str, int]:
+def pids(ask: Ask) -> Pids:
     """Every process of the stack by name."""
     return {p["name"]: p["pid"] for p in json.loads(ask("status", "-o", "json"))["processes"] if "aot" not in p["name"]}
 
 
 def test_status_shows_every_process_within_the_memory_bar(running: Ask) -> None:
     """Nineteen processes run, each with its ports; together they stay below the bar of 2 GB."""
-    told = json.loads(running("status", "-o", "json", "--sample", "5"))
+    told = json.loads(running("status", "-o", "json", "--sample", "1"))
     found = [p for p in told["processes"] if p["name"] != "aot-training"]
 
     assert len(found) == 4 + 2 + 1 + 4 * 3
@@ -125,7 +134,7 @@ def test_up_again_changes_nothing(running: Ask) -> None:
     """`up` on a running stack starts nothing and says so."""
     before = pids(running)
 
-    assert "runs already" in running("up", "--detach")
+    assert "runs already" in running(*UP)
 
     assert pids(running) == before
 
@@ -137,7 +146,7 @@ def test_a_dead_process_is_reported_and_brought_back(running: Ask) -> None:
     psutil.wait_procs([psutil.Process(before["inventory-worker"])], timeout=5)
 
     assert "gone" in running("status", code=1)
-    running("up", "--detach")
+    running(*UP)
 
     after = pids(running)
     assert after.pop("inventory-worker") != before.pop("inventory-worker")
@@ -163,15 +172,12 @@ def test_settings_are_shown_without_secrets(running: Ask, stack_home: Path) -> N
     assert found.password not in told
 
 
-def test_other_settings_restart_our_processes(running: Ask) -> None:
+def test_other_settings_restart_our_processes(running: Ask, demos: Pids) -> None:
     """`up` with another setting starts our own processes again, so that they know it, and leaves the servers alone."""
-    before = pids(running)
-
-    running("up", "--detach", "--set", "INBOX_WINDOW=6d")
-
     after = pids(running)
-    assert after["kafka"] == before["kafka"]
-    assert after["order-worker"] != before["order-worker"]
+
+    assert after["kafka"] == demos["kafka"]
+    assert after["order-worker"] != demos["order-worker"]
     assert "INBOX_WINDOW         6d" in running("status", "--config")
 
 
