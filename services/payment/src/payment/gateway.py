@@ -62,7 +62,7 @@ class Unsettled:
 
 
 class Processor:
-    """The processor's API; any thread may use it. ``url`` is its base, ``timeout`` in seconds is for each read."""
+    """The processor's API; any thread may use it. ``url`` is its base, ``timeout`` in seconds is an answer's."""
 
     def __init__(self, url: str, timeout: float = 3.0, limits: Limits | None = None) -> None:
         self.peer = Peer(url, timeout, limits)
