@@ -25,6 +25,7 @@ from chassis import metrics
 from chassis.commit import OUTAGE, commit
 from chassis.inputs import Busy, Done, Failed, Input, Outcome
 from chassis.listener import Stopped
+from chassis.logs import Seldom
 from chassis.problems import Problem
 from chassis.service import Service, Tx
 from chassis.words import Infrastructure, Reply
@@ -63,6 +64,7 @@ class Intake:
         self._closing = False
         self._tx: Tx | None = None
         self._missing = "database"
+        self._troubles = Seldom()
         self._committer = ThreadPoolExecutor(1, "committer")
 
     def check(self) -> None:
@@ -160,7 +162,8 @@ class Intake:
         except (*OUTAGE, Stopped) as trouble:
             self._missing = "registry" if isinstance(trouble, Infrastructure) else "database"
             metrics.OUTAGES.labels(type(trouble).__name__).inc()
-            log.warning("intake waits", error_class="INFRASTRUCTURE", error=type(trouble).__name__, count=len(batch))
+            if count := self._troubles.met(type(trouble).__name__):
+                log.warning("intake waits", error_class="INFRASTRUCTURE", error=type(trouble).__name__, count=count)
             # A server that answered a lone input with an error rolled it back; a halved batch may be half stored.
             return [None] * len(batch), doubt and (self._tx is None or self._tx.closed or len(batch) > 1)
         handled = [pair for pair in zip(batch, outcomes, strict=True) if not isinstance(pair[1], Busy)]
