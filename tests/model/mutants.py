@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from inventory.events import PaymentDeclined
 from tests.model.actions import SharedAction
 from tests.model.life import INVENTORY, PAYMENT, Life, Step
+from tests.model.running import ROOT
 from tests.model.world import World
 
 BARE, SURE = "cancel and deadline at any moment", "everything goes well"
@@ -27,6 +30,26 @@ class Mutant:
     line: str
     instead: str
     search: str = BARE
+
+    @property
+    def source(self) -> Path:
+        """The file as it is."""
+        package = self.file.partition("/")[0]
+        return ROOT / ("chassis/src" if package == "chassis" else f"services/{package}/src") / self.file
+
+    @property
+    def applies(self) -> bool:
+        """Tell whether the line to be changed is there exactly once."""
+        return self.source.read_text("utf-8").count(self.line) == 1
+
+    def planted_in(self, home: Path) -> Path:
+        """Copy the package with its line changed; return the folder it lies in."""
+        package = self.file.partition("/")[0]
+        source = self.source.parents[self.file.count("/") - 1]
+        shutil.copytree(source, home / package, ignore=shutil.ignore_patterns("__pycache__"))
+        changed = home / self.file
+        changed.write_text(changed.read_text("utf-8").replace(self.line, self.instead), "utf-8")
+        return home
 
 
 MUTANTS = (

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
 
 from tests.model.mutants import BARE, MUTANTS, PLANTED, Mutant
-from tests.model.running import ROOT, Task, run_all
+from tests.model.running import Task, run_all
 
 SLIPS = ("NameError", "AttributeError", "TypeError")  # a line that does not even run is no fault of the rules
 Reports: TypeAlias = "dict[str, dict[str, Any]]"
@@ -19,7 +17,8 @@ Reports: TypeAlias = "dict[str, dict[str, Any]]"
 def reports(tmp_path_factory: pytest.TempPathFactory) -> Reports:
     """What the searches found in each mutant."""
     home = tmp_path_factory.mktemp("mutants")
-    tasks = {m.name: Task(m.search, changed=_changed(m, home / str(n))) for n, m in enumerate(MUTANTS) if applies(m)}
+    there = [mutant for mutant in MUTANTS if mutant.applies]
+    tasks = {m.name: Task(m.search, changed=m.planted_in(home / str(n))) for n, m in enumerate(there)}
     tasks |= {name: Task(BARE, planted=name) for name in PLANTED}
     return dict(zip(tasks, run_all(tasks.values()), strict=True))
 
@@ -27,7 +26,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Reports:
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_a_fault_of_one_line_is_found(reports: Reports, mutant: Mutant) -> None:
     """The line is still there to be changed, and the changed rules break a law."""
-    assert applies(mutant), f"{mutant.file} no longer has, once: {mutant.line}"
+    assert mutant.applies, f"{mutant.file} no longer has, once: {mutant.line}"
     found = reports[mutant.name]["broken"]
     assert _is_a_story(found), f"{mutant.name}: not found by the search “{mutant.search}”"
 
@@ -39,24 +38,6 @@ def test_a_planted_fault_is_found(reports: Reports, planted: str) -> None:
     assert _is_a_story(reports[planted]["broken"])
 
 
-def applies(mutant: Mutant) -> bool:
-    """Tell whether the line to be changed is there exactly once."""
-    return _source(mutant).read_text("utf-8").count(mutant.line) == 1
-
-
 def _is_a_story(found: str) -> bool:
     first, *_, last = found.split("\n") if found else ["", ""]
     return first.startswith("1. ") and last.startswith("=> ") and not any(f"raised {slip}" in last for slip in SLIPS)
-
-
-def _changed(mutant: Mutant, home: Path) -> Path:
-    source = _source(mutant)
-    shutil.copytree(source.parent, home / source.parent.name, ignore=shutil.ignore_patterns("__pycache__"))
-    changed = home / mutant.file
-    changed.write_text(changed.read_text("utf-8").replace(mutant.line, mutant.instead), "utf-8")
-    return home
-
-
-def _source(mutant: Mutant) -> Path:
-    service = mutant.file.partition("/")[0]
-    return ROOT / "services" / service / "src" / mutant.file

@@ -1,0 +1,247 @@
+"""All four services with their topics and their outside, and one clock over them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+from uuid import UUID
+
+import inventory.handlers
+import notification.gateway
+import notification.handlers
+import order.handlers
+import payment.gateway
+import payment.handlers
+from chassis.ids import event_id, id_time, milliseconds
+from chassis.inputs import Done, Input
+from chassis.ledger import Said as Sent
+from chassis.outside import Outside, Ruling
+from chassis.peer import Peer
+from chassis.service import Service
+from chassis.words import Command, Intent, Said, Timer, key_of
+from inventory.domain import Level, Sku
+from notification.domain import Contact, CustomerId
+from order.domain import Order, Rules
+from order.events import CancelOrder, Line, PlaceOrder
+from payment.domain import State
+from payment.events import ChargeCard, ChargeCardDropped, RefundExhausted
+from tests.model import laws
+from tests.model.actors import is_outward, token
+from tests.model.laws import must
+from tests.model.machine_outside import AWAY, FINE, Bank, PostOffice
+from tests.model.machine_room import TOO_OLD, Codec, Published, Room, Row, published
+
+START = datetime(2026, 11, 21, 9, 0, 0, 123_456, tzinfo=UTC)
+SKU, PRICE = Sku("SKU-TEA"), 2500
+NEVER_BEFORE = timedelta(hours=23)  # a refund is not given up before about a day
+ROUNDS = 4  # charge, unknown, inquire, charge: it may go round for ever
+FARS = ("placed", "reserved", "charging", "decided", "undone")
+OFTEN = 110  # more than any ladder has rungs
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """How it begins: goods, customers, and what the processor will decide."""
+
+    stock: int = 2
+    trouble: str = ""  # sealed goods, a blocked customer, a homeless one
+
+
+class House:
+    """The whole; what happens to it raises Broken where something is said or done that no law allows."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.now = START
+        self.scene = scene
+        self.bank, self.post = Bank(lambda: self.now), PostOffice()
+        processor = payment.gateway.Processor("http://processor.example")
+        processor.peer = cast("Peer", self.bank)
+        self.rooms = {
+            "order": self._room(order.handlers.on, None, None, Rules()),
+            "inventory": self._room(inventory.handlers.on),
+            "payment": self._room(payment.handlers.on, payment.gateway.outside, processor),
+            "notification": self._room(notification.handlers.on, notification.gateway.outside, self.post),
+        }
+        self.topics: dict[tuple[str, str], list[Published]] = {}
+        self.read: Counter[tuple[str, str, str]] = Counter()  # by consumer, source and order
+        self.told: dict[str, frozenset[str]] = {}
+        self.late: list[tuple[Room, Input]] = []
+        self.orders: dict[str, PlaceOrder] = {}
+        self._commands = 0
+        stock = Level(SKU, available=scene.stock, received=scene.stock, sealed=scene.trouble == "sealed")
+        self.rooms["inventory"].work.levels.put(SKU, stock)
+        if scene.trouble != "homeless":
+            self.rooms["notification"].work.contacts.put(CustomerId("c"), Contact(CustomerId("c"), "a@b.example"))
+        if scene.trouble == "blocked":
+            self.rooms["order"].work.blocked.put("c", "c")
+
+    def place(self, key: str, card: str = "charged") -> str:
+        """Place an order, or repeat it under its key; the id of the order the caller is told."""
+        name = f"o-{len(self.orders) + 1}"
+        wish = PlaceOrder(name, "local", key, "f", "c", None, "tok", "EUR", PRICE, (Line(SKU, 1, PRICE),),
+                          self.now, self.now + timedelta(minutes=5), "0" * 32, "{}")  # fmt: skip
+        [answered] = [one for one in self.ask("order", wish) if one.type == "place_answered"]
+        if answered.order_id == name:
+            self.orders[name] = wish
+            self.bank.decides[name] = card
+        return str(answered.order_id)
+
+    def cancel(self, order_id: str, *, operator: bool = False) -> None:
+        """Let the customer, or an operator, want an order undone."""
+        self.ask("order", CancelOrder(order_id, None if operator else "local", "ada"))
+
+    def go_far(self, order_id: str, far: str) -> None:
+        """Let an order come as far as that; a sender dies that is charging."""
+        if far != "placed":
+            self.flow()
+        if far == "charging":
+            for room, row in self.due(Intent):
+                self.carry_out(room, row, FINE, "die")
+        if far in ("decided", "undone"):
+            self.go(FINE)
+        if far == "undone":
+            self.cancel(order_id)
+            self.flow()
+
+    def ask(self, service: str, wish: Command) -> list[Any]:
+        """Give a service a command, as its api does; what it answers and says."""
+        self._commands += 1
+        identity = event_id("client", UUID(int=self._commands), wish.type, 0, milliseconds(self.now))
+        outcome = self.rooms[service].commit(Input(identity, key_of(wish), wish, self.now, wish.type))
+        must(isinstance(outcome, Done), "L11", f"{service} could not take {wish.type}: {outcome}")
+        return list(cast("Done", outcome).said)
+
+    def unread(self) -> list[tuple[str, str, str]]:
+        """Return the (consumer, source, order) of which there is something to read."""
+        return [place for place in self._places() if self._next(place) is not None]
+
+    def deliver(self, place: tuple[str, str, str], *, dies: bool = False) -> None:
+        """Let a service hear the next fact of an order from a topic; one that dies before its COMMIT reads it again."""
+        came, room = cast("Published", self._next(place)), self.rooms[place[0]]
+        room.hear(came, dies=dies)
+        self.read[place] += not dies
+
+    def flow(self) -> None:
+        """Let everything be read that can be read."""
+        while places := self.unread():
+            for place in places:
+                if self._next(place):
+                    self.deliver(place)
+
+    def rewind(self, place: tuple[str, str, str]) -> None:
+        """Let a service read a topic's facts of an order from the beginning again."""
+        self.read[place] = 0
+
+    def carry_out(self, room: Room, row: Row, mood: str, after: str = "commit") -> None:
+        """Lease an intent and call the outside in a mood; ``after``: its answer is committed, lost or comes late."""
+        self.bank.mood = self.post.mood = mood
+        answer = room.lease(row)
+        self.bank.mood = self.post.mood = FINE
+        dropped = isinstance(answer, Input) and isinstance(answer.body, ChargeCardDropped)
+        if isinstance(row.message, ChargeCard) and answer is not Ruling.WAIT and not dropped:
+            self._check_begun(row.message)
+        if not isinstance(answer, Input):
+            return
+        if isinstance(answer.body, RefundExhausted):
+            must(self.now - id_time(row.id) >= NEVER_BEFORE, "F9", "a refund was given up before a day was over")
+        if after == "late":
+            self.late.append((room, answer))
+        elif after == "commit":
+            room.commit(answer)
+
+    def wake(self, number: int) -> None:
+        """Let a frozen sender commit the answer it has had for a while."""
+        room, answer = self.late.pop(number)
+        if answer.agenda not in room.kept.agenda and answer.id not in room.kept.inbox:
+            del room.handled[answer.id]  # handled so long ago that no inbox knows: the state has to
+        room.commit(replace(answer, at=self.now))
+
+    def hammer(self, room: Room, row: Row) -> None:
+        """Try an intent very often within minutes, as a breaker does that opens and closes; nobody ever answers."""
+        for _ in range(OFTEN):
+            if room.open(row):
+                row.due = self.now  # chassis.healing
+                self.carry_out(room, row, AWAY)
+                self.jump(timedelta(seconds=1))
+
+    def go(self, mood: str) -> None:
+        """Let everything be read and carried out, with the outside in a mood."""
+        self.flow()
+        for _ in range(ROUNDS):
+            for room, row in self.due(Intent):
+                self.carry_out(room, row, mood)
+            self.flow()
+
+    def due(self, kind: type[Intent | Timer]) -> list[tuple[Room, Row]]:
+        """Return what may be leased now, with its service."""
+        return [(room, row) for room in self.rooms.values() for row in room.due(kind)]
+
+    def caught_up(self, room: Room) -> bool:
+        """Tell whether a service has read everything; only then its timers fire."""
+        return not any(place[0] == room.name for place in self.unread())
+
+    def redrive(self, room: Room, line: str, *, old: bool) -> None:
+        """Handle the first of a line again; a person may let in what is older than the inbox can tell."""
+        kept = room.kept
+        identity = kept.lines[line][0]
+        parked, why = kept.parked[identity]
+        room.hear(parked, old=old and why == TOO_OLD, redriven=True)
+
+    def jump(self, wait: timedelta) -> None:
+        """Let time pass; the inbox forgets what is older than its window."""
+        self.now += wait
+        for room in self.rooms.values():
+            room.prune()
+
+    def row(self, order_id: str) -> Order:
+        """Return the order as the order service has it."""
+        return cast("Order", self.rooms["order"].work.known(order_id))
+
+    def hold(self, order_id: str) -> Any:  # noqa: ANN401 - a row, or None
+        """Return the hold as inventory has it."""
+        return self.rooms["inventory"].work.holds.get(order_id)
+
+    def paid(self, order_id: str) -> Any:  # noqa: ANN401 - a row, or None
+        """Return the payment as payment has it."""
+        return self.rooms["payment"].work.payments.get(order_id)
+
+    def _check_begun(self, intent: ChargeCard) -> None:
+        """A charge goes out past its deadline only if somebody has decided, or its key may be in use (L1, L7)."""
+        paid = self.paid(intent.order_id)
+        late = self.now > paid.price.deadline_at
+        must(not late or paid.cancel_wanted or paid.state is State.UNKNOWN, "L1", "charged late, and nobody decided")
+
+    def _hears(self, room: Room, said: tuple[Said, ...], facts: Iterable[Sent]) -> None:
+        """Remember what a service said, refuse what may not be said, and put it on its topic."""
+        for one in said:
+            if is_outward(one) and not isinstance(one, Timer):
+                name = key_of(one)
+                self.told[name] = laws.tell(self.told.get(name, frozenset()), [token(one)])
+        for fact in facts:
+            if fact.topic == f"{room.name}.events":
+                self.topics.setdefault((room.name, fact.key), []).append(published(fact, self.now))
+
+    def _room(self, on: Any, outside: Outside | None = None, client: object = None, rules: object = None) -> Room:  # noqa: ANN401 - of any service
+        service: Service[Any] = Service(on, cast("Any", None), Codec(), outside or Outside(on.service), rules)
+        room = Room(service, client, lambda: self.now)
+        room.tell = lambda said, facts: self._hears(room, said, facts)
+        return room
+
+    def _places(self) -> Iterator[tuple[str, str, str]]:
+        for source, name in self.topics:
+            for consumer, room in self.rooms.items():
+                if f"{source}.events" in room.topics:
+                    yield consumer, source, name
+
+    def _next(self, place: tuple[str, str, str]) -> Published | None:
+        """Return the next record a service hears, having stepped over those it does not."""
+        consumer, source, name = place
+        facts = self.topics[source, name]
+        while self.read[place] < len(facts):
+            if not self.rooms[consumer].unheard(came := facts[self.read[place]]):
+                return came
+            self.read[place] += 1
+        return None

@@ -1,0 +1,33 @@
+"""Faults of clocks, windows and ladders, one line each, that only long lives find: the explorer has no days."""
+
+from __future__ import annotations
+
+from tests.model.mutants import Mutant
+
+SEED, LIVES = "5", "300"  # most are found in the first twenty lives
+MUTANTS = (
+    Mutant("an inquiry gives up", "payment/gateway.py", "@outside.carries_out(InquireCharge, ladder=INQUIRY)",
+           "@outside.carries_out(InquireCharge, ladder=INQUIRY[:1], "
+           "exhausted=lambda intent: CardDeclined(intent.order_id, 'given_up'))"),
+    Mutant("a refund is given up after minutes", "payment/gateway.py", "    when=when_refund,\n    ladder=FOR_A_DAY,",
+           "    when=when_refund,\n    ladder=FOR_A_DAY[:2],"),
+    Mutant("a refund is given up after so many tries", "chassis/calls.py",
+           "> len(errand.ladder) and self._age(entry) >= errand.patience and", "> len(errand.ladder) and"),
+    Mutant("an old charge is made without asking", "payment/gateway.py",
+           "    return _charge_told(intent.order_id, told) if told.found else None", "    return None"),
+    Mutant("an intent is old after a week", "chassis/outside.py",
+           "OLD = timedelta(hours=20)", "OLD = timedelta(days=7)"),
+    Mutant("what is older than the window is guessed", "chassis/reading.py",
+           "if id_milliseconds(headers.id) < self.floor_ms:", "if id_milliseconds(headers.id) < 0:"),
+    Mutant("a key is forgotten too early", "order/handlers.py", "<= orders.rules.idempotency_ttl",
+           "<= orders.rules.order_deadline"),
+    Mutant("a timer's time is its id's", "chassis/inputs.py",
+           'due: datetime = getattr(timer, "due", None) or id_time(identity)', "due: datetime = id_time(identity)"),
+    Mutant("a charge may begin an hour late", "payment/domain.py",
+           "now > payment.price.deadline_at", "(now - payment.price.deadline_at).total_seconds() > 3600"),
+    Mutant("nobody looks a second time", "order/handlers.py",
+           "patience.next(order.since, at)),) if order.debts else ()",
+           "patience.next(order.since, at)),) if order.debts and not order.detail.stuck else ()"),
+    Mutant("called for at once", "chassis/stuck.py",
+           "return sum(waited >= limit for limit in (self.warn, self.page, self.escalate))", "return 3"),
+)  # fmt: skip

@@ -1,0 +1,282 @@
+"""One service in memory: the chassis' own reader, inbox, lines, ids, rulings and ladders around the real handlers.
+
+Only SQL, Kafka and threads are left out; the time is the test's.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from datetime import datetime, timedelta
+from operator import itemgetter
+from typing import Any, TypeVar, cast
+from uuid import UUID
+
+from chassis import commit as committing
+from chassis.avro import Undecodable
+from chassis.calls import Calls
+from chassis.commit import LEASE, from_json, to_json
+from chassis.facts import Announced
+from chassis.ids import id_time, milliseconds
+from chassis.inputs import Done, Entry, Input, Outcome, Parked, Record, due_of
+from chassis.leases import Postponed
+from chassis.ledger import History, Told
+from chassis.ledger import Said as Sent
+from chassis.outside import Ruling
+from chassis.reading import Reader
+from chassis.service import Service, tables
+from chassis.testing import OpenRows
+from chassis.trace import new_trace
+from chassis.words import UNDATED, Command, Fact, Intent, Message, Said, Timer, key_of, stamp
+from tests.model import laws
+from tests.model.actors import State
+
+F = TypeVar("F", bound=Fact)
+HEAD = b"\0\0\0\0\1"
+DAY = timedelta(days=1)
+WINDOW = 7 * DAY
+WAIT = timedelta(seconds=2)
+TOO_OLD, BEHIND = "BELOW_FLOOR", "BEHIND"
+
+
+class Codec:
+    """JSON behind the five bytes of the wire."""
+
+    def encode(self, fact: Fact) -> bytes:
+        """Return a fact's bytes."""
+        return HEAD + to_json(fact)
+
+    def decode(self, value: bytes, cls: type[F]) -> F:
+        """Return the fact of a record's bytes, as its consumer sees it."""
+        if value[: len(HEAD)] != HEAD:
+            reason = "no schema id in front"
+            raise Undecodable(reason)
+        found: F = from_json(cls, value[len(HEAD) :])  # type: ignore[assignment] # of the class asked for
+        return found
+
+
+@dataclass(slots=True)
+class Row:
+    """A row of the agenda."""
+
+    id: UUID
+    message: Intent | Timer
+    due: datetime
+    attempts: int = 0
+    leased_until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A fact as it lies on its topic."""
+
+    fact: Sent
+    at: datetime
+    record: Record
+
+
+def published(fact: Sent, at: datetime) -> Published:
+    """Return a fact as a relay publishes it."""
+    name, when = str(fact.id).encode(), at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    headers = (
+        ("id", name),
+        ("ce_id", name),
+        ("ce_specversion", b"1.0"),
+        ("ce_source", b"quadrille/" + fact.topic.partition(".")[0].encode()),
+        ("ce_type", fact.type.encode()),
+        ("ce_time", when.encode()),
+        ("ce_causationid", str(fact.cause).encode()),
+        ("ce_sequence", b"1"),
+        ("content-type", b"application/vnd.confluent.avro"),
+        ("traceparent", fact.traceparent.encode()),
+    )
+    return Published(fact, at, Record(fact.payload, headers))
+
+
+@dataclass(slots=True)
+class Kept:
+    """What a service's database holds beside its own tables."""
+
+    inbox: set[UUID] = field(default_factory=set)
+    inbox_old: set[UUID] = field(default_factory=set)
+    lines: dict[str, list[UUID]] = field(default_factory=dict)
+    parked: dict[UUID, tuple[Published, str]] = field(default_factory=dict)
+    agenda: dict[UUID, Row] = field(default_factory=dict)
+    floor: datetime = UNDATED
+
+
+class Nobody:
+    """Watches nothing."""
+
+    def handled(self, *_: object) -> None:
+        """Note nothing."""
+
+    def called(self, *_: object) -> None:
+        """Note nothing."""
+
+
+class Room:
+    """One service; ``tell`` hears what it says, ``clock`` is the test's, ``client`` its outside."""
+
+    def __init__(self, service: Service[Any], client: object, clock: Callable[[], datetime]) -> None:
+        self.service = service
+        self.name = service.name
+        self.clock = clock
+        self.work = service.on.work(**_empty(service))
+        self.kept = Kept()
+        self.handled: Counter[UUID] = Counter()
+        self.back: list[Input | Postponed] = []
+        self.calls = Calls(service, Nobody(), client, self.back.append)
+        self.calls.clock = clock
+        self.calls._rng = random.Random(1)  # noqa: S311, SLF001 - a story told again is the same story
+        self.topics = frozenset(service.on.topics())
+        self.reader = Reader(service.on.hears(Fact), Codec())
+        self.tell: Callable[[tuple[Said, ...], Iterable[Sent]], None] = lambda *_: None
+
+    def hear(self, came: Published, *, dies: bool = False, old: bool = False, redriven: bool = False) -> Outcome:
+        """Read a record from a topic, or again from its line, and handle it; ``old``: a person lets it in."""
+        record, sent = came.record, came.fact
+        self.reader.floor_ms = 0 if old else milliseconds(self.kept.floor)
+        heard = self.reader.read(record, sent.key.encode(), None, milliseconds(came.at))
+        if old:  # what a person lets in may have been in before
+            del self.handled[heard.id]
+        outcome = self.commit(replace(heard, redriven=redriven), dies=dies)
+        if isinstance(outcome, Parked) and not (redriven and outcome.error_class == BEHIND):
+            self.kept.parked[heard.id] = came, outcome.error_class
+        if isinstance(outcome, Done) and old:
+            self.kept.inbox_old.add(heard.id)
+        return outcome
+
+    def unheard(self, came: Published) -> bool:
+        """Tell whether no handler is for this fact."""
+        return self.reader.unheard(came.record)
+
+    def commit(self, heard: Input, *, dies: bool = False) -> Outcome:
+        """Handle one input as chassis.commit does; a process that dies before its COMMIT leaves nothing."""
+        if isinstance(heard.body, Message):
+            stamp(heard.body, heard.at, heard.attempts)
+        kept, before = self.kept, self.state()
+        marks = [(rows, rows.mark()) for rows in tables(self.work)]
+        batch = committing._Batch(self.service, self.work, self._history(heard), Told(), 0, None)  # noqa: SLF001 - the real one, without its SQL
+        outcome = committing._handle(batch, heard)  # noqa: SLF001 - as above
+        if dies:
+            for rows, mark in marks:
+                rows.rewind(mark)
+            return outcome
+        kept.lines = {line: list(ids) for line, ids in batch.history.lines.items() if ids}
+        if isinstance(outcome, Done):
+            self._ends(heard, outcome.said, batch.told, before)
+        elif isinstance(outcome, Parked):
+            laws.must(outcome.error_class in (TOO_OLD, BEHIND), "L11", f"{self.name}: {outcome.reason}")
+        return outcome
+
+    def state(self) -> State:
+        """Return the rows of all tables."""
+        named = ((f.name, getattr(self.work, f.name)) for f in fields(self.work) if f.name != "rules")
+        return tuple((name, tuple(sorted(rows.items(), key=itemgetter(0)))) for name, rows in named)
+
+    def prune(self) -> None:
+        """Move the floor as days go by, and forget the ids below it."""
+        midnight = self.clock().replace(hour=0, minute=0, second=0, microsecond=0)
+        if midnight - WINDOW <= self.kept.floor:
+            return
+        self.kept.floor = midnight - WINDOW
+        self.kept.inbox = {one for one in self.kept.inbox if id_time(one) >= self.kept.floor}
+
+    def due(self, kind: type[Message]) -> list[Row]:
+        """Return the rows of a kind that may be leased now."""
+        now = self.clock()
+        rows = sorted(self.kept.agenda.values(), key=lambda row: (row.due, row.id))
+        free = (r for r in rows if r.leased_until is None or r.leased_until < now)
+        return [row for row in free if row.due <= now and isinstance(row.message, kind)]
+
+    def lease(self, row: Row) -> Input | Ruling | None:
+        """Carry an intent out: the answer, what its ruling says, or None when it is to be tried again later."""
+        row.attempts, row.leased_until = row.attempts + 1, self.clock() + LEASE
+        intent = stamp(cast("Intent", row.message), self.clock())  # timers are not leased
+        entry = Entry(row.id, key_of(intent), intent, row.attempts, time.monotonic() + 30, new_trace())
+        when = self.calls.errand(entry).when
+        ruling = when(entry.intent, self.work) if when else Ruling.GO
+        if ruling is Ruling.WAIT:
+            row.due, row.leased_until, row.attempts = self.clock() + WAIT, None, row.attempts - 1
+            return ruling
+        if ruling is Ruling.DROP:
+            self.calls.drop(entry)
+        else:
+            self.calls._in_hand[entry.id, entry.attempts] = entry  # noqa: SLF001 - in our thread, not in its pool
+            self.calls._carry_out(entry)  # noqa: SLF001 - as above
+        came = self.back.pop()
+        if isinstance(came, Postponed):
+            row.due, row.leased_until = self.clock() + came.wait, None
+            row.attempts -= int(came.untried)
+            return None
+        return replace(came, at=self.clock())
+
+    def open(self, row: Row) -> bool:
+        """Tell whether an intent waits that nobody has in hand."""
+        return row.id in self.kept.agenda and row.leased_until is None and isinstance(row.message, Intent)
+
+    def fire(self, row: Row) -> Outcome:
+        """Handle a due timer, whose time is when it was due."""
+        record = Record(to_json(row.message))
+        message, before = from_json(type(row.message), record.raw), set(self.kept.agenda)
+        at = due_of(message, row.id)
+        outcome = self.commit(Input(row.id, key_of(message), message, at, message.type, record, agenda=row.id))
+        again = [one.due for name, one in self.kept.agenda.items() if name not in before]
+        laws.must(all(due > row.due for due in again), "17", f"{message.type} leads to the same moment again")
+        return outcome
+
+    def _history(self, heard: Input) -> History:
+        kept = self.kept
+        lines = {line: list(ids) for line, ids in kept.lines.items()}
+        types = {kept.parked[one][0].fact.type for one in kept.lines.get(heard.key, ())}
+        return History(kept.inbox | kept.inbox_old, lines, {}, set(), {heard.key: types})
+
+    def _ends(self, heard: Input, said: tuple[Said, ...], told: Told, before: State) -> None:
+        kept, now = self.kept, self.clock()
+        self.handled[heard.id] += 1
+        laws.must(self.handled[heard.id] == 1, "10", f"{self.name} handled {heard.type} twice under one id")
+        if not isinstance(heard.body, Command):
+            kept.inbox.add(heard.id)
+        kept.parked.pop(heard.id, None)
+        if heard.agenda:
+            kept.agenda.pop(heard.agenda, None)
+        for promise in told.promises:
+            due = promise.due or now + promise.wait
+            kept.agenda[promise.id] = Row(promise.id, promise.message, due, promise.tried)
+        self._hurry(now)
+        states = _only(heard.key, before), _only(heard.key, self.state())
+        laws.CHECKS[self.name](cast("Message", heard.body), *states, said)
+        self.tell(tuple(one for one in said if not isinstance(one, Announced)), told.facts)
+
+    def _hurry(self, now: datetime) -> None:
+        """Let what an operator hurries fall due, as the store does."""
+        hurried: Any = getattr(self.work, "hurried", ())  # payment's alone
+        for key in [*hurried]:
+            hurried.drop(key)
+            for row in self.kept.agenda.values():
+                if key_of(row.message) == key and row.leased_until is None and isinstance(row.message, Intent):
+                    row.due = min(row.due, now)
+
+
+def _only(name: str, state: State) -> State:
+    """Return the rows with the ledger of one order alone: its laws are about one."""
+    return tuple((n, tuple((k, e) for k, e in rows if n != "entries" or e.order_id == name)) for n, rows in state)
+
+
+class _Table(OpenRows[Any, Any]):
+    """A table of which every row is there, to be looked at as a whole."""
+
+    __slots__ = ()
+
+    def items(self) -> Iterable[tuple[Any, Any]]:
+        """Return what the table holds."""
+        return self._now.items()
+
+
+def _empty(service: Service[Any]) -> Mapping[str, Any]:
+    made: dict[str, Any] = {f.name: _Table((), {}) for f in fields(service.on.work) if f.name != "rules"}
+    return made if service.rules is None else made | {"rules": service.rules}
