@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
+import struct
 import threading
 import time
 from typing import Any
 
+import pytest
+
 from chassis import ops
+from chassis.tests.workbench import wait_until
 
 
 def ask(server: ops.Ops, path: str) -> tuple[int, Any]:
@@ -80,3 +85,15 @@ def test_metrics_and_info() -> None:
     assert status == 200
     assert "# TYPE quadrille_spans_dropped_total counter" in metrics or "python_info" in metrics
     assert (info["service"], info["role"], info["settings"]) == ("order", "relay", {"log_level": "info"})
+
+
+def test_a_caller_that_has_gone_is_no_news(capfd: pytest.CaptureFixture[str]) -> None:
+    """A connection cut instead of closed leaves no word in the log, least of all a traceback with an address."""
+    with ops.serve("127.0.0.1:0", "order", "api", {}) as server:
+        before = threading.active_count()
+        with socket.create_connection(("127.0.0.1", server.server_port)) as caller:
+            wait_until(lambda: threading.active_count() > before)
+            caller.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        wait_until(lambda: threading.active_count() == before)
+
+    assert capfd.readouterr().err == ""

@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -71,6 +72,12 @@ class Ops(ThreadingHTTPServer):
             ("GET", "/info"): lambda _: Told(200, self.info),
             **routes,
         }
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Log what broke a connection, without whose it was; that a caller has gone is no news."""
+        del request, client_address
+        if not isinstance(bug := sys.exc_info()[1], OSError):
+            log.error("connection failed", error_class=type(bug).__name__, exc_info=bug)
 
     def ready(self) -> tuple[bool, dict[str, object]]:
         """Run every check, all at once, and tell what each found and how long it took."""
