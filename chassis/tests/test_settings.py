@@ -140,6 +140,13 @@ def test_a_refused_start_is_one_line_and_exit_code_2(
     assert capfd.readouterr().err.startswith(text)
 
 
+@pytest.mark.parametrize("seconds", ["0s", "6s"])
+def test_a_call_must_end_before_its_lease(seconds: str) -> None:
+    """A time-out with which an intent's tries would outlast its lease, or none at all, stops the start."""
+    with pytest.raises(Refusal, match="QUADRILLE_PROCESSOR_TIMEOUT=[06]m?s "):
+        settings(PROCESSOR_TIMEOUT=seconds)
+
+
 def test_durations_read_as_they_show() -> None:
     """A duration's text is what was written."""
     for text in ("250ms", "3s", "5m", "48h", "7d"):

@@ -149,7 +149,8 @@ class Settings(BaseModel):
     intake_rest: Duration = timedelta(seconds=30)
     inbox_window: Duration = Field(timedelta(days=7), ge=timedelta(hours=48))
     processor_url: Url = "http://127.0.0.1:8010"
-    processor_timeout: Duration = timedelta(seconds=3)
+    # An intent's lease of 30 s outlasts an inquiry and three tries, each of them with half a second for a place.
+    processor_timeout: Duration = Field(timedelta(seconds=3), gt=timedelta(0), le=timedelta(seconds=5))
     smtp_url: Hidden = Secret("smtp://127.0.0.1:8025")
     batch_max: int = Field(100, ge=1, le=500)
     trace_ratio: float = Field(1.0, ge=0, le=1)
@@ -265,6 +266,7 @@ def _refusal(refused: ValidationError, sources: Mapping[str, str]) -> Refusal:
     variable = PREFIX + name.upper()
     if error["type"] == "missing":
         return Refusal(found=f"no {variable}", wanted=f"{variable}, which has no default", fix=f"set {variable}")
-    value = "***" if name in SECRETS else repr(error["input"])
+    given = error["input"]
+    value = "***" if name in SECRETS else _duration_text(given) if isinstance(given, timedelta) else repr(given)
     wanted = str(error.get("ctx", {}).get("error") or error["msg"])
     return Refusal(found=f"{variable}={value} ({sources[name]})", wanted=wanted, fix=f"set {variable} to a valid value")
