@@ -143,7 +143,7 @@ def test_a_refused_start_is_one_line_and_exit_code_2(
 @pytest.mark.parametrize("seconds", ["0s", "6s"])
 def test_a_call_must_end_before_its_lease(seconds: str) -> None:
     """A time-out with which an intent's tries would outlast its lease, or none at all, stops the start."""
-    with pytest.raises(Refusal, match="QUADRILLE_PROCESSOR_TIMEOUT=[06]m?s "):
+    with pytest.raises(Refusal, match=r"QUADRILLE_PROCESSOR_TIMEOUT=[06]m?s "):
         settings(PROCESSOR_TIMEOUT=seconds)
 
 
