@@ -151,8 +151,8 @@ def test_a_lost_answer_is_no_answer(answer: bytes | None) -> None:
 @pytest.mark.parametrize("dripping", ["headers", "body"])
 def test_an_answer_that_drips_is_no_answer(dripping: str) -> None:
     """The time-out is for the answer as a whole: a byte now and then does not keep a caller waiting."""
-    first = b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n" + (b"\r\n" if dripping == "body" else b"")
-    with serving(lambda _: first + b"x" * 99, 0.02) as server, closing(Peer(server.url, 1)) as peer:
+    first = b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n" + (b"\r\n" if dripping == "body" else b"")
+    with serving(lambda _: first + b"x" * 999, 0.005) as server, closing(Peer(server.url, 0.4)) as peer:
         began = time.monotonic()
         with pytest.raises(Unanswered) as lost:
             peer.call("POST", "/x", {}, b"{}")
