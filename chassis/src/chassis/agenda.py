@@ -29,7 +29,7 @@ from chassis.listener import Watcher
 from chassis.logs import Seldom
 from chassis.outside import Ruling
 from chassis.service import Service, Tx
-from chassis.session import Session
+from chassis.session import Session, pipelined
 from chassis.words import Intent, Message, Timer, stamp
 
 NAP_SECONDS = 0.5
@@ -216,7 +216,7 @@ class Agenda:
 
     def _rulings(self, judged: Sequence[Entry]) -> dict[UUID, Ruling]:
         tx = self._connection()
-        with tx.pipeline(), tx.transaction():
+        with pipelined(tx):
             tx.execute(ledger.LOCK_KEYS, [sorted({lock_key(e.key) for e in judged})])
             work = self.service.load(tx, [e.intent for e in judged])
             return {e.id: (self.calls.errand(e).when or _go)(e.intent, work) for e in judged}

@@ -21,6 +21,7 @@ from chassis.inputs import Busy, Done, Entry, Failed, Input, Outcome, Parked, Se
 from chassis.ledger import Fenced, History, Promise, Told
 from chassis.outside import Ruling
 from chassis.service import Service, Tx, tables
+from chassis.session import pipelined
 from chassis.words import (
     Command,
     Fact,
@@ -131,7 +132,7 @@ def _adapter(cls: type[Message]) -> TypeAdapter[Any]:
 
 def _together(tx: Tx, service: Service[W], inputs: Sequence[Input], room: int, gate: Gate | None) -> list[Outcome]:
     began = time.monotonic()
-    with tx.pipeline(), tx.transaction():
+    with pipelined(tx):
         opening = ledger.begin(tx, inputs)
         work = service.load(tx, [stamp(i.body, i.at, i.attempts) for i in inputs if isinstance(i.body, Message)])
         batch = _Batch(service, work, opening.history(), Told(), room, gate)
@@ -154,7 +155,7 @@ def _alone(tx: Tx, service: Service[W], heard: Input, refused: Exception, gate: 
         if isinstance(heard.body, Command):
             return Failed(again)
         blame = _blame(heard, refused)
-    with tx.pipeline(), tx.transaction():
+    with pipelined(tx):
         history = ledger.begin(tx, [heard]).history()
         outcome: Outcome = Seen() if history.knows(heard) else blame
         ledger.end(tx, [(heard, outcome)], Told(), history, LEASE)
