@@ -173,12 +173,16 @@ class Machine(RuleBasedStateMachine):
         name = sorted(self.house.orders)[pick % len(self.house.orders)]
         self.house.ask(service, ResolveUndo(name, "EXTERNAL", "ada", "ticket 7") if gives_up else RetryUndo(name))
 
-    @precondition(lambda self: self.house.orders.keys() - self.house.bank.refuses)
     @rule(pick=PICK)
     def close_card(self, pick: int) -> None:
-        """A card is closed: what was charged to it cannot go back."""
-        cards = sorted(self.house.orders.keys() - self.house.bank.refuses)
-        self.house.bank.refuses.add(cards[pick % len(cards)])
+        """A card is closed, and what was charged to it cannot go back; or it is opened again."""
+        self.house.bank.refuses ^= {sorted(self.house.orders)[pick % len(self.house.orders)]}
+
+    @precondition(lambda self: self.house.sealed)
+    @rule()
+    def unseal(self) -> None:
+        """Sealed goods may come back from now on."""
+        self.house.unseal()
 
     @invariant()
     def laws_hold(self) -> None:

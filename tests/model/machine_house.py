@@ -23,6 +23,7 @@ from chassis.peer import Peer
 from chassis.service import Service
 from chassis.words import Command, Intent, Said, Timer, key_of
 from inventory.domain import Level, Sku
+from inventory.events import SetStock
 from notification.domain import Contact, CustomerId
 from order.domain import Order, Rules
 from order.events import CancelOrder, Line, PlaceOrder
@@ -199,6 +200,16 @@ class House:
     def row(self, order_id: str) -> Order:
         """Return the order as the order service has it."""
         return cast("Order", self.rooms["order"].work.known(order_id))
+
+    @property
+    def sealed(self) -> bool:
+        """Whether goods once sold may not come back."""
+        return bool(self.rooms["inventory"].work.levels.get(SKU).sealed)
+
+    def unseal(self) -> None:
+        """Let sold goods come back, whatever is available."""
+        level = self.rooms["inventory"].work.levels.get(SKU)
+        self.ask("inventory", SetStock(SKU, level.available, sealed=False))
 
     def hold(self, order_id: str) -> Any:  # noqa: ANN401 - a row, or None
         """Return the hold as inventory has it."""
