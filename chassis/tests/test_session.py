@@ -11,11 +11,17 @@ import psycopg
 import pytest
 from psycopg.pq import TransactionStatus
 
+from chassis.commit import commit
 from chassis.service import Tx
 from chassis.session import Session, pipelined
-from chassis.tests.workbench import Database
+from chassis.tests.kitchen import Kitchen
+from chassis.tests.pantry_words import BreadOrdered
+from chassis.tests.workbench import Database, heard
 
 SHELF = "INSERT INTO level VALUES (%b, %b)"
+PLANS = """
+SELECT generic_plans, custom_plans FROM pg_prepared_statements
+ WHERE statement LIKE '%FROM inbox_old%' AND statement NOT LIKE '%pg_prepared_statements%'"""
 DEFERRED = "CREATE TEMP TABLE pair (sku text, a int UNIQUE DEFERRABLE INITIALLY DEFERRED)"
 
 
@@ -160,3 +166,15 @@ def test_a_session_is_made_when_it_is_needed(db: Database) -> None:
     session.close()
     assert (first.closed, session() is first) == (True, False)
     session.close()
+
+
+def test_a_session_plans_what_it_repeats_once(kitchen: Kitchen, db: Database) -> None:
+    """After the first batches no statement of a commit is planned again, not even over all days of the inbox."""
+    session = Session(db.connect)
+    db.fill(rye=100)
+    for number in range(12):
+        commit(session(), kitchen.service(), [heard(BreadOrdered(f"o-{number}"))])
+    plans = session().execute(PLANS).fetchall()
+    session.close()
+
+    assert plans == [(12, 0)]

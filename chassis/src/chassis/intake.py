@@ -28,6 +28,7 @@ from chassis.listener import Stopped
 from chassis.logs import Seldom
 from chassis.problems import Problem
 from chassis.service import Service, Tx
+from chassis.session import PLAN_ONCE
 from chassis.words import Infrastructure, Reply
 from chassis.worker import Notes
 
@@ -188,6 +189,7 @@ class Intake:
             message = "found synchronous_commit=off; wanted on: accepted orders would be lost; fix: set it to on"
             raise Stopped(message)
         self._tx = tx
+        tx.execute(PLAN_ONCE)
         return tx
 
     def _lost(self, asked: _Asked) -> Problem:
