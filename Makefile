@@ -24,7 +24,7 @@ status: setup ## processes with memory and CPU
 	@$(BIN)/quadrille status
 
 test: check jaeger ## every gate, then the tests on the real stack, on ports and data of their own
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+	@$(BIN)/python -m pytest --numprocesses 3 --dist loadgroup --no-loadscope-reorder
 
 check: setup ## the gates: lint, types, import contracts, schemas, generated pages, sizes
 	@$(BIN)/ruff check --quiet .

@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
+from _pytest.nodeid import NodeId
 
 from quadrille.stack import EVERYTHING, Stack, jaeger
 
@@ -95,18 +96,18 @@ def pytest_configure() -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Give each worker of a shared run whole files, and one of them every test of the session's whole stack, first."""
-    if not config.pluginmanager.hasplugin("xdist"):
+    if not hasattr(config, "workerinput"):
         return
     for item in items:
-        hasty = "hasty" in getattr(item, "fixturenames", ())  # the second stack of the saga's tests
-        group = "stack" if _on_the_stack(item) else "hasty" if hasty else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
-    if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: not _on_the_stack(item))  # the longest piece of work is not to come last
+        # xdist's own way, a mark, writes a name that pytest 9.2 no longer reads: every test would be a group of its own
+        item._id = NodeId.parse(f"{item.nodeid}@{_group(item)}")  # noqa: SLF001 - there is no other
+    items.sort(key=lambda item: not item.nodeid.endswith("@stack"))  # the longest piece of work is not to come last
 
 
-def _on_the_stack(item: pytest.Item) -> bool:
-    return "stack" in getattr(item, "fixturenames", ())
+def _group(item: pytest.Item) -> str:
+    """Return the name of the tests that are one piece of work: those of a whole stack, or of a file."""
+    whole = [name for name in ("stack", "hasty") if name in getattr(item, "fixturenames", ())]
+    return whole[0] if whole else item.nodeid.partition("::")[0]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
