@@ -17,8 +17,7 @@ from chassis.tests import test_commit, test_commit_races, test_parking
 from chassis.tests.workbench import Database
 
 LOCKS = "tx.execute(LOCK_KEYS, [sorted({lock_key(key) for key in keys})])"
-SEEN = 'seen = tx.execute(SEEN_IDS, {"ids": ids, "low": min(ids), "high": max(ids)})'
-SEQUENCE = "tx.execute(SEQUENCES, [keys])"
+PAST = "past = _past(tx, inputs, keys)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +38,7 @@ PLANTS = {
         test_commit_races.test_two_processes_on_one_partition_have_each_effect_once,
     ),
     "ids seen are read before the key locks": Plant(
-        ledger, "begin", f"{LOCKS} ... {SEEN}", f"ids = [i.id for i in inputs]; {SEEN}; {LOCKS} ... pass",
+        ledger, "begin", f"{LOCKS} ... {PAST}", f"{PAST}; {LOCKS} ... pass",
         test_commit_races.test_the_same_event_by_four_at_once_has_one_effect,
     ),
     "no key is locked": Plant(
@@ -47,7 +46,7 @@ PLANTS = {
         test_commit_races.test_facts_of_one_order_are_numbered_without_gap,
     ),
     "the sequence is read before the key locks": Plant(
-        ledger, "begin", f"{LOCKS} ... {SEQUENCE}", f"early = {SEQUENCE}; {LOCKS} ... early",
+        ledger, "begin", f"{LOCKS} ... {PAST}", f"{PAST}; {LOCKS} ... pass",
         test_commit_races.test_facts_of_one_order_are_numbered_without_gap,
     ),
     "the inbox is written after the transaction": Plant(
