@@ -175,9 +175,13 @@ def test_no_request_finds_an_undocumented_answer(url: str, tmp_path: Path) -> No
 def test_a_payment_is_read_at_one_moment(payment: Money, charging: str) -> None:
     """What commits while a payment is read is seen as a whole or not at all: never the old state without its intent."""
 
+    def charged(before: str) -> None:
+        if before == "entry":
+            payment.given(CardCharged(charging, "ch-1"))
+
     def read(db: sa.Connection) -> store.Account | None:
-        statements = iter([lambda: None, lambda: payment.given(CardCharged(charging, "ch-1")), lambda: None])
-        sa.event.listen(db, "before_cursor_execute", lambda *_: next(statements)())
+        statements = iter(("payment", "entry", "agenda"))
+        sa.event.listen(db, "before_cursor_execute", lambda *_: charged(next(statements)))
         return store.payment_of(db, charging)
 
     pool = Pool(payment.connect)
