@@ -97,9 +97,10 @@ class Desk:
 
         Raises what the intake raises, and overloaded while the gate is shut for what is new.
         """
-        refusal = self._gate and heard.request and self._gate.refusal()
-        if refusal and self._known and not await self.read(self._known, heard.body):
-            raise refusal
+        if self._gate and self._known and heard.request and self._gate.shut:
+            refusal = None if await self.read(self._known, heard.body) else self._gate.refusal()
+            if refusal:
+                raise refusal
         if isinstance(got := await self._intake.ask(heard), reply):
             return got
         message = f"{heard.type} was replied to with {type(got).__name__}, not {reply.__name__}"

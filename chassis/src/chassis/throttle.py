@@ -121,6 +121,11 @@ class Gate:
         self._thread.join()
         self._connection.close()
 
+    @property
+    def shut(self) -> bool:
+        """Whether not all are let in; asked first, for ``refusal`` lets one of the trickle in."""
+        return self._seen is not None and self._seen.state != "OPEN"
+
     def refusal(self) -> Problem | None:
         """Return why a new order is not taken now; None lets it in, as one of the trickle if there is but that."""
         seen = self._seen

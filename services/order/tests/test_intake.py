@@ -168,6 +168,24 @@ def test_a_probe_that_fails_shuts_it_again(till: Till) -> None:
     assert till.sql(NEWS) == [("intake.paused",)]
 
 
+@pytest.mark.proves("F23")
+def test_a_repeat_is_none_of_the_trickle(till: Till) -> None:
+    """What was answered before is answered again, and the second's one admission is left for what is new."""
+    till.place("known")
+    face = Face(Settings.model_validate(NOWHERE), till.shop.db.service, till.shop.db.connect, Spans.disabled())
+    now = 100.0
+    gate = Gate(face, lambda: now)
+    assert not gate.shut
+    till.sql("UPDATE intake SET state = 'TRICKLE', since = clock_timestamp()")
+    with till.shop.db.connect() as tx:
+        gate.judge(tx)
+    assert gate.shut
+    assert [gate.refusal() is None for _ in range(2)] == [True, False]
+
+    till.until(lambda: till.place().status == 503)  # the api's own gate trickles now, and has let its one in
+    till.until(lambda: [till.place("known").status, till.place("known").status, till.place().status] == [202] * 3)
+
+
 def test_two_processes_announce_it_once(till: Till) -> None:
     """Every api process looks; the one that turns the state announces it."""
     face = Face(Settings.model_validate(NOWHERE), till.shop.db.service, till.shop.db.connect, Spans.disabled())
