@@ -68,6 +68,7 @@ CI = QUICK | {
     "two facts heard twice past the inbox": Scope(again=2),
     "two senders frozen": Scope(frozen=2, lost=True, slow=True, sealed=True, refund=EVERY),
     "a fact discarded, answers lost and late": Scope(discarded=1, frozen=1, lost=True, slow=True, refund=EVERY),
+    "an operator acts, two facts parked": Scope(parked=2, deadline=False, card=("charged",), operator=True),
 }
 NIGHTLY = CI | {
     "one parked, one discarded, one heard twice": Scope(parked=1, discarded=1, again=1),
