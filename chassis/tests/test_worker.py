@@ -148,3 +148,25 @@ def test_a_recovery_the_relay_has_noted_is_told_by_the_worker(kitchen: Kitchen, 
     with running(kitchen.worker()):
         wait_until(lambda: db.said("type", "aggregatetype") == [("relay.recovered", "ops.events")])
     assert db.one("SELECT bool_and(announced) FROM relay_recovery")
+
+
+def test_timers_wait_for_what_another_worker_has_still_to_handle(kitchen: Kitchen, db: Database) -> None:
+    """A worker that has read its own partitions is not caught up before its colleague, or who takes over, has."""
+    kitchen.start_here()
+    colleague = kitchen.consumer()
+    colleague.subscribe(["order.events"])
+    wait_until(lambda: (colleague.poll(0.05), colleague.assignment())[1], 20)
+    for n in range(12):
+        kitchen.tell(OrderDropped(f"o-{n}"), n)
+    kitchen.flush()
+    worker = kitchen.worker()
+    standing = worker.listener.standing
+
+    with running(worker):
+        wait_until(lambda: (colleague.poll(0.05), standing.ends)[1], 20)
+        wait_until(lambda: db.one(HANDLED) == sum(topic == "order.events" for topic, _ in [*standing.ends]))
+        standing.look()
+        assert not worker.listener.caught_up()
+        colleague.close()
+        wait_until(worker.listener.caught_up, 20)
+        assert db.one(HANDLED) == 12

@@ -83,10 +83,10 @@ class Listener:
         self.standing = Standing(service.on.topics())
         self.joined = False
         self._troubles = Seldom()
-        self._stepped = self._hinted = time.monotonic()
+        self._stepped = self._looked = self._hinted = time.monotonic()
 
     def caught_up(self) -> bool:
-        """Tell whether every partition is handled up to the end seen at its assignment: timers may fire."""
+        """Tell whether all partitions, others' too, are handled up to the ends seen at assignment: timers may fire."""
         return self.standing.caught_up
 
     def ready(self) -> bool:
@@ -112,6 +112,8 @@ class Listener:
         inputs = self._inputs(records)
         if inputs:
             self._commit(inputs)
+        if self.standing.others and self._due("_looked", STEP_SECONDS / 4):
+            self.standing.look_at_others(self._connection())
         self.standing.look()
         if self._due("_stepped", STEP_SECONDS) or (self.pulse and self.pulse.news):
             self._step_over_unheard()

@@ -5,7 +5,7 @@ The database's positions are the truth. What was read beyond them is only rememb
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from confluent_kafka import Consumer, TopicPartition
 
@@ -20,6 +20,7 @@ ADD_POSITION = "INSERT INTO position VALUES (%b, %b, %b) ON CONFLICT DO NOTHING"
 class Standing:
     """The partitions in hand: ``next`` as the database knows it, ``read`` one past the last record looked at.
 
+    ``others`` are ends that other workers of the service have still to reach: a timer is nobody's partition.
     Changed by the listener's thread alone; ``caught_up`` may be asked by any.
     """
 
@@ -28,6 +29,7 @@ class Standing:
         self.next: dict[Place, int] = {}
         self.read: dict[Place, int] = {}
         self.ends: dict[Place, int] = {}  # as seen at assignment, or after an outage
+        self.others: dict[Place, int] = {}
         self.caught_up = False
 
     def positions(self, tx: Tx) -> dict[Place, int]:
@@ -40,9 +42,10 @@ class Standing:
         Raises Stopped if a topic is not what it was, or a position is not within its partition.
         """
         topics.check(tx, sorted({one.topic for one in partitions}))
-        known, bounds = self.positions(tx), topics.bounds((one.topic, one.partition) for one in partitions)
-        for one in partitions:
-            place = one.topic, one.partition
+        known, mine = self.positions(tx), [(one.topic, one.partition) for one in partitions]
+        bounds = topics.bounds({*known, *mine})
+        self._leave_to_others({place: bounds[place][1] for place in known.keys() - self.next.keys() - {*mine}}, known)
+        for place, one in zip(mine, partitions, strict=True):
             low, high = bounds[place]
             if place not in known:
                 tx.execute(ADD_POSITION, [*place, low])
@@ -53,7 +56,7 @@ class Standing:
                     "made anew or its retention overtook this worker; nothing is skipped silently"
                 )
                 raise Stopped(message)
-        return {place: high for place, (_, high) in bounds.items()}
+        return {place: bounds[place][1] for place in mine}
 
     def take(self, partitions: Iterable[TopicPartition], ends: dict[Place, int]) -> None:
         """Take assigned partitions in hand, at the offsets ``place`` has set."""
@@ -65,15 +68,19 @@ class Standing:
 
     def leave(self, partitions: Iterable[TopicPartition]) -> None:
         """Let revoked partitions go."""
-        for one in partitions:
+        gone = [place for one in partitions if (place := (one.topic, one.partition)) in self.next]
+        self._leave_to_others({**self.others, **{place: self.ends[place] for place in gone}}, self.next)
+        for place in gone:
             for table in (self.next, self.read, self.ends):
-                table.pop((one.topic, one.partition), None)
+                del table[place]
         self.caught_up = False
 
     def seek(self, tx: Tx, topics: Topics, consumer: Consumer) -> None:
         """Go back to the database's positions; what was said meanwhile is to be read before a timer fires."""
         self.caught_up = False
-        known, bounds = self.positions(tx), topics.bounds(self.next)
+        known = self.positions(tx)
+        bounds = topics.bounds({*known, *self.next})
+        self._leave_to_others({place: bounds[place][1] for place in known.keys() - self.next.keys()}, known)
         for place in self.next:
             consumer.seek(TopicPartition(*place, known[place]))
             self.next[place] = self.read[place] = known[place]
@@ -93,6 +100,14 @@ class Standing:
         """Note steps the database has taken."""
         self.next.update({(topic, partition): upto for topic, partition, _, upto in steps})
 
+    def look_at_others(self, tx: Tx) -> None:
+        """Look what other workers have handled meanwhile."""
+        self._leave_to_others(self.others, self.positions(tx))
+
     def look(self) -> None:
         """Look whether all is handled up to the ends; called when nothing read waits for its commit."""
-        self.caught_up = bool(self.ends) and all(self.read[place] >= end for place, end in self.ends.items())
+        mine = bool(self.ends) and all(self.read[place] >= end for place, end in self.ends.items())
+        self.caught_up = mine and not self.others
+
+    def _leave_to_others(self, ends: Mapping[Place, int], known: Mapping[Place, int]) -> None:
+        self.others = {place: end for place, end in ends.items() if known.get(place, 0) < end}
