@@ -220,7 +220,7 @@ def _adrift(life: Life, intent: int) -> Life:
 
 def _dropped(intent: Message) -> Message:
     if isinstance(intent, SendMail):
-        return SendMailDropped(intent.order_id, intent.kind)
+        return SendMailDropped(intent.order_id, intent.kind, intent.customer_id, intent.subject, intent.text)
     dropped = {"charge_card": ChargeCardDropped, "refund_card": RefundCardDropped}
     return dropped[intent.type](getattr(intent, "order_id", ""))
 

@@ -32,6 +32,7 @@ NEVER = {  # guards for what cannot come: who has settled was asked to before, a
     ("order.expire", "order.cancelled"),
     ("order.place_order", "order_check"),  # only for a deadline that is far off
     ("inventory.release_early", "stock.release_failed"),
+    ("notification.dropped", "send_mail"),  # no address changes here
 }
 CONTRADICTED = ("order", "finding.raised")  # a contradiction cannot come
 HANDLERS = (order.handlers.on, inventory.handlers.on, payment.handlers.on, notification.handlers.on)

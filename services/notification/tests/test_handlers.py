@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from chassis.outside import Ruling
@@ -39,7 +41,7 @@ MAIL = SendMail(
 )
 SENT = MailSent("o-1", "confirmed")
 BOUNCED = MailFailed("o-1", "confirmed", "SMTP 550: refused for good")
-DROPPED = SendMailDropped("o-1", "confirmed")
+DROPPED = SendMailDropped("o-1", "confirmed", "cust_demo", MAIL.subject, MAIL.text)
 
 
 def state(notification: InMemory[Post], kind: Kind = Kind.CONFIRMED) -> State | None:
@@ -176,6 +178,18 @@ def test_an_erased_customer_gets_no_mail(notification: InMemory[Post]) -> None:
     assert notification.said() == [NotificationSuppressed("o-1", "confirmed", "NO_ADDRESS")]
 
 
+def test_a_mail_that_waits_follows_its_customer(notification: InMemory[Post]) -> None:
+    """Erased and entered anew before the lease: nothing goes to the old address, the same mail to the new one."""
+    notification.given(CONFIRMED, DeleteContact("cust_demo"), PutContact("cust_demo", "new@example.com"))
+
+    assert when_mail(MAIL, notification.work) is Ruling.DROP
+    notification.hears(DROPPED)
+
+    moved = replace(MAIL, address="new@example.com")
+    assert notification.said() == [moved]
+    assert when_mail(moved, notification.work) is Ruling.GO
+
+
 @pytest.mark.proves("L11")
 @pytest.mark.parametrize(
     "past",
@@ -235,6 +249,7 @@ def test_every_edge_of_the_map_was_walked() -> None:
         [known, CONFIRMED, SENT, CANCELLED, DeleteContact("cust_demo")],
         [known, CONFIRMED, BOUNCED],
         [known, CONFIRMED, CANCEL, DROPPED],
+        [known, CONFIRMED, DROPPED],
         [CONFIRMED, CANCELLED],
     ):
         notification = InMemory(on)

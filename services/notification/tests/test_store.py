@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from uuid import uuid4
 
 import pytest
@@ -134,20 +135,25 @@ def test_a_waiting_mail_is_judged_against_the_database(notification: Office, cus
 
     notification.given(OrderCancellationRequested(order))
     assert ruling(notification, mail) is Ruling.DROP
-    notification.given(SendMailDropped(order, "confirmed"))
+    notification.given(SendMailDropped(order, "confirmed", customer, mail.subject, mail.text))
 
     assert said(notification, order) == ["notification.suppressed confirmed"]
 
 
 def test_an_erased_customer_is_judged_against_the_database(notification: Office, customer: str, order: str) -> None:
-    """Erased after the order was confirmed and before its mail was leased: the mail does not go."""
+    """Erased before the lease of its mail, which does not go then; entered anew, it goes to the new address."""
     notification.given(OrderConfirmed(order, customer, 2500, "EUR"))
     (mail,) = notification.intents(order)
     assert isinstance(mail, SendMail)
 
     notification.given(DeleteContact(customer))
-
     assert ruling(notification, mail) is Ruling.DROP
+
+    notification.given(PutContact(customer, "new@example.com"))
+    assert ruling(notification, mail) is Ruling.DROP
+    notification.given(SendMailDropped(order, "confirmed", customer, mail.subject, mail.text))
+
+    assert notification.intents(order)[-1] == replace(mail, address="new@example.com")
 
 
 def test_the_address_book(notification: Office, customer: str) -> None:

@@ -122,17 +122,21 @@ class Post:
         self._put(replace(notice, state=State.FAILED if error else State.SENT, because=error))
         return Ended()
 
-    def drop(self, order_id: OrderId, kind: Kind) -> Suppressed | Nothing:
-        """Record that the mail was not sent after all."""
+    def drop(self, order_id: OrderId, kind: Kind, customer_id: CustomerId) -> Write | Suppressed | Nothing:
+        """Record that the mail was not sent after all; one that is still wanted goes to where the customer is now."""
         notice = self._of(order_id, kind)
+        contact = self.contacts.get(customer_id)
         if notice.state is not State.SENDING:
             return Nothing()
+        if contact and not notice.outdated:
+            return Write(contact.address)
         return self._suppress(notice, Why.CANCELLED if notice.outdated else Why.NO_ADDRESS)
 
-    def may_send(self, order_id: OrderId, kind: Kind, customer_id: CustomerId) -> bool:
-        """Tell whether the mail is still to be sent: wanted, true, and the customer not erased meanwhile."""
+    def may_send(self, order_id: OrderId, kind: Kind, contact: Contact) -> bool:
+        """Tell whether the mail is still to be sent there: wanted, true, and the contact not changed or erased."""
         notice = self._of(order_id, kind)
-        return notice.state is State.SENDING and not notice.outdated and self.contacts.get(customer_id) is not None
+        there = self.contacts.get(contact.customer_id) == contact
+        return notice.state is State.SENDING and not notice.outdated and there
 
     def enter(self, customer_id: CustomerId, address: str) -> bool:
         """Set a customer's address; tell whether the customer is new."""

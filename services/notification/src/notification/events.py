@@ -99,10 +99,13 @@ class MailFailed(Answer):
 
 @dataclass(frozen=True, slots=True)
 class SendMailDropped(Answer):
-    """The mail was not to be sent any more when its turn came."""
+    """The mail was not to be sent any more, or not to this address, when its turn came."""
 
     order_id: str
     kind: str
+    customer_id: str
+    subject: str
+    text: str
 
 
 # the address book ----------------------------------------------------------------------------------------------------

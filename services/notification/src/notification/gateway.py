@@ -119,7 +119,7 @@ class Mailer:
     when=when_mail,
     ladder=FOR_A_DAY,
     exhausted=lambda intent: MailFailed(intent.order_id, intent.kind, GIVEN_UP),
-    dropped=lambda intent: SendMailDropped(intent.order_id, intent.kind),
+    dropped=lambda mail: SendMailDropped(mail.order_id, mail.kind, mail.customer_id, mail.subject, mail.text),
 )
 def send_mail(intent: SendMail, mailer: Mailer) -> MailSent | MailFailed:
     """Send one mail with a Message-ID of its order and kind; raises Transient when no server has answered for good."""

@@ -6,7 +6,7 @@ from decimal import Decimal
 
 from chassis.outside import Ruling
 from chassis.registry import Reactions
-from notification.domain import CustomerId, Ended, Kind, Nothing, OrderId, Post, Suppressed, Write
+from notification.domain import Contact, CustomerId, Ended, Kind, Nothing, OrderId, Post, Suppressed, Write
 from notification.events import (
     ContactErased,
     ContactStored,
@@ -91,9 +91,12 @@ def failed(answer: MailFailed, post: Post) -> NotificationFailed | None:
 
 
 @on.answer
-def dropped(answer: SendMailDropped, post: Post) -> NotificationSuppressed | None:
-    """Say that the mail was held back when its turn came."""
-    match post.drop(OrderId(answer.order_id), Kind(answer.kind)):
+def dropped(answer: SendMailDropped, post: Post) -> SendMail | NotificationSuppressed | None:
+    """Say that the mail was held back when its turn came, or write to where the customer is now."""
+    customer = CustomerId(answer.customer_id)
+    match post.drop(OrderId(answer.order_id), Kind(answer.kind), customer):
+        case Write(address):
+            return SendMail(answer.order_id, answer.kind, customer, address, answer.subject, answer.text)
         case Suppressed(why):
             return NotificationSuppressed(answer.order_id, answer.kind, why)
         case Nothing():
@@ -114,8 +117,9 @@ def delete_contact(contact: DeleteContact, post: Post) -> ContactErased:
 
 
 def when_mail(intent: SendMail, post: Post) -> Ruling:
-    """Rule on a mail about to be leased: an untrue one, or one to an erased customer, is dropped."""
-    may_go = post.may_send(OrderId(intent.order_id), Kind(intent.kind), CustomerId(intent.customer_id))
+    """Rule on a mail about to be leased: an untrue one, or one to an address that is not in the book, is dropped."""
+    there = Contact(CustomerId(intent.customer_id), intent.address)
+    may_go = post.may_send(OrderId(intent.order_id), Kind(intent.kind), there)
     return Ruling.GO if may_go else Ruling.DROP
 
 

@@ -12,7 +12,14 @@ from chassis.rows import Rows
 from chassis.service import Tx
 from chassis.words import Message, key_of
 from notification.domain import Contact, CustomerId, Kind, Notice, OrderId, Post, State
-from notification.events import DeleteContact, OrderCancelled, OrderConfirmed, PutContact, SendMail
+from notification.events import (
+    DeleteContact,
+    OrderCancelled,
+    OrderConfirmed,
+    PutContact,
+    SendMail,
+    SendMailDropped,
+)
 
 metadata = sa.MetaData()
 notice = sa.Table(
@@ -98,7 +105,7 @@ def contact_of(db: sa.Connection, customer_id: str) -> Contact | None:
     return Contact(*row) if row else None
 
 
-_NAMES_A_CUSTOMER = OrderConfirmed | OrderCancelled | SendMail | PutContact | DeleteContact
+_NAMES_A_CUSTOMER = OrderConfirmed | OrderCancelled | SendMail | SendMailDropped | PutContact | DeleteContact
 
 
 def _row(row: Notice) -> tuple[object, ...]:
