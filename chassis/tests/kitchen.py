@@ -24,6 +24,7 @@ from chassis.ids import uuid7
 from chassis.kafka import client_settings, consumer_settings, producer_settings
 from chassis.outside import Outside
 from chassis.service import Service
+from chassis.testing import PlainCodec
 from chassis.tests import pantry
 from chassis.tests.pantry import Rules
 from chassis.tests.records import Headers, envelope
@@ -64,14 +65,14 @@ class Kitchen:
     def tell(self, body: Fact, partition: int | None = None, **odd: Any) -> Told:  # noqa: ANN401 - key, value, headers
         """Put a fact on its topic, as a relay does; ``odd`` replaces key, value or headers."""
         told = Told(body.topic)
-        value: bytes | None = odd.get("value", pantry.PlainCodec().encode(body))
+        value: bytes | None = odd.get("value", PlainCodec().encode(body))
         headers: Headers = odd.get("headers", envelope(told.id, body.type))
         self.put(told, odd.get("key", key_of(body).encode()), value, headers, partition)
         return told
 
     def tell_again(self, told: Told, body: Fact) -> None:
         """Put the same event on its topic once more."""
-        self.put(told, key_of(body).encode(), pantry.PlainCodec().encode(body), envelope(told.id, body.type), None)
+        self.put(told, key_of(body).encode(), PlainCodec().encode(body), envelope(told.id, body.type), None)
 
     def put(self, told: Told, key: bytes | None, value: bytes | None, headers: Headers, partition: int | None) -> None:
         """Produce a record; ``flush`` waits for all of them."""
@@ -123,7 +124,7 @@ class Kitchen:
 
     def worker(self, service: Service[Any] | None = None, **settings: Any) -> Worker:  # noqa: ANN401 - any of Surroundings
         """Return a worker of this test's group."""
-        around = Surroundings(self.db.connect, self.bootstrap, pantry.PlainCodec(), Spans.disabled())
+        around = Surroundings(self.db.connect, self.bootstrap, PlainCodec(), Spans.disabled())
         return Worker(service or self.service(), replace(around, **settings))
 
     def consumer(self, **settings: str | int) -> Consumer:
@@ -180,7 +181,7 @@ class Alone:
 def alone() -> None:
     """Run a worker until it is killed: what a process of ``Kitchen.process`` does."""
     connect = connection(os.environ["PANTRY_URL"])
-    around = Surroundings(connect, os.environ["PANTRY_KAFKA"], pantry.PlainCodec(), Spans.disabled(), batch_max=10)
+    around = Surroundings(connect, os.environ["PANTRY_KAFKA"], PlainCodec(), Spans.disabled(), batch_max=10)
     Worker(pantry.service(os.environ["PANTRY_GROUP"]), around).run(threading.Event())
 
 

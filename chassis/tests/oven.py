@@ -13,6 +13,7 @@ from chassis.agenda import Agenda
 from chassis.inputs import Input
 from chassis.outside import Outside, Ruling
 from chassis.service import Service
+from chassis.testing import PlainCodec
 from chassis.tests import pantry
 from chassis.tests.kitchen import Running
 from chassis.tests.pantry import Pantry
@@ -78,7 +79,7 @@ def kitchen_with(
 def tries(db: Database) -> int:
     """Return what the only cake.ready says about its tries."""
     [(payload,)] = db.said("payload")
-    cake = pantry.PlainCodec().decode(payload, CakeReady)
+    cake = PlainCodec().decode(payload, CakeReady)
     return cake.tries
 
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TypeVar, cast
 
-from chassis.avro import Undecodable
-from chassis.commit import from_json, to_json
 from chassis.outside import Outside, Ruling
 from chassis.registry import Reactions
 from chassis.rows import Rows
 from chassis.service import Service, Tx
+from chassis.testing import PlainCodec
 from chassis.tests.pantry_words import (
     BakeCake,
     BakeCakeDropped,
@@ -36,10 +34,8 @@ from chassis.tests.pantry_words import (
     TastingBegun,
     TastingBooked,
 )
-from chassis.words import Fact, Message, NotYet
+from chassis.words import Message, NotYet
 
-F = TypeVar("F", bound=Fact)
-HEAD = b"\0\0\0\0\7"
 OWN_TABLES = """
 CREATE TABLE hold (order_id text PRIMARY KEY, sku text NOT NULL, quantity int NOT NULL);
 CREATE TABLE level (sku text PRIMARY KEY, available int NOT NULL CONSTRAINT enough CHECK (available >= 0));
@@ -246,25 +242,6 @@ class PantryStore:
 
 def _columns(levels: Sequence[Level]) -> list[list[object]]:
     return [[level.sku for level in levels], [level.available for level in levels]]
-
-
-class PlainCodec:
-    """JSON behind the five bytes of the wire: what cannot be read is Undecodable, as with Avro."""
-
-    def encode(self, fact: Fact) -> bytes:
-        """Return a fact's bytes."""
-        return HEAD + to_json(fact)
-
-    def decode(self, value: bytes, cls: type[F]) -> F:
-        """Return the fact of a record's bytes."""
-        if value[: len(HEAD)] != HEAD:
-            reason = "no schema id in front"
-            raise Undecodable(reason)
-        try:
-            return cast("F", from_json(cls, value[len(HEAD) :]))
-        except ValueError as wrong:
-            reason = "not what the schema says"
-            raise Undecodable(reason) from wrong
 
 
 def reactions(name: str = "pantry") -> Reactions[Pantry]:

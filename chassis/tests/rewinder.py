@@ -11,7 +11,7 @@ from chassis.effects import Effects
 from chassis.ops_routes import Asked, find
 from chassis.replay import Replays
 from chassis.service import Service
-from chassis.tests import pantry
+from chassis.testing import PlainCodec
 from chassis.tests.kitchen import Kitchen
 from chassis.tests.workbench import Database, wait_until
 from chassis.tracing import Spans
@@ -62,7 +62,7 @@ class Rewinder:
 @contextmanager
 def rewinding(kitchen: Kitchen, service: Service[Any] | None = None, batch_max: int = 100) -> Iterator[Rewinder]:
     """Run the replays of the kitchen's service while the block lasts; nothing the pantry says is answered outside."""
-    around = Surroundings(kitchen.db.connect, kitchen.bootstrap, pantry.PlainCodec(), Spans.disabled())
+    around = Surroundings(kitchen.db.connect, kitchen.bootstrap, PlainCodec(), Spans.disabled())
     around = Surroundings(around.connect, around.bootstrap, around.decoder, around.spans, batch_max=batch_max)
     with Replays(service or kitchen.service(), around, HARMLESS) as replays:
         yield Rewinder(replays)

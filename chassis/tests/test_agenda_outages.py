@@ -16,6 +16,7 @@ from chassis.outside import Transient
 from chassis.parked import redrive_open
 from chassis.reading import Reader
 from chassis.registry import Reactions
+from chassis.testing import PlainCodec
 from chassis.tests import pantry
 from chassis.tests.kitchen import Running
 from chassis.tests.oven import Oven, done, kitchen_with, ordered, working
@@ -81,9 +82,9 @@ def test_a_timers_time_is_when_it_was_due_to_the_microsecond(db: Database) -> No
         wait_until(lambda: len(db.said()) == 1 and db.parked("error_class") == [("HANDLER",)])
     with db.connect() as tx:
         service = replace(service, rules=Rules(patient=True))
-        assert [type(one) for one in redrive_open(tx, service, Reader({}, pantry.PlainCodec()))] == [Done]
+        assert [type(one) for one in redrive_open(tx, service, Reader({}, PlainCodec()))] == [Done]
 
-    timed = [pantry.PlainCodec().decode(payload, TastingTimed) for (payload,) in db.said("payload")]
+    timed = [PlainCodec().decode(payload, TastingTimed) for (payload,) in db.said("payload")]
     assert {(one.order_id, one.told_at, one.due) for one in timed} == {("t-1", due, due), ("odd", due, due)}
 
 

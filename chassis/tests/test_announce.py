@@ -15,7 +15,7 @@ from chassis.ids import event_id, id_time, uuid7
 from chassis.inputs import Done, Parked
 from chassis.registry import Reactions
 from chassis.service import Service
-from chassis.testing import START
+from chassis.testing import START, PlainCodec
 from chassis.tests import pantry
 from chassis.tests.pantry import Pantry
 from chassis.tests.pantry_words import MealOrdered, OrderDropped, SoupServed
@@ -164,5 +164,5 @@ def test_a_recovery_of_the_relay_is_told_once(db: Database) -> None:
 
     [(payload, cause, key)] = db.said("payload", "causationid", "aggregateid")
     assert (cause, key) == (row, "pantry")
-    assert pantry.PlainCodec().decode(payload, RelayRecovered) == RelayRecovered("pantry", "slot missing", 7, 1250)
+    assert PlainCodec().decode(payload, RelayRecovered) == RelayRecovered("pantry", "slot missing", 7, 1250)
     assert db.one("SELECT bool_and(announced) FROM relay_recovery")

@@ -15,6 +15,7 @@ from chassis.parked import redrive_open
 from chassis.reading import Reader
 from chassis.registry import Reactions
 from chassis.service import Service
+from chassis.testing import PlainCodec
 from chassis.tests import pantry
 from chassis.tests.oven import Oven, done, kitchen_with, ordered, working
 from chassis.tests.pantry import Cake, Pantry, Rules
@@ -183,7 +184,7 @@ def test_an_answer_that_was_parked_is_told_when_it_is_handled(db: Database) -> N
 
     service = replace(undoing(), rules=Rules(patient=True))
     with db.connect() as tx:
-        assert [type(one) for one in redrive_open(tx, service, Reader({}, pantry.PlainCodec()))] == [Done]
+        assert [type(one) for one in redrive_open(tx, service, Reader({}, PlainCodec()))] == [Done]
     assert shape(db) == [(1, "DONE", None)]
 
 

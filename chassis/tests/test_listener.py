@@ -13,9 +13,10 @@ from chassis.inputs import Input, Outcome
 from chassis.listener import Ears, Listener
 from chassis.reading import Reader
 from chassis.service import Tx
+from chassis.testing import PlainCodec
 from chassis.tests import pantry, raw_producer
 from chassis.tests.kitchen import Kitchen, Running, Told, running
-from chassis.tests.pantry import Pantry, PlainCodec
+from chassis.tests.pantry import Pantry
 from chassis.tests.pantry_words import BreadOrdered, CakeOrdered, OrderDropped
 from chassis.tests.records import envelope
 from chassis.tests.workbench import Database, wait_until

@@ -10,8 +10,8 @@ from structlog.testing import capture_logs
 
 from chassis.listener import Ears, Listener
 from chassis.reading import Reader
+from chassis.testing import PlainCodec
 from chassis.tests.kitchen import Kitchen
-from chassis.tests.pantry import PlainCodec
 from chassis.tests.workbench import Database
 from chassis.topics import Topics
 from chassis.tracing import Spans

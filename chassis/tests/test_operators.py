@@ -20,7 +20,8 @@ from chassis.program import Face
 from chassis.registry import Reactions
 from chassis.service import Service, Tx
 from chassis.settings import Settings
-from chassis.tests.pantry import Pantry, PantryStore, PlainCodec, Rules, Unlucky
+from chassis.testing import PlainCodec
+from chassis.tests.pantry import Pantry, PantryStore, Rules, Unlucky
 from chassis.tests.pantry_words import BakeCake, CakeReady
 from chassis.tests.workbench import Database
 from chassis.tracing import Spans

@@ -18,6 +18,7 @@ from chassis.inputs import Done, Input, Outcome, Parked, Record, Seen, Unreadabl
 from chassis.parked import redrive_open
 from chassis.reading import Reader
 from chassis.service import Service, Tx
+from chassis.testing import PlainCodec
 from chassis.tests import pantry
 from chassis.tests.pantry import Rules
 from chassis.tests.pantry_words import (
@@ -43,7 +44,7 @@ def redrive(db: Database, service: Service[Any] | None = None) -> list[Outcome]:
     """Try everything again that is set aside, as a worker does when it starts."""
     wired = service or pantry.service(rules=REPAIRED)
     with db.connect() as tx:
-        return list(redrive_open(tx, wired, Reader(wired.on.hears(Fact), pantry.PlainCodec())))
+        return list(redrive_open(tx, wired, Reader(wired.on.hears(Fact), PlainCodec())))
 
 
 def told(bodies: Sequence[Message], partition: int = 0, since: int = 0) -> list[Input]:

@@ -7,8 +7,7 @@ import pytest
 from chassis.ids import event_id, milliseconds, uuid7
 from chassis.inputs import Input, Record, Unreadable
 from chassis.reading import Reader
-from chassis.testing import START
-from chassis.tests.pantry import PlainCodec
+from chassis.testing import START, PlainCodec
 from chassis.tests.pantry_words import BreadOrdered
 from chassis.tests.records import envelope
 

@@ -15,8 +15,8 @@ from chassis.facts import CanaryBeat
 from chassis.listener import BEAT
 from chassis.silence import BEGIN, NEVER_SECONDS, SILENT_SECONDS, Pulse
 from chassis.standing import Standing
+from chassis.testing import PlainCodec
 from chassis.tests.kitchen import TOPICS, Kitchen, Told, running
-from chassis.tests.pantry import PlainCodec
 from chassis.tests.pantry_words import MealOrdered
 from chassis.tests.records import envelope
 from chassis.tests.workbench import Database, wait_until

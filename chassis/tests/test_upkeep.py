@@ -16,8 +16,8 @@ from chassis import tables, worker
 from chassis.ids import floor_of, milliseconds, uuid7
 from chassis.inputs import Input, Parked
 from chassis.reading import Reader
+from chassis.testing import PlainCodec
 from chassis.tests.kitchen import Kitchen, running
-from chassis.tests.pantry import PlainCodec
 from chassis.tests.pantry_words import BreadOrdered
 from chassis.tests.records import envelope
 from chassis.tests.workbench import Database, heard, wait_until

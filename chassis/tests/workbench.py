@@ -16,6 +16,7 @@ from chassis.commit import commit, to_json
 from chassis.ids import uuid7
 from chassis.inputs import Input, Origin, Outcome, Record
 from chassis.service import Service, Tx
+from chassis.testing import PlainCodec
 from chassis.tests import pantry
 from chassis.words import Fact, Message, key_of
 from chassis.worker import connection
@@ -109,7 +110,7 @@ class Database:
 
 def heard(body: Message, identity: UUID | None = None, origin: Origin | None = None, **more: Any) -> Input:  # noqa: ANN401 - any field of Input
     """Return the input of a message, as the reader makes it from a record."""
-    value = pantry.PlainCodec().encode(body) if isinstance(body, Fact) else to_json(body)
+    value = PlainCodec().encode(body) if isinstance(body, Fact) else to_json(body)
     made = Input(identity or uuid7(), key_of(body), body, datetime.now(UTC), body.type, Record(value), origin)
     return replace(made, **more)
 

@@ -21,6 +21,7 @@ from chassis.ledger import Said as Sent
 from chassis.outside import Outside, Ruling
 from chassis.peer import Peer
 from chassis.service import Service
+from chassis.testing import PlainCodec
 from chassis.words import Command, Intent, Said, Timer, key_of
 from inventory.domain import Level, Sku
 from inventory.events import SetStock
@@ -33,7 +34,7 @@ from tests.model import laws
 from tests.model.actors import is_outward, token
 from tests.model.laws import must
 from tests.model.machine_outside import AWAY, FINE, Bank, PostOffice
-from tests.model.machine_room import TOO_OLD, Codec, Published, Room, Row, published
+from tests.model.machine_room import TOO_OLD, Published, Room, Row, published
 
 START = datetime(2026, 11, 21, 9, 0, 0, 123_456, tzinfo=UTC)
 SKU, PRICE = Sku("SKU-TEA"), 2500
@@ -236,7 +237,7 @@ class House:
                 self.topics.setdefault((room.name, fact.key), []).append(published(fact, self.now))
 
     def _room(self, on: Any, outside: Outside | None = None, client: object = None, rules: object = None) -> Room:  # noqa: ANN401 - of any service
-        service: Service[Any] = Service(on, cast("Any", None), Codec(), outside or Outside(on.service), rules)
+        service: Service[Any] = Service(on, cast("Any", None), PlainCodec(), outside or Outside(on.service), rules)
         room = Room(service, client, lambda: self.now)
         room.tell = lambda said, facts: self._hears(room, said, facts)
         return room

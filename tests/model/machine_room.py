@@ -12,11 +12,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from operator import itemgetter
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 from uuid import UUID
 
 from chassis import commit as committing
-from chassis.avro import Undecodable
 from chassis.calls import Calls
 from chassis.commit import LEASE, from_json, to_json
 from chassis.facts import Announced
@@ -28,34 +27,16 @@ from chassis.ledger import Said as Sent
 from chassis.outside import Ruling
 from chassis.reading import Reader
 from chassis.service import Service, tables
-from chassis.testing import OpenRows
+from chassis.testing import OpenRows, PlainCodec
 from chassis.trace import new_trace
 from chassis.words import UNDATED, Command, Fact, Intent, Message, Said, Timer, key_of, stamp
 from tests.model import laws
 from tests.model.actors import State
 
-F = TypeVar("F", bound=Fact)
-HEAD = b"\0\0\0\0\1"
 DAY = timedelta(days=1)
 WINDOW = 7 * DAY
 WAIT = timedelta(seconds=2)
 TOO_OLD, BEHIND = "BELOW_FLOOR", "BEHIND"
-
-
-class Codec:
-    """JSON behind the five bytes of the wire."""
-
-    def encode(self, fact: Fact) -> bytes:
-        """Return a fact's bytes."""
-        return HEAD + to_json(fact)
-
-    def decode(self, value: bytes, cls: type[F]) -> F:
-        """Return the fact of a record's bytes, as its consumer sees it."""
-        if value[: len(HEAD)] != HEAD:
-            reason = "no schema id in front"
-            raise Undecodable(reason)
-        found: F = from_json(cls, value[len(HEAD) :])  # type: ignore[assignment] # of the class asked for
-        return found
 
 
 @dataclass(slots=True)
@@ -133,7 +114,7 @@ class Room:
         self.calls.clock = clock
         self.calls._rng = random.Random(1)  # noqa: S311, SLF001 - a story told again is the same story
         self.topics = frozenset(service.on.topics())
-        self.reader = Reader(service.on.hears(Fact), Codec())
+        self.reader = Reader(service.on.hears(Fact), PlainCodec())
         self.tell: Callable[[tuple[Said, ...], Iterable[Sent]], None] = lambda *_: None
 
     def hear(self, came: Published, *, dies: bool = False, old: bool = False, redriven: bool = False) -> Outcome:
