@@ -153,5 +153,5 @@ def test_the_relay_cannot_say_anything(db: Database) -> None:
 
 def test_a_version_of_the_tables_that_does_not_exist_is_refused(db: Database) -> None:
     """A migration that asks for tables nobody knows is refused by name."""
-    with db.connect() as tx, pytest.raises(ValueError, match="version 4"):
-        tables.upgrade(Migration(tx), 4)
+    with db.connect() as tx, pytest.raises(ValueError, match="version 5"):
+        tables.upgrade(Migration(tx), 5)

@@ -175,6 +175,18 @@ GRANT EXECUTE ON FUNCTION drop_old_day(int) TO app;
 """
 
 
+# Which Kafka a position's records went to: its cluster, and its topics' ids.
+RELAY_TARGET = """
+SELECT;
+"""
+
+
+# What a parked record keeps of the inbox.
+PARKED_DAYS = """
+SELECT;
+"""
+
+
 class Operations(Protocol):
     """The part of Alembic's ``op`` that is needed here."""
 
@@ -196,4 +208,9 @@ def upgrade(op: Operations, version: int) -> None:
 
 
 FIRST_DAYS = f"SELECT ensure_partitions({INBOX_DAYS}, {AHEAD_DAYS})"
-VERSIONS = {1: (TABLES, PARTITIONS, GRANTS, FIRST_DAYS), 2: (OPERATIONS,), 3: (RETENTION,)}
+VERSIONS = {
+    1: (TABLES, PARTITIONS, GRANTS, FIRST_DAYS),
+    2: (OPERATIONS,),
+    3: (RETENTION,),
+    4: (RELAY_TARGET, PARKED_DAYS),
+}

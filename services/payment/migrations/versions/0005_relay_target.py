@@ -1,0 +1,12 @@
+"""The chassis' word for which Kafka a relay's position belongs to, and days that a parked record keeps."""
+
+from alembic import op
+
+from chassis import tables
+
+revision = "0005"
+down_revision = "0004"
+
+
+def upgrade() -> None:
+    tables.upgrade(op, 4)
