@@ -11,9 +11,9 @@ import psycopg
 import pytest
 
 import chassis.commit as committing
-from chassis import ledger
+from chassis import ledger, sqlstate
 from chassis.ledger import Fenced
-from chassis.tests import test_commit, test_commit_races, test_parking
+from chassis.tests import test_commit, test_commit_races, test_parking, test_sqlstate
 from chassis.tests.workbench import Database
 
 LOCKS = "tx.execute(LOCK_KEYS, [sorted({lock_key(key) for key in keys})])"
@@ -72,7 +72,16 @@ PLANTS = {
         test_commit.test_a_handler_that_raises_is_rewound_and_its_order_alone_waits,
     ),
     "an outage is blamed on the input": Plant(
-        committing, "OUTAGE", "", "", test_commit.test_a_missing_column_parks_nothing,
+        committing, "is_outage", "isinstance(trouble, OUTAGE)", "isinstance(trouble, Fenced)",
+        test_commit.test_a_missing_column_parks_nothing,
+    ),
+    "the database's state is blamed on the input": Plant(
+        sqlstate, "blames_input", "error.sqlstate[:2] in INPUT_CLASSES", "error.sqlstate[:2] in (*INPUT_CLASSES, '42')",
+        test_commit.test_a_missing_column_parks_nothing,
+    ),
+    "no day is made by who finds none": Plant(
+        committing, "_placed", "if not sqlstate", "if sqlstate",
+        test_sqlstate.test_a_batch_makes_the_day_that_is_missing,
     ),
     "an id in a line is parked again": Plant(
         ledger, "History.knows", "waiting = heard.id in self.lines.get(heard.line, ())", "waiting = heard.redriven",
@@ -90,9 +99,6 @@ def sow(plant: Plant, patch: pytest.MonkeyPatch) -> None:
     owner_name, _, name = plant.name.rpartition(".")
     owner = getattr(plant.module, owner_name) if owner_name else plant.module
     there = getattr(owner, name)
-    if isinstance(there, tuple):
-        patch.setattr(owner, name, (Fenced,))
-        return
     source = there if isinstance(there, str) else inspect.cleandoc("\n" + inspect.getsource(there))
     changed = source
     for old, new in zip(plant.old.split(" ... "), plant.new.split(" ... "), strict=True):

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from chassis import tables, worker
 from chassis.ids import floor_of, milliseconds, uuid7
-from chassis.inputs import Input, Parked
+from chassis.inputs import Done, Input, Parked, Seen
 from chassis.reading import Reader
 from chassis.testing import PlainCodec
 from chassis.tests.kitchen import Kitchen, running
@@ -29,15 +29,19 @@ DAY = timedelta(days=1)
 UPKEEP = Upkeep()
 OLD = (11, 10, 9, 8)
 THERE = "SELECT relname FROM pg_class WHERE relname ~ %s ORDER BY 1"
-PROGRESS = "INSERT INTO relay_progress VALUES (true, 1, 1, '0/1', %s, 'p', %s)"
+PROGRESS = "INSERT INTO relay_progress VALUES (true, 1, 1, 'FFFFFFFF/0', %s, 'p', %s)"
 FACT = """
 INSERT INTO outbox SELECT gen_random_uuid(), 'order.events', 'o-1', 'bread.ordered', 1, '', gen_random_uuid(), '', NULL,
                           at, at::date FROM (SELECT %s::timestamptz AT TIME ZONE 'UTC' AS at) one"""
+LIVED = "INSERT INTO inbox VALUES (%s)"
+HERE = "UPDATE relay_progress SET commit_lsn = pg_current_wal_insert_lsn()"
+GONE = "SELECT day FROM inbox_gone WHERE day >= current_date - 12 ORDER BY 1"
+WAITS = "SELECT 1 FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock'"
 AGENDA = "INSERT INTO agenda (id, key, type, body, due, traceparent) VALUES (%s, 'o-1', 'bake', '{}', now(), '')"
 PARKED = """
 INSERT INTO parked (id, line, state, topic, raw, error_class, error, attempts)
 VALUES (%s, 'o-1', %s, 't', '', %s, '', 1)"""
-PROVEN = "IF NOT unproven THEN"
+PROVEN = "AND outbox_published(oldest)"
 
 
 def ago(days: float) -> datetime:
@@ -63,6 +67,9 @@ def aged(db: Database) -> Iterator[Database]:
                 made.append(named(parent, days))
     yield db
     db.rows(f"DROP TABLE IF EXISTS {', '.join(made)}")
+    db.rows("TRUNCATE outbox_sealed")
+    db.rows("DELETE FROM inbox_gone WHERE day >= current_date - 12")
+    db.rows("SELECT ensure_partitions(7, 3)")
 
 
 def left(db: Database, parent: str) -> list[int]:
@@ -74,7 +81,7 @@ def left(db: Database, parent: str) -> list[int]:
 def clear(db: Database) -> None:
     """Do a worker's upkeep."""
     with db.connect() as tx:
-        UPKEEP.prepare(tx)
+        UPKEEP.prepare(tx, Reader({}, PlainCodec()))
         UPKEEP.clear(tx)
 
 
@@ -126,19 +133,20 @@ def test_without_the_proof_an_unpublished_day_would_go(aged: Database) -> None:
     aged.rows(PROGRESS, ago(12), None)
     aged.rows(FACT, ago(11))
     with psycopg.connect(aged.url("owner")) as owner:
-        made = tables.RETENTION.partition("CREATE FUNCTION drop_old_day")[2].partition("END $$;")[0] + "END $$"
+        made = tables.PARKED_DAYS.partition("FUNCTION drop_old_day")[2].partition("END $$;")[0] + "END $$"
         assert PROVEN in made
-        owner.execute(("CREATE OR REPLACE FUNCTION drop_old_day" + made.replace(PROVEN, "IF true THEN")).encode())
+        owner.execute(("CREATE OR REPLACE FUNCTION drop_old_day" + made.replace(PROVEN, "")).encode())
         assert owner.execute("SELECT drop_old_day(7)").fetchone() == (named("outbox", 11),)
         owner.rollback()
 
 
 @pytest.mark.parametrize("state", ["OPEN", "DEAD"])
-def test_a_day_that_a_parked_record_needs_stays(aged: Database, state: str) -> None:
-    """Until it is ended by somebody the floor waits for it; then the days go."""
-    aged.rows(PARKED, uuid7(milliseconds(ago(9))), state, "HANDLER")
+@pytest.mark.parametrize("days", [11, 10, 9])
+def test_a_parked_record_keeps_its_own_day(aged: Database, state: str, days: int) -> None:
+    """It stays until somebody has ended the record; the days before and since go, and the floor moves on."""
+    aged.rows(PARKED, uuid7(milliseconds(ago(days))), state, "HANDLER")
     clear(aged)
-    assert (left(aged, "inbox"), floor(aged)) == ([10, 9, 8], 9)
+    assert (left(aged, "inbox"), floor(aged)) == ([days, 8], 7)
 
     aged.rows("UPDATE parked SET state = 'DISCARDED'")
     clear(aged)
@@ -159,7 +167,7 @@ def test_a_day_that_an_intent_needs_stays(aged: Database) -> None:
     aged.rows(AGENDA, uuid7(milliseconds(ago(9))))
     aged.rows(AGENDA, uuid7(milliseconds(NOW + DAY)))
     clear(aged)
-    assert (left(aged, "inbox"), floor(aged)) == ([10, 9, 8], 9)
+    assert (left(aged, "inbox"), floor(aged)) == ([9, 8], 7)
 
     aged.rows("DELETE FROM agenda")
     clear(aged)
@@ -173,16 +181,123 @@ def test_what_went_is_not_handled_twice(aged: Database) -> None:
     old = heard(body, uuid7(milliseconds(ago(10))))
     aged.commit(old)
     assert len(aged.said()) == 1
+    live_on(aged)
     clear(aged)
-    reader = Reader({body.type: type(body)}, PlainCodec())
-    with aged.connect() as tx:
-        reader.floor_ms = UPKEEP.floor(tx)
+    assert left(aged, "inbox") == [8]
+    reader = reader_of(aged)
 
     assert [type(one) for one in aged.commit(again(reader, old, body))] == [Parked]
     assert aged.parked("error_class") == [("BELOW_FLOOR",)]
     other = heard(BreadOrdered("o-2"), old.id)
-    assert [type(one) for one in aged.commit(other)] == [Parked]
+    assert aged.commit(other) == [Parked("BELOW_FLOOR", "the event is older than the inbox can tell")]
     assert (len(aged.said()), aged.one("SELECT available FROM level")) == (1, 99)
+
+
+def live_on(db: Database, days: int = 8) -> None:
+    """Let something have been handled on each of so many days up to today."""
+    for day in range(days):
+        db.rows(LIVED, uuid7(milliseconds(ago(day))))
+
+
+def reader_of(db: Database) -> Reader:
+    """Return a worker's reader, as its upkeep leaves it."""
+    reader = Reader({BreadOrdered.type: BreadOrdered}, PlainCodec())
+    with db.connect() as tx:
+        UPKEEP.prepare(tx, reader)
+    return reader
+
+
+def test_ids_of_a_kept_day_are_compared(aged: Database) -> None:
+    """Of a parked record's day what was handled is Seen, what was not is handled; days between are too old."""
+    aged.fill(rye=100)
+    bodies = {days: BreadOrdered(f"o-{days}") for days in (11, 10, 9)}
+    were = {days: heard(body, uuid7(milliseconds(ago(days)))) for days, body in bodies.items()}
+    aged.commit(were[10], were[9])
+    live_on(aged)
+    stuck = uuid7(milliseconds(ago(10)))
+    aged.rows(PARKED, stuck, "OPEN", "HANDLER")
+    clear(aged)
+    assert left(aged, "inbox") == [10, 8]
+    reader = reader_of(aged)
+
+    assert aged.commit(again(reader, were[10], bodies[10])) == [Seen()]
+    new = BreadOrdered("o-new")
+    late = again(reader, heard(new, uuid7(milliseconds(ago(10)))), new)
+    assert [type(one) for one in aged.commit(late, late)] == [Done, Seen]
+    assert [type(one) for one in aged.commit(again(reader, were[9], bodies[9]))] == [Parked]
+    assert [type(one) for one in aged.commit(again(reader, were[11], bodies[11]))] == [Parked]
+    assert sorted(aged.said("aggregateid")) == [("o-10",), ("o-9",), ("o-new",)]
+    assert aged.parked("line", "error_class") == [
+        ("o-1", "HANDLER"), ("o-11", "BELOW_FLOOR"), ("o-9", "BELOW_FLOOR"),
+    ]  # fmt: skip
+
+
+def test_days_lived_are_counted_not_measured(aged: Database) -> None:
+    """A clock that jumped ahead by weeks makes all days old: those that were lived last are told all the same."""
+    aged.fill(rye=100)
+    bodies = {days: BreadOrdered(f"o-{days}") for days in (11, 10, 9)}
+    were = {days: heard(body, uuid7(milliseconds(ago(days)))) for days, body in bodies.items() if days != 10}
+    aged.commit(*were.values())
+    clear(aged)
+    assert (left(aged, "inbox"), floor(aged)) == ([11, 9, 8], 7)
+    reader = reader_of(aged)
+    assert aged.commit(*(again(reader, were[days], bodies[days]) for days in were)) == [Seen(), Seen()]
+
+    live_on(aged, 7)
+    clear(aged)
+    assert left(aged, "inbox") == [9, 8]
+    live_on(aged, 8)
+    clear(aged)
+    assert left(aged, "inbox") == [8]
+    assert aged.rows(GONE) == [(ago(11).date(),), (ago(9).date(),)]
+
+
+def test_a_forgotten_day_has_no_place_again(aged: Database) -> None:
+    """A clock goes back to a day whose ids were forgotten: its inputs are parked, other days' are handled."""
+    aged.rows("INSERT INTO inbox_gone VALUES (%s)", NOW.date())
+    aged.rows(f"DROP TABLE {named('inbox', 0)}, {named('outbox', 0)}")
+    aged.fill(rye=5)
+    assert aged.commit(heard(BreadOrdered("o-1"), uuid7(milliseconds(ago(0)) - 1000))) == [
+        Parked("BELOW_FLOOR", "the event is older than the inbox can tell")
+    ]
+    assert [type(one) for one in aged.commit(heard(BreadOrdered("o-2"), uuid7(milliseconds(ago(1)))))] == [Done]
+    assert aged.said() == [("loaves.held", "o-2")]
+
+
+def test_what_comes_while_a_day_is_about_to_go_keeps_it(aged: Database) -> None:
+    """Judged old and needless, the day waits for an open batch; what that leaves behind needs it: it stays."""
+    with psycopg.connect(aged.url("owner"), autocommit=True) as owner, ThreadPoolExecutor(1) as pool:
+        owner.execute("ALTER FUNCTION drop_old_day SET lock_timeout = '60s'")
+        try:
+            with aged.connect() as batch:
+                with batch.transaction():
+                    batch.execute("INSERT INTO inbox VALUES (%b)", [uuid7(milliseconds(ago(11)))])
+                    batch.execute(AGENDA.encode(), [uuid7(milliseconds(ago(11)))])
+                    going = pool.submit(aged.rows, "SELECT drop_old_day(7)")
+                    wait_until(lambda: owner.execute(WAITS).fetchall())
+                going.result()
+        finally:
+            owner.execute("ALTER FUNCTION drop_old_day SET lock_timeout = '50ms'")
+    assert left(aged, "inbox") == [11, 9, 8]
+
+
+def test_a_clock_proves_nothing_published(aged: Database) -> None:
+    """Rows that came after what the relay has read stay, however late its last transaction says that it was."""
+    aged.rows(PROGRESS, NOW + 20 * DAY, None)
+    aged.rows(HERE)
+    aged.rows(FACT, ago(11))
+    clear(aged)
+    assert left(aged, "outbox") == list(OLD)
+
+    aged.rows(HERE)
+    aged.rows(FACT, ago(11))
+    clear(aged)
+    assert left(aged, "outbox") == list(OLD), "a row has come since"
+
+    aged.rows("INSERT INTO topic VALUES ('something', 'else', 1)")
+    aged.rows(HERE)
+    clear(aged)
+    assert left(aged, "outbox") == [10, 9, 8]
 
 
 def again(reader: Reader, was: Input, body: Fact) -> Input:

@@ -18,7 +18,7 @@ MUTANTS = (
     Mutant("an intent is old after a week", "chassis/outside.py",
            "OLD = timedelta(hours=20)", "OLD = timedelta(days=7)"),
     Mutant("what is older than the window is guessed", "chassis/reading.py",
-           "if id_milliseconds(headers.id) < self.floor_ms:", "if id_milliseconds(headers.id) < 0:"),
+           "if id_milliseconds(headers.id) < self.floor_ms and", "if id_milliseconds(headers.id) < 0 and"),
     Mutant("a key is forgotten too early", "order/handlers.py", "<= orders.rules.idempotency_ttl",
            "<= orders.rules.order_deadline"),
     Mutant("a timer's time is its id's", "chassis/inputs.py",

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from chassis import announce, attempts, ledger
 from chassis.calls import Calls
-from chassis.commit import LEASE, OUTAGE, commit, from_json
+from chassis.commit import LEASE, OUTAGE, commit, from_json, is_outage
 from chassis.healing import Healing
 from chassis.ids import lock_key
 from chassis.inputs import Done, Entry, Input, Record, Unreadable, due_of
@@ -199,9 +199,9 @@ class Agenda:
         judged = [e for e in entries if self.calls.errand(e).when]
         try:
             rulings = self._rulings(judged) if judged else {}
-        except OUTAGE:
-            raise
         except Exception as bug:
+            if is_outage(bug):
+                raise
             if len(entries) > 1:  # one of them; the others are not to wait for it
                 return [entry for one in entries for entry in self._judge([one])]
             log.exception("intent cannot be judged", event_type=entries[0].intent.type, order_id=entries[0].key)

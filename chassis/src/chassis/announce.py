@@ -15,6 +15,7 @@ from chassis.ids import event_id, lock_key
 from chassis.ledger import LOCK_KEYS, Said
 from chassis.service import Service, Tx
 from chassis.trace import Context, new_trace
+from chassis.upkeep import make_today
 from chassis.words import key_of
 
 # One statement numbers and writes: the stream's row is its lock, the first one included, held until the transaction
@@ -66,6 +67,7 @@ def saying(service: Speaker, cause: UUID, fact: Announced, ordinal: int = 0, tra
 
 def write(tx: Tx, facts: Sequence[Said]) -> None:
     """Number facts and put them into the outbox; the locks of keys that orders have are held by the caller."""
+    make_today(tx)
     for said in sorted(facts, key=lambda one: (one.topic, one.key)):  # stable: two of one stream stay in order
         row = {name: getattr(said, name) for name in Said.__slots__}
         tx.execute(ADD_NUMBERED, row)

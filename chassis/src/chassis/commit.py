@@ -14,14 +14,16 @@ from uuid import UUID
 import psycopg
 from pydantic import TypeAdapter
 
-from chassis import announce, attempts, ledger
+from chassis import announce, attempts, ledger, sqlstate
 from chassis.facts import Announced
-from chassis.ids import event_id, milliseconds
+from chassis.ids import event_id, id_milliseconds, milliseconds
 from chassis.inputs import Busy, Done, Entry, Failed, Input, Outcome, Parked, Seen, Unreadable, Withheld
 from chassis.ledger import Fenced, History, Promise, Told
 from chassis.outside import Ruling
+from chassis.reading import TOO_OLD
 from chassis.service import Service, Tx, tables
 from chassis.session import pipelined
+from chassis.upkeep import make_days
 from chassis.words import (
     Command,
     Fact,
@@ -39,16 +41,9 @@ from chassis.words import (
 W = TypeVar("W")
 LEASE = timedelta(seconds=30)
 PAYLOAD_MAX = 262_144
-# Not the input's fault: the worker re-reads its positions and seeks, the intake looks its requests up.
-OUTAGE = (
-    Fenced,
-    Infrastructure,
-    psycopg.OperationalError,
-    psycopg.InterfaceError,
-    psycopg.InternalError,
-    psycopg.ProgrammingError,
-    psycopg.NotSupportedError,
-)
+# What is caught where no input is to blame: the worker re-reads its positions and seeks, the intake looks its requests
+# up. Which errors of the database are an input's, ``sqlstate`` tells; ``commit`` never raises those.
+OUTAGE = (Fenced, Infrastructure, psycopg.Error)
 _ADAPTERS: dict[type[Message], TypeAdapter[Any]] = {}
 
 
@@ -103,14 +98,19 @@ def commit(
     if not inputs:
         return []
     try:
-        return _together(tx, service, inputs, room, gate)
-    except OUTAGE:
-        raise
-    except Exception as refused:  # noqa: BLE001 - an integrity or data error, or load/save choked on one body
+        return _placed(tx, service, inputs, room, gate)
+    except Exception as refused:
+        if is_outage(refused):
+            raise
         if len(inputs) == 1:
             return [_alone(tx, service, inputs[0], refused, gate)]
     half = len(inputs) // 2  # no room: what one half leased would be lost from memory if the other met an outage
     return commit(tx, service, inputs[:half], 0, gate) + commit(tx, service, inputs[half:], 0, gate)
+
+
+def is_outage(trouble: BaseException) -> bool:
+    """Tell whether trouble is nobody's fault who is handled here; else values, a handler or a store have caused it."""
+    return isinstance(trouble, OUTAGE) and not sqlstate.blames_input(trouble)
 
 
 def to_json(message: Message) -> bytes:
@@ -128,6 +128,17 @@ def _adapter(cls: type[Message]) -> TypeAdapter[Any]:
     if cls not in _ADAPTERS:
         _ADAPTERS[cls] = TypeAdapter(cls)
     return _ADAPTERS[cls]
+
+
+def _placed(tx: Tx, service: Service[W], inputs: Sequence[Input], room: int, gate: Gate | None) -> list[Outcome]:
+    """Handle a batch in one transaction, and once more if a day had no place: nobody need have kept days ahead."""
+    try:
+        return _together(tx, service, inputs, room, gate)
+    except psycopg.errors.CheckViolation as refused:
+        if not sqlstate.is_missing_partition(refused):
+            raise
+    make_days(tx)
+    return _together(tx, service, inputs, room, gate)
 
 
 def _together(tx: Tx, service: Service[W], inputs: Sequence[Input], room: int, gate: Gate | None) -> list[Outcome]:
@@ -148,10 +159,10 @@ def _together(tx: Tx, service: Service[W], inputs: Sequence[Input], room: int, g
 def _alone(tx: Tx, service: Service[W], heard: Input, refused: Exception, gate: Gate | None) -> Outcome:
     """Give a lone input a second chance (a racing insert has landed by now), then park it."""
     try:
-        return _together(tx, service, [heard], 0, gate)[0]
-    except OUTAGE:
-        raise
-    except Exception as again:  # noqa: BLE001 - refused twice: the input is guilty
+        return _placed(tx, service, [heard], 0, gate)[0]
+    except Exception as again:
+        if is_outage(again):
+            raise
         if isinstance(heard.body, Command):
             return Failed(again)
         blame = _blame(heard, refused)
@@ -220,6 +231,8 @@ def _blame(heard: Input, raised: Exception) -> Parked | Failed:
         return Failed(raised)
     if isinstance(heard.body, Unreadable):
         return Parked(heard.body.error_class, heard.body.reason)
+    if sqlstate.is_missing_partition(raised) and id_milliseconds(heard.id) < time.time() * 1000:
+        return Parked(TOO_OLD[1], TOO_OLD[0])
     if isinstance(raised, NotYet):
         return Parked("CAUSALITY", "NotYet: came before what it refers to")
     return Parked("HANDLER", f"{type(raised).__name__} while handling {heard.type}")

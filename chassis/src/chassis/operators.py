@@ -19,7 +19,7 @@ import psycopg
 from pydantic import create_model
 
 from chassis import audit
-from chassis.commit import OUTAGE, commit
+from chassis.commit import OUTAGE, commit, is_outage
 from chassis.ids import lock_key, uuid7
 from chassis.inputs import Done, Failed, Input, Outcome
 from chassis.ops_routes import Asked, Body, Routes, Told
@@ -171,7 +171,9 @@ def _commit(face: Face, deed: Deed, heard: Input, asked: Asked) -> _Deeded:
                 return _within(tx, face, deed, (heard, asked))
         except Infrastructure:
             refuse("dependency-unavailable", dependency="registry", retry_after=1)
-        except OUTAGE:  # an error the server told of has undone everything; a lost line may hide a commit
+        except OUTAGE as trouble:  # an error the server told of has undone everything; a lost line may hide a commit
+            if not is_outage(trouble):
+                raise
             slug = "outcome-unknown" if tx.closed else "dependency-unavailable"
             raise Problem(slug, dependency="database", retry_after=1) from None
 

@@ -7,6 +7,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 import sqlalchemy as sa
 
+from chassis import sqlstate
 from chassis.problems import refuse
 from chassis.service import Tx
 
@@ -41,7 +42,9 @@ class Pool:
                 return query(db, *args, **kwargs)
         except sa.exc.TimeoutError:
             refuse("overloaded", cause="POOL_EXHAUSTED", retry_after=1)
-        except (sa.exc.OperationalError, sa.exc.InterfaceError):
+        except sa.exc.DBAPIError as trouble:
+            if sqlstate.blames_input(trouble.orig or trouble):
+                raise
             refuse("dependency-unavailable", dependency="database", retry_after=1)
 
     def close(self) -> None:

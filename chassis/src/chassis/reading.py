@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Protocol, TypeVar
 
 from chassis import envelope
 from chassis.avro import Undecodable
-from chassis.ids import id_milliseconds, record_id
+from chassis.ids import id_milliseconds, id_time, record_id
 from chassis.inputs import Input, Origin, Record, Unreadable
 from chassis.trace import new_trace, parse
 from chassis.words import Fact, Infrastructure, Message, key_of
 
 F = TypeVar("F", bound=Fact)
+TOO_OLD = "the event is older than the inbox can tell", "BELOW_FLOOR"
+KEY_MAX = 512
 LATEST_MS = 253_402_300_799_000  # the end of the year 9999: what a datetime can say
 
 
@@ -26,12 +28,16 @@ class Decoder(Protocol):
 
 
 class Reader:
-    """Reads records for one service: its fact classes by wire type; ``floor_ms`` is the inbox's oldest day."""
+    """Reads records for one service: its fact classes by wire type.
+
+    From ``floor_ms`` on the inbox tells every id; of the days before it, only those of the days ``kept``.
+    """
 
     def __init__(self, heard: Mapping[str, type[Fact]], decoder: Decoder) -> None:
         self.heard = heard
         self.decoder = decoder
         self.floor_ms = 0
+        self.kept: frozenset[date] = frozenset()
         self._names = frozenset(name.encode() for name in heard)
 
     def unheard(self, record: Record) -> bool:
@@ -43,6 +49,7 @@ class Reader:
         """Return the input of a record; its time is its header's, or ``at_ms`` (the broker's) without one."""
         headers, at_ms = envelope.read_headers(record.headers), min(max(at_ms, 0), LATEST_MS)
         text = (key or b"").decode("utf-8", "replace").replace("\0", "\ufffd")  # which no text column holds
+        text = text[:KEY_MAX]  # a longer one finds no place in an index, not even to be parked under
         identity = headers.id
         if identity is None:
             place = (origin.topic, origin.partition, origin.upto - 1) if origin else ("", 0, 0)
@@ -55,8 +62,8 @@ class Reader:
     def _body(self, record: Record, key: str, headers: envelope.Envelope | envelope.Malformed) -> Message | Unreadable:
         if isinstance(headers, envelope.Malformed):
             return Unreadable(headers.reason)
-        if id_milliseconds(headers.id) < self.floor_ms:
-            return Unreadable("the event is older than the inbox can tell", "BELOW_FLOOR")
+        if id_milliseconds(headers.id) < self.floor_ms and id_time(headers.id).date() not in self.kept:
+            return Unreadable(*TOO_OLD)
         if (cls := self.heard.get(headers.type)) is None:
             return Unreadable("no handler here hears this type any more", "UNHEARD")
         try:

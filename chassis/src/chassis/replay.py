@@ -18,7 +18,7 @@ import psycopg
 import structlog
 from confluent_kafka import KafkaException
 
-from chassis import audit, operations
+from chassis import audit, operations, sqlstate
 from chassis.announce import announce
 from chassis.effects import Effects, effects_of
 from chassis.facts import ReplayStarted
@@ -198,7 +198,9 @@ class Replays:
                 yield tx
             except Infrastructure:
                 refuse("dependency-unavailable", dependency="registry", retry_after=1)
-            except (psycopg.OperationalError, psycopg.InterfaceError):  # a lost line may hide a commit
+            except psycopg.Error as trouble:  # a lost line may hide a commit
+                if sqlstate.blames_input(trouble):
+                    raise
                 slug = "outcome-unknown" if tx.closed else "dependency-unavailable"
                 raise Problem(slug, dependency="database", retry_after=1) from None
 

@@ -120,7 +120,7 @@ class Replay:
 
     def _take(self, partition: int, taken: Sequence[Taken]) -> None:
         """Judge records: the inbox knows most; the others are handled now, or foreseen at the partition's end."""
-        self.means.reader.floor_ms = self.means.upkeep.floor(self.tx)
+        self.means.upkeep.inform(self.tx, self.means.reader)
         made, chosen = self.tally.copy(), [one for one in taken if self._meant(one)][: self._left]
         inputs = self._readable(partition, chosen, made)
         seen, fresh = self._seen(inputs), list[Input]()

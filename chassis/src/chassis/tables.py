@@ -181,9 +181,126 @@ SELECT;
 """
 
 
-# What a parked record keeps of the inbox.
+# What is kept is a day, not all days since: below the floor an id is told as long as its day has its partition, and a
+# day stays for what may still bring an id of it, or as one of the newest days that were lived. Days lived are counted,
+# not measured: a clock that jumps ahead by weeks and comes back has forgotten nothing. A day whose ids are forgotten is
+# written down, so that no clock that goes back makes an empty place for it, where what was done once were done again.
+# What is to go is judged anew once the lock is held: whoever brings an id has looked into the inbox before.
+# That a day of the outbox is published is proven by the log's own order, whatever the clock was when its rows came:
+# the relay has passed where the log stood when the day's last row was in it, and no row has come since.
 PARKED_DAYS = """
-SELECT;
+CREATE TABLE inbox_gone (day date PRIMARY KEY);
+CREATE TABLE outbox_sealed (day date PRIMARY KEY, lsn pg_lsn NOT NULL, tip tid);
+INSERT INTO inbox_gone SELECT first_day('inbox') - n FROM generate_series(1, 400) n;
+CREATE FUNCTION days_of(parent regclass) RETURNS SETOF date LANGUAGE sql STABLE AS $$
+  SELECT to_date(right(relname, 8), 'YYYYMMDD') FROM pg_inherits JOIN pg_class c ON c.oid = inhrelid
+   WHERE inhparent = parent
+$$;
+CREATE OR REPLACE FUNCTION ensure_partitions(behind int, ahead int) RETURNS int
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+  today date := (now() AT TIME ZONE 'UTC')::date;
+  made int := 0;
+  last date;
+  d date;
+BEGIN
+  PERFORM pg_advisory_xact_lock(hashtext('ensure_partitions'));
+  SELECT coalesce(max(day), today - behind - 1) INTO last FROM days_of('inbox') day WHERE day < today;
+  FOR d IN SELECT g::date FROM generate_series(greatest(last + 1, today - 31), today + ahead, interval '1 day') g
+            UNION SELECT id_day(id) FROM agenda WHERE id >= id_floor(last + 1) AND id < id_floor(today) ORDER BY 1 LOOP
+    IF d >= today AND to_regclass('outbox_' || to_char(d, 'YYYYMMDD')) IS NULL THEN
+      EXECUTE format('CREATE TABLE %I (LIKE outbox INCLUDING ALL)', 'outbox_' || to_char(d, 'YYYYMMDD'));
+      EXECUTE format('ALTER TABLE outbox ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)',
+        'outbox_' || to_char(d, 'YYYYMMDD'), d, d + 1);
+      made := made + 1;
+    END IF;
+    IF to_regclass('inbox_' || to_char(d, 'YYYYMMDD')) IS NULL AND d NOT IN (SELECT day FROM inbox_gone) THEN
+      EXECUTE format('CREATE TABLE %I (LIKE inbox INCLUDING ALL)', 'inbox_' || to_char(d, 'YYYYMMDD'));
+      EXECUTE format('ALTER TABLE inbox ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)',
+        'inbox_' || to_char(d, 'YYYYMMDD'), id_floor(d), id_floor(d + 1));
+      made := made + 1;
+    END IF;
+  END LOOP;
+  RETURN made;
+END $$;
+CREATE OR REPLACE FUNCTION inbox_floor(days int) RETURNS date LANGUAGE plpgsql STABLE AS $$
+BEGIN
+  RETURN greatest(first_day('inbox'), (now() AT TIME ZONE 'UTC')::date - greatest(days, 2));
+END $$;
+CREATE FUNCTION inbox_kept(days int) RETURNS SETOF date LANGUAGE plpgsql STABLE AS $$
+DECLARE
+  bound date := inbox_floor(days);
+  lived int := 0;
+  used bool;
+  d date;
+BEGIN
+  FOR d IN SELECT day FROM days_of('inbox') day ORDER BY day DESC LOOP
+    used := lived <= days AND EXISTS (SELECT FROM inbox WHERE event_id >= id_floor(d) AND event_id < id_floor(d + 1));
+    lived := lived + used::int;
+    IF d < bound AND (used
+       OR EXISTS (SELECT FROM agenda WHERE id >= id_floor(d) AND id < id_floor(d + 1))
+       OR EXISTS (SELECT FROM parked WHERE id >= id_floor(d) AND id < id_floor(d + 1)
+                     AND state IN ('OPEN', 'DEAD') AND error_class <> 'BELOW_FLOOR')) THEN
+      RETURN NEXT d;
+    END IF;
+  END LOOP;
+END $$;
+CREATE FUNCTION outbox_published(day date) RETURNS bool LANGUAGE plpgsql AS $$
+DECLARE
+  part text := 'outbox_' || to_char(day, 'YYYYMMDD');
+  relay relay_progress;
+  seal outbox_sealed;
+  last tid;
+  unproven bool;
+BEGIN
+  SELECT * INTO relay FROM relay_progress WHERE stopped IS NULL;
+  IF NOT FOUND THEN
+    RETURN false;
+  END IF;
+  EXECUTE format('SELECT EXISTS (SELECT FROM %I WHERE occurred_at >= $1)', part)
+    INTO unproven USING relay.committed_at - interval '10 min';
+  IF unproven THEN
+    RETURN false;
+  END IF;
+  LOCK TABLE ONLY outbox IN ACCESS EXCLUSIVE MODE;
+  EXECUTE format('SELECT max(ctid) FROM %I WHERE ctid >= $1', part) INTO last
+    USING format('(%s,0)', greatest(pg_relation_size(part) / current_setting('block_size')::int - 1, 0))::tid;
+  SELECT * INTO seal FROM outbox_sealed s WHERE s.day = outbox_published.day AND s.tip IS NOT DISTINCT FROM last
+     AND s.lsn <= pg_current_wal_insert_lsn();
+  IF NOT FOUND THEN
+    INSERT INTO outbox_sealed AS s VALUES (day, pg_current_wal_insert_lsn(), last)
+      ON CONFLICT ON CONSTRAINT outbox_sealed_pkey DO UPDATE SET lsn = excluded.lsn, tip = excluded.tip
+      RETURNING * INTO seal;
+  END IF;
+  RETURN relay.commit_lsn >= seal.lsn;
+END $$;
+CREATE OR REPLACE FUNCTION drop_old_day(days int) RETURNS text
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp SET lock_timeout = '50ms' AS $$
+DECLARE
+  oldest date := first_day('outbox');
+  d date;
+BEGIN
+  IF NOT pg_try_advisory_xact_lock(hashtext('ensure_partitions')) THEN
+    RETURN NULL;
+  END IF;
+  IF oldest < (now() AT TIME ZONE 'UTC')::date - greatest(days, 2) AND outbox_published(oldest) THEN
+    EXECUTE format('DROP TABLE %I', 'outbox_' || to_char(oldest, 'YYYYMMDD'));
+    DELETE FROM outbox_sealed WHERE day = oldest;
+    RETURN 'outbox_' || to_char(oldest, 'YYYYMMDD');
+  END IF;
+  FOR d IN SELECT old FROM days_of('inbox') old WHERE old < inbox_floor(days) - 1
+            EXCEPT SELECT inbox_kept(days) ORDER BY 1 LOOP
+    LOCK TABLE ONLY inbox IN ACCESS EXCLUSIVE MODE;
+    IF d NOT IN (SELECT inbox_kept(days)) THEN
+      INSERT INTO inbox_gone SELECT d
+       WHERE EXISTS (SELECT FROM inbox WHERE event_id >= id_floor(d) AND event_id < id_floor(d + 1));
+      EXECUTE format('DROP TABLE %I', 'inbox_' || to_char(d, 'YYYYMMDD'));
+      RETURN 'inbox_' || to_char(d, 'YYYYMMDD');
+    END IF;
+  END LOOP;
+  RETURN NULL;
+END $$;
+REVOKE ALL ON FUNCTION outbox_published(date) FROM PUBLIC;
 """
 
 

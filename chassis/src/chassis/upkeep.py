@@ -1,19 +1,22 @@
 """What a database needs beside its inputs: the coming days have a place, and what is past its time goes.
 
 Guarantee: nothing goes that is still owed to somebody. No fact that is not proven published, no id that an input could
-still be compared with: an input below the floor is parked, not handled, and the floor moves before its day goes.
+still be compared with: an input below the floor is parked, not handled, unless its day is kept; the floor moves before
+a day goes, and without its day the database itself would refuse the input.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import TypeAlias
 
 import psycopg
 import structlog
 
+from chassis.ids import milliseconds
+from chassis.reading import Reader
 from chassis.service import Tx
 from chassis.tables import AHEAD_DAYS, INBOX_DAYS
 
@@ -22,6 +25,10 @@ Forget: TypeAlias = Callable[[Tx], int]
 DAY = timedelta(days=1)
 MARGIN = timedelta(hours=1)  # whoever decides by a clock that is late still finds it
 AT_ONCE = 1000
+TOLD = "SELECT inbox_floor(%b), array(SELECT inbox_kept(%b))"
+MAKE_DAYS = "SELECT ensure_partitions(%b, %b)"
+MAKE_TODAY = f"""{MAKE_DAYS}
+ WHERE to_regclass('outbox_' || to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD')) IS NULL"""
 # Nobody is waited for, and nobody waits for long: a request that is used anew at this moment stays.
 FORGET_REQUESTS = """
 DELETE FROM request WHERE ctid = ANY(ARRAY(
@@ -41,16 +48,21 @@ class Upkeep:
         """The window in whole days."""
         return -(-self.window // DAY)
 
-    def prepare(self, tx: Tx) -> int:
-        """Make the coming days' places; return the floor in Unix milliseconds, below which nothing is handled."""
-        tx.execute("SELECT ensure_partitions(0, %b)", [AHEAD_DAYS])
-        return self.floor(tx)
+    def prepare(self, tx: Tx, reader: Reader) -> None:
+        """Make the coming days' places, and let a reader know which days' ids can be told."""
+        make_days(tx)
+        self.inform(tx, reader)
+
+    def inform(self, tx: Tx, reader: Reader) -> None:
+        """Let a reader know the floor, and the days below it that are kept."""
+        floor, kept = tx.execute(TOLD, [self.days, self.days]).fetchone() or (datetime.now(UTC).date(), [])
+        reader.kept = frozenset(kept)  # before the floor, which moves up: whoever reads meanwhile knows enough
+        reader.floor_ms = _milliseconds(floor)
 
     def floor(self, tx: Tx) -> int:
-        """Return the floor in Unix milliseconds: an id from before it may or may not be known."""
+        """Return the floor in Unix milliseconds: an id from before it is known only if its day is one of those kept."""
         row = tx.execute("SELECT inbox_floor(%b)", [self.days]).fetchone()
-        day = row[0] if row else datetime.now(UTC).date()
-        return int(datetime.combine(day, time(), UTC).timestamp()) * 1000
+        return _milliseconds(row[0] if row else datetime.now(UTC).date())
 
     def clear(self, tx: Tx) -> None:
         """Let go what is past its time; a table that is busy is left for the next time rather than waited for."""
@@ -68,6 +80,23 @@ class Upkeep:
             log.info("old rows forgotten", rows=rows)
 
 
+def make_days(tx: Tx) -> None:
+    """Make a place for each day that has none, from the last one there is to the coming ones.
+
+    Every role that writes does it when the database says that there is none: whoever keeps days ahead may be away.
+    """
+    tx.execute(MAKE_DAYS, [INBOX_DAYS, AHEAD_DAYS])
+
+
+def make_today(tx: Tx) -> None:
+    """Make the days' places if today has none: where it is not there a fact is about to be written."""
+    tx.execute(MAKE_TODAY, [INBOX_DAYS, AHEAD_DAYS])
+
+
 def forget_requests(tx: Tx, kept: timedelta) -> int:
     """Forget some requests (``chassis.idempotency``) older than they are kept; return how many, 0 when no more are."""
     return tx.execute(FORGET_REQUESTS, [kept + MARGIN, AT_ONCE]).rowcount
+
+
+def _milliseconds(day: date) -> int:
+    return milliseconds(datetime.combine(day, time(), UTC))

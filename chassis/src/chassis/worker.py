@@ -180,8 +180,8 @@ class Worker:
         while not stop.is_set():
             try:
                 with self.connect() as tx:
+                    self.upkeep.prepare(tx, self.reader)
                     self._check(tx)
-                    self.reader.floor_ms = self.upkeep.prepare(tx)
                     outcomes = list(redrive_open(tx, self.service, self.reader))
             except AWAY as trouble:
                 self._troubles.warn("worker waits", type(trouble).__name__)
@@ -202,9 +202,9 @@ class Worker:
         while not stop.wait(WATCH_SECONDS):
             try:
                 with self.connect() as tx:
+                    self.upkeep.prepare(tx, self.reader)  # each time: a clock that stood still or jumped is no excuse
                     self._check(tx)
                     if time.monotonic() - kept_up >= UPKEEP_SECONDS:
-                        self.reader.floor_ms = self.upkeep.prepare(tx)
                         self.upkeep.clear(tx)
                         kept_up = time.monotonic()
             except AWAY as trouble:
