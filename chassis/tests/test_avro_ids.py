@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
-from chassis import schemas
+from chassis import degraded, schemas
 from chassis.avro import Codec
 from chassis.schema_ids import Cache, NotRegistered, RegistryChanged, SchemaIds, numbered
 from chassis.schema_registry import Registry, RegistryUnavailable
@@ -157,6 +158,23 @@ def test_a_cache_that_cannot_be_written_costs_nothing_else(tmp_path: Path) -> No
     cache.put(1, schemas.of(fresh()))
 
     assert cache.get(1) is None
+
+
+def test_a_cache_that_cannot_be_made_is_told_and_done_without(tmp_path: Path) -> None:
+    """No directory can be made where a file is: the process starts, and what it does without is shown until it is."""
+    (tmp_path / "file").write_text("")
+    schema = schemas.of(fresh())
+    with capture_logs() as told:
+        cache = Cache(tmp_path / "file" / "schemas")
+        cache.put(7, schema)
+        name = f"schema cache {tmp_path / 'file' / 'schemas'}"
+        assert degraded.shown()[name]["reason"] == "Not a directory"
+        (tmp_path / "file").unlink()
+        (tmp_path / "file" / "schemas").mkdir(parents=True)
+        cache.put(7, schema)
+    assert name not in degraded.shown()
+    assert cache.get(7) == schema
+    assert [(line["event"], line["count"]) for line in told] == [("degraded", 1), ("degraded no longer", 2)]
 
 
 def test_a_registry_that_talks_nonsense_is_away(tmp_path: Path) -> None:

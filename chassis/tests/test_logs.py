@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from structlog.testing import capture_logs
 
-from chassis.logs import Seldom
+from chassis.logs import Seldom, Sink
 
 PROGRAM = """
 import logging, structlog
@@ -105,3 +108,26 @@ def test_trouble_met_again_and_again_is_a_line_with_its_count() -> None:
     assert [(line["event"], line["error_class"], line["count"]) for line in told] == [
         ("agenda waits", "OperationalError", 1), ("agenda waits", "Fenced", 1), ("agenda waits", "Fenced", 30),
     ]  # fmt: skip
+
+
+def test_lines_that_cannot_be_written_are_counted(tmp_path: Path) -> None:
+    """A disk that is full, a pipe that is closed: work goes on, and the next line is followed by how many were lost."""
+    good = (tmp_path / "log").open("w", encoding="utf-8")
+    full = Path("/dev/full").open("w", encoding="utf-8")  # noqa: SIM115 - closing it fails too
+    sink = Sink(full)
+    logger = logging.getLogger("lost")
+    logger.addHandler(sink)
+    try:
+        logger.warning("one")
+        logger.warning("two")
+        assert sink.lost == 2
+        sink.stream = good  # as if there were room again
+        with capture_logs() as told:
+            logger.warning("three")
+    finally:
+        logger.removeHandler(sink)
+        good.close()
+        with suppress(OSError):
+            full.close()
+    assert (tmp_path / "log").read_text() == "three\n"
+    assert [(line["event"], line["count"]) for line in told] == [("log lines were lost", 2)]

@@ -83,7 +83,16 @@ def test_names_of_the_command_line_and_sandbox_are_let_be() -> None:
         ("TRACE_RATIO", "2", "less than or equal to 1"),
         ("BATCH_MAX", "0", "greater than or equal to 1"),
         ("REGISTRY_URL", "localhost", "match pattern"),
+        ("REGISTRY_URL", "http://localhost:99999", "port"),
+        ("JAEGER_URL", "http://localhost:0", "port"),
         ("AUTH", "on", "'off'"),
+        ("OTLP_ENDPOINTS", "127.0.0.1:4318", "with its scheme that is http://127.0.0.1:4318"),
+        ("OTLP_ENDPOINTS", "grpc://127.0.0.1:4317", "over HTTP"),
+        ("OTLP_ENDPOINTS", "http://127.0.0.1:4318,collector", "with its scheme that is http://collector"),
+        ("OTLP_ENDPOINTS", "http://127.0.0.1:99999", "port"),
+        ("OTLP_ENDPOINTS", "http://:4318", "http://host:port"),
+        ("OTLP_ENDPOINTS", "http://collector:4318?key=1", "http://host:port"),
+        ("OTLP_ENDPOINTS", "http://col lector:4318", "http://host:port"),
         ("LOG_LEVEL", "loud", "'debug', 'info'"),
     ],
 )
@@ -160,3 +169,25 @@ def test_durations_read_as_they_show() -> None:
 def test_lists_are_split() -> None:
     """OTLP endpoints come comma separated."""
     assert settings(OTLP_ENDPOINTS="http://a:4318/, http://b:4318").otlp_endpoints == ("http://a:4318", "http://b:4318")
+
+
+def test_a_password_in_an_address_is_not_shown() -> None:
+    """An endpoint takes none; the refusal does not repeat it."""
+    with pytest.raises(Refusal, match="http://host:port") as refused:
+        settings(OTLP_ENDPOINTS="http://me:hunter2@collector:4318")
+    assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ("http://a:4318/v1/traces", "http://a:4318"),
+        ("http://a:4318/v1/traces/", "http://a:4318"),
+        ("http://a:4318/v1/traces/v1/traces", "http://a:4318"),
+        ("https://a/otlp/v1/traces", "https://a/otlp"),
+        ("http://[::1]:4318", "http://[::1]:4318"),
+    ],
+)
+def test_a_path_too_much_is_left_out(given: str, wanted: str) -> None:
+    """An endpoint is a base address, as OpenTelemetry has it: what names the traces' own path is the same place."""
+    assert settings(OTLP_ENDPOINTS=given).otlp_endpoints == (wanted,)

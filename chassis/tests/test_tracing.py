@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as Decoded
 from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
 
+from chassis import degraded, ops, tracing
 from chassis.otlp import Value
+from chassis.tests.test_ops import ask
+from chassis.tests.workbench import wait_until
 from chassis.trace import Context, new_trace
-from chassis.tracing import PRODUCER, QUEUE, Spans
+from chassis.tracing import PRODUCER, QUEUE, Spans, name_unheard
+
+NO_RECEIVER = "it answers 404: no receiver there: leave a path out, /v1/traces is added"
 
 
 class Sink(ThreadingHTTPServer):
@@ -25,6 +34,7 @@ class Sink(ThreadingHTTPServer):
     def __init__(self, status: int = 200) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.status = status
+        self.answer, self.kind = b"", "application/x-protobuf"
         self.requests: list[ExportTraceServiceRequest] = []
         self.connections: set[tuple[str, int]] = set()
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
@@ -52,14 +62,18 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """Take one export request."""
-        assert self.path == "/v1/traces"
+        if self.path != "/v1/traces":
+            self.send_error(404)
+            return
         assert self.headers["Content-Type"] == "application/x-protobuf"
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.server.connections.add(self.client_address)
         self.server.requests.append(ExportTraceServiceRequest.FromString(body))
         self.send_response(self.server.status)
-        self.send_header("Content-Length", "0")
+        self.send_header("Content-Type", self.server.kind)
+        self.send_header("Content-Length", str(len(self.server.answer)))
         self.end_headers()
+        self.wfile.write(self.server.answer)
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
@@ -186,3 +200,143 @@ def test_the_ratio_is_kept() -> None:
 
     assert 850 < kept < 1150
     assert not Spans.disabled().root().sampled
+
+
+class Deaf:
+    """A server that is no HTTP/1.1: it says ``hello``, as a gRPC server says its settings, and hangs up."""
+
+    def __init__(self, hello: bytes) -> None:
+        self.hello = hello
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                line = self._listener.accept()[0]
+                line.recv(65_536)
+                line.sendall(self.hello)
+                line.close()
+
+    def close(self) -> None:
+        """Stop."""
+        self._listener.close()
+
+
+@pytest.fixture
+def deaf() -> Iterator[Deaf]:
+    made = Deaf(bytes.fromhex("00000c0400000000000004003fffff000500fffffe"))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    """What is logged, with nobody left alone after a failure."""
+    monkeypatch.setattr(tracing, "BACK_OFF_SECONDS", 0.0)
+    with capture_logs() as lines:
+        yield lines
+
+
+def send(url: str, count: int = 1) -> None:
+    """Send spans to an endpoint from a process that ends then."""
+    spans = Spans("order", "api", [url])
+    for _ in range(count):
+        spans.record("x", new_trace(), None, 1, 2)
+    spans.stop(60)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        (
+            "http://127.0.0.1:{port}/v1/traces",
+            NO_RECEIVER,
+        ),
+        ("https://127.0.0.1:{port}", "it does not speak TLS: write http:// if it has none"),
+        ("http://127.0.0.1:{deaf}", "it does not answer in HTTP: TLS, or another protocol"),
+        ("http://127.0.0.2:1", "Connection refused"),
+        ("http://nobody.invalid:4318", "its name is not known"),
+    ],
+)
+def test_an_endpoint_that_is_none_is_named(sink: Sink, deaf: Deaf, told: list[Any], wrong: str, reason: str) -> None:
+    """A path too much, TLS against none, gRPC, nobody there: told with address, reason and count; shown while it is."""
+    url, before = wrong.format(port=sink.server_port, deaf=deaf.port), dropped()
+    send(url, 3)
+    lines = [line for line in told if line["event"] == "degraded"]
+    assert [(one["dependency"], one["reason"], one["count"]) for one in lines] == [(f"spans to {url}", reason, 3)]
+    assert dropped() == before + 3
+    assert degraded.shown()[f"spans to {url}"]["reason"] == reason
+    assert REGISTRY.get_sample_value("quadrille_degraded", {"what": f"spans to {url}"}) == 1
+
+
+@pytest.mark.parametrize(
+    ("answered", "reason", "lost"),
+    [
+        ((415, "text/plain", b""), "it answers 415: it takes no protobuf over HTTP", 3),
+        ((404, "text/plain", b""), NO_RECEIVER, 3),
+        ((301, "text/plain", b""), "it answers 301", 3),
+        ((200, "text/html", b"<html>a console</html>"), "it answers with a web page: no receiver there", 3),
+        ((200, "application/x-protobuf", b"\x0a\x07\x08\x02\x12\x03odd"), "it rejects some of them", 2),
+    ],
+)
+def test_what_an_endpoint_does_not_take_is_told_until_it_does(
+    sink: Sink, told: list[Any], answered: tuple[int, str, bytes], reason: str, lost: int
+) -> None:
+    """Lost: once, with the reason; back again: once, with how many were lost. Both as one process sees them."""
+    before, spans, url = dropped(), Spans("order", "api", [sink.url]), f"spans to {sink.url}"
+    sink.status, sink.kind, sink.answer = answered
+    for _ in range(3):
+        spans.record("x", new_trace(), None, 1, 2)
+    wait_until(lambda: url in degraded.shown(), 60)
+    sink.status, sink.kind, sink.answer = 200, "application/x-protobuf", b""
+    spans.record("x", new_trace(), None, 1, 2)
+    wait_until(lambda: url not in degraded.shown(), 60)
+    spans.stop()
+
+    assert [(one["event"], one["reason"], one["count"]) for one in told] == [
+        ("degraded", reason, lost), ("degraded no longer", reason, lost),
+    ]  # fmt: skip
+    assert dropped() == before + lost
+
+
+def test_a_long_failure_is_told_seldom(told: list[Any]) -> None:
+    """Each batch of a long failure is counted, one line is written."""
+    for _ in range(4):
+        telling = degraded.Degraded("spans to nowhere")
+    for _ in range(100):
+        telling.lost("nobody there", 5)
+    assert degraded.shown()["spans to nowhere"]["lost"] == 500
+    telling.back()
+    telling.back()
+    telling.lost("nobody there")
+    telling.back()
+    assert [(one["event"], one["count"]) for one in told] == [
+        ("degraded", 5), ("degraded no longer", 500), ("degraded", 1), ("degraded no longer", 1),
+    ]  # fmt: skip
+
+
+def test_what_is_degraded_is_shown_and_ready() -> None:
+    """Without its traces a process is ready: /readyz and /info tell what it does without."""
+    telling = degraded.Degraded("spans to nowhere")
+    telling.lost("nobody there")
+    try:
+        with ops.serve("127.0.0.1:0", "order", "api", {"database": lambda: True}) as server:
+            (status, ready), (_, info) = ask(server, "/readyz"), ask(server, "/info")
+    finally:
+        telling.back()
+    assert (status, ready["ready"]) == (200, True)
+    for document in ready, info:
+        assert document["degraded"]["spans to nowhere"]["reason"] == "nobody there"
+
+
+def test_a_variable_that_is_not_heard_is_named(told: list[Any]) -> None:
+    """What OpenTelemetry's SDK would hear and we do not, and attributes that are none: each is a line at the start."""
+    name_unheard({
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318", "OTEL_RESOURCE_ATTRIBUTES": "team=a,shop", "HOME": "/",
+    })  # fmt: skip
+    assert [(one["event"], one["setting"]) for one in told] == [
+        ("setting is not heard", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        ("setting is not understood", "OTEL_RESOURCE_ATTRIBUTES"),
+    ]  # fmt: skip

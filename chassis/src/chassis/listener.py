@@ -18,6 +18,7 @@ from confluent_kafka import Message as KafkaMessage
 
 from chassis import envelope, ledger
 from chassis.commit import OUTAGE, commit
+from chassis.degraded import Degraded
 from chassis.inputs import Done, Entry, Input, Origin, Outcome, Record
 from chassis.logs import Seldom
 from chassis.reading import Reader
@@ -37,7 +38,21 @@ AWAY = (*OUTAGE, KafkaException, TimeoutError)  # what comes back by itself
 # For a name that is not UTF-8 the client returns a broken list with an exception set. A plain call, once specialised by
 # the interpreter, would not look, and the list would end the process; a methodcaller's call is checked every time.
 HEADERS_OF: Callable[[KafkaMessage], Any] = operator.methodcaller("headers")
+MOVING = (  # while partitions change hands
+    KafkaError.STALE_MEMBER_EPOCH, KafkaError.UNKNOWN_MEMBER_ID, KafkaError.ILLEGAL_GENERATION,
+    KafkaError.REBALANCE_IN_PROGRESS, KafkaError._NO_OFFSET,  # noqa: SLF001 - librdkafka's names
+)  # fmt: skip
+HINT = Degraded("offsets for lag tools")
 log = structlog.get_logger()
+
+
+def hinted(error: KafkaError | None, partitions: Sequence[TopicPartition]) -> None:
+    """Note what became of the offsets that lag tools look at; the positions are the database's."""
+    failed = error or next((one.error for one in partitions if one.error), None)
+    if failed is None:
+        HINT.back()
+    elif failed.code() not in MOVING:
+        HINT.lost(failed.name())
 
 
 class Watcher(Protocol):
@@ -202,7 +217,7 @@ class Listener:
             if offsets:
                 self.consumer.commit(offsets=offsets, asynchronous=True)
         except KafkaException as trouble:
-            log.debug("no hint for lag tools", error_class=type(trouble).__name__)
+            HINT.lost(type(trouble).__name__)
 
     def _due(self, clock: str, seconds: float) -> bool:
         now = time.monotonic()

@@ -44,7 +44,7 @@ def configure(service: str, role: str, level: str = "info") -> None:
         cache_logger_on_first_use=True,
     )
     render: Any = structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
-    handler = logging.StreamHandler(sys.stderr)
+    handler = Sink(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, render],
@@ -57,6 +57,25 @@ def configure(service: str, role: str, level: str = "info") -> None:
     root.setLevel(level.upper())
     for noisy in ("uvicorn.error", "alembic", "psycopg", "psycopg.pool", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING if level != "debug" else logging.DEBUG)
+
+
+class Sink(logging.StreamHandler[Any]):
+    """Writes lines; those that cannot be written, to a full disk or a closed pipe, are counted and told of later."""
+
+    lost = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line, and after lines that were lost, how many."""
+        before = self.lost
+        super().emit(record)
+        if before and self.lost == before:
+            self.lost = 0
+            log.warning("log lines were lost", count=before)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """Count a line that could not be written; where would it be told."""
+        del record
+        self.lost += 1
 
 
 class Seldom:
@@ -74,6 +93,10 @@ class Seldom:
             return 0
         self._met[kind] = now + self._seconds, 0
         return count + 1
+
+    def forget(self) -> None:
+        """Tell whatever is met next: what was met before is over."""
+        self._met.clear()
 
     def warn(self, phrase: str, error_class: str) -> None:
         """Log a kind of trouble that is met again and again, when it is to be told, with how many there were."""

@@ -23,6 +23,7 @@ WAITING = Gauge("quadrille_intake_waiting_commands", "Commands waiting for the c
 
 SPANS_SENT = Counter("quadrille_spans_sent_total", "Spans an endpoint took")
 SPANS_DROPPED = Counter("quadrille_spans_dropped_total", "Spans lost: queue full or an endpoint failing")
+DEGRADED = Gauge("quadrille_degraded", "What is lost and can be done without: 1 while it is", ["what"])
 
 
 def count_outcome(kind: str, outcome: object) -> None:

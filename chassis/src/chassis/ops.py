@@ -25,7 +25,7 @@ from typing import NamedTuple, TypeAlias
 import structlog
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from chassis import problems
+from chassis import degraded, problems
 from chassis.documents import rfc3339
 from chassis.ids import uuid7
 from chassis.logs import release
@@ -69,7 +69,7 @@ class Ops(ThreadingHTTPServer):
             ("GET", "/livez"): lambda _: Told(200, {"alive": True}),
             ("GET", "/readyz"): self._ready,
             ("GET", "/startupz"): self._started,
-            ("GET", "/info"): lambda _: Told(200, self.info),
+            ("GET", "/info"): lambda _: Told(200, {**self.info, "degraded": degraded.shown()}),
             **routes,
         }
 
@@ -92,7 +92,7 @@ class Ops(ThreadingHTTPServer):
         found = {name: results.get(name, late) for name in self.checks}
         ok = all(isinstance(result, dict) and result["ok"] for result in found.values())
         self.started = self.started or ok
-        return ok, {"ready": ok, "checks": found}
+        return ok, {"ready": ok, "checks": found, "degraded": degraded.shown()}
 
     def _ready(self, _: Asked) -> Told:
         ok, found = self.ready()

@@ -7,7 +7,7 @@ follows opentelemetry-proto's ``trace.proto``, ``common.proto`` and ``resource.p
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple, TypeAlias
 
 from chassis.trace import Context
@@ -45,6 +45,14 @@ def request(packed_resource: bytes, spans: Iterable[Span]) -> bytes:
     scope = _field(0x0A, _field(0x0A, _SCOPE_NAME.encode()))
     scope_spans = scope + b"".join(_field(0x12, pack(span)) for span in spans)
     return _field(0x0A, packed_resource + _field(0x12, scope_spans))
+
+
+def rejected(response: bytes) -> int:
+    """Return how many spans an ``ExportTraceServiceResponse`` says were rejected (``partial_success``)."""
+    for number, value in _read(response):
+        if number == 1 and isinstance(value, bytes):
+            return next((int(n) for field, n in _read(value) if field == 1 and isinstance(n, int)), 0)
+    return 0
 
 
 def pack(span: Span) -> bytes:
@@ -99,3 +107,29 @@ def _varint(number: int) -> bytes:
         number >>= 7
     out.append(number)
     return bytes(out)
+
+
+def _read(body: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """Yield the fields of a message, as far as they are varints, or have a length."""
+    at = 0
+    while at < len(body):
+        tag, at = _read_varint(body, at)
+        size, at = _read_varint(body, at)
+        if tag & 7 == 0:
+            yield tag >> 3, size
+        elif tag & 7 == 2:  # noqa: PLR2004 - as above: length and bytes
+            yield tag >> 3, body[at : at + size]
+            at += size
+        else:
+            return
+
+
+def _read_varint(body: bytes, at: int) -> tuple[int, int]:
+    """Return the number at a place, and the place after it; what is cut off reads as zeros."""
+    number = shift = 0
+    while at < len(body):
+        number |= (body[at] & 0x7F) << shift
+        shift, at = shift + 7, at + 1
+        if body[at - 1] < 0x80:  # noqa: PLR2004 - as above
+            break
+    return number, at

@@ -7,6 +7,7 @@ clean drain, 2 for an invalid setting, 9 when this process must not run (the rea
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import socket
 import sys
@@ -19,7 +20,7 @@ import psycopg
 
 from chassis import logs, ops, settings
 from chassis.settings import Settings
-from chassis.tracing import Spans
+from chassis.tracing import Spans, name_unheard
 
 if TYPE_CHECKING:
     from chassis.avro import Codec
@@ -35,6 +36,7 @@ def main(name: str, arguments: Sequence[str] | None = None) -> None:
         sys.exit(2)
     found = settings.read(flags)
     logs.configure(name, role, found.log_level)
+    name_unheard(os.environ)
     ROLES[role](name, found, _stop_on_signals())
 
 

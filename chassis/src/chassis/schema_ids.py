@@ -12,9 +12,8 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-import structlog
-
 from chassis import schemas
+from chassis.degraded import Degraded
 from chassis.schema_registry import Registry, RegistryUnavailable
 from chassis.schemas import Schema, UnsafeSchema
 from chassis.wire import Undecodable, refuse
@@ -22,8 +21,6 @@ from chassis.wire import Undecodable, refuse
 PATIENCE_S = 2.0  # how long an id may be missing from a registry that answers: replicas lag, inventions stay unknown
 LOOK_AGAIN_S = 10.0
 MAX_MISSING = 1_000
-
-_log = structlog.get_logger(__name__)
 
 
 class RegistryChanged(RegistryUnavailable):
@@ -38,8 +35,11 @@ class Cache:
     """Schemas by id in a directory that several processes may share."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+        self._folder, self._writes = folder, Degraded(f"schema cache {folder}")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as failed:  # without it ids are asked for anew after each start, no more
+            self._writes.lost(failed.strerror or type(failed).__name__)
 
     def get(self, number: int) -> Schema | None:
         """Return the schema of an id; a file that is torn, edited or missing is None."""
@@ -59,7 +59,9 @@ class Cache:
                 json.dump(held, file)
             Path(name).replace(self._folder / f"{number}.json")
         except OSError as failed:
-            _log.warning("schema not cached", error_class="INFRASTRUCTURE", error=type(failed).__name__)
+            self._writes.lost(failed.strerror or type(failed).__name__)
+        else:
+            self._writes.back()
 
     def id_of(self, schema: Schema) -> int | None:
         """Return the id under which this very text was kept, or None."""

@@ -16,8 +16,10 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -37,6 +39,8 @@ ELSEWHERE = frozenset(
     "CACHE DATA NO_AOT PROFILE SANDBOX_BIND SMTP_BIND SANDBOX_DATA URL KEY".split()  # noqa: SIM905 - a list of words
 )
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_LOGIN = re.compile(r"//[^/@\s]*@")
+_BASE_URL = re.compile(r"https?://([a-zA-Z0-9._-]+|\[[0-9a-fA-F:.]+\])(:\d+)?(/[^\s?#]*)?")
 LONGEST_SECONDS = 36_500 * 86_400.0  # what a time may be moved by, and still be a time
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -109,17 +113,46 @@ def _duration_text(value: timedelta) -> str:
     return f"{seconds / _UNITS[unit]:g}{unit}"
 
 
-def _split(text: object) -> object:
-    return (
-        tuple(part.strip().rstrip("/") for part in text.split(",") if part.strip()) if isinstance(text, str) else text
-    )
+def _with_port(url: str) -> str:
+    """Return an address whose port is one, if it has any; raises ValueError."""
+    try:
+        port = urlsplit(url).port
+    except ValueError:
+        port = 0
+    if port == 0:
+        message = "an address whose port, if it has one, is 1 to 65535"
+        raise ValueError(message)
+    return url
+
+
+def _endpoints(text: object) -> object:
+    """Return the base addresses of a comma separated list; raises ValueError."""
+    if isinstance(text, str):
+        text = text.split(",")
+    if not isinstance(text, list | tuple):
+        return text
+    return tuple(dict.fromkeys(_endpoint(part.strip()) for part in map(str, text) if part.strip()))
+
+
+def _endpoint(url: str) -> str:
+    """Return where spans are sent below ``/v1/traces``: that path is ours to add, and left out if it was given.
+
+    So OpenTelemetry has it (OTLP exporter, endpoint URLs): a base address gets the path, one for traces alone has it.
+    """
+    wanted = "http://host:port or https://host:port of an OTLP receiver over HTTP, such as http://127.0.0.1:4318"
+    if not _BASE_URL.fullmatch(url):
+        bare = _BASE_URL.fullmatch(f"http://{url}") and "://" not in url
+        raise ValueError(f"{wanted}; with its scheme that is http://{url}" if bare else wanted)
+    while (base := _with_port(url).rstrip("/").removesuffix("/v1/traces")) != url:
+        url = base
+    return url
 
 
 Duration = Annotated[timedelta, BeforeValidator(parse_duration), PlainSerializer(_duration_text, return_type=str)]
 Address = Annotated[Bind, PlainValidator(parse_bind), PlainSerializer(str, return_type=str)]
 Hidden = Annotated[Secret, PlainValidator(Secret), PlainSerializer(repr, return_type=str)]
-Urls = Annotated[tuple[str, ...], BeforeValidator(_split)]
-Url = Annotated[str, Field(pattern=r"^https?://[^\s/]+(/\S*)?$")]
+Urls = Annotated[tuple[str, ...], BeforeValidator(_endpoints)]
+Url = Annotated[str, Field(pattern=r"^https?://[^\s/]+(/\S*)?$"), AfterValidator(_with_port)]
 
 
 class Settings(BaseModel):
@@ -268,5 +301,6 @@ def _refusal(refused: ValidationError, sources: Mapping[str, str]) -> Refusal:
         return Refusal(found=f"no {variable}", wanted=f"{variable}, which has no default", fix=f"set {variable}")
     given = error["input"]
     value = "***" if name in SECRETS else _duration_text(given) if isinstance(given, timedelta) else repr(given)
+    value = _LOGIN.sub("//***@", value)
     wanted = str(error.get("ctx", {}).get("error") or error["msg"])
     return Refusal(found=f"{variable}={value} ({sources[name]})", wanted=wanted, fix=f"set {variable} to a valid value")

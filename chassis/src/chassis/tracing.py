@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import http.client
+import socket
+import ssl
 import threading
 import time
 import urllib.parse
@@ -11,7 +13,10 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import TypedDict, Unpack
 
+import structlog
+
 from chassis import otlp
+from chassis.degraded import Degraded
 from chassis.metrics import SPANS_DROPPED, SPANS_SENT
 from chassis.otlp import CLIENT, CONSUMER, INTERNAL, PRODUCER, SERVER, Span, Value
 from chassis.trace import Context, new_span_id, new_trace
@@ -22,7 +27,16 @@ BATCH = 512
 GATHER_SECONDS = 0.2
 TIMEOUT_SECONDS = 2.0
 BACK_OFF_SECONDS = 5.0
+GRPC_PORT = 4317
+ANSWER_MAX = 65_536
+HEARD = ("OTEL_RESOURCE_ATTRIBUTES", "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS")
+HINTS = {
+    404: "no receiver there: leave a path out, /v1/traces is added", 405: "no receiver there",
+    401: "it wants credentials", 403: "it wants credentials", 415: "it takes no protobuf over HTTP",
+    429: "it is overloaded", 503: "it is overloaded",
+}  # fmt: skip
 _RATIO = 1 << 64
+log = structlog.get_logger()
 
 
 class More(TypedDict, total=False):
@@ -44,6 +58,7 @@ class Spans:
     def __init__(self, service: str, role: str, endpoints: Sequence[str], ratio: float = 1.0) -> None:
         self._limit = int(ratio * _RATIO)
         self._queue: deque[Span] = deque()
+        self._overflowed, self._overflow = 0, Degraded("spans: the queue of this process")
         self._woken, self._stop, self._pending = threading.Event(), threading.Event(), False
         self._endpoints = [_Endpoint(url) for url in endpoints]
         self.on = bool(endpoints)
@@ -73,6 +88,7 @@ class Spans:
             return
         if len(self._queue) >= QUEUE:
             SPANS_DROPPED.inc()
+            self._overflowed += 1
             return
         self._queue.append(Span(name, context, parent_span_id, start_ns, end_ns, **more))
         if not self._pending:
@@ -100,47 +116,107 @@ class Spans:
             endpoint.close()
 
     def _drain(self) -> None:
+        overflowed, self._overflowed = self._overflowed, 0
+        if overflowed:
+            self._overflow.lost("full: the endpoints are slower than the work", overflowed)
+        else:
+            self._overflow.back()
         while self._queue:
             batch = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
             body = otlp.request(self._resource, batch)
             for endpoint in self._endpoints:
-                (SPANS_SENT if endpoint.send(body) else SPANS_DROPPED).inc(len(batch))
+                dropped = endpoint.send(body, len(batch))
+                SPANS_DROPPED.inc(dropped)
+                SPANS_SENT.inc(len(batch) - dropped)
+
+
+class _Refused(Exception):  # noqa: N818 - the name says what is the case
+    """An endpoint answered that it does not take spans; the text says why."""
 
 
 class _Endpoint:
-    """One receiver with its kept-open connection; after a failure it is left alone for a while."""
+    """One receiver with its kept-open connection; after a failure it is left alone for a while.
+
+    What it does not take is told, with its address and the reason, and so is that it takes them again.
+    """
 
     def __init__(self, url: str) -> None:
         parts = urllib.parse.urlsplit(url)
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         self._connection = kind(parts.hostname or "", parts.port, timeout=TIMEOUT_SECONDS)
         self._path = parts.path.rstrip("/") + "/v1/traces"
-        self._rest_until = 0.0
+        self._port = parts.port
+        self._takes = Degraded(f"spans to {url}")
+        self._rest_until, self._reason = 0.0, ""
 
-    def send(self, body: bytes) -> bool:
-        """Post one request; False if it was not taken."""
+    def send(self, body: bytes, count: int) -> int:
+        """Post one request of so many spans; return how many of them were not taken."""
         if time.monotonic() < self._rest_until:
-            return False
+            self._takes.lost(self._reason, count)
+            return count
         for _ in range(2):  # a kept-open connection may have been closed by the other side meanwhile
             fresh = self._connection.sock is None
             try:
-                return self._post(body)
-            except (OSError, http.client.HTTPException):
+                rejected = min(count, self._post(body))
+            except _Refused as refused:
+                return self._rest(str(refused), count)
+            except (OSError, http.client.HTTPException) as trouble:
                 self.close()
                 if fresh:
-                    break
-        self._rest_until = time.monotonic() + BACK_OFF_SECONDS
-        return False
+                    return self._rest(self._why(trouble), count)
+            else:
+                self._takes.lost("it rejects some of them", rejected) if rejected else self._takes.back()
+                return rejected
+        return self._rest("it cuts the line", count)
 
     def close(self) -> None:
         """Close the connection; the next request opens it again."""
         self._connection.close()
 
-    def _post(self, body: bytes) -> bool:
+    def _rest(self, reason: str, count: int) -> int:
+        self._reason, self._rest_until = reason, time.monotonic() + BACK_OFF_SECONDS
+        self._takes.lost(reason, count)
+        return count
+
+    def _post(self, body: bytes) -> int:
+        """Return how many spans were rejected of those an endpoint has answered for; raises _Refused."""
         self._connection.request("POST", self._path, body, {"Content-Type": "application/x-protobuf"})
         response = self._connection.getresponse()
-        response.read()
-        return response.status < http.HTTPStatus.MULTIPLE_CHOICES
+        answer, kind = response.read(ANSWER_MAX), response.headers.get_content_type()
+        if not response.isclosed():
+            self.close()
+        if not http.HTTPStatus.OK <= response.status < http.HTTPStatus.MULTIPLE_CHOICES:
+            hint = HINTS.get(response.status)
+            message = f"it answers {response.status}" + (f": {hint}" if hint else "")
+            raise _Refused(message)
+        if answer and kind == "text/html":
+            message = "it answers with a web page: no receiver there"
+            raise _Refused(message)
+        return otlp.rejected(answer) if kind == "application/x-protobuf" else 0
+
+    def _why(self, trouble: Exception) -> str:
+        """Return why no answer came, as a fixed phrase."""
+        if isinstance(trouble, ssl.SSLCertVerificationError):
+            return f"its certificate is not trusted: {trouble.verify_message}"
+        if isinstance(trouble, ssl.SSLError):
+            return "it does not speak TLS: write http:// if it has none"
+        if isinstance(trouble, socket.gaierror):
+            return "its name is not known"
+        if isinstance(trouble, TimeoutError):
+            return f"no answer in {TIMEOUT_SECONDS:g} s"
+        if isinstance(trouble, http.client.HTTPException | ConnectionResetError | BrokenPipeError):
+            over = "; 4317 is the port of OTLP over gRPC, over HTTP it is 4318" if self._port == GRPC_PORT else ""
+            return f"it does not answer in HTTP{over}: TLS, or another protocol"
+        return trouble.strerror or type(trouble).__name__ if isinstance(trouble, OSError) else type(trouble).__name__
+
+
+def name_unheard(environ: Mapping[str, str]) -> None:
+    """Name each ``OTEL_*`` variable that is not heard here, or not understood: nobody is to wait for its effect."""
+    for name in sorted(name for name in environ if name.startswith("OTEL_") and name not in HEARD):
+        log.warning("setting is not heard", setting=name, reason="spans go where QUADRILLE_OTLP_ENDPOINTS says")
+    items = [item for item in environ.get(HEARD[0], "").split(",") if item.strip()]
+    if any(not item.partition("=")[0].strip() or "=" not in item for item in items):
+        log.warning("setting is not understood", setting=HEARD[0], reason="wanted key=value,key=value; others go")
 
 
 def _resource(service: str, role: str) -> dict[str, Value]:

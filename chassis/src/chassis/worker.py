@@ -18,7 +18,7 @@ from chassis.agenda import Agenda
 from chassis.announce import tell_recoveries
 from chassis.inputs import Done, Entry, Input, Outcome, Parked
 from chassis.kafka import consumer_settings
-from chassis.listener import AWAY, Ears, Listener
+from chassis.listener import AWAY, Ears, Listener, hinted
 from chassis.logs import Seldom
 from chassis.otlp import CLIENT, CONSUMER, INTERNAL
 from chassis.parked import redrive_open
@@ -127,7 +127,9 @@ class Worker:
         self.service, self.connect, self.upkeep = service, around.connect, around.upkeep
         self.reader = Reader(service.on.hears(Fact), around.decoder)
         notes = Notes(around.spans, around.tally)
-        consumer = Consumer(consumer_settings(around.bootstrap, service.name) | {"error_cb": self._say})
+        consumer = Consumer(
+            consumer_settings(around.bootstrap, service.name) | {"error_cb": self._say, "on_commit": hinted}
+        )
         self.topics = Topics(around.bootstrap)
         self.listener = Listener(service, self.connect, Ears(consumer, self.topics, self.reader), notes)
         self.agenda = Agenda(service, self.connect, notes, around.client)
