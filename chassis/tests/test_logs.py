@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
 from structlog.testing import capture_logs
 
 from chassis.logs import Seldom, Sink
@@ -131,3 +132,12 @@ def test_lines_that_cannot_be_written_are_counted(tmp_path: Path) -> None:
             full.close()
     assert (tmp_path / "log").read_text() == "three\n"
     assert [(line["event"], line["count"]) for line in told] == [("log lines were lost", 2)]
+
+
+def test_a_directory_for_other_processes_counts_is_let_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The metrics' library would write files there, or end the process where there is none: we count in memory."""
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "/nowhere")
+    assert (
+        lines("from chassis import metrics, ops\nmetrics.SPANS_SENT.inc()\nlog.info('counted')")[0]["event"]
+        == "counted"
+    )

@@ -335,8 +335,10 @@ def test_a_variable_that_is_not_heard_is_named(told: list[Any]) -> None:
     """What OpenTelemetry's SDK would hear and we do not, and attributes that are none: each is a line at the start."""
     name_unheard({
         "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318", "OTEL_RESOURCE_ATTRIBUTES": "team=a,shop", "HOME": "/",
+        "PROMETHEUS_MULTIPROC_DIR": "/nowhere",
     })  # fmt: skip
     assert [(one["event"], one["setting"]) for one in told] == [
+        ("setting is not heard", "PROMETHEUS_MULTIPROC_DIR"),
         ("setting is not heard", "OTEL_EXPORTER_OTLP_ENDPOINT"),
         ("setting is not understood", "OTEL_RESOURCE_ATTRIBUTES"),
     ]  # fmt: skip

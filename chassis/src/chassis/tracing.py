@@ -30,6 +30,7 @@ BACK_OFF_SECONDS = 5.0
 GRPC_PORT = 4317
 ANSWER_MAX = 65_536
 HEARD = ("OTEL_RESOURCE_ATTRIBUTES", "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS")
+MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"
 HINTS = {
     404: "no receiver there: leave a path out, /v1/traces is added", 405: "no receiver there",
     401: "it wants credentials", 403: "it wants credentials", 415: "it takes no protobuf over HTTP",
@@ -211,7 +212,9 @@ class _Endpoint:
 
 
 def name_unheard(environ: Mapping[str, str]) -> None:
-    """Name each ``OTEL_*`` variable that is not heard here, or not understood: nobody is to wait for its effect."""
+    """Name each variable of a library's that is not heard here, or not understood: nobody is to wait for its effect."""
+    if MULTIPROCESS in environ:
+        log.warning("setting is not heard", setting=MULTIPROCESS, reason="each process answers /metrics by itself")
     for name in sorted(name for name in environ if name.startswith("OTEL_") and name not in HEARD):
         log.warning("setting is not heard", setting=name, reason="spans go where QUADRILLE_OTLP_ENDPOINTS says")
     items = [item for item in environ.get(HEARD[0], "").split(",") if item.strip()]
