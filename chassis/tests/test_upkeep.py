@@ -257,7 +257,7 @@ def test_a_forgotten_day_has_no_place_again(aged: Database) -> None:
     aged.rows("INSERT INTO inbox_gone VALUES (%s)", NOW.date())
     aged.rows(f"DROP TABLE {named('inbox', 0)}, {named('outbox', 0)}")
     aged.fill(rye=5)
-    assert aged.commit(heard(BreadOrdered("o-1"), uuid7(milliseconds(ago(0)) - 1000))) == [
+    assert aged.commit(heard(BreadOrdered("o-1"), uuid7(milliseconds(NOW.replace(hour=0, minute=0, second=0))))) == [
         Parked("BELOW_FLOOR", "the event is older than the inbox can tell")
     ]
     assert [type(one) for one in aged.commit(heard(BreadOrdered("o-2"), uuid7(milliseconds(ago(1)))))] == [Done]

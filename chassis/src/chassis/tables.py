@@ -227,17 +227,30 @@ CREATE OR REPLACE FUNCTION inbox_floor(days int) RETURNS date LANGUAGE plpgsql S
 BEGIN
   RETURN greatest(first_day('inbox'), (now() AT TIME ZONE 'UTC')::date - greatest(days, 2));
 END $$;
-CREATE FUNCTION inbox_kept(days int) RETURNS SETOF date LANGUAGE plpgsql STABLE AS $$
+CREATE FUNCTION was_lived(day date) RETURNS bool LANGUAGE plpgsql STABLE AS $$
+BEGIN
+  RETURN EXISTS (SELECT FROM inbox WHERE event_id >= id_floor(day) AND event_id < id_floor(day + 1));
+END $$;
+CREATE FUNCTION lived_since(days int) RETURNS date LANGUAGE plpgsql STABLE AS $$
 DECLARE
-  bound date := inbox_floor(days);
   lived int := 0;
-  used bool;
   d date;
 BEGIN
   FOR d IN SELECT day FROM days_of('inbox') day ORDER BY day DESC LOOP
-    used := lived <= days AND EXISTS (SELECT FROM inbox WHERE event_id >= id_floor(d) AND event_id < id_floor(d + 1));
-    lived := lived + used::int;
-    IF d < bound AND (used
+    lived := lived + was_lived(d)::int;
+    IF lived >= days THEN
+      RETURN d;
+    END IF;
+  END LOOP;
+  RETURN '-infinity';
+END $$;
+CREATE FUNCTION inbox_kept(days int) RETURNS SETOF date LANGUAGE plpgsql STABLE AS $$
+DECLARE
+  since date := lived_since(days + 1);
+  d date;
+BEGIN
+  FOR d IN SELECT day FROM days_of('inbox') day WHERE day < inbox_floor(days) LOOP
+    IF (d >= since AND was_lived(d)
        OR EXISTS (SELECT FROM agenda WHERE id >= id_floor(d) AND id < id_floor(d + 1))
        OR EXISTS (SELECT FROM parked WHERE id >= id_floor(d) AND id < id_floor(d + 1)
                      AND state IN ('OPEN', 'DEAD') AND error_class <> 'BELOW_FLOOR')) THEN
@@ -292,8 +305,7 @@ BEGIN
             EXCEPT SELECT inbox_kept(days) ORDER BY 1 LOOP
     LOCK TABLE ONLY inbox IN ACCESS EXCLUSIVE MODE;
     IF d NOT IN (SELECT inbox_kept(days)) THEN
-      INSERT INTO inbox_gone SELECT d
-       WHERE EXISTS (SELECT FROM inbox WHERE event_id >= id_floor(d) AND event_id < id_floor(d + 1));
+      INSERT INTO inbox_gone SELECT d WHERE was_lived(d);
       EXECUTE format('DROP TABLE %I', 'inbox_' || to_char(d, 'YYYYMMDD'));
       RETURN 'inbox_' || to_char(d, 'YYYYMMDD');
     END IF;

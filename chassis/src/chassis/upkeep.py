@@ -32,7 +32,8 @@ MAKE_TODAY = f"""{MAKE_DAYS}
 # Nobody is waited for, and nobody waits for long: a request that is used anew at this moment stays.
 FORGET_REQUESTS = """
 DELETE FROM request WHERE ctid = ANY(ARRAY(
-  SELECT ctid FROM request WHERE at < now() - %b::interval ORDER BY at LIMIT %b FOR UPDATE SKIP LOCKED))"""
+  SELECT ctid FROM request WHERE at < least(now() - %b::interval, lived_since(%b))
+   ORDER BY at LIMIT %b FOR UPDATE SKIP LOCKED))"""
 log = structlog.get_logger()
 
 
@@ -94,8 +95,11 @@ def make_today(tx: Tx) -> None:
 
 
 def forget_requests(tx: Tx, kept: timedelta) -> int:
-    """Forget some requests (``chassis.idempotency``) older than they are kept; return how many, 0 when no more are."""
-    return tx.execute(FORGET_REQUESTS, [kept + MARGIN, AT_ONCE]).rowcount
+    """Forget some requests (``chassis.idempotency``) older than they are kept; return how many, 0 when no more are.
+
+    As many days must have been lived since: a clock that jumps ahead forgets no key that is still to be honoured.
+    """
+    return tx.execute(FORGET_REQUESTS, [kept + MARGIN, -(-kept // DAY) + 1, AT_ONCE]).rowcount
 
 
 def _milliseconds(day: date) -> int:
