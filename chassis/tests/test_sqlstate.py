@@ -10,12 +10,15 @@ from datetime import UTC, datetime
 
 import psycopg
 import pytest
+import sqlalchemy as sa
 from structlog.testing import capture_logs
 
 from chassis import canary, sqlstate
 from chassis.announce import tell_recoveries
 from chassis.inputs import Done, Parked
 from chassis.intake import Intake
+from chassis.pool import Pool
+from chassis.problems import Problem
 from chassis.reading import KEY_MAX
 from chassis.registry import Reactions
 from chassis.service import Service, Tx
@@ -142,6 +145,17 @@ def test_a_database_that_refuses_by_itself_parks_nothing(
         db.commit(*batch)
     assert (db.position(), db.parked()) == (0, [])
     assert [type(one) for one in db.commit(*batch)] == [Done, Done]
+
+
+def test_a_read_that_a_migration_disturbs_is_told_to_wait(db: Database) -> None:
+    """A table is away for a moment: whoever reads is told to come again; a value that no column takes is a bug."""
+    pool = Pool(db.connect)
+    with without_a_table(db), pytest.raises(Problem) as refused:
+        pool.read(lambda tx: tx.execute(sa.text("SELECT * FROM hold")).all())
+    assert (refused.value.kind.slug, refused.value.extra["dependency"]) == ("dependency-unavailable", "database")
+    with pytest.raises(sa.exc.DataError):
+        pool.read(lambda tx: tx.execute(sa.text("SELECT 1 / 0")).all())
+    pool.close()
 
 
 def test_a_batch_makes_the_day_that_is_missing(db: Database) -> None:

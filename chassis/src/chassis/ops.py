@@ -52,6 +52,7 @@ class Ops(ThreadingHTTPServer):
 
     daemon_threads = True
     allow_reuse_address = True
+    request_queue_size = 128  # who comes while the machine is busy is not cut off
 
     def __init__(
         self, address: tuple[str, int], info: Mapping[str, object], checks: Mapping[str, Check], routes: Routes

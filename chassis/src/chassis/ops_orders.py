@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
+import psycopg
+
+from chassis import sqlstate
 from chassis.announce import announce
 from chassis.audit import Action, record
 from chassis.facts import IntakePaused, IntakeResumed
@@ -30,7 +34,7 @@ def intake(face: Face) -> Routes:
 def _turn(face: Face, wanted: State) -> Route:
     def turn(asked: Asked) -> Told:
         asked.read(Body)
-        with face.connect() as tx, tx.transaction():
+        with _database(face) as tx, tx.transaction():
             row = tx.execute(STATE).fetchone()
             before: State = row[0] if row else "OPEN"
             if before != wanted:
@@ -50,7 +54,7 @@ def queue(face: Face, waiting: Callable[[Tx], Iterable[Waiting]]) -> Routes:
     """Return GET /ops/stuck: failed undos and the stuck; with ``older_than`` whatever has waited as long."""
 
     def stuck(asked: Asked) -> Told:
-        with face.connect() as tx:
+        with _database(face) as tx:
             found = list(waiting(tx))
         if (text := asked.query.get("older_than")) is not None:
             before = datetime.now(UTC) - _duration(text)
@@ -61,6 +65,20 @@ def queue(face: Face, waiting: Callable[[Tx], Iterable[Waiting]]) -> Routes:
         return Told(200, {"count": len(found), "stuck": shown})
 
     return {("GET", "/ops/stuck?older_than"): stuck}
+
+
+@contextmanager
+def _database(face: Face) -> Iterator[Tx]:
+    """Open a connection for one request; refuses when the database refuses, telling what may be."""
+    tx = None
+    try:
+        with face.connect() as tx:
+            yield tx
+    except psycopg.Error as trouble:
+        if sqlstate.blames_input(trouble):
+            raise
+        slug = "outcome-unknown" if tx and tx.broken else "dependency-unavailable"
+        refuse(slug, dependency="database", retry_after=1)
 
 
 def _duration(text: str) -> timedelta:

@@ -231,9 +231,11 @@ class Replays:
         with closing(Tape(self.around.bootstrap, f"{self.service.name}.replay.{identity}")) as tape:
             try:
                 Replay(self._means, tx, found, Fence(self._effects, plan.allow_effects)).run(tape)
-            except (operations.Interrupted, *AWAY):
+            except operations.Interrupted:
                 raise
             except Exception as bug:
+                if isinstance(bug, AWAY) and not sqlstate.blames_input(bug):
+                    raise
                 log.exception("replay failed", operation_id=str(identity), error_class=type(bug).__name__)
                 self._fail(identity, "past retention" if isinstance(bug, Gone) else type(bug).__name__)
 
