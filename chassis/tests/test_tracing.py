@@ -271,6 +271,13 @@ def test_an_endpoint_that_is_none_is_named(sink: Sink, deaf: Deaf, told: list[An
     assert REGISTRY.get_sample_value("quadrille_degraded", {"what": f"spans to {url}"}) == 1
 
 
+def test_the_port_of_grpc_is_named(deaf: Deaf, told: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What answers no HTTP on gRPC's port is told to be that, and which port is meant."""
+    monkeypatch.setattr(tracing, "GRPC_PORT", deaf.port)
+    send(f"http://127.0.0.1:{deaf.port}")
+    assert "4317 is the port of OTLP over gRPC, over HTTP it is 4318" in told[0]["reason"]
+
+
 @pytest.mark.parametrize(
     ("answered", "reason", "lost"),
     [
