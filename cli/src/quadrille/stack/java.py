@@ -29,6 +29,11 @@ def environment() -> dict[str, str]:
     return kept | {"LANG": "C.UTF-8", "HOME": "/", "MALLOC_ARENA_MAX": "2"}
 
 
+def temporary(home: Path) -> str:
+    """The option that keeps a server's temporary files where the stack's data is, and nowhere else."""
+    return f"-Djava.io.tmpdir={places.directory(home / 'tmp')}"
+
+
 def archive(lock: str) -> Path:
     """The AOT archive of exactly these jars, in this place, on this JRE; it may not exist (yet)."""
     place = zlib.crc32(str(fetch.repository()).encode())
