@@ -1,7 +1,7 @@
 # `make` lists everything. Only Python 3.11 (with venv) and make are assumed.
 PYTHON ?= python3
 # Never by the scripts beside it, whose first line cannot name every path; isolated from the shell's Python settings.
-RUN := "$${QUADRILLE_VENV:-.venv}/bin/python" -I
+RUN := "$${QUADRILLE_VENV:-.venv}/bin/python" -I -X utf8
 .DEFAULT_GOAL := help
 TYPED := chassis/src cli/src sandbox/src deploy tests $(wildcard services/*/src chassis/tests sandbox/tests services/*/tests bench)
 .PHONY: help setup demo up down status test check jaeger saga format

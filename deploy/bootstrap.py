@@ -69,13 +69,13 @@ def look_around() -> None:
         fix = "install Python 3.11 or newer: make PYTHON=python3.11"
         raise CannotSetUp(what=f"Python {sys.version.split()[0]} is too old", fix=fix)
     for what, path, refused in (
-        ("the checkout", ROOT, ":"),
+        ("the checkout", ROOT, ":\\"),
         ("the environment", VENV, ":"),
-        ("the cache", cache(), ":"),
+        ("the cache", cache(), ":[]!"),
     ):
         odd = next((repr(sign) for sign in str(path) if sign in refused or not sign.isprintable()), None)
         if odd is not None:  # what is not UTF-8 comes as a lone surrogate, which cannot be printed
-            shown = str(path).encode("unicode_escape", "surrogatepass").decode()
+            shown = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in str(path))
             told = f"{what} cannot be used: its path {shown} holds {odd}"
             raise CannotSetUp(what=told, fix="give it another name or place")
     above = next(path for path in (VENV, *VENV.parents) if path.exists())

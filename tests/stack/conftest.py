@@ -18,7 +18,7 @@ import pytest
 from quadrille.stack import places
 
 ROOT = Path(__file__).resolve().parents[2]
-SEEDED = ("wheels", "maven", "aot")
+SEEDED = ("wheels", "maven")
 """What a cache holds that only a network, or minutes, could bring."""
 PYTHONS = (Path(sys.base_prefix, "bin", "python3"), Path("/usr/bin/python3"), Path("/usr/local/bin/python3"))
 CAN = f"import ensurepip, sys, venv; sys.exit(sys.version_info[:2] != {sys.version_info[:2]})"
@@ -96,7 +96,8 @@ def first_start(request: pytest.FixtureRequest) -> Iterator[MakePlace]:
         if user is not None:
             subprocess.run(["chown", "--recursive", f"{user}:", str(home)], check=True)
         home.chmod(mode)
-        settings = {"PATH": os.environ["PATH"], "HOME": str(home), "QUADRILLE_CACHE": str(cache), **(env or {})}
+        settings = {"PATH": os.environ["PATH"], "HOME": str(home), "QUADRILLE_CACHE": str(cache)}
+        settings |= {"QUADRILLE_NO_AOT": "1", **(env or {})}  # archives are of a cache's place: none is trained here
         made.append(Place(copy, _python(user), settings, user, umask, before))
         return made[-1]
 

@@ -37,15 +37,22 @@ def filled(name: str, **marks: object) -> str:
     return text
 
 
-def home() -> Path:
-    """The user's home: $HOME, else what the user database says; raises CannotRun where neither names one."""
+def known(uid: int) -> pwd.struct_passwd | None:
+    """What the machine knows of a user; None of one that is a number only, as in some containers."""
     try:
-        return Path(os.environ.get("HOME") or pwd.getpwuid(os.geteuid()).pw_dir)
+        return pwd.getpwuid(uid)
     except KeyError:
+        return None
+
+
+def home() -> Path:
+    """The user's home: $HOME, else what the machine knows; raises CannotRun where neither names one."""
+    user = known(os.geteuid())
+    place = os.environ.get("HOME") or (user.pw_dir if user else "")
+    if not place:
         fix = "set HOME, or both QUADRILLE_CACHE=DIR and QUADRILLE_DATA=DIR"
-        raise CannotRun(
-            what=f"no home directory: HOME is not set and uid {os.geteuid()} has no name", fix=fix
-        ) from None
+        raise CannotRun(what=f"no home directory: HOME is not set and uid {os.geteuid()} has no name", fix=fix)
+    return Path(place)
 
 
 def placed(named: Path | str) -> Path:
@@ -61,9 +68,9 @@ def cache_dir() -> Path:
     return placed(named) if named else Path(base if Path(base).is_absolute() else home() / ".cache", "quadrille")
 
 
-def data_dir() -> Path:
-    """The running stack's data: $QUADRILLE_DATA, else `.quadrille` in the checkout or, from a wheel, in the home."""
-    named = os.environ.get("QUADRILLE_DATA")
+def data_dir(given: Path | None = None) -> Path:
+    """The running stack's data: as given, $QUADRILLE_DATA, or `.quadrille` in the checkout (of a wheel: the home)."""
+    named = given or os.environ.get("QUADRILLE_DATA")
     if named:
         return placed(named)
     in_checkout = (CHECKOUT / "deploy" / "kafka").is_dir()
@@ -75,7 +82,7 @@ def speakable(path: Path, what: str, fix: str, *, refused: str = "") -> Path:
     text = str(path)
     odd = next((repr(sign) for sign in text if sign in refused or not sign.isprintable()), None)
     if odd is not None:  # what is not UTF-8 comes as a lone surrogate, which cannot be printed
-        shown = text.encode("unicode_escape", "surrogatepass").decode()
+        shown = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
         raise CannotRun(what=f"{what} cannot be used: its path {shown} holds {odd}", fix=fix)
     return path
 
@@ -84,7 +91,7 @@ def usable(path: Path) -> Path:
     """The cache directory, made if need be and open to be written; raises CannotRun with the way out."""
     fix = "set QUADRILLE_CACHE=DIR to a directory that you can write, or make this one yours: chown, chmod"
     try:
-        speakable(path, "the cache directory", fix, refused=":")  # Java's class path is divided by it
+        speakable(path, "the cache directory", fix, refused=":[]!")  # Java makes URLs of what lies there
         return directory(path)
     except OSError as refused:
         raise CannotRun(what=f"{path} cannot be the cache directory: {refused.strerror}", fix=fix) from None
@@ -103,7 +110,7 @@ def directory(path: Path, mode: int = 0o711) -> Path:
 def claimed(data: Path) -> Path:
     """The data directory, made if need be; raises CannotRun where it cannot be, or holds what is not a stack's."""
     fix = "name a new or empty directory: quadrille up --data DIR"
-    speakable(data, "the data directory", fix)
+    speakable(data, "the data directory", fix, refused="\\")  # the registry's database would lie outside it
     try:
         there = {path.name for path in data.iterdir()} if data.exists() else set()
         strange = {name for name in there - OURS if not name.startswith("state.json.")}
@@ -144,10 +151,15 @@ def server_user() -> pwd.struct_passwd | None:
     )
 
 
+def closed(path: Path) -> Path | None:
+    """The directory above `path`, wherever links lead, that not every user can pass through, if there is one."""
+    above = [p for p in path.resolve().parents if p.exists()]
+    return next((p for p in above if not p.stat().st_mode & 0o001), None)
+
+
 def traversable(path: Path) -> bool:
-    """Whether any user can pass through every existing directory down to `path`, wherever links lead."""
-    above = [p for p in (path.resolve(), *path.resolve().parents) if p.exists()]
-    return all(p.stat().st_mode & 0o001 for p in above)
+    """Whether any user can pass through every existing directory down to `path` and through itself."""
+    return closed(path / "inside") is None
 
 
 def reachable(wanted: Path) -> Path:
@@ -167,7 +179,9 @@ def elsewhere(wanted: Path) -> list[Path]:
     name = f"quadrille-{hashlib.sha256(str(wanted.absolute()).encode()).hexdigest()[:12]}"
     shared = dict.fromkeys([Path("/var/lib"), Path("/var/tmp"), Path(tempfile.gettempdir())])  # noqa: S108 - see `own`
     open_to_us = [base / name for base in shared if base.is_dir() and traversable(base) and os.access(base, os.W_OK)]
-    return sorted(open_to_us, key=lambda place: not place.exists())
+    there = {place: place.lstat().st_uid for place in open_to_us if place.is_symlink() or place.exists()}
+    usable_here = [place for place in open_to_us if there.get(place, os.geteuid()) == os.geteuid()]  # none that waits
+    return sorted(usable_here, key=lambda place: place not in there)
 
 
 def databases(data: Path) -> Path:

@@ -206,6 +206,9 @@ def template_password() -> str:
 
 def _initdb(home: Path) -> None:
     user = places.server_user()
+    if user is None and not places.known(os.geteuid()):
+        fix = "run as a user that /etc/passwd has, or as root"
+        raise CannotRun(what=f"Postgres wants to know its user's name, and uid {os.geteuid()} has none", fix=fix)
     scratch = Path(tempfile.mkdtemp(prefix="initdb-", dir=_shared_scratch()))
     try:
         password, data = scratch / "password", scratch / "data"
