@@ -69,14 +69,14 @@ def look_around() -> None:
         fix = "install Python 3.11 or newer: make PYTHON=python3.11"
         raise CannotSetUp(what=f"Python {sys.version.split()[0]} is too old", fix=fix)
     for what, path, refused in (
-        ("the checkout", ROOT, ":\\"),
-        ("the environment", VENV, ":"),
-        ("the cache", cache(), ":[]!"),
+        ("the checkout", ROOT, (":", "\\")),
+        ("the environment", VENV, (":",)),
+        ("the cache", cache(), (":", "[", "]", "!/")),
     ):
-        odd = next((repr(sign) for sign in str(path) if sign in refused or not sign.isprintable()), None)
-        if odd is not None:  # what is not UTF-8 comes as a lone surrogate, which cannot be printed
+        odd = [sign for sign in str(path) if not sign.isprintable()] + [part for part in refused if part in f"{path}/"]
+        if odd:  # what is not UTF-8 comes as a lone surrogate, which cannot be printed
             shown = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in str(path))
-            told = f"{what} cannot be used: its path {shown} holds {odd}"
+            told = f"{what} cannot be used: its path {shown} holds {odd[0]!r}"
             raise CannotSetUp(what=told, fix="give it another name or place")
     above = next(path for path in (VENV, *VENV.parents) if path.exists())
     if os.statvfs(above).f_flag & os.ST_NOEXEC:
@@ -222,7 +222,7 @@ def install_packages(packages: list[Path]) -> None:
     """Our own packages, editable: nothing is fetched."""
     say(f"installing {len(packages)} packages of this checkout")
     editable = [text for package in packages for text in ("-e", f"./{package.relative_to(ROOT)}")]
-    options = ["--no-deps", "--no-index", "--no-build-isolation"]
+    options = ["--no-deps", "--no-index", "--no-build-isolation", "--no-cache"]
     command = [*uv("install"), *options, *editable]
     if subprocess.run(command, env=environment(), cwd=ROOT, check=False).returncode:  # noqa: S603 - our own command line
         fix = f"see above; or begin anew: rm -r {VENV.name}"

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -18,10 +18,18 @@ import pytest
 from quadrille.stack import places
 
 ROOT = Path(__file__).resolve().parents[2]
+NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts, name spaces")
 SEEDED = ("wheels", "maven")
 """What a cache holds that only a network, or minutes, could bring."""
 PYTHONS = (Path(sys.base_prefix, "bin", "python3"), Path("/usr/bin/python3"), Path("/usr/local/bin/python3"))
 CAN = f"import ensurepip, sys, venv; sys.exit(sys.version_info[:2] != {sys.version_info[:2]})"
+
+
+def quadrille(*arguments: str, env: Mapping[str, str] | None = None, before: tuple[str, ...] = ()) -> tuple[int, str]:
+    """Run the command as a person would; its exit code and everything it printed."""
+    command = [*before, sys.executable, "-m", "quadrille", *arguments]
+    done = subprocess.run(command, env={**os.environ, **(env or {})}, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +42,6 @@ class Place:
     user: str | None = None
     umask: int = 0o022
     before: Sequence[str] = ()
-    left: list[str] = field(default_factory=list)
 
     def run(self, *command: str | Path, env: Mapping[str, str] | None = None) -> tuple[int, str]:
         """Run a command in the checkout; its exit code and everything it printed."""
@@ -66,8 +73,8 @@ def _as(user: str | None) -> list[str]:
 MakePlace = Callable[..., Place]
 
 
-@pytest.fixture
-def first_start(request: pytest.FixtureRequest) -> Iterator[MakePlace]:
+@pytest.fixture(scope="module")
+def first_start() -> Iterator[MakePlace]:
     """Makes places: `first_start("jo sé", "my shop", user="nobody", umask=0o077, mode=0o700, env={...}, before=(...))`.
 
     The first is the name of a fresh HOME, which gets `mode`, the second that of the checkout in it; the cache, in the
@@ -103,8 +110,12 @@ def first_start(request: pytest.FixtureRequest) -> Iterator[MakePlace]:
 
     yield place
     for one in made:
-        one.quadrille("down", "--wipe")
+        if (one.checkout / ".venv").exists():
+            one.quadrille("down", "--wipe")
     left = [line for home in homes for line in _living(home)]
+    for one in made:  # a copy of Postgres that its own user can reach
+        for apart in places.elsewhere(Path(one.env["QUADRILLE_CACHE"])):
+            shutil.rmtree(apart, ignore_errors=True)
     if not os.environ.get("QUADRILLE_KEEP"):
         for home in homes:
             shutil.rmtree(home, ignore_errors=True)

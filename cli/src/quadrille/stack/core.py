@@ -99,6 +99,7 @@ class Stack:
 
     def start(self) -> None:
         """Start every part that does not run yet; a failure ends what this call started."""
+        places.usable(places.cache_dir())
         places.claimed(self.data)
         with places.locked(self.data / "lock"), closing(self._claims):
             there = state.load(self.data) or state.State()

@@ -12,7 +12,7 @@ from quadrille.stack import fetch, places
 if TYPE_CHECKING:
     from pathlib import Path
 
-QUIET = ("--sun-misc-unsafe-memory-access=allow", "-Xlog:disable", "-Xlog:all=error:stderr")
+QUIET = ("--sun-misc-unsafe-memory-access=allow", "-Xlog:disable", "-Xlog:all=error:stderr", "-XX:-UsePerfData")
 SMALL = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 
 

@@ -77,13 +77,13 @@ def data_dir(given: Path | None = None) -> Path:
     return (CHECKOUT if in_checkout else home()) / ".quadrille"
 
 
-def speakable(path: Path, what: str, fix: str, *, refused: str = "") -> Path:
+def speakable(path: Path, what: str, fix: str, *, refused: tuple[str, ...] = ()) -> Path:
     """The path itself; raises CannotRun by name where no program of the stack could be told it."""
     text = str(path)
-    odd = next((repr(sign) for sign in text if sign in refused or not sign.isprintable()), None)
-    if odd is not None:  # what is not UTF-8 comes as a lone surrogate, which cannot be printed
+    odd = [sign for sign in text if not sign.isprintable()] + [part for part in refused if part in f"{text}/"]
+    if odd:  # what is not UTF-8 comes as a lone surrogate, which cannot be printed
         shown = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
-        raise CannotRun(what=f"{what} cannot be used: its path {shown} holds {odd}", fix=fix)
+        raise CannotRun(what=f"{what} cannot be used: its path {shown} holds {odd[0]!r}", fix=fix)
     return path
 
 
@@ -91,7 +91,7 @@ def usable(path: Path) -> Path:
     """The cache directory, made if need be and open to be written; raises CannotRun with the way out."""
     fix = "set QUADRILLE_CACHE=DIR to a directory that you can write, or make this one yours: chown, chmod"
     try:
-        speakable(path, "the cache directory", fix, refused=":[]!")  # Java makes URLs of what lies there
+        speakable(path, "the cache directory", fix, refused=(":", "[", "]", "!/"))  # Java makes URLs of what lies there
         return directory(path)
     except OSError as refused:
         raise CannotRun(what=f"{path} cannot be the cache directory: {refused.strerror}", fix=fix) from None
@@ -110,7 +110,7 @@ def directory(path: Path, mode: int = 0o711) -> Path:
 def claimed(data: Path) -> Path:
     """The data directory, made if need be; raises CannotRun where it cannot be, or holds what is not a stack's."""
     fix = "name a new or empty directory: quadrille up --data DIR"
-    speakable(data, "the data directory", fix, refused="\\")  # the registry's database would lie outside it
+    speakable(data, "the data directory", fix, refused=("\\",))  # the registry's database would lie outside it
     try:
         there = {path.name for path in data.iterdir()} if data.exists() else set()
         strange = {name for name in there - OURS if not name.startswith("state.json.")}

@@ -51,7 +51,7 @@ def process(home: Path, logs: Path, ports: Mapping[str, int], options: Sequence[
             ready=lambda: healthy(listens["registry-management"], "/health/ready"),
             prepare=lambda: _lay_out(home, listens),
             ports=listens,
-            patience=90.0,
+            patience=180.0,
         )
     )
 
