@@ -15,10 +15,10 @@ import pytest
 
 from quadrille.stack import CannotRun, PartFailed, Stack, ports
 from quadrille.testing import Start
+from tests.stack.conftest import NEEDS_ROOT, quadrille
 
 NOT_HERE = 9
 ROOT = Path(__file__).resolve().parents[2]
-NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts, name spaces")
 
 
 @contextmanager
@@ -29,13 +29,6 @@ def held(port: int = 0) -> Iterator[int]:
         server.bind(("127.0.0.1", port))
         server.listen()
         yield int(server.getsockname()[1])
-
-
-def quadrille(*arguments: str, env: Mapping[str, str] | None = None, before: tuple[str, ...] = ()) -> tuple[int, str]:
-    """Run the command as a person would; its exit code and everything it printed."""
-    command = [*before, sys.executable, "-m", "quadrille", *arguments]
-    done = subprocess.run(command, env={**os.environ, **(env or {})}, capture_output=True, text=True, check=False)
-    return done.returncode, done.stdout + done.stderr
 
 
 def test_a_busy_port_gives_way_to_the_next_free_one() -> None:

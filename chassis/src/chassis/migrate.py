@@ -19,7 +19,7 @@ def upgrade(package: str, url: str) -> None:
     ``url`` names the owner's login; raises sqlalchemy's errors, after which nothing has changed.
     """
     config = Config()
-    config.set_main_option("script_location", str(scripts(package)))
+    config.set_main_option("script_location", str(scripts(package)).replace("%", "%%"))
     engine = sqlalchemy.create_engine(url.replace("postgresql://", "postgresql+psycopg://", 1))
     try:
         with engine.begin() as connection:

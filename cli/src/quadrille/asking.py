@@ -35,7 +35,7 @@ _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 def running(data: Path | None, *processes: str) -> Stack:
     """Return the stack whose processes of these names run; otherwise says what is missing, and exits 7."""
-    stack = Stack.found(data or places.data_dir())
+    stack = Stack.found(places.data_dir(data))
     missing = [name for name in processes if stack and not stack.process(name).running]
     if stack is None or missing:
         what = f"{', '.join(missing)} does not run" if missing else "no stack runs here"

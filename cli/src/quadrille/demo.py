@@ -118,7 +118,7 @@ def demo(
     try:
         with screen.Checklist() as progress:
             asked = supervisor.Asked(settings=SETTINGS, fresh=fresh)
-            stack = supervisor.start(data or places.data_dir(), asked, progress)
+            stack = supervisor.start(places.data_dir(data), asked, progress)
     except CannotRun as refused:
         screen.fail(str(refused))
         raise typer.Exit(supervisor.NOT_HERE) from None
@@ -250,6 +250,6 @@ def _conclude(console: Console, stack: Stack, placed: Sequence[Placed], wrong: S
 def _resolve(stack: Stack, order_id: str) -> str:
     """Return the command that ends a refused refund with evidence, as it must be typed here."""
     beside = Path(sys.executable).with_name("quadrille")  # the virtual environment's, when it is not on the path
-    name = "quadrille" if shutil.which("quadrille") or not beside.exists() else os.path.relpath(beside)
+    name = "quadrille" if shutil.which("quadrille") or not beside.exists() else shlex.quote(os.path.relpath(beside))
     elsewhere = "" if stack.data == places.data_dir() else f" --data {shlex.quote(str(stack.data))}"
     return f"{name} resolve {order_id} {RESOLVE}{elsewhere}"

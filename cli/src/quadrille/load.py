@@ -92,7 +92,7 @@ def load(  # noqa: PLR0913, PLR0917 - one parameter per option
     Examples:  quadrille load --orders 2000 --rate 200   |   quadrille load --orders 500 --rate 50 --slo p99=500ms
     """
     run, bar = Run(orders, rate, _mix(mix), seed), _slo(slo)
-    stack = Stack.found(data or places.data_dir())
+    stack = Stack.found(places.data_dir(data))
     if stack is None or not stack.process("order-api").running:
         screen.fail("no stack runs here\n  fix: quadrille up --detach")
         raise typer.Exit(supervisor.UNREACHABLE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import io
 import os
 import sys
 from pathlib import Path
@@ -23,7 +24,7 @@ app = typer.Typer(
 MORE = ("schema", "demo", "load", "saga", "orders", "resolve", "replay", "operations")
 """Modules of this package that bring commands: a typer `app` of their own, or one function `command`."""
 
-HIGHEST_PORT = 65_535
+HIGHEST_PORT, NOT_HERE = 65_535, 9
 Data = Annotated[Path | None, typer.Option("--data", help="Data directory (default: $QUADRILLE_DATA or .quadrille).")]
 UP = "Examples:  quadrille up --detach   |   quadrille up --fresh --port kafka=19092"
 DOWN = "Examples:  quadrille down   |   quadrille down --wipe"
@@ -158,6 +159,18 @@ def _load_more(word: str) -> None:
 
 
 def run() -> None:
-    """The program's entry."""
-    _load_more(sys.argv[1] if len(sys.argv) > 1 else "")
-    app()
+    """The program's entry: what cannot run here is told in a line, with its fix; a traceback is a fault of ours."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a path, or a terminal, that is not of this world's letters
+    try:
+        _load_more(sys.argv[1] if len(sys.argv) > 1 else "")
+        app()
+    except Exception as error:
+        from quadrille.stack.problems import foreseen  # noqa: PLC0415 - half a second that only a failure spends
+
+        refused = foreseen(error)
+        if refused is None:
+            raise
+        sys.stderr.write(f"{refused}\n")
+        sys.exit(NOT_HERE)

@@ -43,7 +43,7 @@ class Asked:
 
 def up(data: Path | None, asked: Asked, *, detach: bool) -> int:
     """Start what does not run yet; attached, it runs until Ctrl-C."""
-    where = data or places.data_dir()
+    where = places.data_dir(data)
     began = time.monotonic()
     try:
         with screen.Checklist() as progress:
@@ -75,7 +75,7 @@ def start(data: Path, asked: Asked, progress: screen.Checklist) -> Stack:
 
 def down(data: Path | None, *, wipe: bool) -> int:
     """End exactly the processes of this stack."""
-    where = data or places.data_dir()
+    where = places.data_dir(data)
     stack = Stack.found(where)
     if stack is None:
         echo(f"nothing was started in {where}")
@@ -91,7 +91,7 @@ def down(data: Path | None, *, wipe: bool) -> int:
 
 def status(data: Path | None, output: str, sample: float) -> int:
     """Print what runs and what it costs; exit 1 when something is missing, 7 when nothing runs."""
-    stack = Stack.found(data or places.data_dir())
+    stack = Stack.found(places.data_dir(data))
     if stack is None or not any(process.running for process in stack.processes.values()):
         screen.fail("no stack runs here\n  fix: quadrille up --detach")
         return UNREACHABLE
@@ -107,7 +107,7 @@ def status(data: Path | None, output: str, sample: float) -> int:
 
 def settings(data: Path | None, output: str, _sample: float) -> int:
     """Print every process's settings and where each comes from; secrets as ***."""
-    stack = Stack.found(data or places.data_dir())
+    stack = Stack.found(places.data_dir(data))
     if stack is None:
         screen.fail("no stack was started here\n  fix: quadrille up --detach")
         return UNREACHABLE
@@ -124,7 +124,7 @@ def settings(data: Path | None, output: str, _sample: float) -> int:
 
 def logs(data: Path | None, names: Sequence[str], wish: journal.Wish, *, follow: bool) -> int:
     """Print the logs, merged; with follow until Ctrl-C."""
-    home = (data or places.data_dir()) / "logs"
+    home = places.data_dir(data) / "logs"
     files = {path.stem: path for path in sorted(home.glob("*.log"))}
     chosen = {name.replace(":", "-"): files.get(name.replace(":", "-")) for name in names or files}
     missing = [name for name, path in chosen.items() if path is None]
@@ -143,7 +143,7 @@ def logs(data: Path | None, names: Sequence[str], wish: journal.Wish, *, follow:
 
 def topics(data: Path | None, verb: str, bootstrap: str) -> int:
     """Plan, apply or judge the topics of the running stack or of a broker."""
-    stack = None if bootstrap else Stack.found(data or places.data_dir())
+    stack = None if bootstrap else Stack.found(places.data_dir(data))
     if not bootstrap and stack is None:
         screen.fail("no stack was started here\n  fix: quadrille up --detach, or name a broker: --bootstrap HOST:PORT")
         return UNREACHABLE

@@ -69,8 +69,8 @@ def _train(lock: str, home: Path) -> None:
     """Run one server until it is ready, ask it to end, keep what it learned."""
     with tempfile.TemporaryDirectory(dir=home) as name:
         scratch = Path(name)
-        archive = scratch / "archive"
-        options = [f"-XX:AOTCacheOutput={archive}"]
+        archive = scratch / "home" / "archive"
+        options = [f"-XX:AOTCacheOutput={archive.name}"]  # in the server's own directory
         if lock == fetch.KAFKA:
             listens = ports.scattered(["kafka", "kafka-controller"])
             server = kafka.process(scratch / "home", scratch, listens, options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import threading
 from functools import partial
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 from quadrille import topics
 from quadrille.stack import fetch, parts, places, services
 from quadrille.stack.ports import ROLES, SERVICES
-from quadrille.stack.problems import PartFailed
+from quadrille.stack.problems import CannotRun, PartFailed
 from quadrille.stack.processes import explain
 from quadrille.stack.steps import Step, run
 
@@ -35,6 +36,11 @@ def prepare(stack: Stack) -> None:
     user = places.server_user()
     if user is not None and stack.clusters:
         stack.progress.said(f"Postgres runs as {user.pw_name} (uid {user.pw_uid}), because we are root")
+        closed = places.closed(stack.postgres_home)
+        if closed is not None:  # since they were made: new ones are made where that user can go
+            what = f"{user.pw_name} cannot reach the databases in {stack.postgres_home}: {closed} was closed to others"
+            raise CannotRun(what=what, fix=f"chmod o+x {shlex.quote(str(closed))}")
+        fetch.room(stack.postgres_home, sum(_size(part) for part in stack.parts & parts.DATABASES))
         if stack.postgres_home != stack.data / "postgres":
             stack.progress.said(f"that user cannot reach {stack.data}: databases lie in {stack.postgres_home}")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import shutil
 import threading
 from contextlib import closing
 from pathlib import Path
@@ -92,8 +91,7 @@ class Stack:
     @property
     def postgres_home(self) -> Path:
         """Where the clusters' data lies: in the data directory, or where the server's user can reach it."""
-        home = places.reachable(self.data)
-        return home / "postgres"
+        return places.databases(self.data)
 
     def process(self, name: str) -> Process:
         """One process by name: `kafka`, `postgres:order`, `inventory-worker`."""
@@ -101,6 +99,7 @@ class Stack:
 
     def start(self) -> None:
         """Start every part that does not run yet; a failure ends what this call started."""
+        places.usable(places.cache_dir())
         places.claimed(self.data)
         with places.locked(self.data / "lock"), closing(self._claims):
             there = state.load(self.data) or state.State()
@@ -126,8 +125,8 @@ class Stack:
     def wipe(self) -> None:
         """Remove the data, as if it had never run."""
         elsewhere = self.postgres_home.parent
-        for path in (self.data, elsewhere):
-            shutil.rmtree(path, ignore_errors=True)
+        for path in {elsewhere, self.data}:
+            places.removed(path)
 
     def save(self) -> None:
         """Write down what runs, for the commands that come after."""

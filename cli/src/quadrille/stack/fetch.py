@@ -7,7 +7,6 @@ import json
 import logging
 import shutil
 import tarfile
-import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -74,7 +73,7 @@ def bring(locks: Sequence[str], said: Callable[[str], None] = lambda _: None) ->
     """Have every artifact of these lock files on disk, hashed; raises CannotRun naming what could not be had."""
     if not any(missing(lock) for lock in locks):
         return "cached"
-    with places.locked(places.cache_dir() / "maven.lock"):
+    with places.locked(places.usable(places.cache_dir()) / "maven.lock"):
         wanted = [entry for lock in locks for entry in entries(lock)]
         absent = [entry for entry in wanted if not _sound(entry)]
         _bring(absent, said)
@@ -92,17 +91,15 @@ def fetch(lock: str) -> list[Path]:
 
 def unpacked(archive: Path, name: str) -> Path:
     """The archive's content in the cache, unpacked once and then left alone."""
-    home = places.cache_dir() / name
-    with places.locked(places.cache_dir() / "unpack.lock"):
-        if not home.exists():
-            scratch = Path(tempfile.mkdtemp(dir=places.cache_dir()))
-            with tarfile.open(archive) as tar:
-                if hasattr(tarfile, "data_filter"):
-                    tar.extractall(scratch, filter="data")
-                else:  # Python before 3.11.4; the sha256 has vouched for the content
-                    tar.extractall(scratch)  # noqa: S202
-            scratch.replace(home)
-    return home
+    return places.made_once(places.cache_dir() / name, lambda to: _unpack(archive, to))
+
+
+def _unpack(archive: Path, to: Path) -> None:
+    with tarfile.open(archive) as tar:
+        if hasattr(tarfile, "data_filter"):
+            tar.extractall(to, filter="data")
+        else:  # Python before 3.11.4; the sha256 has vouched for the content
+            tar.extractall(to)  # noqa: S202
 
 
 def _bring(wanted: list[Entry], said: Callable[[str], None]) -> None:

@@ -43,11 +43,8 @@ def build(said: Callable[[str], object]) -> Path:
     go = shutil.which("go")
     if go is None:
         raise CannotRun(what=NO_GO, fix="install Go (package golang), or leave --jaeger away")
-    with places.locked(places.cache_dir() / "jaeger.lock"):
-        if not program.exists():
-            said("building Jaeger from its Go modules: some minutes, once")
-            _build(go, program, said)
-    return program
+    said("building Jaeger from its Go modules: some minutes, once")
+    return places.made_once(places.usable(program.parent) / program.name, lambda to: _build(go, to, said))
 
 
 def process(home: Path, logs: Path, ports: Mapping[str, int], said: Callable[[str], object]) -> Process:
@@ -56,9 +53,10 @@ def process(home: Path, logs: Path, ports: Mapping[str, int], said: Callable[[st
     return Process(
         Spec(
             name="jaeger",
-            command=lambda: [str(build(said)), "--config", str(home / "jaeger.yaml")],
+            command=lambda: [str(build(said)), "--config", "jaeger.yaml"],  # a path with a colon would be a URL
             log=logs / "jaeger.log",
             env=java.environment(),
+            cwd=home,
             ready=lambda: healthy(listens["jaeger"], "/api/services"),
             prepare=lambda: _lay_out(home, listens),
             ports=listens,
@@ -73,7 +71,7 @@ def _lay_out(home: Path, ports: Mapping[str, int]) -> None:
 
 
 def _build(go: str, program: Path, said: Callable[[str], object]) -> None:
-    with tempfile.TemporaryDirectory(dir=places.directory(places.cache_dir())) as name:
+    with tempfile.TemporaryDirectory(dir=program.parent) as name:
         scratch = Path(name)
         for file in ("go.mod", "go.sum"):
             shutil.copy(places.template(f"jaeger/{file}"), scratch / file)

@@ -12,7 +12,7 @@ from quadrille.stack import fetch, places
 if TYPE_CHECKING:
     from pathlib import Path
 
-QUIET = ("--sun-misc-unsafe-memory-access=allow", "-Xlog:disable", "-Xlog:all=error:stderr")
+QUIET = ("--sun-misc-unsafe-memory-access=allow", "-Xlog:disable", "-Xlog:all=error:stderr", "-XX:-UsePerfData")
 SMALL = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 
 
@@ -27,6 +27,11 @@ def environment() -> dict[str, str]:
     """What a server needs from the environment, and nothing of ours."""
     kept = {name: os.environ[name] for name in ("PATH", "TMPDIR", "TZ") if name in os.environ}
     return kept | {"LANG": "C.UTF-8", "HOME": "/", "MALLOC_ARENA_MAX": "2"}
+
+
+def temporary(home: Path) -> str:
+    """The option that keeps a server's temporary files where the stack's data is, and nowhere else."""
+    return f"-Djava.io.tmpdir={places.directory(home / 'tmp')}"
 
 
 def archive(lock: str) -> Path:

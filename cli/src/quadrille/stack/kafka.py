@@ -16,6 +16,7 @@ from quadrille.stack.processes import Process, Spec
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+LOG4J = "log4j2.yaml"
 CLUSTER = "cXVhZHJpbGxlLWxvY2FsLQ"
 """Every local broker's cluster id: `quadrille-local-` in Kafka's spelling of 16 bytes."""
 
@@ -32,7 +33,7 @@ def process(home: Path, logs: Path, ports: Mapping[str, int], options: Sequence[
 
     def command() -> list[str]:
         archive = java.archive_options(fetch.KAFKA) if options is None else options
-        return [*_java(*archive), "kafka.Kafka", str(home / "server.properties")]
+        return [*_java(home, *archive), "kafka.Kafka", "server.properties"]
 
     return Process(
         Spec(
@@ -40,6 +41,7 @@ def process(home: Path, logs: Path, ports: Mapping[str, int], options: Sequence[
             command=command,
             log=logs / "kafka.log",
             env=java.environment(),
+            cwd=home,
             ready=lambda: answers(port),
             prepare=lambda: _lay_out(home, listens),
             ports=listens,
@@ -53,8 +55,14 @@ def _lay_out(home: Path, ports: Mapping[str, int]) -> None:
     if not (data / "meta.properties").exists():
         shutil.rmtree(data, ignore_errors=True)
         shutil.copytree(_formatted(), data)
-    marks = {"DIR": home, "PORT": ports["kafka"], "CONTROLLER_PORT": ports["kafka-controller"]}
-    (home / "server.properties").write_text(places.filled("kafka/server.properties", **marks), encoding="utf-8")
+    _configure(home, ports["kafka"], ports["kafka-controller"])
+
+
+def _configure(home: Path, port: int, controller: int) -> None:
+    """Write the broker's files; it runs in their directory, so that no path need be spelled in their syntax."""
+    text = places.filled("kafka/server.properties", PORT=port, CONTROLLER_PORT=controller)
+    (home / "server.properties").write_text(text, encoding="utf-8")
+    (home / LOG4J).write_text(places.filled(f"kafka/{LOG4J}"), encoding="utf-8")
 
 
 def answers(port: int) -> bool:
@@ -79,33 +87,27 @@ def listening(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def _java(*options: str) -> list[str]:
-    log4j = f"-Dlog4j2.configurationFile={places.template('kafka/log4j2.yaml')}"
-    return [java.binary(), "-Xms192m", "-Xmx512m", *java.SMALL, *java.QUIET, *options, log4j, "-cp", class_path()]
+def _java(home: Path, *options: str) -> list[str]:
+    own = [java.temporary(home), f"-Dlog4j2.configurationFile={LOG4J}", "-cp", class_path()]
+    return [java.binary(), "-Xms192m", "-Xmx512m", *java.SMALL, *java.QUIET, *options, *own]
 
 
 def _formatted() -> Path:
     """A freshly formatted log directory: one run of the format tool (2 s) serves every later broker."""
-    home = places.cache_dir() / f"kafka-formatted-{fetch.digest(fetch.KAFKA)}"
-    if home.exists():
-        return home
-    with places.locked(places.cache_dir() / "kafka-formatted.lock"):
-        if not home.exists():
-            _format(home)
-    return home
+    return places.made_once(places.cache_dir() / f"kafka-formatted-{fetch.digest(fetch.KAFKA)}", _format)
 
 
-def _format(home: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=places.cache_dir()) as name:
+def _format(to: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=to.parent) as name:
         scratch = Path(name)
-        properties = scratch / "server.properties"
-        text = places.filled("kafka/server.properties", DIR=scratch, PORT=9092, CONTROLLER_PORT=9093)
-        properties.write_text(text, encoding="utf-8")
-        command = [*_java(), "kafka.tools.StorageTool", "format", "-t", CLUSTER, "-c", str(properties)]
-        done = subprocess.run(command, env=java.environment(), capture_output=True, text=True, check=False)  # noqa: S603
+        _configure(scratch, 9092, 9093)
+        command = [*_java(scratch), "kafka.tools.StorageTool", "format", "-t", CLUSTER, "-c", "server.properties"]
+        done = subprocess.run(  # noqa: S603
+            command, env=java.environment(), cwd=scratch, capture_output=True, text=True, errors="replace", check=False
+        )
         if done.returncode or not (scratch / "data" / "bootstrap.checkpoint").exists():
             said = tuple((done.stdout + done.stderr).splitlines()[-20:])
             raise PartFailed(
                 part="kafka", cause="its log directory could not be formatted", fix="see its output", tail=said
             )
-        (scratch / "data").rename(home)
+        (scratch / "data").rename(to)

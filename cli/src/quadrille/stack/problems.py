@@ -2,6 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+
+WRITABLE = "use a directory that you can write: --data DIR, QUADRILLE_CACHE=DIR; or make this one yours: chown, chmod"
+FIXES = {
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), WRITABLE),
+    **dict.fromkeys(
+        (errno.ENOSPC, errno.EDQUOT), "free some space, or use another disk: --data DIR, QUADRILLE_CACHE=DIR"
+    ),
+    **dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.ELOOP), "name a directory: --data DIR, QUADRILLE_CACHE=DIR"),
+    errno.ENAMETOOLONG: "use a directory with a shorter path: --data DIR, QUADRILLE_CACHE=DIR",
+}
+"""What helps where the file system refuses."""
+
 
 class CannotRun(Exception):  # noqa: N818 - reads as the sentence it prints
     """This machine or stack cannot run it; the command exits 9 and prints the fix."""
@@ -25,3 +38,13 @@ class PartFailed(CannotRun):
         super().__init__(f"{part} did not start: {cause}", fix=fix, tail=tail)
         self.part = part
         self.cause = cause
+
+
+def foreseen(error: BaseException) -> CannotRun | None:
+    """What a user may do about an error that is the machine's, not ours; None when it is ours."""
+    if isinstance(error, CannotRun):
+        return error
+    if not isinstance(error, OSError) or error.errno not in FIXES:
+        return None
+    where = error.filename2 or error.filename
+    return CannotRun(what=f"{where}: {error.strerror}" if where else str(error.strerror), fix=FIXES[error.errno])

@@ -46,7 +46,7 @@ class Spec:
     cwd: Path = Path("/")
     uid: int | None = None
     gid: int | None = None
-    patience: float = 60.0
+    patience: float = 180.0
     stop_signal: signal.Signals = signal.SIGTERM
     ports: Mapping[str, int] = field(default_factory=dict)
 

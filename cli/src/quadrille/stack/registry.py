@@ -39,7 +39,7 @@ def process(home: Path, logs: Path, ports: Mapping[str, int], options: Sequence[
     def command() -> list[str]:
         archive = java.archive_options(fetch.REGISTRY) if options is None else options
         main = ["-cp", _class_path(distribution()), "io.quarkus.runner.GeneratedMain"]
-        return [java.binary(), *archive, *java.QUIET[1:], f"@{home / 'java.args'}", *main]
+        return [java.binary(), *archive, *java.QUIET[1:], java.temporary(home), "@java.args", *main]
 
     return Process(
         Spec(
@@ -47,18 +47,21 @@ def process(home: Path, logs: Path, ports: Mapping[str, int], options: Sequence[
             command=command,
             log=logs / "registry.log",
             env=java.environment(),
+            cwd=home,  # where its database lies: no path is spelled in its settings' syntax
             ready=lambda: healthy(listens["registry-management"], "/health/ready"),
             prepare=lambda: _lay_out(home, listens),
             ports=listens,
-            patience=90.0,
+            patience=180.0,
         )
     )
 
 
 def _lay_out(home: Path, ports: Mapping[str, int]) -> None:
     """Have the directory of the database and this start's settings."""
-    marks = {"DIR": places.directory(home), "PORT": ports["registry"], "MANAGEMENT_PORT": ports["registry-management"]}
-    (home / "java.args").write_text(places.filled("registry/apicurio.args", **marks), encoding="utf-8")
+    marks = {"PORT": ports["registry"], "MANAGEMENT_PORT": ports["registry-management"]}
+    (places.directory(home) / "java.args").write_text(
+        places.filled("registry/apicurio.args", **marks), encoding="utf-8"
+    )
 
 
 def healthy(port: int, path: str) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from quadrille.stack import processes
+from quadrille.stack.problems import CannotRun
 
 VERSION = 1
 
@@ -57,6 +58,9 @@ def load(data: Path) -> State | None:
         raw: dict[str, Any] = json.loads(file(data).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except ValueError as cut:  # it is written whole: a disk or a hand has changed it
+        fix = "restore it from a copy, for it holds the databases' password; or start another stack: --data DIR"
+        raise CannotRun(what=f"{file(data)} cannot be read: {cut}", fix=fix) from None
     raw["processes"] = {name: Running(**process) for name, process in raw["processes"].items()}
     return State(**raw)
 
