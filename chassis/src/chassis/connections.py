@@ -83,7 +83,7 @@ class Connection(HttpToolsProtocol):
         self._answering: Cycle | None = None
         self._in_head, self._whole = False, True  # whether a head is being read, and a whole request has been
         self._head = self._drained = 0
-        self._deaf = self._finishing = self._ended = self._resumed = False
+        self._deaf = self._finishing = self._ended = self._resumed = self._asked = False
         self._speak_by, self._read_by = self.loop.time() + HEAD_SECONDS, math.inf  # when the client must have
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's own says so
@@ -117,7 +117,7 @@ class Connection(HttpToolsProtocol):
             self._crowd.tell("slow head")
             self._refuse(Problem("request-timeout", "The head of the request did not arrive within 10 seconds."))
         elif self._whole:
-            self._crowd.tell("silent")
+            self._crowd.count("idle" if self._asked else "silent")
             self.finish()
         else:
             self._crowd.tell("slow body")
@@ -205,6 +205,7 @@ class Connection(HttpToolsProtocol):
             keep_alive=keep_alive,
             on_response=self.on_response_complete,
         )
+        self._asked = True
         self._crowd.speaks(self)
         if self._answering is None:
             self._start_asgi_task(cycle, self.app)
@@ -275,6 +276,7 @@ class Connection(HttpToolsProtocol):
 
     def timeout_keep_alive_handler(self) -> None:
         """Close a connection that nobody uses."""
+        self._crowd.count("idle")
         self.finish()
 
     def finish(self) -> None:

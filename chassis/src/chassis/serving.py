@@ -8,6 +8,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import structlog
 import uvicorn
@@ -19,7 +20,7 @@ from chassis.crowd import Crowd
 from chassis.settings import Bind
 
 DRAIN_SECONDS = 20
-BACKLOG = 2048
+BACKLOG, AT_ONCE = 2048, 16
 LOOK_TICKS = 10  # of uvicorn's tenths of a second, between two looks whose time is over
 REST_SECONDS = 0.1  # how long nobody is let in when no file is left to open
 _NO_FILE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -57,7 +58,13 @@ class Server(uvicorn.Server):
         await self.lifespan.startup()
         if self.lifespan.should_exit:
             sys.exit(uvicorn.config.STARTUP_FAILURE)
-        crowd = Crowd[Connection]("api", files.shares().api, lambda connection: connection.transport.abort())
+        loop = asyncio.get_running_loop()
+
+        def close(connection: Connection) -> None:
+            with suppress(RuntimeError):  # the loop has ended, and everyone with it
+                loop.call_soon_threadsafe(connection.transport.abort)
+
+        crowd = Crowd[Connection]("api", files.shares().api, close)
 
         def connection() -> Connection:
             return Connection(self.config, self.server_state, self.lifespan.state, crowd)
@@ -111,7 +118,7 @@ class Door:
             self._loop.add_reader(one, self._let_in, one)
 
     def _let_in(self, listening: socket.socket) -> None:
-        for _ in range(BACKLOG):
+        for _ in range(AT_ONCE):  # and then those go whose places they took
             try:
                 client, _ = listening.accept()
             except (BlockingIOError, InterruptedError, ConnectionError):

@@ -317,9 +317,9 @@ def test_an_order_that_is_being_undone_keeps_its_reference(order: Desk, wish: Wi
 
 
 def test_a_reference_is_wanted_while_its_order_ends(order: Desk, wish: Wish) -> None:
-    """One connection ends an order while seven want its reference, a hundred times: one order at most bears it."""
+    """One connection ends an order while seven want its reference, twenty times: one order at most bears it."""
     outcomes: list[str] = []
-    for number in range(100):
+    for number in range(20):
         name = f"ending-{number}"
         first, wishes = wish(reference=name), [wish(reference=name) for _ in range(7)]
         order.given(first)
