@@ -8,11 +8,13 @@ import socket
 import struct
 import threading
 import time
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
 from chassis import ops
+from chassis.tests.test_connections import drip, no_more_files
 from chassis.tests.workbench import wait_until
 
 
@@ -85,6 +87,86 @@ def test_metrics_and_info() -> None:
     assert status == 200
     assert "# TYPE quadrille_spans_dropped_total counter" in metrics or "python_info" in metrics
     assert (info["service"], info["role"], info["settings"]) == ("order", "relay", {"log_level": "info"})
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HEAD_SECONDS", "BODY_SECONDS", "KEEP_ALIVE_SECONDS"):
+        monkeypatch.setattr(ops, name, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("sent", "answered"),
+    [
+        (b"", []),
+        (b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n", [200]),
+        (b"GET /live", [408]),
+        (b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Slow", [408]),
+        (b"POST /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{", [405]),
+    ],
+)
+def test_who_says_nothing_more_is_closed(hasty: None, sent: bytes, answered: list[int]) -> None:
+    """Nothing, half a head, half a body, nothing after an answer: each ends by its deadline, told where it can be."""
+    with (
+        ops.serve("127.0.0.1:0", "order", "api", {}) as server,
+        socket.create_connection(("127.0.0.1", server.server_port), timeout=30) as line,
+    ):
+        line.sendall(sent)
+        told = b"".join(iter(lambda: line.recv(65_536), b""))
+    assert [int(part[:3]) for part in told.split(b"HTTP/1.1 ")[1:]] == answered
+
+
+def test_one_byte_a_time_does_not_move_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A head that comes byte by byte has as long as any."""
+    monkeypatch.setattr(ops, "HEAD_SECONDS", 1)
+    with (
+        ops.serve("127.0.0.1:0", "order", "api", {}) as server,
+        socket.create_connection(("127.0.0.1", server.server_port), timeout=30) as line,
+    ):
+        line.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+        line.settimeout(0.01)
+        assert drip(line, b"x").startswith(b"HTTP/1.1 408 ")
+
+
+def test_health_answers_in_any_crowd() -> None:
+    """Five times as many silent connections as there may be: the oldest go, and health answers each time."""
+    with ops.serve("127.0.0.1:0", "order", "api", {}) as server, ExitStack() as silent:
+        most = server.crowd.most
+        lines = [silent.enter_context(socket.create_connection(("127.0.0.1", server.server_port))) for _ in range(most)]
+        for _ in range(4 * most):
+            lines.append(silent.enter_context(socket.create_connection(("127.0.0.1", server.server_port))))
+            if len(lines) % most == 0:
+                assert ask(server, "/livez") == (200, {"alive": True})
+        assert lines[0].recv(1) == b""
+        assert len(server.crowd) <= most
+        assert 'quadrille_http_connections_closed_total{cause="crowded",port="ops"}' in ask(server, "/metrics")[1]
+
+
+def test_without_a_file_to_open_health_answers() -> None:
+    """At the limit of open files the silent go, and health answers; nobody asks again and again meanwhile."""
+    with ops.serve("127.0.0.1:0", "order", "api", {}) as server, ExitStack() as held:
+        silent = held.enter_context(socket.create_connection(("127.0.0.1", server.server_port), timeout=30))
+        wait_until(lambda: len(server.crowd) == 1)
+        waiting = held.enter_context(socket.socket())
+        with no_more_files():
+            waiting.connect(("127.0.0.1", server.server_port))
+            waiting.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+            waiting.settimeout(30)
+            used = time.process_time()
+            assert waiting.recv(15) == b"HTTP/1.1 200 OK"
+            assert time.process_time() - used < 5
+        assert silent.recv(1) == b""
+
+
+def test_keep_alive_is_announced() -> None:
+    """An answer says how long its connection is kept, longer than usual pools do."""
+    with ops.serve("127.0.0.1:0", "order", "api", {}) as server:
+        line = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=30)
+        for _ in range(2):
+            line.request("GET", "/livez")
+            answer = line.getresponse()
+            assert (answer.read(), answer.headers["Keep-Alive"]) == (b'{"alive": true}', "timeout=75")
+        line.close()
 
 
 def test_a_caller_that_has_gone_is_no_news(capfd: pytest.CaptureFixture[str]) -> None:

@@ -55,6 +55,15 @@ async def take(parcel: Parcel, key: Annotated[str, Header(alias="Idempotency-Key
 
 
 @routes.on(
+    "POST", "/v1/parcels/{number}/return", scope="orders:write", problems=(),
+    answers=[Answer(200, "Taken back.", Parcel, EXAMPLE)],
+)  # fmt: skip
+async def give_back(number: int, prefer: Annotated[str | None, Header()] = None) -> Response:
+    """Take a parcel back."""
+    return JSONResponse({"number": number, "prefer": prefer})
+
+
+@routes.on(
     "GET", "/v1/parcels/{number}", scope="orders:read", problems=("not-found",),
     answers=[Answer(200, "A parcel.", Parcel, EXAMPLE)],
 )  # fmt: skip
@@ -184,6 +193,101 @@ def test_a_body_that_does_not_arrive(api: Client, monkeypatch: pytest.MonkeyPatc
         assert connection.recv(65_536).startswith(b"HTTP/1.1 408 ")
 
 
+def lines_of(
+    api: Client, *lines: bytes, body: bytes = json.dumps(EXAMPLE).encode(), path: bytes = b"/v1/parcels"
+) -> Got:
+    """Send a POST with exactly these header lines beside Host and the length."""
+    head = [b"POST %s HTTP/1.1" % path, b"Host: x", b"Content-Length: %d" % len(body), *lines]
+    answer = api.raw(b"\r\n".join(head) + b"\r\n\r\n" + body)
+    first, _, found = answer.partition(b"\r\n\r\n")
+    status, *told = first.decode().split("\r\n")
+    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in told)}
+    return Got(int(status.split()[1]), headers, found)
+
+
+JSON, ONCE = b"Content-Type: application/json", b"Idempotency-Key: k"
+
+
+@pytest.mark.parametrize(
+    ("lines", "header"),
+    [
+        ((JSON, ONCE, b"idempotency-key: other"), "Idempotency-Key"),
+        ((JSON, b"CONTENT-TYPE: text/plain", ONCE), "Content-Type"),
+        ((JSON, ONCE, b"Authorization: Bearer a", b"Authorization: Bearer b"), "Authorization"),
+        ((JSON, ONCE, b"Last-Event-ID: 1", b"Last-Event-ID: 2"), "Last-Event-Id"),
+        ((JSON, ONCE, b"Host: x"), "Host"),
+    ],
+)
+def test_two_values_of_one(api: Client, lines: tuple[bytes, ...], header: str) -> None:
+    """A header of one value that comes with two different ones is 400 and is named: nobody guesses which was meant."""
+    assert problem(lines_of(api, *lines), "repeated-header")["header"] == header
+
+
+def test_one_value_twice(api: Client) -> None:
+    """The same value on two lines is that value; blanks around it are none of it."""
+    assert lines_of(api, JSON, JSON, ONCE, b"Idempotency-Key:  k  ").headers["location"] == "/v1/parcels/k"
+
+
+def test_a_list_on_several_lines(api: Client) -> None:
+    """A header that is a list is read whole, in the order of its lines."""
+    got = lines_of(
+        api,
+        b"Prefer: respond-async",
+        b"Accept: a/b",
+        b"prefer: wait=5",
+        b"Accept: */*",
+        body=b"",
+        path=b"/v1/parcels/1/return",
+    )
+    assert got.json()["prefer"] == "respond-async, wait=5"
+
+
+@pytest.mark.parametrize("query", ["limit=1&limit=2", "limit=1&limit=1", "limit=1&%6Cimit=1", "limit=&limit="])
+def test_a_parameter_twice(api: Client, query: str) -> None:
+    """A query parameter that comes twice is 400, whatever its values, and is named."""
+    assert problem(api.ask("GET", f"/v1/parcels/1?{query}"), "repeated-parameter")["parameter"] == "limit"
+
+
+def test_a_query_that_is_no_text(api: Client) -> None:
+    """What is not UTF-8 once decoded is refused, not read as something else."""
+    errors = problem(api.ask("GET", "/v1/parcels/1?limit=%ff"), "validation-failed")["errors"]
+    assert [error["code"] for error in errors] == ["string_unicode"]
+
+
+@pytest.mark.parametrize("coding", [b"Content-Encoding: gzip", b"Content-Encoding: identity\r\nContent-Encoding: br"])
+def test_an_encoded_body(api: Client, coding: bytes) -> None:
+    """A body that is compressed is 415 and says what is read; identity is as good as nothing."""
+    got = lines_of(api, JSON, ONCE, coding)
+    assert problem(got, "unsupported-content-encoding")["accepted"] == ["identity"]
+    assert got.headers["accept-encoding"] == "identity"
+    assert lines_of(api, JSON, ONCE, b"Content-Encoding: Identity").status == 202
+
+
+@pytest.mark.parametrize(
+    ("lines", "body", "slug"),
+    [
+        ((JSON,), b'{"reason": "late"}', "validation-failed"),
+        ((JSON,), b"[]", "validation-failed"),
+        ((JSON,), b"null", "validation-failed"),
+        ((JSON,), b"{", "malformed-json"),
+        ((JSON,), b" ", "malformed-json"),
+        ((b"Content-Type: application/x-www-form-urlencoded",), b"reason=late", "unsupported-media-type"),
+        ((), b"{}", "unsupported-media-type"),
+        ((JSON, b"Content-Encoding: gzip"), b"{}", "unsupported-content-encoding"),
+        ((JSON,), b" " * 65_537, "body-too-large"),
+    ],
+)
+def test_a_body_where_none_is_wanted(api: Client, lines: tuple[bytes, ...], body: bytes, slug: str) -> None:
+    """A route that takes no body refuses one that says something: it would be ignored."""
+    problem(lines_of(api, *lines, body=body, path=b"/v1/parcels/1/return"), slug)
+
+
+def test_nothing_where_nothing_is_wanted(api: Client) -> None:
+    """No body, an empty one of any type, and an empty object are nothing."""
+    for lines, body in (((), b""), ((b"Content-Type: text/plain",), b""), ((JSON,), b"{}"), ((JSON,), b" { }\n")):
+        assert lines_of(api, *lines, body=body, path=b"/v1/parcels/1/return").status == 200
+
+
 def test_another_media_type(api: Client) -> None:
     """Anything but JSON in UTF-8 is 415 and says what is accepted."""
     for kind in ("text/plain", "application/xml", "application/json; charset=latin-1", ""):
@@ -230,14 +334,15 @@ def test_headers_are_bounded(api: Client) -> None:
 
 def test_every_request_is_a_trace_of_its_own() -> None:
     """A request's span is a root with method, route and status; a caller's traceparent becomes a link, not a parent."""
-    outside = new_trace()
+    outside, two = new_trace(), b"traceparent: %s\r\n" % new_trace().traceparent.encode() * 2
     with Sink() as sink:
         spans = Spans("order", "api", [sink.url])
         with served(app_of(routes, spans)) as client:
             got = client.ask("GET", "/v1/parcels/7", headers={"traceparent": outside.traceparent})
+            client.raw(b"GET /v1/parcels/7 HTTP/1.1\r\nHost: x\r\n%s\r\n" % two)
             client.ask("GET", "/v1/parcels/13")
         spans.stop()
-        good, bad = sink.wait_for(2)
+        good, twice, bad = sink.wait_for(3)
         sink.shutdown()
 
     assert (good.name, good.trace_id.hex(), good.parent_span_id) == (
@@ -248,6 +353,7 @@ def test_every_request_is_a_trace_of_its_own() -> None:
     assert [(link.trace_id.hex(), link.span_id.hex()) for link in good.links] == [(outside.trace_id, outside.span_id)]
     found = attributes(good)
     assert (found["http.route"], found["http.response.status_code"]) == ("/v1/parcels/{number}", 200)
+    assert list(twice.links) == [], "of two parents neither is one"
     assert bad.status.message == "ValueError"
     assert outside.trace_id != got.headers["x-trace-id"]
 
@@ -259,13 +365,14 @@ def test_the_description_tells_every_answer(api: Client) -> None:
 
     assert document["openapi"].startswith("3.1")
     assert post["x-required-scope"] == "orders:write"
-    assert sorted(post["responses"]) == ["202", "400", "408", "413", "415", "422", "431", "500", "503"]
+    assert sorted(post["responses"]) == [
+        "202", "400", "408", "413", "414", "415", "422", "431", "500", "503",
+    ]  # fmt: skip
     assert post["responses"]["202"]["content"]["application/json"]["example"] == EXAMPLE
     assert set(post["responses"]["202"]["headers"]) == {"Location", "X-Request-Id", "X-Trace-Id"}
     assert set(post["responses"]["400"]["content"]["application/problem+json"]["examples"]) == {
-        "idempotency-key-missing",
-        "malformed-json",
-    }
+        "idempotency-key-missing", "malformed-json", "malformed-request", "repeated-header", "repeated-parameter",
+    }  # fmt: skip
     assert "HTTPValidationError" not in json.dumps(document)
 
 

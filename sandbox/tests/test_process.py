@@ -93,7 +93,7 @@ def test_a_stop_waits_for_nobody(data: Path) -> None:
         (b"[" * 50_000, "k"),
         (json.dumps({**CHARGE, "amount_minor": 0}).encode(), "k"),
         (json.dumps({**CHARGE, "amount_minor": -1}).encode(), "k"),
-        (json.dumps({**CHARGE, "amount_minor": 2**63}).encode(), "k"),
+        (json.dumps({**CHARGE, "amount_minor": 2**53}).encode(), "k"),
         (json.dumps({**CHARGE, "amount_minor": 1.0}).encode(), "k"),
         (json.dumps({**CHARGE, "amount_minor": True}).encode(), "k"),
         (json.dumps({**CHARGE, "currency": "euro"}).encode(), "k"),

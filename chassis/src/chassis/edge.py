@@ -13,20 +13,24 @@ import structlog
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from chassis import metrics
+from chassis import files, metrics
+from chassis.headers import Repeated, settled
 from chassis.ids import uuid7
 from chassis.otlp import Value
-from chassis.problems import MEDIA_TYPE, Problem
+from chassis.problems import MEDIA_TYPE, Problem, refuse
 from chassis.trace import Context, parse
 from chassis.tracing import SERVER, Spans
 
 Message: TypeAlias = MutableMapping[str, Any]
-HEADERS_MAX = 16_384
+HEADERS_MAX = URL_MAX = 16_384
 IN_FLIGHT_MAX = 200
 RESTING_MAX = 1000  # those who wait for news cost little; each is a socket and some kilobytes
 SERVER_ERROR = 500
 CALL = "quadrille.call"
+UNREAD = "quadrille.unread"  # in the scope of a request that could not be read: the Problem to answer it with
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+_LAST = {"Connection": "close"}
+_HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=%:\[\]-]*")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 log = structlog.get_logger()
 
@@ -61,7 +65,7 @@ class Call:
     @property
     def may_rest(self) -> bool:
         """Whether one more may wait for news."""
-        return self.edge.resting < RESTING_MAX
+        return self.edge.resting < min(RESTING_MAX, self.edge.connections // 2)
 
 
 class Edge:
@@ -70,6 +74,9 @@ class Edge:
     def __init__(self, app: ASGIApp, spans: Spans, base: str) -> None:
         self.app, self.spans, self.base = app, spans, base
         self.in_flight = self.resting = 0
+        self.connections = (
+            files.shares().api
+        )  # of which those who wait for news may take half, work in flight a quarter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or pass on what is none (the lifespan)."""
@@ -93,20 +100,43 @@ class Edge:
         self._end(scope, method, began_ns, time.perf_counter() - began, error)
 
     def _begin(self, scope: Scope) -> Call:
-        headers = {name: value for name, value in scope["headers"] if name in (b"x-request-id", b"traceparent")}
-        given = headers.get(b"x-request-id", b"")
-        request_id = given.decode("ascii") if _REQUEST_ID.fullmatch(given) else str(uuid7())
-        outside = parse(headers[b"traceparent"].decode("latin-1")) if b"traceparent" in headers else None
+        named = [value for name, value in scope["headers"] if name == b"x-request-id"]
+        known = len(named) == 1 and _REQUEST_ID.fullmatch(named[0])
+        request_id = named[0].decode("ascii") if known else str(uuid7())
+        parents = [value for name, value in scope["headers"] if name == b"traceparent"]
+        outside = (
+            parse(parents[0].decode("latin-1")) if len(parents) == 1 else None
+        )  # of two, neither is whom it is from
         call = scope[CALL] = Call(request_id, self.spans.root(), "local", self, outside)
         return call
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if sum(len(name) + len(value) for name, value in scope["headers"]) > HEADERS_MAX:
-            await respond(scope, Problem("headers-too-large", limit=HEADERS_MAX))(scope, receive, send)
-        elif self.in_flight > IN_FLIGHT_MAX:
-            await respond(scope, Problem("overloaded", cause="POOL_EXHAUSTED", retry_after=1))(scope, receive, send)
+        try:
+            self._check(scope)
+        except Problem as problem:
+            await respond(scope, problem)(scope, receive, send)
         else:
             await self.app(scope, receive, send)
+
+    def _check(self, scope: Scope) -> None:
+        """Refuse what is refused whatever is asked, and make headers told in parts whole; raises Problem."""
+        if unread := scope.get(UNREAD):
+            raise unread
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > HEADERS_MAX:
+            refuse("headers-too-large", limit=HEADERS_MAX)
+        try:
+            scope["headers"] = settled(scope["headers"])
+        except Repeated as twice:
+            detail = f"{twice.header} came more than once, with different values."
+            refuse("repeated-header", detail, header=twice.header, headers=_LAST)
+        hosts = [value for name, value in scope["headers"] if name == b"host"]
+        if (not hosts and scope.get("http_version") != "1.0") or not all(map(_HOST.fullmatch, hosts)):
+            detail = "HTTP/1.1 wants one header Host: a name, with or without a port."
+            refuse("malformed-request", detail, headers=_LAST)
+        if b"%2f" in scope.get("raw_path", b"").lower():  # decoded it would lead to another path
+            refuse("not-found", "No path of this API has a slash within a segment.")
+        if self.in_flight > min(IN_FLIGHT_MAX, self.connections // 4):
+            refuse("overloaded", cause="POOL_EXHAUSTED", retry_after=1)
 
     def _end(self, scope: Scope, method: str, began_ns: int, seconds: float, error: str | None) -> None:
         call: Call = scope[CALL]

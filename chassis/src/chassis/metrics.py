@@ -22,6 +22,8 @@ BREAKER = Gauge("quadrille_breaker_state", "The outside's breaker: 0 closed, 1 h
 REQUESTS = Counter("quadrille_http_requests_total", "HTTP requests answered", ["method", "route", "status"])
 REQUEST = Histogram("quadrille_http_request_duration_seconds", "One HTTP request", ["route"], buckets=_FAST)
 IN_FLIGHT = Gauge("quadrille_http_requests_in_flight", "HTTP requests not yet answered")
+CONNECTIONS = Gauge("quadrille_http_connections", "HTTP connections open", ["port"])
+CLOSED = Counter("quadrille_http_connections_closed_total", "HTTP connections closed on our part", ["port", "cause"])
 WAITING = Gauge("quadrille_intake_waiting_commands", "Commands waiting for the committer")
 
 SPANS_SENT = Counter("quadrille_spans_sent_total", "Spans an endpoint took")

@@ -13,8 +13,8 @@ LOCK = "SELECT pg_advisory_xact_lock(hashtext('migrations'))"
 LIMITS = "SET LOCAL lock_timeout = '2s'"
 
 
-def upgrade(package: str, url: str) -> None:
-    """Run every migration of a package that its database has not seen, in one transaction.
+def upgrade(package: str, url: str, revision: str = "head") -> None:
+    """Run every migration of a package, up to a revision, that its database has not seen, in one transaction.
 
     ``url`` names the owner's login; raises sqlalchemy's errors, after which nothing has changed.
     """
@@ -26,7 +26,7 @@ def upgrade(package: str, url: str) -> None:
             connection.execute(sqlalchemy.text(LOCK))
             connection.execute(sqlalchemy.text(LIMITS))
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            command.upgrade(config, revision)
     finally:
         engine.dispose()
 

@@ -28,5 +28,5 @@ def _known(code: str) -> str:
 
 
 Currency = Annotated[str, AfterValidator(_known), Field(json_schema_extra={"enum": sorted(CURRENCIES)})]
-# With at most 100 lines of at most a million pieces, the sum stays below 2^63.
+SAFE = 2**53 - 1  # the largest integer that every JSON reader has exactly (RFC 8259, 6): no amount is beyond
 Price = Annotated[int, Field(ge=1, le=10_000_000_000, description="In the currency's smallest unit.", examples=[1250])]

@@ -17,8 +17,16 @@ from chassis.problem_types import KINDS
 from chassis.problems import refuse
 
 SCOPE, PROBLEMS = "x-required-scope", "x-problems"
-ALWAYS = ("validation-failed", "headers-too-large", "internal", "overloaded", "dependency-unavailable")
-WITH_BODY = ("malformed-json", "request-timeout", "body-too-large", "unsupported-media-type")
+ALWAYS = (
+    "malformed-request", "repeated-header", "repeated-parameter", "request-timeout", "uri-too-long",
+    "validation-failed", "headers-too-large", "internal", "overloaded", "dependency-unavailable",
+)  # fmt: skip
+WITH_BODY = ("malformed-json", "body-too-large", "unsupported-media-type", "unsupported-content-encoding")
+NOTHING = {
+    "description": "Nothing, or an empty object.",
+    "required": False,
+    "content": {"application/json": {"schema": {"type": "object", "maxProperties": 0}, "example": {}}},
+}
 ASSETS = {
     "swagger-ui-bundle.js": ("swagger-ui/swagger-ui-bundle.js", "text/javascript"),
     "swagger-ui.css": ("swagger-ui/swagger-ui.css", "text/css"),
@@ -144,8 +152,10 @@ def _finished(document: dict[str, Any], base: str) -> dict[str, Any]:
         schemas.pop(name, None)
     schemas["Problem"] = {"type": "object", "properties": _MEMBERS | _extras(), "required": list(_MEMBERS)}
     for operations in document["paths"].values():
-        for operation in operations.values():
-            _add_problems(operation, base)
+        for method, operation in operations.items():
+            if method == "post":
+                operation.setdefault("requestBody", NOTHING)
+            _add_problems(operation, base, WITH_BODY if method != "get" else ())
             for response in operation["responses"].values():
                 response["headers"] = _headers(_HEADERS) | response.get("headers", {})
     return document
@@ -158,8 +168,8 @@ def _extras() -> dict[str, Any]:
     return found | {"errors": {"type": "array", "items": _ERROR}, "position": {"type": ["integer", "null"]}}
 
 
-def _add_problems(operation: dict[str, Any], base: str) -> None:
-    slugs: Sequence[str] = [*operation.pop(PROBLEMS), *ALWAYS, *(WITH_BODY if "requestBody" in operation else ())]
+def _add_problems(operation: dict[str, Any], base: str, of_body: Sequence[str]) -> None:
+    slugs: Sequence[str] = [*operation.pop(PROBLEMS), *ALWAYS, *of_body]
     responses = operation["responses"]
     responses.pop("422", None)
     for slug in sorted(set(slugs), key=list(KINDS).index):

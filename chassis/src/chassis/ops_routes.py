@@ -124,8 +124,9 @@ def _query(text: str, known: Iterable[str]) -> dict[str, str]:
     for name, _ in given:
         if name not in known:
             _invalid(f"query:{name[:64]}", "extra_forbidden", "This route takes no such parameter")
-    if len(dict(given)) != len(given):
-        _invalid("query", "duplicate", "A parameter may be given once")
+    names = [name for name, _ in given]
+    if twice := [name for name in names if names.count(name) > 1]:
+        refuse("repeated-parameter", f"{twice[0]} came more than once.", parameter=twice[0])
     return dict(given)
 
 

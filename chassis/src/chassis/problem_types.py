@@ -22,6 +22,29 @@ class Kind:
 
 _LIST = (
     Kind(
+        "malformed-request",
+        400,
+        "Malformed request",
+        "What was sent is no request of HTTP/1.1: its first line, a header, Host, or the framing of its body.",
+        "Correct what the detail names; another request needs another connection.",
+    ),
+    Kind(
+        "repeated-header",
+        400,
+        "Repeated header",
+        "The header named has one value, and came with two different ones.",
+        "Send it once; look for a proxy or library that adds one of its own.",
+        example={"header": "Idempotency-Key"},
+    ),
+    Kind(
+        "repeated-parameter",
+        400,
+        "Repeated parameter",
+        "The query parameter named has one value, and came more than once.",
+        "Send it once.",
+        example={"parameter": "limit"},
+    ),
+    Kind(
         "malformed-json",
         400,
         "Malformed JSON",
@@ -77,8 +100,8 @@ _LIST = (
         "request-timeout",
         408,
         "Request time-out",
-        "The body did not arrive within 10 seconds.",
-        "Send it again, faster.",
+        "The request did not arrive whole within 10 seconds.",
+        "Send it again, faster, on a new connection.",
         retryable=True,
     ),
     Kind(
@@ -94,9 +117,9 @@ _LIST = (
         "reference-taken",
         409,
         "Reference taken",
-        "Another order of this customer bears this reference, placed under another key.",
-        "Read the order named, or use another reference.",
-        example={"order": "01a1fd62-57f0-7eeb-be96-e59ce40f9cb1"},
+        "Another order of this customer bears this reference, placed under another key, and is not CANCELLED.",
+        "Read the order named. Once it is CANCELLED the reference is free again; for another basket use another one.",
+        example={"order": "01a1fd62-57f0-7eeb-be96-e59ce40f9cb1", "order_status": "CONFIRMED"},
     ),
     Kind(
         "not-cancellable",
@@ -137,6 +160,22 @@ _LIST = (
         "The body is larger than the limit named (bytes).",
         "Send less.",
         example={"limit": 65536},
+    ),
+    Kind(
+        "uri-too-long",
+        414,
+        "URI too long",
+        "The target of the request is longer than the limit named (bytes).",
+        "Send less: what narrows a listing down fits.",
+        example={"limit": 16384},
+    ),
+    Kind(
+        "unsupported-content-encoding",
+        415,
+        "Unsupported content encoding",
+        "The body is compressed or otherwise encoded; only those named are read.",
+        "Send it as it is, without Content-Encoding.",
+        example={"accepted": ["identity"]},
     ),
     Kind(
         "unsupported-media-type",

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from chassis import logs, ops, settings
+from chassis import files, logs, ops, settings
 from chassis.settings import Settings
 from chassis.tracing import Spans, name_unheard
 
@@ -37,6 +37,7 @@ def main(name: str, arguments: Sequence[str] | None = None) -> None:
     found = settings.read(flags)
     logs.configure(name, role, found.log_level)
     name_unheard(os.environ)
+    files.take_all()
     ROLES[role](name, found, _stop_on_signals())
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 from chassis.ids import random_bits
 
-_TRACEPARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})")
+# Of a version to come it is known only that it begins as version 00 does, and that ff will be none.
+_TRACEPARENT = re.compile(r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,5 +41,7 @@ def new_trace(*, sampled: bool = True) -> Context:
 
 def parse(traceparent: str | None) -> Context | None:
     """Return the context of a traceparent header, or None if it is absent or not valid."""
-    found = _TRACEPARENT.fullmatch(traceparent or "")
-    return Context(found[1], found[2], bool(int(found[3], 16) & 1)) if found else None
+    found = _TRACEPARENT.fullmatch((traceparent or "").strip(" \t"))
+    if not found or (found[1] == "00" and found[5]):
+        return None
+    return Context(found[2], found[3], bool(int(found[4], 16) & 1))

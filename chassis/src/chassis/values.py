@@ -13,16 +13,24 @@ from pydantic_core import PydanticCustomError
 # Control characters (C0, DEL, C1), line and paragraph separators, and all that turns the direction of text.
 _PLAIN = r"^[^\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]*$"
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
+TEXT_MAX = 255
 FIRST, LAST = datetime(2000, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)  # nothing of ours is before or after
 
 
 def _composed(text: str) -> str:
-    return unicodedata.normalize("NFC", text)
+    """Return the text as it is kept and compared, which may be longer than it was; bounds are those of what is kept."""
+    composed = unicodedata.normalize("NFC", text)
+    if len(composed) > TEXT_MAX:
+        kind, message = "string_too_long", "String should have at most 255 characters once composed (NFC)"
+        raise PydanticCustomError(kind, message)
+    return composed
 
 
 def _written(value: object) -> object:
     if isinstance(value, str) and not _RFC3339.fullmatch(value):
         kind, text = "datetime_format", "Input should be a time of RFC 3339, with its offset"
+        if _RFC3339.fullmatch("+".join(value.rsplit(" ", 1))):
+            text = "In a query a + is a blank: write %2B before the offset, or use Z"
         raise PydanticCustomError(kind, text)
     return value
 
@@ -34,7 +42,7 @@ def _within(moment: datetime) -> datetime:
 
 Moment = Annotated[AwareDatetime, BeforeValidator(_written), AfterValidator(_within)]
 Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$")]
-Text = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=_PLAIN), AfterValidator(_composed)]
+Text = Annotated[str, StringConstraints(min_length=1, max_length=TEXT_MAX, pattern=_PLAIN), AfterValidator(_composed)]
 Idempotency = Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,255}$")]
 
 

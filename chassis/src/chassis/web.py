@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, TypedDict, TypeVar, Unpack
+from typing import Any, NoReturn, TypedDict, TypeVar, Unpack
+from urllib.parse import parse_qsl
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi._compat import ModelField
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 from starlette.types import ASGIApp
 
@@ -86,10 +89,12 @@ class StrictRoute(APIRoute):
 
         async def strict(request: Request) -> Response:
             if request.scope["query_string"]:
-                _refuse_unknown(request, known)
+                _check_query(request, known)
             if self.body_field is not None:
                 request = _Read(request.scope, request.receive)
                 await request.json()
+            elif request.method != "GET":
+                await _Read(request.scope, request.receive).nothing()
             return await handler(request)
 
         return strict
@@ -102,11 +107,25 @@ class _Read(Request):
         """Return the body's value; refuses another media type, too much, too slow, and malformed JSON."""
         if not hasattr(self, "_json"):
             _refuse_media_type(self.headers.get("content-type", ""))
+            _refuse_encoding(self.headers)
             try:
                 self._json = strict_json.loads(await self.body())
             except strict_json.Malformed as error:
                 refuse("malformed-json", error.reason, position=error.position)
         return self._json
+
+    async def nothing(self) -> None:
+        """Read the body of a route that takes none: nothing or an empty object; refuses what would be ignored."""
+        if not await self.body():
+            return
+        if not isinstance(found := await self.json(), dict):
+            _invalid("", "object_type", "Input should be nothing, or an empty object")
+        if found:
+            text = "This route takes no such member"
+            errors = [
+                {"pointer": _pointer(("body", name)), "code": "extra_forbidden", "message": text} for name in found
+            ]
+            refuse("validation-failed", errors=errors[:ERRORS_MAX])
 
     async def body(self) -> bytes:
         """Return the body's bytes."""
@@ -119,6 +138,8 @@ class _Read(Request):
                     self._body = await self._bounded()
             except TimeoutError:
                 refuse("request-timeout", headers={"Connection": "close"})
+            except ClientDisconnect:  # nobody is there to be told
+                refuse("request-timeout", "The client has gone.", headers={"Connection": "close"})
         return self._body
 
     async def _bounded(self) -> bytes:
@@ -156,7 +177,7 @@ def make_app(title: str, routes: Routes, desk: AbstractAsyncContextManager[objec
     app.state.desk = desk
     app.include_router(routes.router)
     openapi.describe(app, routes.router, base)
-    for error, handler in ((HTTPException, _refused), (RequestValidationError, _invalid), (Exception, _failed)):
+    for error, handler in ((HTTPException, _refused), (RequestValidationError, _not_valid), (Exception, _failed)):
         app.add_exception_handler(error, handler)
     return Edge(app, spans, base)
 
@@ -171,7 +192,7 @@ async def _refused(request: Request, error: Exception) -> Response:
     return respond(request.scope, Problem("not-found" if status == 404 else "internal"))  # noqa: PLR2004 - as above
 
 
-async def _invalid(request: Request, error: Exception) -> Response:
+async def _not_valid(request: Request, error: Exception) -> Response:
     errors = error.errors() if isinstance(error, RequestValidationError) else []
     if any(e["loc"][:2] == ("header", "Idempotency-Key") for e in errors):
         return respond(request.scope, Problem("idempotency-key-missing"))
@@ -207,11 +228,23 @@ def _names(parameter: ModelField) -> Iterable[str]:
     return kind.model_fields if isinstance(kind, type) and issubclass(kind, BaseModel) else (parameter.alias,)
 
 
-def _refuse_unknown(request: Request, known: frozenset[str]) -> None:
-    if unknown := [name for name in request.query_params if name not in known]:
+def _check_query(request: Request, known: frozenset[str]) -> None:
+    """Refuse a query that is not UTF-8, or names what the route does not take, or one thing twice."""
+    try:
+        given = parse_qsl(request.scope["query_string"].decode(), keep_blank_values=True, errors="strict")
+    except UnicodeDecodeError:
+        _invalid("query", "string_unicode", "Percent-encode it in UTF-8")
+    names = [name for name, _ in given]
+    if unknown := [name for name in dict.fromkeys(names) if name not in known]:
         text = "This route takes no such parameter"
         errors = [{"pointer": f"query:{name[:64]}", "code": "extra_forbidden", "message": text} for name in unknown]
         refuse("validation-failed", errors=errors[:ERRORS_MAX])
+    if twice := [name for name in names if names.count(name) > 1]:
+        refuse("repeated-parameter", f"{twice[0]} came more than once.", parameter=twice[0])
+
+
+def _invalid(pointer: str, code: str, message: str) -> NoReturn:
+    refuse("validation-failed", errors=[{"pointer": pointer, "code": code, "message": message}])
 
 
 def _refuse_media_type(header: str) -> None:
@@ -219,3 +252,12 @@ def _refuse_media_type(header: str) -> None:
     charset = parameters.replace(" ", "").replace('"', "")
     if kind.strip() != "application/json" or charset not in ("", "charset=utf-8"):
         refuse("unsupported-media-type", accepted=["application/json"], headers={"Accept": "application/json"})
+
+
+def _refuse_encoding(headers: Headers) -> None:
+    codings = [
+        *headers.get("content-encoding", "identity").split(","),
+        *headers.get("transfer-encoding", "").split(","),
+    ]
+    if any(coding.strip().lower() not in ("", "identity", "chunked") for coding in codings):
+        refuse("unsupported-content-encoding", accepted=["identity"], headers={"Accept-Encoding": "identity"})

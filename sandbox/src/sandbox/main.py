@@ -20,7 +20,7 @@ from sandbox.mailbox import Mailbox, Postman, smtp
 from sandbox.processor import Processor
 from sandbox.routes import Routes
 from sandbox.settings import Address, Refused, Settings, read
-from sandbox.wire import Connection
+from sandbox.wire import Connection, places
 
 STOPPED, WRONG_SETTING, CANNOT_RUN = 0, 2, 9
 
@@ -50,7 +50,7 @@ async def _serve(settings: Settings) -> None:
     chaos = Chaos(time.time)
     routes = Routes(Processor(ledger, settings.rules, loop.call_later), mailbox, chaos)
     connections: set[Connection] = set()
-    http = await _listen(settings.http, partial(Connection, routes.handle, connections))
+    http = await _listen(settings.http, partial(Connection, routes.handle, connections, places()))
     mail = await _listen(settings.smtp, partial(smtp, Postman(mailbox, chaos)))
     _log("info", "listening", http=_shown(http), smtp=_shown(mail), mails=len(mailbox))
     await stop.wait()

@@ -15,10 +15,10 @@ from sandbox.pages import asset, mail_page
 from sandbox.processor import UNAVAILABLE, ChargeAsked, Processor, RefundAsked
 from sandbox.wire import pieces
 
-LARGEST = 2**63 - 1
+LARGEST = 2**53 - 1  # which every JSON reader has exactly
 SHOWN = 50
 WRONG_CURRENCY = "currency is three capital letters"
-WRONG_AMOUNT = "amount_minor is positive and fits 64 bits"
+WRONG_AMOUNT = "amount_minor is positive and at most 2^53 - 1"
 WRONG_KEY = "Idempotency-Key is 1 to 255 visible ASCII characters"
 NOT_JSON = "the body is not JSON"
 _CURRENCY = re.compile(r"[A-Z]{3}")

@@ -1,8 +1,12 @@
-"""HTTP/1.1 as the sandbox needs it: answers that come late, in pieces, or never, and no work between calls."""
+"""HTTP/1.1 as the sandbox needs it: answers that come late, in pieces, or never, and no work between calls.
+
+A connection has deadlines, there are only so many, and what is refused is read away so that the refusal arrives.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import resource
 from collections import deque
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
@@ -16,51 +20,103 @@ from sandbox.answers import Answer, Later, Lost, Reply, Request, Streamed, refus
 HELD_SECONDS = 30.0  # a lost answer's connection, unless the caller gives up first
 REQUEST_LIMIT = 64 * 1024 + 16 * 1024  # body and headers
 PIECE = 64 * 1024
+REQUEST_SECONDS = 30.0  # from a connection's begin, or a request's first byte, until the request is whole
+KEEP_ALIVE_SECONDS = 75.0
+READ_SECONDS = 60.0  # until what is written has been read
+LINGER_SECONDS, LINGER_BYTES = 10.0, 32 << 20
+MOST, ROOM = 1000, 100  # connections at once; files for all else
+ONCE = frozenset({"host", "idempotency-key", "content-type", "content-length"})
 _STATUS = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
 _NO_HEADERS: dict[str, str] = {}
+
+
+def places() -> int:
+    """Raise this process's limit of open files as far as it may itself; return how many connections that allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft not in (hard, resource.RLIM_INFINITY):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    return MOST if soft == resource.RLIM_INFINITY else max(8, min(MOST, soft - ROOM))
 
 
 class Connection(asyncio.Protocol):
     """One client's connection: requests are answered in the order they came."""
 
-    def __init__(self, handle: Callable[[Request], Answer], connections: set[Connection]) -> None:
-        """Answer requests with ``handle``; ``connections`` holds all that are open."""
+    def __init__(self, handle: Callable[[Request], Answer], connections: set[Connection], most: int = MOST) -> None:
+        """Answer requests with ``handle``; ``connections`` holds all that are open, ``most`` at once."""
         self._handle = handle
-        self._connections = connections
+        self._connections, self._most = connections, most
         self._parser = httptools.HttpRequestParser(self)
         self._loop = asyncio.get_running_loop()
-        self._waiting: deque[Request] = deque()
+        self._waiting: deque[Request | Reply] = deque()
         self._busy = False
         self._last = False  # the client wants the connection closed after this answer
         self._size = 0
         self._pieces: Iterator[bytes] | None = None
         self._writable = True
+        self._deaf, self._asking, self._in_head = (
+            False,
+            False,
+            False,
+        )  # refused; a request has begun, and is in its head
+        self.silent_since = self._loop.time()
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def silent(self) -> bool:
+        """Whether nothing is being answered."""
+        return self._deaf or not (self._busy or self._waiting)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Remember the connection, so that a stop can end it."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop's has the methods, not the base class
+        if len(self._connections) >= self._most:
+            others = [one for one in self._connections if one.silent]
+            min(others, key=lambda one: one.silent_since, default=self).abort()
         self._connections.add(self)
+        self._arm(REQUEST_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection; what was begun for it goes on."""
         del exc
         self._connections.discard(self)
         self._pieces = None
+        self._disarm()
 
     def abort(self) -> None:
         """End the connection at once, without an answer."""
+        self._connections.discard(self)
         self._transport.abort()
+
+    def _arm(self, seconds: float) -> None:
+        self._disarm()
+        self._timer = self._loop.call_later(seconds, self._overdue)
+
+    def _disarm(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+
+    def _overdue(self) -> None:
+        if self._asking and not (self._deaf or self._busy):
+            self._refuse(refusal(408, "too_slow", "the request did not arrive in time"))
+        else:
+            self.abort()
 
     def data_received(self, data: bytes) -> None:
         """Take what arrived and answer each request it completes."""
         if self._transport.is_closing():
             return
         self._size += len(data)
+        if self._deaf:
+            if self._size > LINGER_BYTES:
+                self.abort()
+            return
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._refuse(refusal(400, "malformed", "this is not HTTP/1.1"))
-        if self._size > REQUEST_LIMIT:
+        if self._size > REQUEST_LIMIT and not self._deaf:
             self._refuse(refusal(413, "too_large", f"at most {REQUEST_LIMIT} bytes"))
         self._next()
 
@@ -69,14 +125,26 @@ class Connection(asyncio.Protocol):
         self._url = b""
         self._headers: dict[str, str] = {}
         self._body = b""
+        self._asking = self._in_head = True
+        self._twice = ""
+        if not self._busy:
+            self._arm(REQUEST_SECONDS)
+
+    def on_headers_complete(self) -> None:
+        """Note that what may still come of headers are trailers, which say nothing here."""
+        self._in_head = False
 
     def on_url(self, url: bytes) -> None:
         """Take a piece of the target."""
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take one header."""
-        self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+        """Take one header; of one value it has no second."""
+        key, text = name.decode("latin-1").lower(), value.decode("latin-1").strip()
+        if self._in_head and key in ONCE and self._headers.get(key, text) != text:
+            self._twice = key
+        if self._in_head:
+            self._headers[key] = text
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of the body."""
@@ -85,6 +153,15 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         """Queue the request: it is answered after those before it."""
         self._size = 0
+        self._asking = False
+        if not self._busy:
+            self._disarm()
+        if len(self._body) > REQUEST_LIMIT:
+            self._waiting.append(refusal(413, "too_large", f"at most {REQUEST_LIMIT} bytes"))
+            return
+        if self._twice:
+            self._waiting.append(refusal(400, "malformed", f"{self._twice} came with two different values"))
+            return
         self._last = not self._parser.should_keep_alive()
         path, _, query = self._url.decode("latin-1").partition("?")
         asked = dict(parse_qsl(query)) if query else _NO_HEADERS
@@ -94,17 +171,20 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """Stop a stream: the reader is slower than we are."""
         self._writable = False
+        self._arm(READ_SECONDS)
 
     def resume_writing(self) -> None:
         """Go on with a stream."""
         self._writable = True
+        self._disarm()
         if self._pieces:
             self._stream()
 
     def _next(self) -> None:
         while self._waiting and not self._busy:
             self._busy = True
-            self._begin(self._handle(self._waiting.popleft()))
+            asked = self._waiting.popleft()
+            self._begin(asked if isinstance(asked, Reply) else self._handle(asked))
 
     def _begin(self, answer: Answer) -> None:
         match answer:
@@ -122,7 +202,7 @@ class Connection(asyncio.Protocol):
 
     def _finish(self, finish: Callable[[], Answer]) -> None:
         made = finish()  # also when the caller has gone: a slow charge is a charge
-        if isinstance(made, Later) or not self._transport.is_closing():
+        if isinstance(made, Later) or not (self._deaf or self._transport.is_closing()):
             self._begin(made)
             self._next()
 
@@ -147,12 +227,20 @@ class Connection(asyncio.Protocol):
 
     def _done(self) -> None:
         self._busy = False
-        if self._last and not self._waiting:
+        self.silent_since = self._loop.time()
+        if self._deaf:
+            self._transport.write_eof()
+            self._arm(LINGER_SECONDS)
+        elif self._last and not self._waiting:
             self._transport.close()
+            self._arm(READ_SECONDS)
+        elif self._writable and not self._waiting:
+            self._arm(REQUEST_SECONDS if self._asking else KEEP_ALIVE_SECONDS)
 
     def _refuse(self, refused: Reply) -> None:
+        """Answer at once, and read nothing more as a request."""
         self._waiting.clear()
-        self._busy, self._last = False, True
+        self._deaf, self._size, self._pieces = True, 0, None
         self._send(refused)
 
 

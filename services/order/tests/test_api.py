@@ -12,7 +12,16 @@ import psycopg
 import pytest
 from services.order.tests.shopfront import LINE, ORDER, Got, Shop
 
-from order.events import PaymentCharged, StockCommitted, StockReserved
+from chassis.words import Message
+from order.events import (
+    CancelOrder,
+    PaymentCharged,
+    PaymentDeclined,
+    PaymentRefundFailed,
+    StockCommitted,
+    StockReleased,
+    StockReserved,
+)
 
 
 def slug(got: Got) -> str:
@@ -87,7 +96,7 @@ def test_a_key_with_another_body(shop: Shop) -> None:
     assert shop.written() == (1, 1, 1, 1)
 
 
-def test_a_reference_is_taken_for_ever(shop: Shop) -> None:
+def test_a_reference_is_taken_while_its_order_stands(shop: Shop) -> None:
     """The same reference of a customer under another key is 409 and names the order; another customer may use it."""
     first = shop.place(reference="basket")
     other = shop.place("k-2", reference="basket")
@@ -95,6 +104,42 @@ def test_a_reference_is_taken_for_ever(shop: Shop) -> None:
     assert (other.status, other.slug, other.body["order"]) == (409, "reference-taken", first.body["order_id"])
     assert shop.place("k-3", reference="basket", customer_id="cust_other").status == 202
     assert shop.written() == (2, 2, 2, 2)
+
+
+def test_the_same_basket_after_a_declined_card(shop: Shop) -> None:
+    """Once the order has ended CANCELLED the same basket is placed under a new key; both orders are found by it."""
+    first = shop.place(reference="basket-4711", payment_token="tok_declined").body["order_id"]  # noqa: S106 - a test token
+    shop.db.given(StockReserved(first), PaymentDeclined(first, "card_declined"), StockReleased(first))
+    assert shop.ask("GET", f"/v1/orders/{first}").body["status"] == "CANCELLED"
+
+    again = shop.place("k-2", reference="basket-4711")
+
+    assert (again.status, again.body["order_id"] != first) == (202, True)
+    assert shop.place("k-3", reference="basket-4711").body["order"] == again.body["order_id"]
+    assert shop.place(reference="basket-4711", payment_token="tok_declined").body["order_id"] == first  # noqa: S106 - as above
+    found = shop.ask("GET", "/v1/orders?reference=basket-4711").body["orders"]
+    assert [order["order_id"] for order in found] == [again.body["order_id"], first]
+
+
+def test_who_bears_a_reference_is_told(shop: Shop) -> None:
+    """The refusal names the order, where it stands, and what to do; each status has a way out of its own."""
+    order = str(shop.place(reference="basket").body["order_id"])
+    seen: dict[str, str] = {}
+    steps: list[tuple[Message, ...]] = [
+        (), (StockReserved(order), PaymentCharged(order), StockCommitted(order)),
+        (CancelOrder(order, "local", "customer"),), (PaymentRefundFailed(order, "BUSINESS", "card_closed", 1),),
+    ]  # fmt: skip
+    for facts in steps:
+        if facts:
+            shop.db.given(*facts)
+        refused = shop.place("k-2", reference="basket")
+        assert (refused.status, refused.slug, refused.body["order"]) == (409, "reference-taken", order)
+        assert order in refused.body["detail"]
+        assert refused.body["order_status"] in refused.body["detail"]
+        seen[refused.body["order_status"]] = refused.body["detail"].partition(". ")[2]
+
+    assert list(seen) == ["PENDING", "CONFIRMED", "CANCELLING", "COMPENSATION_FAILED"]
+    assert len(set(seen.values())) == 4
 
 
 def lines(*changed: Mapping[str, object]) -> dict[str, object]:
@@ -169,11 +214,54 @@ def test_a_refused_request_burns_no_key(shop: Shop) -> None:
 
 
 def test_the_largest_order(shop: Shop) -> None:
-    """A hundred lines of a million pieces at the highest price are taken, and their sum is exact."""
-    line = LINE | {"quantity": 1_000_000, "unit_price_minor": 10_000_000_000}
-    got = shop.place(lines=[line] * 100)
+    """An amount of 2^53 - 1, which every JSON reader has exactly, is taken over any lines; one more is refused."""
+    most, line = 2**53 - 1, LINE | {"quantity": 900_000, "unit_price_minor": 10_000_000_000}
+    rest = LINE | {"quantity": 1, "unit_price_minor": most - 9_000_000_000_000_000 - 7_199_254_740_000}
+    others = [
+        LINE | {"quantity": 719, "unit_price_minor": 10_000_000_000},
+        LINE | {"quantity": 1, "unit_price_minor": 9_254_740_000},
+    ]
+    got = shop.place(lines=[line, *others, rest])
+    assert (got.status, got.body["amount_minor"]) == (202, most)
 
-    assert (got.status, got.body["amount_minor"]) == (202, 10**18)
+    for beyond in (
+        [line, *others, rest | {"unit_price_minor": rest["unit_price_minor"] + 1}],
+        [line | {"quantity": 1_000_000}],
+        [line] * 100,
+    ):
+        refused = shop.place("k-2", lines=beyond)
+        assert (refused.status, refused.slug) == (422, "validation-failed")
+        assert [(e["pointer"], e["code"]) for e in refused.body["errors"]] == [("/lines", "amount_too_large")]
+    assert shop.written() == (1, 1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    "reference", [" a basket ", "caf\u00e9", unaccented("caf\u00e9"), "\u0958" * 127, "\ufb2c" * 85, "\U0001f9fa" * 255]
+)
+def test_what_was_accepted_is_found(shop: Shop, reference: str) -> None:
+    """A reference that is taken is found again, as it was sent and as it is shown, however it is composed."""
+    order = shop.place(reference=reference).body
+    for text in (reference, order["reference"]):
+        found = shop.ask("GET", f"/v1/orders?{urlencode({'reference': text})}").body["orders"]
+        assert [one["order_id"] for one in found] == [order["order_id"]]
+    assert shop.place("k-2", reference=order["reference"]).slug == "reference-taken"
+
+
+@pytest.mark.parametrize("reference", ["\u0958" * 128, "\ufb2c" * 86, "x" * 256])
+def test_what_could_not_be_found_is_not_accepted(shop: Shop, reference: str) -> None:
+    """A text that is too long once composed, as it is kept, is refused: its length as sent says nothing."""
+    refused = shop.place(reference=reference)
+    assert [(e["pointer"], e["code"]) for e in refused.body["errors"]] == [("/reference", "string_too_long")]
+
+
+@pytest.mark.parametrize("time", ["2026-11-21T09:14:03+02:00", "2026-11-21T09:14:03.120+00:00"])
+def test_a_plus_in_a_query_says_what_to_do(shop: Shop, time: str) -> None:
+    """A time whose + came as a blank is refused with the way out, which works."""
+    refused = shop.ask("GET", f"/v1/orders?placed_after={time}")
+    assert refused.status == 422
+    assert "%2B" in refused.body["errors"][0]["message"]
+    assert shop.ask("GET", f"/v1/orders?placed_after={time.replace('+', '%2B')}").status == 200
+    assert "%2B" not in shop.ask("GET", "/v1/orders?placed_after=yesterday").body["errors"][0]["message"]
 
 
 def test_an_etag_spares_the_reading(shop: Shop) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import socket
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -133,6 +134,34 @@ def test_if_match_guards_a_cancellation(shop: Shop) -> None:
 
     assert shop.cancel(order, {"If-Match": '"v1", "v3"'}).status == 202
     assert shop.cancel(placed(shop), {"If-Match": "*"}).status == 202
+
+
+def test_if_match_on_several_lines(shop: Shop) -> None:
+    """If-Match is a list, on however many lines it comes: any of them may be the order's version."""
+    order = placed(shop)
+    host, _, port = shop.url.removeprefix("http://").partition(":")
+    head = f'POST /v1/orders/{order}/cancel HTTP/1.1\r\nHost: x\r\nIf-Match: "v9"\r\nIf-Match: "v1"\r\n\r\n'
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(head.encode())
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 202 ")
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "status"),
+    [
+        (b'{"reason": "too late"}', "application/json", 422),
+        (b"[]", "application/json", 422),
+        (b"{", "application/json", 400),
+        (b"reason=late", "application/x-www-form-urlencoded", 415),
+    ],
+)
+def test_a_body_nobody_understands_cancels_nothing(shop: Shop, body: bytes, kind: str, status: int) -> None:
+    """What a client says beside "cancel" is refused: nothing is cancelled; to say nothing, or {}, is understood."""
+    order = placed(shop)
+    got = shop.ask("POST", f"/v1/orders/{order}/cancel", body, {"Content-Type": kind})
+    assert (got.status, shop.said(order)) == (status, ["order.placed"])
+    assert shop.ask("POST", f"/v1/orders/{order}/cancel", b"{}").status == 202
+    assert shop.ask("POST", f"/v1/orders/{order}/cancel", b"", {"Content-Type": "text/plain"}).status == 200
 
 
 def test_a_foreign_order_is_not_found(shop: Shop) -> None:

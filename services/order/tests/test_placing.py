@@ -59,7 +59,7 @@ def test_an_expired_key(order: Desk, place: PlaceOrder) -> None:
 
 
 def test_a_taken_reference(order: Desk, place: PlaceOrder) -> None:
-    """A reference is its customer's for ever: under another key, and after the key's end, it places nothing."""
+    """The reference of an order that stands is taken: under another key, and after the key's end, it places nothing."""
     other_key = replace(place, order_id="o-2", idempotency_key="basket-1-try-2")
     much_later = replace(place, order_id="o-3", placed_at=place.placed_at + timedelta(days=400))
 

@@ -13,12 +13,16 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
+from chassis.commit import commit
 from chassis.ids import lock_key, uuid7
 from chassis.inputs import Busy, Done, Parked
+from chassis.migrate import upgrade
 from chassis.registry import Reactions
 from chassis.service import Store
 from chassis.stuck import OrderCheck
 from chassis.testing_commit import OnPostgres, drift
+from chassis.words import Fact, Message, Timer
+from chassis.worker import connection
 from order import store
 from order.domain import Order, Orders, Status
 from order.events import (
@@ -43,6 +47,7 @@ from order.events import (
 )
 from order.handlers import on
 from order.store import Filters
+from quadrille.testing import Start
 
 Desk = OnPostgres[Orders]
 Wish = Callable[..., PlaceOrder]
@@ -271,6 +276,108 @@ def test_two_processes_want_one_reference(order: Desk, wish: Wish) -> None:
     outcomes = sorted(str(getattr(one, "outcome", one)) for one in answered)
     assert outcomes == ["PLACED"] + ["REFERENCE_TAKEN"] * 7
     assert len({one.order_id for one in answered if isinstance(one, PlaceAnswered)}) == 1
+
+
+def cancelled(order: Desk, wish: PlaceOrder) -> None:
+    """Let an order be placed and end, as one whose card was declined."""
+    order.given(wish)
+    order.given(StockReserved(wish.order_id), PaymentDeclined(wish.order_id, "card_declined"))
+    order.given(StockReleased(wish.order_id))
+    assert row(order, wish).status is Status.CANCELLED
+
+
+def test_a_cancelled_order_frees_its_reference(order: Desk, wish: Wish, caller: str) -> None:
+    """Once an order has ended CANCELLED its reference places another, which bears it alone; both are found by it."""
+    first, again = wish(reference="declined"), wish(reference="declined")
+    cancelled(order, first)
+    order.said()
+    order.hears(again, wish(reference="declined"))
+
+    assert outcomes_of(order) == ["PLACED", "REFERENCE_TAKEN"]
+    with reading(order) as db:
+        found = store.list_orders(db, caller, Filters(reference="declined"))
+    assert {o.order_id for o in found} == {again.order_id, first.order_id}
+
+
+def test_an_order_that_is_being_undone_keeps_its_reference(order: Desk, wish: Wish) -> None:
+    """Until it has ended, and when its undo has failed, an order's reference is its own."""
+    first = wish(reference="undone")
+    order.given(first)
+    order.given(StockReserved(first.order_id), PaymentCharged(first.order_id), StockCommitted(first.order_id))
+    for undoing in (
+        CancelOrder(first.order_id, first.caller, "customer"), PaymentRefundFailed(first.order_id, "BUSINESS", "x", 1),
+        StockReleased(first.order_id),
+    ):  # fmt: skip
+        order.given(undoing)
+        order.hears(wish(reference="undone"))
+    order.given(PaymentRefunded(first.order_id, "REFUND", first.amount_minor))
+    order.hears(wish(reference="undone"))
+
+    assert outcomes_of(order) == [*["REFERENCE_TAKEN"] * 3, "PLACED"]
+
+
+def test_a_reference_is_wanted_while_its_order_ends(order: Desk, wish: Wish) -> None:
+    """One connection ends an order while seven want its reference, twenty times: one order at most bears it."""
+    outcomes: list[str] = []
+    for number in range(20):
+        name = f"ending-{number}"
+        first, wishes = wish(reference=name), [wish(reference=name) for _ in range(7)]
+        order.given(first)
+        order.given(StockReserved(first.order_id), PaymentDeclined(first.order_id, "card_declined"))
+        outcomes += at_once(order, StockReleased(first.order_id), *wishes)
+    sql = "SELECT count(*) FROM orders WHERE status <> 'CANCELLED' AND reference LIKE 'ending-%' GROUP BY reference"
+    with psycopg.connect(order.logins.owner) as tx:
+        bearers = [count for (count,) in tx.execute(sql)]
+    assert set(outcomes) <= {"PLACED", "REFERENCE_TAKEN"}
+    assert bearers == [1] * outcomes.count("PLACED")
+
+
+def at_once(order: Desk, *messages: Message) -> list[str]:
+    """Let each message arrive on a connection of its own at one instant; return how the wishes were answered."""
+    start, told = threading.Barrier(len(messages)), []
+
+    def ask(message: Message) -> None:
+        with order.connect() as tx:
+            start.wait(30)
+            (outcome,) = commit(tx, order.service, order.inputs([message]))
+            told.append(outcome.said if isinstance(outcome, Done) else outcome)
+
+    threads = [threading.Thread(target=ask, args=(message,)) for message in messages]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    said = [one for outcome in told for one in (outcome if isinstance(outcome, tuple) else (outcome,))]
+    return [
+        one.outcome if isinstance(one, PlaceAnswered) else repr(one)
+        for one in said
+        if not isinstance(one, Fact | Timer)
+    ]
+
+
+def test_orders_of_before_survive(parts_of_the_stack: Start) -> None:
+    """What was placed before references came free stays as it is, found and taken; what had ended CANCELLED is free."""
+    stack = parts_of_the_stack("postgres:order")
+    cluster = stack.database_url("order", "postgres")
+    with connection(cluster)() as tx:
+        tx.execute("CREATE DATABASE older OWNER owner")
+    url = f"{cluster.rpartition('/')[0]}/older?options=-c%20role%3Downer"
+    upgrade("order", url, "0006")
+    insert = """
+      INSERT INTO orders (order_id, caller, customer_id, reference, lines, amount_minor, currency, status, states,
+      version, history, detail, placed_at, deadline_at, trace_id)
+      SELECT gen_random_uuid(), 'local', 'c', %s, '[]', 1, 'EUR', %s, '{}', 1, '[]', '{}', now(), now(), ''"""
+    with psycopg.connect(url) as tx:
+        for name, status in (("a", "CONFIRMED"), ("b", "CANCELLED"), (None, "PENDING"), (None, "PENDING")):
+            tx.execute(insert, [name, status])
+    upgrade("order", url)
+    upgrade("order", url)
+    with psycopg.connect(url, autocommit=True) as tx:
+        tx.execute(insert, ["b", "PENDING"])
+        for name in "ab":
+            with pytest.raises(psycopg.errors.UniqueViolation):
+                tx.execute(insert, [name, "PENDING"])
+        assert tx.execute("SELECT count(*) FROM orders").fetchone() == (5,)
 
 
 def test_a_key_another_process_works_on(order: Desk, wish: Wish) -> None:

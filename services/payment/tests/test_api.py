@@ -163,7 +163,7 @@ def test_the_description(shop: Client) -> None:
     route = shop.ask("GET", "/openapi.json").body["paths"]["/v1/payments"]["get"]
 
     assert route["x-required-scope"] == "payments:read"
-    assert sorted(route["responses"]) == ["200", "422", "431", "500", "503"]
+    assert sorted(route["responses"]) == ["200", "400", "408", "414", "422", "431", "500", "503"]
     api.Payment.model_validate_json(json.dumps(api.PAYMENT))
 
 

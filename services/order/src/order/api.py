@@ -7,11 +7,12 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from typing import Annotated, NoReturn
 from uuid import UUID
 
 from fastapi import Header, Query, Request, Response
-from pydantic import Field
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 from starlette.types import ASGIApp
 
 from chassis import documents
@@ -19,7 +20,7 @@ from chassis.desk import EVENTS, AtDesk, Desk, Document, etag, events, matches, 
 from chassis.edge import Call
 from chassis.ids import from_milliseconds, uuid7
 from chassis.inputs import Input
-from chassis.money import Currency, Price
+from chassis.money import SAFE, Currency, Price
 from chassis.openapi import Answer
 from chassis.problems import refuse
 from chassis.program import Face
@@ -32,6 +33,13 @@ from order.domain import FINAL, PHASES, ROUTE, Attention, Detail, Entry, Order, 
 from order.events import CancelAnswered, CancelOrder, Line, PlaceAnswered, PlaceOrder
 
 routes = Routes()
+
+
+def _bounded(lines: list[LineDocument]) -> list[LineDocument]:
+    if sum(line.quantity * line.unit_price_minor for line in lines) > SAFE:
+        kind, text = "amount_too_large", "The amount of all lines should be at most 9007199254740991 (2^53 - 1)"
+        raise PydanticCustomError(kind, text)
+    return lines
 
 
 class LineDocument(Document):
@@ -48,8 +56,10 @@ class NewOrder(Document):
     customer_id: Identifier = Field(examples=["cust_demo"])
     payment_token: Identifier = Field(examples=["tok_ok"])
     currency: Currency = Field(examples=["EUR"])
-    reference: Text | None = Field(None, description="Unique per customer, for ever.", examples=["basket-4711"])
-    lines: list[LineDocument] = Field(min_length=1, max_length=100)
+    reference: Text | None = Field(
+        None, description="Unique among a customer's orders that are not CANCELLED.", examples=["basket-4711"]
+    )
+    lines: Annotated[list[LineDocument], AfterValidator(_bounded)] = Field(min_length=1, max_length=100)
 
 
 class OrderDocument(Document):
@@ -145,8 +155,10 @@ async def place(
     heard = Input(UUID(wish.order_id), wish.order_id, wish, at, wish.type, request=name, trace=call.trace)
     reply = await desk.ask_once(heard, PlaceAnswered)
     call.order_id = reply.order_id
-    if slug := {"KEY_REUSED": "idempotency-key-reused", "REFERENCE_TAKEN": "reference-taken"}.get(reply.outcome):
-        refuse(slug, order=reply.order_id)
+    if reply.outcome == "KEY_REUSED":
+        refuse("idempotency-key-reused", order=reply.order_id)
+    if reply.outcome == "REFERENCE_TAKEN":
+        await _refuse_taken(desk, call)
     headers = {"Location": f"/v1/orders/{reply.order_id}", "ETag": etag(1), "Retry-After": "1"}
     headers |= {"Idempotent-Replayed": "true"} if reply.outcome == "REPLAYED" else {}
     if (wait := wait_of(prefer)) and call.may_rest:
@@ -226,9 +238,28 @@ def make(face: Face) -> ASGIApp:
     return make_app("Quadrille order", routes, Desk(face, store.is_known), face.spans, face.settings.public_base)
 
 
-async def _mine(call: Call, desk: Desk, order_id: UUID) -> Order:
+async def _mine(call: Call, desk: Desk, order_id: UUID | str) -> Order:
     call.order_id = str(order_id)
     return await desk.read(store.get_order, call.caller, call.order_id) or refuse("not-found")
+
+
+async def _refuse_taken(desk: Desk, call: Call) -> NoReturn:
+    """Refuse a reference that another order bears, and say which, where that stands, and what to do."""
+    other = await _mine(call, desk, str(call.order_id))
+    detail = f"Order {other.order_id} of this customer bears this reference and is {other.status}. {_way_out(other)}"
+    refuse("reference-taken", detail, order=other.order_id, order_status=other.status)
+
+
+def _way_out(other: Order) -> str:
+    if other.status is Status.CANCELLED:  # since we asked
+        return "The reference has become free: repeat the request."
+    if other.status is Status.CONFIRMED:
+        return "If it is the same basket, it is bought; for another basket use another reference."
+    if other.status is Status.COMPENSATION_FAILED:
+        return "It could not be undone and waits for a person: use another reference, or ask the operator."
+    if other.reason:
+        return "It is being undone: once it is CANCELLED the reference is free, repeat the request then."
+    return "It goes on: read it until it is final; if it ends CANCELLED the reference is free again."
 
 
 def _told(order: Order, desk: Desk, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

@@ -28,7 +28,7 @@ on = Reactions("order", Orders)
 
 @on.command
 def place_order(wish: events.PlaceOrder, orders: Orders) -> Placing:
-    """Take an order in, once per idempotency key and once per reference, and set its deadline."""
+    """Take an order in, once per idempotency key and per reference not free (again), and set its deadline."""
     key, named = (wish.caller, ROUTE, wish.idempotency_key), (wish.caller, wish.customer_id, wish.reference or "")
     earlier = orders.requests.get(key)
     if earlier and wish.placed_at - earlier.at <= orders.rules.idempotency_ttl:

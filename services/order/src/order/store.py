@@ -65,11 +65,13 @@ REQUESTS = """
 SELECT r.caller, r.route, r.key, r.fingerprint, r.order_id::text, r.answer, r.at
   FROM request r JOIN unnest(%b::text[], %b::text[], %b::text[]) n(caller, route, key) USING (caller, route, key)
  ORDER BY r.caller, r.route, r.key FOR UPDATE OF r"""
-# The columns never change: no lock, a racing order of the same reference meets the unique index and comes again.
+# An order that ended CANCELLED bears its reference no more, and never will: the unique index is without it. No lock: a
+# racing order of the same reference meets that index and comes again.
 REFERENCES = """
 SELECT caller, customer_id, reference, o.order_id::text
   FROM orders o JOIN unnest(%b::text[], %b::text[], %b::text[]) n(caller, customer_id, reference)
- USING (caller, customer_id, reference)"""
+ USING (caller, customer_id, reference)
+ WHERE o.status <> 'CANCELLED'"""
 # A policy, not a balance: what it says when the order is decided holds, so nobody waits for it.
 BLOCKED = """
 SELECT customer_id FROM blocked
