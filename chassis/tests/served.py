@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from starlette.types import ASGIApp
@@ -110,10 +111,10 @@ def no_more_files() -> Iterator[None]:
     """Let this process open no file beyond those it has."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with ExitStack() as held:
-        probe = held.enter_context(socket.socket()).fileno()
-        resource.setrlimit(resource.RLIMIT_NOFILE, (probe + 1, hard))
+        most = max(int(one.name) for one in Path("/dev/fd").iterdir()) + 1
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
         with suppress(OSError):
-            for _ in range(probe + 1):
+            for _ in range(most):
                 held.enter_context(socket.socket())
         try:
             yield
