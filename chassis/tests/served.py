@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import http.client
 import json
+import resource
 import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from starlette.types import ASGIApp
@@ -88,3 +90,33 @@ def served(app: ASGIApp) -> Iterator[Client]:
 def _listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def drip(connection: socket.socket, byte: bytes) -> bytes:
+    """Send bytes one by one until something is answered; return all that is."""
+    for _ in range(10_000):
+        try:
+            connection.sendall(byte)
+            found = connection.recv(65_536)
+        except TimeoutError:
+            continue
+        connection.settimeout(30)
+        return found + b"".join(iter(lambda: connection.recv(65_536), b""))
+    message = "nothing was answered"
+    raise AssertionError(message)
+
+
+@contextmanager
+def no_more_files() -> Iterator[None]:
+    """Let this process open no file beyond those it has."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ExitStack() as held:
+        most = max(int(one.name) for one in Path("/dev/fd").iterdir()) + 1
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        with suppress(OSError):
+            for _ in range(most):
+                held.enter_context(socket.socket())
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

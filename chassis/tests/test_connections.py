@@ -18,7 +18,7 @@ from prometheus_client import REGISTRY
 
 from chassis import connections, files, web
 from chassis.openapi import Answer
-from chassis.tests.served import Client, served
+from chassis.tests.served import Client, drip, no_more_files, served
 from chassis.tests.test_web import EXAMPLE, app_of, routes
 from chassis.tests.workbench import wait_until
 from chassis.web import call_of
@@ -136,19 +136,6 @@ def test_one_byte_a_time_does_not_move_the_deadline(api: Client, monkeypatch: py
     assert refused(answer)[:2] == (408, "request-timeout")
 
 
-def drip(connection: socket.socket, byte: bytes) -> bytes:
-    """Send bytes one by one until something is answered; return all that is."""
-    for _ in range(10_000):
-        try:
-            connection.sendall(byte)
-            found = connection.recv(65_536)
-        except TimeoutError:
-            continue
-        connection.settimeout(30)
-        return found + rest(connection)
-    pytest.fail("nothing was answered")
-
-
 @pytest.mark.parametrize("length", [b"Content-Length: 100", b"Transfer-Encoding: chunked"])
 @pytest.mark.parametrize("path", [b"/v1/parcels", b"/v1/parcels/7/return", b"/v1/nowhere"])
 def test_a_body_that_does_not_end_is_closed(hasty: Client, path: bytes, length: bytes) -> None:
@@ -229,24 +216,6 @@ def test_without_a_file_to_open_nobody_burns_a_core(monkeypatch: pytest.MonkeyPa
             assert waiting.recv(15) == b"HTTP/1.1 200 OK"
             assert time.process_time() - used < 5, "it asked again and again"
         assert rest(silent[0]) == b""
-
-
-@contextmanager
-def no_more_files() -> Iterator[None]:
-    """Let this process open no file beyond those it has."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with ExitStack() as held:
-        probe = held.enter_context(socket.socket()).fileno()
-        resource.setrlimit(resource.RLIMIT_NOFILE, (probe + 1, hard))
-        try:
-            for _ in range(probe + 1):
-                held.enter_context(socket.socket())
-        except OSError:
-            pass
-        try:
-            yield
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.parametrize("path", ["/v1/parcels", "/v1/parcels/7/return", "/v1/nowhere"])

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from chassis import ops
-from chassis.tests.test_connections import drip, no_more_files
+from chassis.tests.served import drip, no_more_files
 from chassis.tests.workbench import wait_until
 
 

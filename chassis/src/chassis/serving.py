@@ -118,7 +118,7 @@ class Door:
             self._loop.add_reader(one, self._let_in, one)
 
     def _let_in(self, listening: socket.socket) -> None:
-        for _ in range(AT_ONCE):  # and then those go whose places they took
+        while len(self._entering) + self._crowd.leaving < AT_ONCE:  # then those go first whose places they take
             try:
                 client, _ = listening.accept()
             except (BlockingIOError, InterruptedError, ConnectionError):
