@@ -4,63 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from quadrille.stack import CannotRun, PartFailed, Stack, ports
+from quadrille.stack import CannotRun, PartFailed, Stack
 from quadrille.testing import Start
 from tests.stack.conftest import NEEDS_ROOT, quadrille
 
 NOT_HERE = 9
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@contextmanager
-def held(port: int = 0) -> Iterator[int]:
-    """A port of the loopback that somebody (this test) listens on."""
-    with socket.socket() as server:
-        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        server.bind(("127.0.0.1", port))
-        server.listen()
-        yield int(server.getsockname()[1])
-
-
-def test_a_busy_port_gives_way_to_the_next_free_one() -> None:
-    """A part whose usual port is held takes the next free one."""
-    with held() as port:
-        chosen = ports.choose(["kafka"], ports.is_free, {}, usual={"kafka": port})
-
-        assert chosen["kafka"] > port
-        assert ports.is_free(chosen["kafka"])
-
-
-def test_two_starts_at_once_do_not_take_the_same_port(tmp_path: Path) -> None:
-    """A port that another start has chosen, though it does not listen yet, is left to it until that start is over."""
-    with held() as port:
-        usual = {"kafka": port}
-        with closing(ports.Claims(tmp_path)) as one, closing(ports.Claims(tmp_path)) as other:
-            first = ports.choose(["kafka"], one.take, {}, usual)
-            assert ports.choose(["kafka"], other.take, {}, usual) != first
-        with closing(ports.Claims(tmp_path)) as later:
-            assert ports.choose(["kafka"], later.take, {}, usual) == first
-
-
-def test_a_busy_port_given_by_hand_is_refused(tmp_path: Path) -> None:
-    """`up --port` on a held port starts nothing, names the holder with its pid and exits 9."""
-    with held() as port:
-        code, text = quadrille("up", "--detach", "--data", str(tmp_path / "data"), "--port", f"kafka={port}")
-
-        assert code == NOT_HERE
-        assert f"port {port}, given by hand for kafka, is held by" in text
-        assert f"(pid {os.getpid()})" in text
-        assert "fix:" in text
-        assert not (tmp_path / "data" / "kafka").exists()
 
 
 def test_a_directory_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
@@ -93,14 +49,6 @@ def test_a_wrong_option_ends_nothing_that_runs(tmp_path: Path, words: tuple[str,
     assert not (tmp_path / "data").exists()
 
 
-def test_an_unknown_port_name_is_refused(tmp_path: Path) -> None:
-    """`up --port` for something that does not listen names what does."""
-    code, text = quadrille("up", "--detach", "--data", str(tmp_path), "--port", "kafak=1234")
-
-    assert code == NOT_HERE
-    assert "no part listens under the name kafak" in text
-
-
 def test_a_failing_part_tells_its_last_lines_and_takes_the_rest_down(new_stack: Start) -> None:
     """A part that ends at its start is named with cause, fix and its last 20 log lines; the others are ended."""
     stack = new_stack(parts={"postgres:order", "kafka"})
@@ -115,20 +63,8 @@ def test_a_failing_part_tells_its_last_lines_and_takes_the_rest_down(new_stack: 
     assert failure.value.part == "kafka"
     assert 0 < len(failure.value.tail) <= 20
     assert any("node" in line for line in failure.value.tail)
-    assert "--fresh" in failure.value.fix
+    assert "the data is kept" in failure.value.fix
     assert not any(process.running for process in stack.processes.values())
-
-
-def test_a_port_taken_between_probe_and_start_is_the_cause(new_stack: Start) -> None:
-    """A server that finds its port taken is reported with that cause, not with its stack trace alone."""
-    stack = new_stack(parts={"postgres:order"})
-    stack.start()
-    server = stack.process("postgres:order")
-    server.stop()
-    with held(stack.ports["postgres:order"]), pytest.raises(PartFailed) as failure:
-        server.start()
-
-    assert failure.value.cause == "its port is taken"
 
 
 @NEEDS_ROOT

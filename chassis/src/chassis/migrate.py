@@ -5,9 +5,12 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+import psycopg
 import sqlalchemy
 from alembic import command, context
 from alembic.config import Config
+
+from chassis.conninfo import pinned, settled
 
 LOCK = "SELECT pg_advisory_xact_lock(hashtext('migrations'))"
 LIMITS = "SET LOCAL lock_timeout = '2s'"
@@ -20,7 +23,7 @@ def upgrade(package: str, url: str, revision: str = "head") -> None:
     """
     config = Config()
     config.set_main_option("script_location", str(scripts(package)).replace("%", "%%"))
-    engine = sqlalchemy.create_engine(url.replace("postgresql://", "postgresql+psycopg://", 1))
+    engine = sqlalchemy.create_engine("postgresql+psycopg://", creator=lambda: login(url))
     try:
         with engine.begin() as connection:
             connection.execute(sqlalchemy.text(LOCK))
@@ -29,6 +32,11 @@ def upgrade(package: str, url: str, revision: str = "head") -> None:
             command.upgrade(config, revision)
     finally:
         engine.dispose()
+
+
+def login(url: str) -> psycopg.Connection:
+    """Open the session of a migration."""
+    return settled(psycopg.connect(pinned(url, connect_timeout=5)))
 
 
 def run() -> None:

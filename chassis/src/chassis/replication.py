@@ -17,8 +17,8 @@ from struct import Struct
 
 import psycopg
 from psycopg import pq
-from psycopg.conninfo import make_conninfo
 
+from chassis.conninfo import pinned, spoken
 from chassis.pgoutput import StreamError
 
 HEADER = 25
@@ -37,9 +37,9 @@ _NETWORK: Mapping[str, str | int] = {
 
 
 def conninfo(dsn: str, *, replication: bool = False) -> str:
-    """Return the connection string with time-outs against a network that is silent in one direction."""
-    extra = {**_NETWORK, "application_name": "relay"}
-    return make_conninfo(dsn, **extra, **({"replication": "database"} if replication else {}))
+    """Return the connection string, pinned, with time-outs against a network that is silent in one direction."""
+    extra = {**_NETWORK, "application_name": "relay", "options": spoken(dsn)}
+    return pinned(dsn, **extra, **({"replication": "database"} if replication else {}))
 
 
 def lsn_text(lsn: int) -> str:

@@ -17,8 +17,10 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import psycopg
+import structlog
 
 from chassis import files, logs, ops, settings
+from chassis.conninfo import pinned, unhear
 from chassis.settings import Settings
 from chassis.tracing import Spans, name_unheard
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from chassis.avro import Codec
     from chassis.program import Program
     from chassis.service import Service
+
+log = structlog.get_logger()
 
 
 def main(name: str, arguments: Sequence[str] | None = None) -> None:
@@ -38,6 +42,8 @@ def main(name: str, arguments: Sequence[str] | None = None) -> None:
     logs.configure(name, role, found.log_level)
     name_unheard(os.environ)
     files.take_all()
+    for variable in unhear():
+        log.warning("setting is not heard", setting=variable, reason="DATABASE_URL alone says how it is reached")
     ROLES[role](name, found, _stop_on_signals())
 
 
@@ -77,7 +83,7 @@ def _worker(name: str, found: Settings, stop: threading.Event) -> None:
     from chassis.program import Face  # noqa: PLC0415 - as above
     from chassis.replay import Replays  # noqa: PLC0415 - the worker's alone
     from chassis.topics import Stopped  # noqa: PLC0415 - as above
-    from chassis.worker import Surroundings, Worker, connection, log  # noqa: PLC0415 - as above
+    from chassis.worker import Surroundings, Worker, connection  # noqa: PLC0415 - as above
 
     program = _program(name)
     service, codec = _service(program, found)
@@ -148,7 +154,7 @@ def _migrate(name: str, found: Settings, _: threading.Event) -> None:
 
 
 def _answers(found: Settings) -> None:
-    with psycopg.connect(found.database_url, connect_timeout=2) as tx:
+    with psycopg.connect(pinned(found.database_url, connect_timeout=2)) as tx:
         tx.execute("SELECT 1")
 
 

@@ -16,6 +16,7 @@ from confluent_kafka import Consumer, KafkaError
 from chassis import metrics, otlp
 from chassis.agenda import Agenda
 from chassis.announce import tell_recoveries
+from chassis.conninfo import pinned, settled
 from chassis.inputs import Done, Entry, Input, Outcome, Parked
 from chassis.kafka import consumer_settings
 from chassis.listener import AWAY, Ears, Listener, hinted
@@ -222,12 +223,16 @@ class Worker:
 
 
 def connection(url: str) -> Callable[[], Tx]:
-    """Return a function that opens a connection as the chassis wants it: autocommit, prepared statements at once."""
+    """Return a function that opens a connection as the chassis wants it: autocommit, prepared statements at once.
+
+    Nothing of it depends on the environment or on what the server speaks by default.
+    """
 
     def connect() -> Tx:
         tx: Tx = psycopg.connect(
-            url, autocommit=True, prepare_threshold=0, connect_timeout=5, keepalives_idle=5, tcp_user_timeout=10_000
-        )
-        return tx
+            pinned(url, connect_timeout=5, keepalives_idle=5, tcp_user_timeout=10_000),
+            autocommit=True, prepare_threshold=0,
+        )  # fmt: skip
+        return settled(tx)
 
     return connect

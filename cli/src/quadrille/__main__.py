@@ -1,5 +1,5 @@
 """`python -m quadrille` is `quadrille`."""
 
-from quadrille.main import run
+from quadrille.command import run
 
 run()

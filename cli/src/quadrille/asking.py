@@ -36,7 +36,8 @@ _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 def running(data: Path | None, *processes: str) -> Stack:
     """Return the stack whose processes of these names run; otherwise says what is missing, and exits 7."""
     stack = Stack.found(places.data_dir(data))
-    missing = [name for name in processes if stack and not stack.process(name).running]
+    here = {name for name, process in stack.processes.items() if process.running} if stack else set()
+    missing = [name for name in processes if stack and name not in here]
     if stack is None or missing:
         what = f"{', '.join(missing)} does not run" if missing else "no stack runs here"
         screen.fail(f"{what}\n  fix: quadrille up --detach")

@@ -9,6 +9,7 @@ from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
+from chassis.conninfo import pinned
 from chassis.listener import HEADERS_OF
 from quadrille import topics
 
@@ -43,7 +44,7 @@ def of(stack: Stack) -> str:
 def _tables(service: str, url: str) -> list[str]:
     lines = []
     try:
-        with psycopg.connect(url, autocommit=True, connect_timeout=2) as connection:
+        with psycopg.connect(pinned(url, connect_timeout=2), autocommit=True) as connection:
             for table, query in QUERIES.items():
                 lines += [f"{service}.{table}", *_rows(connection, query)]
     except psycopg.OperationalError as refused:

@@ -6,7 +6,9 @@ import heapq
 import json
 import re
 import time
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import TextIO
 
-STAMP = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[.,]?\d*")
+STAMP = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(?:[.,](\d+))?(?:([+-])(\d\d):?(\d\d)\b)?")
 LEVELS = ("debug", "info", "warning", "error", "critical")
 WORDS = {"WARN": "warning", "WARNING": "warning", "ERROR": "error", "FATAL": "critical", "PANIC": "critical"}
 PAUSE = 0.2
@@ -69,5 +71,15 @@ def _stamped(name: str, path: Path) -> Iterator[tuple[str, str, str]]:
         for line in lines:
             found = STAMP.search(line[:200])
             if found:
-                last = found.group().replace(" ", "T").replace(",", ".")
+                last = _moment(found)
             yield last, name, line.rstrip("\n")
+
+
+def _moment(stamp: re.Match[str]) -> str:
+    """A stamp in UTC, to be compared as text; one that names no offset is in UTC already, as all our processes are."""
+    day, clock, fraction, sign, hours, minutes = stamp.groups()
+    if sign:
+        ahead = timedelta(hours=int(hours), minutes=int(minutes)) * (1 if sign == "+" else -1)
+        with suppress(ValueError, OverflowError):  # it only looks like one
+            day, clock = (datetime.fromisoformat(f"{day}T{clock}") - ahead).isoformat().split("T")
+    return f"{day}T{clock}.{fraction or ''}"

@@ -22,12 +22,13 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from quadrille import screen, supervisor, undone
+from quadrille import undone
+from quadrille.asking import running
 from quadrille.client import Client, Refused
 from quadrille.meters import cpu_by_group, percentile
 from quadrille.observer import End, Observer
 from quadrille.shop import order_of, stock_up, write_addresses
-from quadrille.stack import Stack, places
+from quadrille.stack import Stack
 
 SENDERS = 24
 STALLED_SECONDS = 30.0
@@ -92,10 +93,7 @@ def load(  # noqa: PLR0913, PLR0917 - one parameter per option
     Examples:  quadrille load --orders 2000 --rate 200   |   quadrille load --orders 500 --rate 50 --slo p99=500ms
     """
     run, bar = Run(orders, rate, _mix(mix), seed), _slo(slo)
-    stack = Stack.found(places.data_dir(data))
-    if stack is None or not stack.process("order-api").running:
-        screen.fail("no stack runs here\n  fix: quadrille up --detach")
-        raise typer.Exit(supervisor.UNREACHABLE)
+    stack = running(data, "order-api")
     stock_up(stack, {"SKU-TEA": orders * 10 + 1000, "SKU-NONE": 0})
     write_addresses(stack)
     console, since = Console(highlight=False, soft_wrap=True), datetime.now(UTC)

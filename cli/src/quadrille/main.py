@@ -165,7 +165,7 @@ def run() -> None:
             stream.reconfigure(errors="backslashreplace")  # a path, or a terminal, that is not of this world's letters
     try:
         _load_more(sys.argv[1] if len(sys.argv) > 1 else "")
-        app()
+        app(prog_name="quadrille")
     except Exception as error:
         from quadrille.stack.problems import foreseen  # noqa: PLC0415 - half a second that only a failure spends
 

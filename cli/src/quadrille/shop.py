@@ -7,6 +7,7 @@ from typing import Any
 
 import psycopg
 
+from chassis.conninfo import pinned
 from quadrille.client import Client
 from quadrille.stack import Stack
 
@@ -33,7 +34,7 @@ def write_addresses(stack: Stack, contacts: Mapping[str, str] = CONTACTS) -> Non
 
 def block(stack: Stack, *customers: str) -> None:
     """Put customers into order's table of those whose confirmation is rejected: there is no API for it."""
-    with psycopg.connect(stack.database_url("order", "owner")) as db:
+    with psycopg.connect(pinned(stack.database_url("order", "owner"))) as db:
         db.execute("INSERT INTO blocked SELECT unnest(%b::text[]) ON CONFLICT DO NOTHING", [list(customers)])
 
 

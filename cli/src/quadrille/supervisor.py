@@ -17,8 +17,7 @@ from typer import echo
 
 from quadrille import inspection, journal, screen
 from quadrille import topics as declared
-from quadrille.stack import EVERYTHING, CannotRun, Stack, jaeger, places
-from quadrille.stack.services import present
+from quadrille.stack import EVERYTHING, CannotRun, Stack, jaeger, places, shell
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -60,6 +59,8 @@ def up(data: Path | None, asked: Asked, *, detach: bool) -> int:
 
 def start(data: Path, asked: Asked, progress: screen.Checklist) -> Stack:
     """The whole stack in this directory, started; raises CannotRun."""
+    for line in shell.unheard():
+        progress.said(line)
     there = Stack.found(data)
     if there is not None and asked.fresh:
         there.stop()
@@ -144,7 +145,7 @@ def logs(data: Path | None, names: Sequence[str], wish: journal.Wish, *, follow:
 def topics(data: Path | None, verb: str, bootstrap: str) -> int:
     """Plan, apply or judge the topics of the running stack or of a broker."""
     stack = None if bootstrap else Stack.found(places.data_dir(data))
-    if not bootstrap and stack is None:
+    if not bootstrap and (stack is None or "kafka" not in stack.ports):
         screen.fail("no stack was started here\n  fix: quadrille up --detach, or name a broker: --bootstrap HOST:PORT")
         return UNREACHABLE
     broker = bootstrap or (stack.kafka_bootstrap if stack else "")
@@ -178,11 +179,8 @@ def _settings(stack: Stack, process: Process) -> list[tuple[str, str, str, str]]
 def _welcome(stack: Stack, seconds: float, *, detach: bool) -> None:
     running = sum(process.running for process in stack.processes.values())
     echo(f"{running} processes ready in {seconds:.1f} s, data in {stack.data}")
-    here = present()
-    if "order" in here:
-        echo(f"API docs  {stack.url('order')}/docs")
-    if "sandbox" in here:
-        echo(f"mail      {stack.url('sandbox')}/mail")
+    echo(f"API docs  {stack.url('order')}/docs")
+    echo(f"mail      {stack.url('sandbox')}/mail")
     if "jaeger" in stack.parts:
         echo(f"traces    {stack.url('jaeger')}")
     echo("look      quadrille status | logs -f      stop  quadrille down" if detach else "Ctrl-C ends it all")

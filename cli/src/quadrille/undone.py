@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
+from chassis.conninfo import pinned
+
 if TYPE_CHECKING:
     from quadrille.stack import Stack
 
@@ -44,7 +46,7 @@ def measure(stack: Stack, orders: Collection[str], since: datetime) -> list[Undo
     """
     wanted, found = set(orders), dict[str, dict[str, datetime]]()
     for service in ("order", *SETTLED):
-        with psycopg.connect(stack.database_url(service, "app"), autocommit=True) as db:
+        with psycopg.connect(pinned(stack.database_url(service, "app")), autocommit=True) as db:
             if db.execute("SHOW track_commit_timestamp").fetchone() != ("on",):
                 return None
             rows: list[tuple[Any, ...]] = db.execute(COMMITTED, [sorted(TYPES), since]).fetchall()

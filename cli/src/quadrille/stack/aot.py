@@ -12,11 +12,12 @@ import shutil
 import signal
 import sys
 import tempfile
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quadrille import topics
-from quadrille.stack import fetch, java, kafka, places, ports, registry
+from quadrille.stack import fetch, java, kafka, places, ports, registry, shell
 from quadrille.stack.processes import Process, Spec
 
 if TYPE_CHECKING:
@@ -45,9 +46,9 @@ def process(logs: Path) -> Process:
     return Process(
         Spec(
             name=NAME,
-            command=lambda: ["nice", "-n", "19", sys.executable, "-c", MAIN],
+            command=lambda: ["nice", "-n", "19", sys.executable, "-I", "-X", "utf8", "-c", MAIN],
             log=logs / f"{NAME}.log",
-            env=dict(os.environ),
+            env=shell.program() | {"QUADRILLE_CACHE": str(places.cache_dir())},
             ready=lambda: True,
         )
     )
@@ -56,27 +57,29 @@ def process(logs: Path) -> Process:
 def train() -> None:
     """Train what is missing; another trainer at work is left to it."""
     home = places.directory(places.cache_dir() / "aot")
-    with (home / "lock").open("w") as lock:
+    with (home / "lock").open("w") as lock, closing(ports.Claims()) as claims:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return
+        for left in home.glob("tmp*"):  # by a training that was killed
+            shutil.rmtree(left, ignore_errors=True)
         for wanted_lock in missing():
-            _train(wanted_lock, home)
+            _train(wanted_lock, home, claims)
 
 
-def _train(lock: str, home: Path) -> None:
+def _train(lock: str, home: Path, claims: ports.Claims) -> None:
     """Run one server until it is ready, ask it to end, keep what it learned."""
     with tempfile.TemporaryDirectory(dir=home) as name:
         scratch = Path(name)
         archive = scratch / "home" / "archive"
         options = [f"-XX:AOTCacheOutput={archive.name}"]  # in the server's own directory
         if lock == fetch.KAFKA:
-            listens = ports.scattered(["kafka", "kafka-controller"])
+            listens = ports.scattered(["kafka", "kafka-controller"], claims.take)
             server = kafka.process(scratch / "home", scratch, listens, options)
             _run(server, lambda: topics.apply(f"127.0.0.1:{listens['kafka']}"))
         else:
-            listens = ports.scattered(["registry", "registry-management"])
+            listens = ports.scattered(["registry", "registry-management"], claims.take)
             server = registry.process(scratch / "home", scratch, listens, options)
             _run(server, lambda: registry.healthy(listens["registry"], "/apis/ccompat/v7/subjects"))
         if archive.exists():

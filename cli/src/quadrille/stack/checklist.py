@@ -26,6 +26,7 @@ LOCKS = {"kafka": fetch.KAFKA, "registry": fetch.REGISTRY}
 
 def prepare(stack: Stack) -> None:
     """Have every file that is needed and room for the data, or refuse before anything starts."""
+    services.required(part for part in ("sandbox", *SERVICES) if part in stack.parts)
     fetch.room(stack.data, sum(_size(part) for part in stack.parts))
     locks = [lock for part, lock in LOCKS.items() if part in stack.parts]
     absent = [entry for lock in locks for entry in fetch.missing(lock)]
@@ -55,7 +56,7 @@ def steps(stack: Stack) -> list[Step]:
         listed.append(Step("schemas", partial(_schemas, stack), frozenset({"registry"})))
     for part in ("sandbox", *SERVICES):
         if part in stack.parts:
-            listed += _ours(stack, part) if services.installed(part) else [Step(part, lambda: "not installed here")]
+            listed += _ours(stack, part)
     return listed
 
 
@@ -75,7 +76,7 @@ def _start(process: Process) -> str:
 def _topics(stack: Stack) -> str:
     done = topics.apply(stack.kafka_bootstrap)
     for name, reason in done.refused.items():
-        raise PartFailed(part="topics", cause=f"{name} {reason}", fix="quadrille up --fresh (the data is lost)")
+        raise PartFailed(part="topics", cause=f"{name} {reason}", fix="begin beside it: quadrille up --data DIR")
     return f"{len(topics.TOPICS)} topics, {len(done.create)} new"
 
 

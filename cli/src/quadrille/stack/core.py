@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import secrets
 import threading
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from quadrille.stack import aot, checklist, ending, parts, places, ports, postgres, registry, state
-from quadrille.stack.problems import CannotRun
+from quadrille.stack import aot, checklist, ending, leftovers, parts, places, ports, postgres, registry, state
+from quadrille.stack.problems import CannotRun, PortTaken
 from quadrille.stack.steps import Progress, Silent, run
 
 if TYPE_CHECKING:
@@ -17,6 +16,9 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from quadrille.stack.processes import Process
+
+ATTEMPTS = 5
+"""A start whose ports are taken while it runs tries as often, each time on others."""
 
 
 class Stack:
@@ -42,7 +44,7 @@ class Stack:
         self.ports: dict[str, int] = {}
         self.password = ""
         self._given, self._scattered = dict(given or {}), scattered
-        self._claims = ports.Claims(places.cache_dir() / "ports")
+        self._claims = ports.Claims()
         self._writing = threading.Lock()
 
     @classmethod
@@ -101,8 +103,20 @@ class Stack:
         """Start every part that does not run yet; a failure ends what this call started."""
         places.usable(places.cache_dir())
         places.claimed(self.data)
-        with places.locked(self.data / "lock"), closing(self._claims):
+        with places.locked(self.data / "lock"):
+            for left in reversed(range(ATTEMPTS)):
+                try:
+                    self._start()
+                    break
+                except PortTaken as taken:
+                    self._give_way(taken, last=not left)
+            self._learn()
+
+    def _start(self) -> None:
+        """Start on ports that are free now."""
+        with closing(self._claims):
             there = state.load(self.data) or state.State()
+            self._end_strays(there)
             self._settle(there)
             checklist.prepare(self)
             ending.end([p for name, p in self.processes.items() if p.running and self._told_otherwise(there, name)])
@@ -114,11 +128,26 @@ class Stack:
                 raise
             finally:
                 self.save()
-            self._learn()
+
+    def _give_way(self, taken: PortTaken, *, last: bool) -> None:
+        """Say that the start begins again on other ports; a port given by hand is never moved."""
+        if taken.name in self._given:
+            raise ports.refusal(taken.name, taken.port) from taken
+        if last:
+            raise taken
+        self.progress.said(f"{taken.owner} took port {taken.port} meanwhile: {taken.name} moves to another one")
+
+    def _end_strays(self, there: state.State) -> None:
+        """End what a killed start has left running and nobody wrote down."""
+        known = {process.pid for process in there.alive.values()}
+        if left := leftovers.strays(self.logs, known):
+            self.progress.said(f"ending {len(left)} processes that a start cut short has left behind")
+            leftovers.end(left, ending.SERVERS)
 
     def stop(self) -> float:
         """End every process of this stack, ours first; the seconds it took."""
         took = ending.end(list(self.processes.values()))
+        leftovers.end(leftovers.strays(self.logs, ()), ending.SERVERS)
         self.save()
         return took
 
@@ -160,8 +189,10 @@ class Stack:
         for name in given.keys() & kept.keys():
             raise CannotRun(what=f"{name} runs on port {kept[name]}", fix="quadrille down, then up with --port")
         self.ports = kept | (self._choose(names, given))
-        self.password = there.password or secrets.token_urlsafe(24)
+        self.password, known = state.password(self.data, there.password)
         self._know(there)
+        for cluster in self.clusters.values():
+            cluster.forgotten = not known
 
     def _choose(self, names: list[str], given: Mapping[str, int]) -> dict[str, int]:
         take = self._claims.take
@@ -173,13 +204,16 @@ class Stack:
             for part, service in ((f"postgres:{s}", s) for s in ports.SERVICES)
             if part in self.parts
         }
-        self.processes = {process.name: process for process in parts.processes(self)}
+        before, self.processes = self.processes, {process.name: process for process in parts.processes(self)}
         if aot.NAME in there.alive:
             self.processes[aot.NAME] = aot.process(self.logs)
         for name, process in self.processes.items():
             process.on_change = self.save
             if name in there.alive:
                 process.pid, process.born = there.processes[name].pid, there.processes[name].born
+        for name, process in before.items():
+            if process.running and name in self.processes:  # asked of all: who has ended is reaped by it
+                self.processes[name].follow(process)
 
     def _snapshot(self) -> state.State:
         return state.State(

@@ -7,7 +7,7 @@ import zlib
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from quadrille.stack import fetch, places
+from quadrille.stack import fetch, places, shell
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,8 +25,7 @@ def binary() -> str:
 
 def environment() -> dict[str, str]:
     """What a server needs from the environment, and nothing of ours."""
-    kept = {name: os.environ[name] for name in ("PATH", "TMPDIR", "TZ") if name in os.environ}
-    return kept | {"LANG": "C.UTF-8", "HOME": "/", "MALLOC_ARENA_MAX": "2"}
+    return shell.server() | {"HOME": "/"}
 
 
 def temporary(home: Path) -> str:

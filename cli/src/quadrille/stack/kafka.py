@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quadrille.stack import fetch, java, places
+from quadrille.stack import fetch, java, leftovers, places
 from quadrille.stack.problems import PartFailed
 from quadrille.stack.processes import Process, Spec
 
@@ -51,10 +51,12 @@ def process(home: Path, logs: Path, ports: Mapping[str, int], options: Sequence[
 
 def _lay_out(home: Path, ports: Mapping[str, int]) -> None:
     """Have formatted log directories and this start's settings."""
-    data = places.directory(home) / "data"
-    if not (data / "meta.properties").exists():
-        shutil.rmtree(data, ignore_errors=True)
-        shutil.copytree(_formatted(), data)
+    data, scratch = places.directory(home) / "data", home / "data.new"
+    if not data.exists():  # copied whole or not at all
+        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.copytree(_formatted(), scratch)
+        scratch.rename(data)
+    leftovers.unlocked("kafka", data / ".lock")
     _configure(home, ports["kafka"], ports["kafka-controller"])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from quadrille.stack import jaeger, kafka, registry, services
+from quadrille.stack import jaeger, kafka, registry, services, shell
 from quadrille.stack.ports import ROLES, SERVICES
 
 if TYPE_CHECKING:
@@ -55,10 +55,9 @@ def processes(stack: Stack) -> list[Process]:
         made.append(registry.process(stack.data / "registry", stack.logs, stack.ports))
     if "jaeger" in stack.parts:
         made.append(jaeger.process(stack.data / "jaeger", stack.logs, stack.ports, stack.progress.said))
-    ours = [part for part in services.present() if part in stack.parts]
-    if "sandbox" in ours:
+    if "sandbox" in stack.parts:
         made.append(services.sandbox(stack.data / "sandbox", stack.logs, stack.ports))
-    for service in [part for part in ours if part in SERVICES]:
+    for service in [part for part in SERVICES if part in stack.parts]:
         role = partial(services.role, service, logs=stack.logs, ports=stack.ports)
         made += [role(name, env=environment(stack, service, name)) for name in ROLES]
     return made
@@ -83,4 +82,4 @@ def environment(stack: Stack, service: str, role: str) -> dict[str, str]:
     if service in stack.ports:
         settings["PUBLIC_URL"] = stack.url(service)
     named = {f"QUADRILLE_{name}": value for name, value in (settings | stack.settings).items()}
-    return services.inherited() | named
+    return shell.program() | named

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 PACKAGE = Path(__file__).resolve().parents[1]
 CHECKOUT = PACKAGE.parents[2]
 # What may lie in a data directory before a stack was saved there: a start that was killed, a process run by hand.
-OURS = frozenset({"kafka", "lock", "logs", "postgres", "registry", "sandbox", "schemas", "jaeger", "lost+found"})
+OURS = frozenset(
+    {"kafka", "lock", "logs", "postgres", "registry", "sandbox", "schemas", "jaeger", "password", "lost+found"}
+)
 
 
 def template(name: str) -> Path:
@@ -202,7 +204,7 @@ def own(path: Path) -> Path:
         directory(path)
     anybodys = path.parent.stat().st_mode & 0o002
     if anybodys and (path.is_symlink() or path.stat().st_uid != os.geteuid()):
-        raise CannotRun(what=f"{path} belongs to somebody else", fix="remove it, or set QUADRILLE_DATA")
+        raise CannotRun(what=f"{path} belongs to somebody else", fix="choose another: quadrille up --data DIR")
     return path
 
 

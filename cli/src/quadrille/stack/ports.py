@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
-import fcntl
+import pwd
 import random
 import socket
+import struct
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,11 +16,12 @@ import psutil
 from quadrille.stack.problems import CannotRun
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-    from typing import TextIO
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 SERVICES = ("order", "inventory", "payment", "notification")
 ROLES = ("api", "worker", "relay")
+HIGHEST = 65_535
+LISTENING = "0A"  # as /proc/net/tcp writes it
 
 
 def _usual() -> dict[str, int]:
@@ -50,42 +53,81 @@ def is_free(port: int) -> bool:
 
 
 def owner(port: int) -> str:
-    """Who listens on the port, as `python3 (pid 4711)`."""
-    for connection in psutil.net_connections(kind="tcp"):
-        if connection.laddr and connection.laddr.port == port and connection.status == psutil.CONN_LISTEN:
-            if connection.pid is None:
-                break
-            return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
-    return "a process of another user"
+    """Who has the port, as `python3 (pid 4711)`; by the user alone where the process is another user's."""
+    pids = [c.pid for c in psutil.net_connections(kind="tcp") if c.laddr and c.laddr.port == port and c.pid]
+    for pid in pids:
+        with suppress(psutil.NoSuchProcess):
+            return f"{psutil.Process(pid).name()} (pid {pid})"
+    if (start := _claimed_by(port)) is not None:
+        return f"another stack that is starting (pid {start})"
+    users = {_user(uid) for uid in _listening_users(port)}
+    return f"a process of the user {', '.join(sorted(users))}" if users else "a process that has ended meanwhile"
+
+
+def _listening_users(port: int) -> Iterator[int]:
+    """The users (uid) who listen on the port, which the kernel tells of processes that are not ours, too."""
+    for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
+        for line in table.read_text(encoding="utf-8").splitlines()[1:] if table.exists() else ():
+            _, local, _, state, _, _, _, uid, *_ = line.split()
+            if state == LISTENING and int(local.rpartition(":")[2], 16) == port:
+                yield int(uid)
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _claim(port: int) -> bytes:
+    """A claim's name: an abstract socket, which all users and caches see, within the network whose port it is.
+
+    Nothing of it lies in a directory, and it is gone with the process that holds it.
+    """
+    return b"\0quadrille-port-%d" % port
+
+
+def _claimed_by(port: int) -> int | None:
+    """The pid of the start that claims the port; None where none does."""
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.setblocking(False)  # noqa: FBT003 - socket's own
+        try:
+            asking.connect(_claim(port))
+        except OSError:
+            return None
+        pid, _, _ = struct.unpack("3i", asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        return int(pid)
 
 
 class Claims:
     """Ports promised to a start that does not listen on them yet: two starts at once do not take the same."""
 
-    def __init__(self, home: Path) -> None:
-        self._home = home
-        self._files: dict[int, TextIO] = {}
+    def __init__(self) -> None:
+        self._held: dict[int, socket.socket] = {}
 
     def take(self, port: int) -> bool:
         """Claim a port that nobody listens on; False when it is held or claimed, by ourselves too."""
-        if port in self._files or not is_free(port):
-            return False
-        self._home.mkdir(parents=True, exist_ok=True)
-        file = (self._home / str(port)).open("w", encoding="utf-8")
+        claim = socket.socket(socket.AF_UNIX)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
+            claim.bind(_claim(port))
+            claim.listen()
+        except OSError as refused:
+            claim.close()
+            if refused.errno != errno.EADDRINUSE:
+                raise
             return False
-        self._files[port] = file
+        if not is_free(port):  # asked under the claim: whoever gave it up a moment ago listens by now
+            claim.close()
+            return False
+        self._held[port] = claim
         return True
 
     def close(self) -> None:
         """Give up every claim: what was to listen does, or will not."""
-        for file in self._files.values():
-            Path(file.name).unlink(missing_ok=True)
-            file.close()
-        self._files.clear()
+        for claim in self._held.values():
+            claim.close()
+        self._held.clear()
 
 
 def choose(
@@ -95,24 +137,38 @@ def choose(
     unknown = sorted(set(given) - set(USUAL))
     if unknown:
         raise CannotRun(what=f"no part listens under the name {unknown[0]}", fix=f"one of: {', '.join(sorted(USUAL))}")
-    chosen = dict(given)
-    for name, port in chosen.items():
+    chosen: dict[str, int] = {}
+    for name, port in given.items():
+        if twin := next((other for other, taken in chosen.items() if taken == port), None):
+            raise CannotRun(what=f"port {port} is given by hand for {twin} and for {name}", fix="give each its own")
         if not take(port):
-            raise CannotRun(
-                what=f"port {port}, given by hand for {name}, is held by {owner(port)}",
-                fix=f"end that process, or leave --port {name}=... away and the next free one is taken",
-            )
+            raise refusal(name, port)
+        chosen[name] = port
     others = set(usual.values())
     for name in names:
         if name not in chosen:
-            first = usual[name]
-            after = (port for port in range(first + 1, 65536) if port not in others)
-            chosen[name] = first if take(first) else next(port for port in after if take(port))
+            wanted = (usual[name], *(port for port in range(usual[name] + 1, HIGHEST + 1) if port not in others))
+            chosen[name] = _first(wanted, take)
     return chosen
+
+
+def refusal(name: str, port: int) -> CannotRun:
+    """Why a port given by hand is not to be had, and from whom."""
+    return CannotRun(
+        what=f"port {port}, given by hand for {name}, is held by {owner(port)}",
+        fix=f"end that process, or leave --port {name}=... away and the next free one is taken",
+    )
 
 
 def scattered(names: Iterable[str], take: Callable[[int], bool] = is_free) -> dict[str, int]:
     """Free ports anywhere below the range of outgoing connections: for tests beside a running stack."""
     start = random.SystemRandom().randrange(11_000, 31_000)
-    free = (port for port in range(start, start + 1700) if take(port))
-    return {name: next(free) for name in names}
+    free = iter(range(start, start + 1700))
+    return {name: _first(free, take) for name in names}
+
+
+def _first(ports: Iterable[int], take: Callable[[int], bool]) -> int:
+    for port in ports:
+        if take(port):
+            return port
+    raise CannotRun(what="no port of the loopback is free", fix="end what listens on so many: ss -ltnp")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.util
 import os
 import platform
@@ -17,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quadrille.stack import places
+from quadrille.stack import leftovers, places, shell
 from quadrille.stack.kafka import listening
 from quadrille.stack.problems import CannotRun, PartFailed
 from quadrille.stack.processes import Process, Spec
@@ -45,11 +46,14 @@ class Cluster:
         self.home = home
         self.port = port
         self.password = password
+        self.forgotten = False
+        """Whether nobody knows the password that it was made with: it is given this one at its next start."""
         self._mark = home.with_suffix(".bootstrapped")
         self.process = Process(self._spec(logs))
 
     def _lay_out(self) -> None:
         """Have the data directory, copied from the cached template, with this start's settings."""
+        leftovers.clear(self.home)
         if not self._mark.exists():  # a bootstrap that was cut short starts over
             shutil.rmtree(self.home, ignore_errors=True)
             places.directory(places.own(self.home.parent.parent) / self.home.parent.name)
@@ -58,6 +62,28 @@ class Cluster:
         text = places.filled("postgres/postgresql.conf", PORT=self.port)
         self._write("quadrille.conf", text)
         self._write("pg_hba.conf", places.filled("postgres/pg_hba.conf", DATABASE=self.service, NETWORK=LOOPBACK))
+        if self._mark.exists() and (self.forgotten or self._mark.read_text("utf-8") not in {"", self._sign()}):
+            self._renew()
+
+    def _renew(self) -> None:
+        """Give every role the password of now, in a server that only we can reach: the one it had is lost."""
+        said = "".join(f"ALTER ROLE {role} PASSWORD '{self.password}';\n" for role in ROLES)
+        done = _run([binaries() / "bin" / "postgres", "--single", "-D", self.home, "postgres"], said)
+        if done.returncode or "ERROR" in done.stderr:
+            tail = tuple(done.stderr.replace(self.password, "***").splitlines()[-20:])
+            fix = f"restore {self.home.parent.parent / 'password'} from a backup; the data is kept"
+            raise PartFailed(part=self.process.name, cause="its password is lost", fix=fix, tail=tail)
+        self._signed()
+
+    def _sign(self) -> str:
+        return hashlib.sha256(self.password.encode()).hexdigest()[:16]
+
+    def _signed(self) -> None:
+        """Note that the cluster is complete, and its password; without the note it is taken for unfinished."""
+        with self._mark.open("w", encoding="utf-8") as mark:
+            mark.write(self._sign())
+            mark.flush()
+            os.fsync(mark.fileno())  # it must outlive a power cut
 
     def url(self, role: str = "app") -> str:
         """Where a client of this role connects."""
@@ -102,10 +128,10 @@ class Cluster:
     def _superuser(self, database: str, password: str) -> Connection[tuple[Any, ...]]:
         import psycopg  # noqa: PLC0415 - 0.1 s the command line's start can spare
 
-        return psycopg.connect(
-            host="127.0.0.1", port=self.port, user="postgres", password=password, dbname=database,
-            autocommit=True, connect_timeout=5,
-        )  # fmt: skip
+        from chassis.conninfo import pinned  # noqa: PLC0415 - as above
+
+        where: dict[str, str | int] = {"host": "127.0.0.1", "port": self.port, "dbname": database, "connect_timeout": 5}
+        return psycopg.connect(pinned("", user="postgres", password=password, **where), autocommit=True)
 
     def _bootstrap(self) -> None:
         """Give a new cluster its roles and its database."""
@@ -119,12 +145,12 @@ class Cluster:
             connection.execute(f'CREATE DATABASE "{self.service}" OWNER owner'.encode())
         with self._superuser(self.service, self.password) as inside:
             inside.execute(places.filled("postgres/database.sql", DATABASE=self.service).encode())
-        self._mark.touch()
+        self._signed()
 
 
 def environment() -> dict[str, str]:
     """What the server and its tools need from the environment."""
-    return {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8", "TZ": "UTC"}
+    return shell.server()
 
 
 def binaries() -> Path:
@@ -173,12 +199,12 @@ def _copy_binaries(package: Path, to: Path) -> None:
             path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
 
 
-def _run(command: Sequence[object]) -> subprocess.CompletedProcess[str]:
-    """Run a tool of Postgres as the server's user."""
+def _run(command: Sequence[object], said: str = "") -> subprocess.CompletedProcess[str]:
+    """Run a tool of Postgres as the server's user, and say something to it."""
     user = places.server_user()
     return subprocess.run(  # noqa: S603
         [str(word) for word in command],
-        env=environment(), cwd="/", capture_output=True, text=True, errors="replace", check=False,
+        env=environment(), cwd="/", input=said, capture_output=True, text=True, errors="replace", check=False,
         user=user.pw_uid if user else None, group=user.pw_gid if user else None,
         extra_groups=[] if user else None,
     )  # fmt: skip

@@ -48,3 +48,14 @@ def foreseen(error: BaseException) -> CannotRun | None:
         return None
     where = error.filename2 or error.filename
     return CannotRun(what=f"{where}: {error.strerror}" if where else str(error.strerror), fix=FIXES[error.errno])
+
+
+class PortTaken(PartFailed):
+    """One part did not start because somebody listens where it was to: ``name`` is the port's, as --port has it."""
+
+    def __init__(self, part: str, name: str, port: int, owner: str, *, tail: tuple[str, ...] = ()) -> None:
+        fix = f"end that process, or run it again: unless --port {name}=... names it, another port is taken"
+        super().__init__(part, f"its port {port} is held by {owner}", fix=fix, tail=tail)
+        self.name = name
+        self.port = port
+        self.owner = owner

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from quadrille.stack.problems import PartFailed
+from quadrille.stack import leftovers, ports
+from quadrille.stack.problems import PartFailed, PortTaken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -47,6 +48,7 @@ class Spec:
     uid: int | None = None
     gid: int | None = None
     patience: float = 180.0
+    """Seconds until a part that lives but does not answer is given up: many, for a machine may be busy."""
     stop_signal: signal.Signals = signal.SIGTERM
     ports: Mapping[str, int] = field(default_factory=dict)
 
@@ -74,6 +76,8 @@ class Process:
         self.born = born
         self.on_change: Callable[[], None] = lambda: None
         self._child: subprocess.Popen[bytes] | None = None
+        self._began_at = 0
+        """Where in its log this launch begins: what an earlier one wrote explains nothing."""
 
     @property
     def name(self) -> str:
@@ -93,14 +97,28 @@ class Process:
             return self._child.poll() is None
         return self.pid > 0 and self.born is not None and birth(self.pid) == self.born
 
+    def follow(self, before: Process) -> None:
+        """Reap from now on the child of this program that `before` stood for, if it is the same process."""
+        if (before.pid, before.born) == (self.pid, self.born):
+            self._child = before._child
+
     def start(self) -> None:
         """Start it and wait until it is ready; raises PartFailed with its last log lines."""
-        if self.running:
-            return self.await_ready()
+        if self.running and self._keeps_running():
+            return
         self.launch()
         self.await_ready()
         self.spec.finish()
-        return None
+
+    def _keeps_running(self) -> bool:
+        """Wait until what runs already answers; False when it ends instead, as what was killed a moment ago does."""
+        try:
+            self.await_ready()
+        except PartFailed:
+            if self.running:
+                raise
+            return False
+        return True
 
     def launch(self) -> None:
         """Start it without waiting."""
@@ -109,9 +127,10 @@ class Process:
         if spec.log.exists() and spec.log.stat().st_size > LOG_LIMIT:
             spec.log.replace(spec.log.with_suffix(".old"))
         with spec.log.open("ab") as log:
+            self._began_at = log.tell()
             self._child = subprocess.Popen(  # noqa: S603 - our own command lines
                 list(spec.command()),
-                env=dict(spec.env),
+                env={**spec.env, **leftovers.marked(spec.log)},
                 cwd=spec.cwd,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -186,8 +205,8 @@ class Process:
         return True
 
     def log_tail(self, lines: int = 20) -> tuple[str, ...]:
-        """The last lines it wrote."""
-        return tail(self.spec.log, lines)
+        """The last lines it wrote since it was launched."""
+        return tail(self.spec.log, lines, self._began_at)
 
     def _family(self) -> list[psutil.Process]:
         if not self.running:
@@ -202,35 +221,42 @@ class Process:
 
     def _failed(self, symptom: str) -> PartFailed:
         log = self.log_tail()
+        for name, port in self.spec.ports.items():
+            if not (self.running or ports.is_free(port)):
+                return PortTaken(self.name, name, port, ports.owner(port), tail=log)
         cause, fix = explain(log, self.spec.log)
         return PartFailed(self.name, cause or symptom, fix=fix, tail=log)
 
 
-def tail(path: Path, lines: int = 20) -> tuple[str, ...]:
-    """The last lines of a file; none when it does not exist."""
+def tail(path: Path, lines: int = 20, start: int = 0) -> tuple[str, ...]:
+    """The last lines of a file from the byte `start` on; none when it does not exist."""
     if not path.exists():
         return ()
     with path.open(encoding="utf-8", errors="replace") as file:
+        file.seek(start)
         return tuple(line.rstrip() for line in deque(file, lines))
 
 
+BESIDE = "run the release that made it, or begin beside it: quadrille up --data DIR"
 CAUSES = (
-    ("Address already in use", "its port is taken", "find the owner: quadrille status; or choose another: --port"),
     ("No space left on device", "the disk is full", "free space, then run it again"),
     ("Cannot allocate memory", "the machine is out of memory", "end something large, then run it again"),
     ("Could not reserve enough space", "the machine is out of memory", "end something large, then run it again"),
-    ("Permission denied", "a file or directory is closed to it", "check the owner of the data directory; or: --fresh"),
+    ("Permission denied", "a file or directory is closed to it", "see above which; give it to the user who runs this"),
     ("could not access directory", "its data directory is closed to it", "choose another: quadrille up --data DIR"),
-    ("database files are incompatible", "its data is of another version", "quadrille up --fresh (the data is lost)"),
+    ("database files are incompatible", "its data is of another version", BESIDE),
     ("No module named", "a package is missing", "make (installs what the lock file names)"),
 )
 
 
 def explain(log: Sequence[str], file: Path) -> tuple[str, str]:
-    """The cause and the fix behind the last log lines; no cause when they say nothing known."""
+    """The cause and the fix behind the last log lines; no cause when they say nothing known.
+
+    No fix ever gives up data: what keeps a part from starting hardly ever is its data.
+    """
     for sign, cause, fix in CAUSES:
         if any(sign in line for line in log):
             return cause, fix
     if any(line.startswith(("Traceback", "  File")) for line in log):
         return f"an error in the program: {log[-1]}", f"report it with {file}"
-    return "", f"read {file}; if its data is damaged: quadrille up --fresh (the data is lost)"
+    return "", f"read {file}, mend what it says, then run it again: the data is kept"

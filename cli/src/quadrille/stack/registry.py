@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 from typing import TYPE_CHECKING
 
-from quadrille.stack import fetch, java, places
+from quadrille.stack import fetch, java, leftovers, places
 from quadrille.stack.processes import Process, Spec
 
 if TYPE_CHECKING:
@@ -51,13 +51,13 @@ def process(home: Path, logs: Path, ports: Mapping[str, int], options: Sequence[
             ready=lambda: healthy(listens["registry-management"], "/health/ready"),
             prepare=lambda: _lay_out(home, listens),
             ports=listens,
-            patience=180.0,
         )
     )
 
 
 def _lay_out(home: Path, ports: Mapping[str, int]) -> None:
     """Have the directory of the database and this start's settings."""
+    leftovers.unlocked("registry", home / "registry.mv.db")
     marks = {"PORT": ports["registry"], "MANAGEMENT_PORT": ports["registry-management"]}
     (places.directory(home) / "java.args").write_text(
         places.filled("registry/apicurio.args", **marks), encoding="utf-8"

@@ -1,45 +1,42 @@
-"""The processes of our own packages: sandbox and, per service, api, worker and relay; started when importable."""
+"""The processes of our own packages: sandbox and, per service, api, worker and relay."""
 
 from __future__ import annotations
 
 import importlib.util
-import os
 import sys
 from typing import TYPE_CHECKING
 
-from quadrille.stack.ports import SERVICES
+from quadrille.stack import shell
+from quadrille.stack.problems import CannotRun
 from quadrille.stack.processes import Process, Spec
 from quadrille.stack.registry import healthy
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
 DATABASE_ROLE = {"api": "app", "worker": "app", "relay": "relay"}
 
 
-def installed(package: str) -> bool:
-    """Whether `python -m package` would find something to run."""
-    try:
-        return importlib.util.find_spec(f"{package}.__main__") is not None
-    except ModuleNotFoundError:
-        return False
-
-
-def present() -> tuple[str, ...]:
-    """The services and the sandbox that this environment has."""
-    return tuple(name for name in ("sandbox", *SERVICES) if installed(name))
-
-
-def inherited() -> dict[str, str]:
-    """Our own environment without any setting of the product, which come from the stack alone."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("QUADRILLE_")}
-    return kept | {"MALLOC_ARENA_MAX": "2"}
+def required(packages: Iterable[str]) -> None:
+    """Refuse by name, before anything starts, to run without a package or with a stranger of its name."""
+    for name in packages:
+        found = importlib.util.find_spec(name)
+        where = found.origin or ", ".join(found.submodule_search_locations or ()) if found else ""
+        if (
+            found is None
+            or found.submodule_search_locations is None
+            or importlib.util.find_spec(f"{name}.main") is None
+        ):
+            raise CannotRun(
+                what=f"the package {name} is shadowed by {where}" if where else f"the package {name} is not installed",
+                fix="move that away" if where else "make (installs what this checkout has)",
+            )
 
 
 def command(package: str, *arguments: str) -> list[str]:
-    """How a package of ours is run."""
-    return [sys.executable, "-m", package, *arguments]
+    """How a package of ours is run: isolated from the shell and from the directory it stands in."""
+    return [sys.executable, "-I", "-X", "utf8", "-m", package, *arguments]
 
 
 def sandbox(data: Path, logs: Path, ports: Mapping[str, int]) -> Process:
@@ -55,7 +52,7 @@ def sandbox(data: Path, logs: Path, ports: Mapping[str, int]) -> Process:
             name="sandbox",
             command=lambda: command("sandbox"),
             log=logs / "sandbox.log",
-            env=inherited() | settings,
+            env=shell.program() | settings,
             cwd=data,
             ready=lambda: healthy(http, "/livez") or healthy(http, "/ledger"),
             ports={"sandbox": http, "smtp": smtp},

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from quadrille.stack import processes
-from quadrille.stack.problems import CannotRun
 
 VERSION = 1
 
@@ -53,16 +53,34 @@ def file(data: Path) -> Path:
 
 
 def load(data: Path) -> State | None:
-    """The state of the stack in this data directory; None when none was ever started there."""
+    """The state of the stack in this data directory; None when none was ever started there.
+
+    One that a crash of the machine has cut short is as one that knows nothing: what runs is found by its mark.
+    """
     try:
         raw: dict[str, Any] = json.loads(file(data).read_text(encoding="utf-8"))
+        raw["processes"] = {name: Running(**process) for name, process in raw["processes"].items()}
+        return State(**raw)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except ValueError as cut:  # it is written whole: a disk or a hand has changed it
-        fix = "restore it from a copy, for it holds the databases' password; or start another stack: --data DIR"
-        raise CannotRun(what=f"{file(data)} cannot be read: {cut}", fix=fix) from None
-    raw["processes"] = {name: Running(**process) for name, process in raw["processes"].items()}
-    return State(**raw)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return State()
+
+
+def password(data: Path, known: str = "") -> tuple[str, bool]:
+    """The password of the stack's databases, in a file of its own; and whether it is known, or made now."""
+    secret = data / "password"
+    if secret.exists() and (kept := secret.read_text(encoding="utf-8")):
+        return kept, True
+    chosen = known or secrets.token_urlsafe(24)
+    scratch = data / "password.new"
+    scratch.unlink(missing_ok=True)
+    with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as text:
+        text.write(chosen)
+        text.flush()
+        os.fsync(text.fileno())
+    scratch.replace(secret)
+    return chosen, bool(known)
 
 
 def save(data: Path, state: State) -> None:
