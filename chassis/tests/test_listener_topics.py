@@ -76,7 +76,7 @@ def test_a_topic_made_anew_stops_the_worker_that_hears_it(kitchen: Kitchen, kiln
     kitchen.make(KilnFired.topic)
     fire(kitchen, 9)
 
-    assert "delete its rows in the tables topic and position" in stopped(worker)
+    assert "deleted and made anew: found id" in stopped(worker)
 
 
 def test_a_topic_made_anew_stops_a_worker_that_starts(kitchen: Kitchen, kiln: Service[Any], db: Database) -> None:

@@ -16,14 +16,17 @@ from confluent_kafka import Consumer, KafkaError
 from chassis import metrics, otlp
 from chassis.agenda import Agenda
 from chassis.announce import tell_recoveries
+from chassis.consumer_progress import ConsumerProgress
 from chassis.inputs import Done, Entry, Input, Outcome, Parked
 from chassis.kafka import consumer_settings
 from chassis.listener import AWAY, Ears, Listener, hinted
 from chassis.logs import Seldom
 from chassis.otlp import CLIENT, CONSUMER, INTERNAL
 from chassis.parked import redrive_open
+from chassis.progress import Patience
 from chassis.reading import Decoder, Reader
 from chassis.service import Service, Tx
+from chassis.session import Session
 from chassis.silence import Pulse
 from chassis.tally import Tally
 from chassis.topics import Topics
@@ -106,7 +109,8 @@ class Notes:
 class Surroundings:
     """What a worker stands in, and how large a batch may be; ``beats`` says that it says and hears proofs of life.
 
-    ``tally`` counts how sagas end, ``upkeep`` is what the database needs beside its inputs.
+    ``tally`` counts how sagas end, ``upkeep`` is what the database needs beside its inputs, ``patience`` how long
+    nothing may be handled with records ahead.
     """
 
     connect: Callable[[], Tx]
@@ -118,6 +122,7 @@ class Surroundings:
     beats: bool = False
     tally: Tally | None = None
     upkeep: Upkeep = field(default_factory=Upkeep)
+    patience: Patience = field(default_factory=Patience)
 
 
 class Worker:
@@ -127,11 +132,14 @@ class Worker:
         self.service, self.connect, self.upkeep = service, around.connect, around.upkeep
         self.reader = Reader(service.on.hears(Fact), around.decoder)
         notes = Notes(around.spans, around.tally)
-        consumer = Consumer(
-            consumer_settings(around.bootstrap, service.name) | {"error_cb": self._say, "on_commit": hinted}
-        )
+
+        def client() -> Consumer:
+            told = {"error_cb": self._say, "on_commit": hinted}
+            return Consumer(consumer_settings(around.bootstrap, service.name) | told)
+
         self.topics = Topics(around.bootstrap)
-        self.listener = Listener(service, self.connect, Ears(consumer, self.topics, self.reader), notes)
+        self.listener = Listener(service, self.connect, Ears(client, self.topics, self.reader), notes)
+        self.progress = ConsumerProgress(service, self.topics, self.listener, around.patience)
         self.agenda = Agenda(service, self.connect, notes, around.client)
         if around.beats:
             self.listener.pulse = Pulse(service, self.topics, around.decoder)
@@ -143,22 +151,19 @@ class Worker:
 
     def run(self, stop: threading.Event) -> None:
         """Work until told to stop; raises Stopped when a topic is not what it was."""
-        try:
-            prepared = self._prepare(stop)
-        except BaseException:
-            self.listener.consumer.close()
-            raise
-        if not prepared:
-            self.listener.consumer.close()
+        if not self._prepare(stop):
             return
         heard_all = threading.Event()  # the agenda ends last: it takes in hand what the last batch says
         listening = self._thread("listener", self.listener.run, stop, stop)
         working = self._thread("agenda", self.agenda.run, heard_all, stop)
+        watching = self._thread("watchdog", self._watch, stop, stop)
         listening.start()
+        watching.start()
         if not self.agenda.idle:
             working.start()
         self._guarded(self._look_after, stop, stop)
         listening.join()
+        watching.join()
         heard_all.set()
         if not self.agenda.idle:
             self.agenda.wake()
@@ -211,6 +216,18 @@ class Worker:
                         kept_up = time.monotonic()
             except AWAY as trouble:
                 self._troubles.warn("upkeep waits", type(trouble).__name__)
+
+    def _watch(self, stop: threading.Event) -> None:
+        """Look whether what lies on the topics is handled, in a thread that hears nothing and so cannot get stuck."""
+        session = Session(self.connect)
+        while not stop.wait(self.progress.patience.look_every):
+            try:
+                self.progress.look(session())
+            except AWAY as trouble:
+                self.progress.suspend()
+                session.close()
+                self._troubles.warn("watchdog waits", type(trouble).__name__)
+        session.close()
 
     def _check(self, tx: Tx) -> None:
         self.topics.check(tx, list(self.service.on.topics()))
