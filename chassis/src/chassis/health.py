@@ -6,7 +6,6 @@ import psycopg
 from confluent_kafka import KafkaError, KafkaException
 from psycopg.conninfo import conninfo_to_dict
 
-from chassis.topics import Stopped
 from chassis.words import Infrastructure
 
 CONNECT_SECONDS = 2
@@ -19,7 +18,7 @@ class NotReadyError(Exception):
 
 def reason(trouble: BaseException) -> str:
     """Return why, for people: the text of what is ours to tell, else no more than the class of the error."""
-    if isinstance(trouble, NotReadyError | Infrastructure | Stopped):
+    if isinstance(trouble, NotReadyError | Infrastructure):
         return str(trouble) or type(trouble).__name__
     if isinstance(trouble, KafkaException) and trouble.args and isinstance(trouble.args[0], KafkaError):
         return f"Kafka: {trouble.args[0].name()}"

@@ -99,7 +99,7 @@ class Listener:
         self.batch_max = 100
         self.stop = threading.Event()
         self.standing = Standing(service.on.topics())
-        self.joined = False
+        self.joined, self.waiting = False, "it waits for its place in the consumer group"
         self._renew = threading.Event()
         self._waits, self._waited_at = "", 0.0
         self._troubles = Seldom()
@@ -117,8 +117,7 @@ class Listener:
     def ready(self) -> None:
         """Raise NotReadyError unless the group has given us partitions and what is read of them is committed."""
         if not self.joined:
-            message = "this worker has no place in its consumer group: the broker has not given it one, or taken it"
-            raise NotReadyError(message)
+            raise NotReadyError(self.waiting)
         if self.waits:
             message = f"what was read waits to be committed: {self.waits}"
             raise NotReadyError(message)
@@ -129,7 +128,7 @@ class Listener:
 
     def run(self, stop: threading.Event) -> None:
         """Listen until told to stop; raises Stopped when a topic is not what it was."""
-        self.stop = stop
+        self.stop, self.waiting = stop, "it waits for its place in the consumer group"
         try:
             while not stop.is_set():
                 self._listen()
@@ -289,7 +288,7 @@ class Listener:
 
     def _lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         """Note that the group goes on without us; the client joins again by itself."""
-        self.joined = False
+        self.joined, self.waiting = False, "it lost its place in the consumer group and joins it again"
         self._revoked(consumer, partitions)
 
     def _recover(self, trouble: Exception) -> None:

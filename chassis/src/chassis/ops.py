@@ -27,6 +27,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from chassis import degraded, problems
 from chassis.documents import rfc3339
+from chassis.health import reason
 from chassis.ids import uuid7
 from chassis.logs import release
 from chassis.ops_routes import READS, Asked, Routes, Told, find, members
@@ -81,7 +82,7 @@ class Ops(ThreadingHTTPServer):
             log.error("connection failed", error_class=type(bug).__name__, exc_info=bug)
 
     def ready(self) -> tuple[bool, dict[str, object]]:
-        """Run every check, all at once, and tell what each found and how long it took."""
+        """Run every check, all at once, and tell what each found, why it is not ready and how long it took."""
         results: dict[str, object] = {}
         threads = [threading.Thread(target=_run, args=(*c, results), daemon=True) for c in self.checks.items()]
         for thread in threads:
@@ -89,7 +90,12 @@ class Ops(ThreadingHTTPServer):
         deadline = time.monotonic() + CHECK_SECONDS
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-        late = {"ok": False, "error": "TimeoutError", "ms": CHECK_SECONDS * 1000}
+        late = {
+            "ok": False,
+            "error": "TimeoutError",
+            "reason": f"no answer within {CHECK_SECONDS:g} s",
+            "ms": CHECK_SECONDS * 1000,
+        }
         found = {name: results.get(name, late) for name in self.checks}
         ok = all(isinstance(result, dict) and result["ok"] for result in found.values())
         self.started = self.started or ok
@@ -244,9 +250,10 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _run(name: str, check: Check, results: dict[str, object]) -> None:
     began = time.monotonic()
+    found: dict[str, object] = {"ok": True}
     try:
-        ok, error = check() is not False, None
-    except Exception as raised:  # noqa: BLE001 - whatever a check raises is its answer: not ready, and why by class
-        ok, error = False, type(raised).__name__
-    milliseconds = round((time.monotonic() - began) * 1000, 1)
-    results[name] = {"ok": ok, "ms": milliseconds} if ok else {"ok": ok, "error": error, "ms": milliseconds}
+        if check() is False:
+            found = {"ok": False, "error": None, "reason": "not ready"}
+    except Exception as raised:  # noqa: BLE001 - whatever a check raises is its answer: not ready, and why
+        found = {"ok": False, "error": type(raised).__name__, "reason": reason(raised)}
+    results[name] = found | {"ms": round((time.monotonic() - began) * 1000, 1)}

@@ -12,6 +12,7 @@ from confluent_kafka import TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec  # typed there, re-exported untyped
 
+from chassis.health import NotReadyError
 from chassis.kafka import client_settings
 from chassis.service import Tx
 
@@ -25,7 +26,7 @@ INSERT INTO topic (name, topic_id, partitions, cluster_id) VALUES (%b, %b, %b, %
 ON CONFLICT (name) DO UPDATE SET cluster_id = excluded.cluster_id WHERE topic.cluster_id IS NULL"""
 
 
-class Stopped(Exception):  # noqa: N818 - the name says what is the case
+class Stopped(NotReadyError):  # noqa: N818 - the name says what is the case
     """The worker must not go on: a topic is not what it was; the message says found, wanted and fix."""
 
 

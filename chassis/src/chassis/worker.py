@@ -17,6 +17,7 @@ from chassis import metrics, otlp
 from chassis.agenda import Agenda
 from chassis.announce import tell_recoveries
 from chassis.consumer_progress import ConsumerProgress
+from chassis.health import NotReadyError, reason
 from chassis.inputs import Done, Entry, Input, Outcome, Parked
 from chassis.kafka import consumer_settings
 from chassis.listener import AWAY, Ears, Listener, hinted
@@ -29,13 +30,15 @@ from chassis.service import Service, Tx
 from chassis.session import Session
 from chassis.silence import Pulse
 from chassis.tally import Tally
-from chassis.topics import Topics
+from chassis.topics import Stopped, Topics
 from chassis.tracing import Spans
 from chassis.upkeep import Upkeep
 from chassis.words import Fact
 
 UPKEEP_SECONDS = 600.0
 WATCH_SECONDS = 10.0
+RETRY_SECONDS = 10.0
+STOPPED_EVERY = 60.0
 Work: TypeAlias = Callable[[threading.Event], None]
 log = structlog.get_logger()
 
@@ -191,6 +194,7 @@ class Worker:
                     self._check(tx)
                     outcomes = list(redrive_open(tx, self.service, self.reader))
             except AWAY as trouble:
+                self.listener.waiting = f"it waits for what it needs: {reason(trouble)}"
                 self._troubles.warn("worker waits", type(trouble).__name__)
                 stop.wait(0.5)
             else:
@@ -236,6 +240,63 @@ class Worker:
     def _say(self, error: KafkaError) -> None:
         """Pass on what the client says; it does so only when it is polled, which the listener does."""
         self.listener.trouble(error)
+
+
+class WorkerRole:
+    """A worker for as long as its process lives: one that had to stop says why, and another begins where it stood.
+
+    So the reason can be asked for while it lasts, and whoever has removed it need not start anything again.
+    """
+
+    def __init__(self, make: Callable[[], Worker], retry_seconds: float = RETRY_SECONDS) -> None:
+        self._make, self._retry_seconds = make, retry_seconds
+        self._worker: Worker | None = None
+        self._inner = threading.Event()
+        self._stopped = ""
+        self._said = Seldom(STOPPED_EVERY)
+
+    def allowed(self) -> None:
+        """Raise NotReadyError with the reason why the last worker stopped, until another has its partitions."""
+        if self._stopped and self._worker is not None and self._worker.listener.joined:
+            self._stopped = ""
+        if self._stopped:
+            raise NotReadyError(self._stopped)
+
+    def assigned(self) -> None:
+        """Raise NotReadyError unless the worker has its place in the group and its batches are committed."""
+        if self._worker is None:
+            message = "no worker runs"
+            raise NotReadyError(message)
+        self._worker.listener.ready()
+
+    def progressing(self) -> None:
+        """Raise NotReadyError while records lie ahead that nobody handles."""
+        if self._worker is not None:
+            self._worker.progress.ready()
+
+    def run(self, stop: threading.Event) -> None:
+        """Work until told to stop."""
+        ending = threading.Thread(target=self._pass_on, args=(stop,), name="stop", daemon=True)
+        ending.start()
+        while not stop.is_set():
+            try:
+                self._work(stop)
+            except Stopped as why:
+                self._worker, self._stopped = None, str(why)
+                if self._said.met(self._stopped):
+                    log.critical("worker stopped", reason=self._stopped, seconds=self._retry_seconds)
+                stop.wait(self._retry_seconds)
+
+    def _work(self, stop: threading.Event) -> None:
+        self._inner = threading.Event()
+        if not stop.is_set():
+            self._worker = self._make()
+            self._worker.run(self._inner)
+
+    def _pass_on(self, stop: threading.Event) -> None:
+        """Tell the worker at hand that the process is to end; a worker that ends by itself tells only itself."""
+        stop.wait()
+        self._inner.set()
 
 
 def connection(url: str) -> Callable[[], Tx]:

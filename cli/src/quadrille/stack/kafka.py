@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import secrets
 import shutil
 import socket
 import subprocess
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 CLUSTER = "cXVhZHJpbGxlLWxvY2FsLQ"
-"""Every local broker's cluster id: `quadrille-local-` in Kafka's spelling of 16 bytes."""
+"""The cluster id of the formatted directory that every new broker's is a copy of, with an id of its own."""
 
 
 def class_path() -> str:
@@ -53,8 +55,15 @@ def _lay_out(home: Path, ports: Mapping[str, int]) -> None:
     if not (data / "meta.properties").exists():
         shutil.rmtree(data, ignore_errors=True)
         shutil.copytree(_formatted(), data)
+        named = (data / "meta.properties").read_text(encoding="utf-8").replace(CLUSTER, cluster_id())
+        (data / "meta.properties").write_text(named, encoding="utf-8")
     marks = {"DIR": home, "PORT": ports["kafka"], "CONTROLLER_PORT": ports["kafka-controller"]}
     (home / "server.properties").write_text(places.filled("kafka/server.properties", **marks), encoding="utf-8")
+
+
+def cluster_id() -> str:
+    """Return a new cluster id, 16 bytes in Kafka's spelling: workers and relays tell a stranger's broker by it."""
+    return base64.urlsafe_b64encode(b"quadrill" + secrets.token_bytes(8)).decode().rstrip("=")
 
 
 def answers(port: int) -> bool:
