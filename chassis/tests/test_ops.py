@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from chassis import ops
+from chassis.health import NotReadyError
 from chassis.tests.workbench import wait_until
 
 
@@ -30,6 +31,11 @@ def refuse() -> None:
     raise ConnectionError(message)
 
 
+def stopped() -> None:
+    reason = "made anew"
+    raise NotReadyError(reason)
+
+
 def test_ready_when_every_check_returns() -> None:
     """Every check is named, timed and ok: 200."""
     with ops.serve("127.0.0.1:0", "order", "api", {"database": lambda: None, "schemas": lambda: True}) as server:
@@ -40,13 +46,15 @@ def test_ready_when_every_check_returns() -> None:
 
 
 def test_not_ready_names_the_check_and_no_values() -> None:
-    """One check that raises or says False is 503, named by its error's class only."""
-    with ops.serve("127.0.0.1:0", "order", "api", {"database": refuse, "assignment": lambda: False}) as server:
+    """One check that raises or says False is 503, with a reason: its text if that is ours, else the error's class."""
+    checks = {"database": refuse, "assignment": lambda: False, "worker": stopped}
+    with ops.serve("127.0.0.1:0", "order", "api", checks) as server:
         status, found = ask(server, "/readyz")
 
     assert status == 503
     assert found["checks"]["database"]["error"] == "ConnectionError"
     assert not found["checks"]["assignment"]["ok"]
+    assert [found["checks"][name]["reason"] for name in checks] == ["ConnectionError", "not ready", "made anew"]
     assert "hunter2" not in json.dumps(found)
 
 
@@ -61,6 +69,7 @@ def test_a_check_that_hangs_is_not_ready_within_its_bound() -> None:
     never.set()
 
     assert (status, found["checks"]["database"]["error"]) == (503, "TimeoutError")
+    assert found["checks"]["database"]["reason"] == "no answer within 2 s"
     assert took < 3
 
 

@@ -38,6 +38,9 @@ def database_can_write(url: str) -> None:
             [(replica, read_only)] = tx.execute(CAN_WRITE).fetchall()
     except psycopg.OperationalError as away:
         raise NotReadyError(_said_by_server(url, away)) from None
+    except psycopg.ProgrammingError:  # its text quotes the address, password and all
+        message = "DATABASE_URL is no address that PostgreSQL's library understands: correct it"
+        raise NotReadyError(message) from None
     if replica:
         message = "the database is a replica and takes no writes: promote it, or let DATABASE_URL name the primary"
         raise NotReadyError(message)
