@@ -58,6 +58,22 @@ def test_not_ready_names_the_check_and_no_values() -> None:
     assert "hunter2" not in json.dumps(found)
 
 
+def test_health_tells_what_is_degraded() -> None:
+    """pass; warn, still 200, for what the role can do without; fail, 503, for what it needs."""
+    well = {"database": lambda: None}
+    for checks, warns, wanted in (
+        (well, {"relay": lambda: True}, (200, "pass")),
+        (well, {"relay": stopped}, (200, "warn")),
+        ({"database": stopped}, {"relay": lambda: True}, (503, "fail")),
+    ):
+        with ops.serve("127.0.0.1:0", "order", "api", checks, warns=warns) as server:
+            status, found = ask(server, "/healthz")
+            assert ask(server, "/readyz")[0] == status
+        assert (status, found["status"]) == wanted
+        assert set(found["checks"]) == {"database", "relay"}
+        assert "made anew" in [check.get("reason") for check in found["checks"].values()] or status == 200
+
+
 def test_a_check_that_hangs_is_not_ready_within_its_bound() -> None:
     """A hanging check is TimeoutError after two seconds, and the process stays alive meanwhile."""
     never = threading.Event()

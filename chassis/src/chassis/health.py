@@ -6,10 +6,14 @@ import psycopg
 from confluent_kafka import KafkaError, KafkaException
 from psycopg.conninfo import conninfo_to_dict
 
+from chassis.breaker import Guarded, State
 from chassis.words import Infrastructure
 
 CONNECT_SECONDS = 2
 CAN_WRITE = "SELECT pg_is_in_recovery(), current_setting('transaction_read_only')::bool"
+PUBLISHED = "SELECT extract(epoch FROM now() - committed_at)::float FROM relay_progress"
+PARKED = "SELECT count(*) FROM parked WHERE state IN ('OPEN', 'DEAD')"
+QUIET_SECONDS = 15.0  # a worker beats every two seconds: with a relay at work nothing is older
 
 
 class NotReadyError(Exception):
@@ -46,6 +50,34 @@ def database_can_write(url: str) -> None:
         raise NotReadyError(message)
     if read_only:
         message = "the database takes no writes: default_transaction_read_only is on; turn it off where it was set"
+        raise NotReadyError(message)
+
+
+def relay_publishes(url: str) -> None:
+    """Raise NotReadyError if the relay has published nothing for a while: what is said here waits in the outbox."""
+    with psycopg.connect(url, connect_timeout=CONNECT_SECONDS) as tx:
+        found = tx.execute(PUBLISHED).fetchone()
+    if found is None or found[0] > QUIET_SECONDS:
+        since = "yet" if found is None else f"for {found[0]:.0f} s"
+        message = (
+            f"the relay has published nothing {since}: Kafka or the relay is away; what is said waits in the outbox"
+        )
+        raise NotReadyError(message)
+
+
+def nothing_parked(url: str) -> None:
+    """Raise NotReadyError with the number of inputs that are parked: their orders wait for a person."""
+    with psycopg.connect(url, connect_timeout=CONNECT_SECONDS) as tx:
+        [(count,)] = tx.execute(PARKED).fetchall()
+    if count:
+        message = f"{count} parked inputs wait for a person"
+        raise NotReadyError(message)
+
+
+def breaker_closed(client: object) -> None:
+    """Raise NotReadyError while calls to the outside are refused, for a client that has a breaker."""
+    if isinstance(client, Guarded) and client.breaker.state is not State.CLOSED:
+        message = f"the breaker of the outside is {client.breaker.state.value}: its calls wait"
         raise NotReadyError(message)
 
 

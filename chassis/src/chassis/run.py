@@ -17,7 +17,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from chassis import logs, ops, settings
-from chassis.health import database_can_write
+from chassis.health import breaker_closed, database_can_write, nothing_parked, relay_publishes
 from chassis.ops import Check
 from chassis.settings import Settings
 from chassis.tracing import Spans, name_unheard
@@ -81,9 +81,9 @@ def _worker(name: str, found: Settings, stop: threading.Event) -> None:
     program = _program(name)
     service, codec = _service(program, found)
     spans, connect = Spans(name, "worker", found.otlp_endpoints, found.trace_ratio), connection(found.database_url)
-    tally = program.tally(connect)
+    tally, client = program.tally(connect), program.client(found)
     around = Surroundings(
-        connect, found.kafka_bootstrap, codec, spans, program.client(found), found.batch_max, beats=True, tally=tally,
+        connect, found.kafka_bootstrap, codec, spans, client, found.batch_max, beats=True, tally=tally,
         upkeep=program.upkeep(found), patience=found.patience,
     )  # fmt: skip
     worker = WorkerRole(lambda: Worker(service, around))
@@ -101,7 +101,15 @@ def _worker(name: str, found: Settings, stop: threading.Event) -> None:
     with (
         tally or nullcontext(),
         replays,
-        ops.serve(found.ops_bind, name, "worker", checks, found.shown(), routes=routes),
+        ops.serve(
+            found.ops_bind,
+            name,
+            "worker",
+            checks,
+            found.shown(),
+            routes=routes,
+            warns={**_degraded(found), "outside": lambda: breaker_closed(client)},
+        ),
     ):
         worker.run(stop)
     spans.stop()
@@ -127,7 +135,10 @@ def _api(name: str, found: Settings, stop: threading.Event) -> None:
     routes = dict(operators.routes(program.operators, face, "api"))
     for name_of_more in program.ops:
         routes |= _named(name_of_more)(face)
-    with tally or nullcontext(), ops.serve(found.ops_bind, name, "api", checks, found.shown(), routes=routes):
+    with (
+        tally or nullcontext(),
+        ops.serve(found.ops_bind, name, "api", checks, found.shown(), routes=routes, warns=_degraded(found)),
+    ):
         serve(app, found.api_bind, stop)
     spans.stop()
 
@@ -147,6 +158,14 @@ def _migrate(name: str, found: Settings, _: threading.Event) -> None:
     from chassis.migrate import upgrade  # noqa: PLC0415 - Alembic is needed here only
 
     upgrade(name, found.database_url)
+
+
+def _degraded(found: Settings) -> dict[str, Check]:
+    """Return the checks of what an api or a worker can do without for a while."""
+    return {
+        "relay": lambda: relay_publishes(found.database_url),
+        "parked": lambda: nothing_parked(found.database_url),
+    }
 
 
 def _listens(bind: settings.Bind) -> None:
