@@ -75,7 +75,6 @@ def _worker(name: str, found: Settings, stop: threading.Event) -> None:
     from chassis import operators  # noqa: PLC0415 - the worker's and the api's
     from chassis.program import Face  # noqa: PLC0415 - as above
     from chassis.replay import Replays  # noqa: PLC0415 - the worker's alone
-    from chassis.topics import Topics  # noqa: PLC0415 - as above
     from chassis.worker import Surroundings, Worker, WorkerRole, connection  # noqa: PLC0415 - as above
 
     program = _program(name)
@@ -89,7 +88,7 @@ def _worker(name: str, found: Settings, stop: threading.Event) -> None:
     worker = WorkerRole(lambda: Worker(service, around))
     checks: dict[str, Check] = {
         "database": lambda: database_can_write(found.database_url),
-        "kafka": Topics(found.kafka_bootstrap).answers,
+        "kafka": worker.kafka_answers,
         "schemas": codec.prepare,
         "worker": worker.allowed,
         "assignment": worker.assigned,

@@ -27,7 +27,6 @@ from chassis.parked import redrive_open
 from chassis.progress import Patience
 from chassis.reading import Decoder, Reader
 from chassis.service import Service, Tx
-from chassis.session import Session
 from chassis.silence import Pulse
 from chassis.tally import Tally
 from chassis.topics import Stopped, Topics
@@ -223,15 +222,13 @@ class Worker:
 
     def _watch(self, stop: threading.Event) -> None:
         """Look whether what lies on the topics is handled, in a thread that hears nothing and so cannot get stuck."""
-        session = Session(self.connect)
         while not stop.wait(self.progress.patience.look_every):
             try:
-                self.progress.look(session())
+                with self.connect() as tx:
+                    self.progress.look(tx)
             except AWAY as trouble:
                 self.progress.suspend()
-                session.close()
                 self._troubles.warn("watchdog waits", type(trouble).__name__)
-        session.close()
 
     def _check(self, tx: Tx) -> None:
         self.topics.check(tx, list(self.service.on.topics()))
@@ -261,6 +258,11 @@ class WorkerRole:
             self._stopped = ""
         if self._stopped:
             raise NotReadyError(self._stopped)
+
+    def kafka_answers(self) -> None:
+        """Raise KafkaException unless the broker answers the worker that runs."""
+        if self._worker is not None:
+            self._worker.topics.answers()
 
     def assigned(self) -> None:
         """Raise NotReadyError unless the worker has its place in the group and its batches are committed."""
