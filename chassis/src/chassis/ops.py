@@ -94,8 +94,9 @@ class Ops(ThreadingHTTPServer):
         """Tell what is degraded, in the words of the draft for application/health+json: pass, warn, fail."""
         ok, found = _run_all({**self.warns, **self.checks})
         failed = {name for name, result in found.items() if not result["ok"]}
-        status = "pass" if ok else "fail" if failed & self.checks.keys() else "warn"
-        return Told(503 if status == "fail" else 200, {"status": status, "checks": found})
+        lost = degraded.shown()
+        status = "fail" if failed & self.checks.keys() else "pass" if ok and not lost else "warn"
+        return Told(503 if status == "fail" else 200, {"status": status, "checks": found, "degraded": lost})
 
     def _ready(self, _: Asked) -> Told:
         ok, found = self.ready()
