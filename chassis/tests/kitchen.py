@@ -22,7 +22,9 @@ from confluent_kafka.cimpl import NewTopic
 
 from chassis.ids import uuid7
 from chassis.kafka import client_settings, consumer_settings, producer_settings
+from chassis.listener import Listener
 from chassis.outside import Outside
+from chassis.progress import Patience
 from chassis.service import Service
 from chassis.testing import PlainCodec
 from chassis.tests import pantry
@@ -34,6 +36,7 @@ from chassis.words import Fact, key_of
 from chassis.worker import Surroundings, Worker, connection
 
 TOPICS = ("order.events", "payment.events")
+HASTY = Patience(stalled_after=3, renew_after=6)
 NUMBERS = itertools.count(1)
 PROGRAM = f"""
 import chassis
@@ -118,6 +121,11 @@ class Kitchen:
         one = TopicPartition(topic, partition, before)
         self.admin.delete_records([one])[one].result(10)
 
+    def members(self) -> dict[str, int]:
+        """Return how many partitions each member of this test's group has."""
+        [asked] = self.admin.describe_consumer_groups([self.name], request_timeout=10).values()
+        return {one.member_id: len(one.assignment.topic_partitions) for one in asked.result(10).members}
+
     def service(self, outside: Outside | None = None, rules: Rules | None = None) -> Service[Any]:
         """Return the pantry under this test's own name."""
         return pantry.service(self.name, outside, rules)
@@ -138,9 +146,10 @@ class Kitchen:
         return all(at.get(place, 0) == end for place, end in ends.items())
 
     @contextlib.contextmanager
-    def process(self) -> Iterator[Alone]:
-        """Run a worker of this group in a process of its own while the block lasts."""
+    def process(self, plant: str = "") -> Iterator[Alone]:
+        """Run a worker of this group in a process of its own while the block lasts, with a fault if one is named."""
         given = {"PANTRY_URL": self.db.url("app"), "PANTRY_KAFKA": self.bootstrap, "PANTRY_GROUP": self.name}
+        given |= {"PANTRY_PLANT": plant}
         child = subprocess.Popen([sys.executable, "-c", PROGRAM], env=os.environ | given, stdout=subprocess.PIPE)
         with child:
             try:
@@ -157,11 +166,15 @@ class Alone:
 
     def has_partitions(self) -> None:
         """Wait until the broker has given it some."""
+        self.says("partitions assigned")
+
+    def says(self, phrase: str) -> None:
+        """Wait until it says this, of more than nothing."""
         assert self.child.stdout
         for line in self.child.stdout:
-            if b"partitions assigned" in line and b"count=0" not in line:
+            if phrase.encode() in line and b"count=0" not in line:
                 return
-        message = "it ended without a partition"
+        message = f"it ended without saying: {phrase}"
         raise AssertionError(message)
 
     def kill(self) -> None:
@@ -180,9 +193,22 @@ class Alone:
 
 def alone() -> None:
     """Run a worker until it is killed: what a process of ``Kitchen.process`` does."""
+    if os.environ["PANTRY_PLANT"] == "pause":
+        Listener._idle = _idle_paused  # type: ignore[method-assign]  # noqa: SLF001 - the fault
     connect = connection(os.environ["PANTRY_URL"])
-    around = Surroundings(connect, os.environ["PANTRY_KAFKA"], PlainCodec(), Spans.disabled(), batch_max=10)
+    around = Surroundings(
+        connect, os.environ["PANTRY_KAFKA"], PlainCodec(), Spans.disabled(), batch_max=10, patience=HASTY
+    )
     Worker(pantry.service(os.environ["PANTRY_GROUP"]), around).run(threading.Event())
+
+
+def _idle_paused(self: Listener) -> None:
+    """Wait with the partitions paused, and resume those that are still there: what once made workers deaf."""
+    resting = [TopicPartition(*place) for place in self.standing.next]
+    self.consumer.pause(resting)
+    self.stop.wait(0.5)
+    self.consumer.poll(0)
+    self.consumer.resume([one for one in resting if (one.topic, one.partition) in self.standing.next])
 
 
 class Running:

@@ -273,9 +273,13 @@ def test_an_assignment_that_waits_too_long_for_the_database_is_made_again(kitche
         kitchen.tell(BreadOrdered(f"o-{n}"), n % 12)
     kitchen.flush()
     slept, service = Slept(db), kitchen.service()
-    consumer = kitchen.consumer(**{"max.poll.interval.ms": 2_000})
     reader = Reader(service.on.hears(Fact), PlainCodec())
-    listener = Listener(service, slept.connect, Ears(consumer, Topics(kitchen.bootstrap), reader), Deaf())
+    listener = Listener(
+        service,
+        slept.connect,
+        Ears(lambda: kitchen.consumer(**{"max.poll.interval.ms": 2_000}), Topics(kitchen.bootstrap), reader),
+        Deaf(),
+    )
     worker = Running(listener.run)
     wait_until(lambda: slept.tried >= 8, 30)
     slept.away = False
@@ -290,7 +294,7 @@ def test_a_stop_while_an_assignment_waits_is_a_clean_stop(kitchen: Kitchen, db: 
     kitchen.start_here()
     slept, service = Slept(db), kitchen.service()
     reader = Reader(service.on.hears(Fact), PlainCodec())
-    ears = Ears(kitchen.consumer(), Topics(kitchen.bootstrap), reader)
+    ears = Ears(kitchen.consumer, Topics(kitchen.bootstrap), reader)
     worker = Running(Listener(service, slept.connect, ears, Deaf()).run)
     wait_until(lambda: slept.tried >= 2)
 

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from confluent_kafka.cimpl import NewPartitions
 
+from chassis.health import NotReadyError
 from chassis.listener import Stopped
 from chassis.registry import Reactions
 from chassis.service import Service
 from chassis.tests import pantry
 from chassis.tests.kitchen import Kitchen, Running, running
 from chassis.tests.pantry import Pantry
+from chassis.tests.pantry_words import OrderDropped
 from chassis.tests.workbench import Database, wait_until
 from chassis.words import Fact
+from chassis.worker import WorkerRole
 
+if TYPE_CHECKING:
+    from quadrille.stack import Stack
+
+TROUBLESHOOTING = Path(__file__).parents[2] / "docs" / "troubleshooting.md"
 HANDLED = "SELECT count(*) FROM inbox"
 
 
@@ -76,7 +88,7 @@ def test_a_topic_made_anew_stops_the_worker_that_hears_it(kitchen: Kitchen, kiln
     kitchen.make(KilnFired.topic)
     fire(kitchen, 9)
 
-    assert "delete its rows in the tables topic and position" in stopped(worker)
+    assert "deleted and made anew: found id" in stopped(worker)
 
 
 def test_a_topic_made_anew_stops_a_worker_that_starts(kitchen: Kitchen, kiln: Service[Any], db: Database) -> None:
@@ -107,3 +119,117 @@ def test_retention_that_overtook_the_worker_stops_it(kitchen: Kitchen, kiln: Ser
     kitchen.cut(KilnFired.topic, 3)
 
     assert "holds 3 to 5, the position is 1" in stopped(Running(kitchen.worker(kiln).run))
+
+
+def test_retention_that_overtakes_a_running_worker_stops_it(kitchen: Kitchen, kiln: Service[Any], db: Database) -> None:
+    """Its position lies before the first record left: it stops with topic, partition, position and bounds."""
+    fire(kitchen, 5)
+    worker = Running(kitchen.worker(kiln).run)
+    handled(db, 5)
+    kitchen.cut(KilnFired.topic, 3)
+    db.rows("UPDATE position SET next_offset = 1 WHERE topic = %s", KilnFired.topic)
+    fire(kitchen, 1)
+
+    assert f"{KilnFired.topic}[0] holds 3 to 6, the position is 1: retention overtook this worker" in stopped(worker)
+
+
+def test_a_position_taken_away_from_a_running_worker_begins_anew(
+    kitchen: Kitchen, kiln: Service[Any], db: Database
+) -> None:
+    """Its row is deleted under it: it reads the partition from its beginning, and what it has handled it has Seen."""
+    fire(kitchen, 3)
+    with running(kitchen.worker(kiln)):
+        handled(db, 3)
+        db.rows("DELETE FROM position WHERE topic = %s", KilnFired.topic)
+        fire(kitchen, 2)
+        handled(db, 5)
+        wait_until(lambda: kitchen.caught_up(KilnFired.topic))
+
+
+WAYS_OUT = re.findall(r"```sql\n(.+?)```", TROUBLESHOOTING.read_text("utf-8"), re.DOTALL)
+
+
+def way_out(words: str, **names: str) -> str:
+    """Return the one piece of SQL in docs/troubleshooting.md with these words, names of its example replaced."""
+    [found] = [sql for sql in WAYS_OUT if words in sql]
+    for name, value in names.items():
+        found = found.replace(name.replace("_", "."), value)
+    return str(found)
+
+
+@contextlib.contextmanager
+def in_its_role(kitchen: Kitchen, service: Service[Any]) -> Iterator[WorkerRole]:
+    """Run a worker as its process does, looking again soon when it had to stop."""
+    role = WorkerRole(lambda: kitchen.worker(service), retry_seconds=0.2)
+    run = Running(role.run)
+    try:
+        yield role
+    finally:
+        run.end()
+
+
+def refused(check: Callable[[], None]) -> str:
+    """Return why a check says not ready, or nothing."""
+    try:
+        check()
+    except NotReadyError as why:
+        return str(why)
+    return ""
+
+
+def test_the_way_out_of_a_topic_made_anew_works(kitchen: Kitchen, kiln: Service[Any], db: Database) -> None:
+    """Not ready with the reason while it lasts; what docs/troubleshooting.md says, and it hears the new one at once."""
+    fire(kitchen, 3)
+    with running(kitchen.worker(kiln)):
+        handled(db, 3)
+    kitchen.drop(KilnFired.topic)
+    kitchen.make(KilnFired.topic)
+    fire(kitchen, 9)
+
+    with in_its_role(kitchen, kiln) as role:
+        wait_until(lambda: "deleted and made anew" in refused(role.allowed), 30)
+        assert refused(role.assigned)
+        db.rows(way_out("DELETE FROM topic", order_events=KilnFired.topic))
+        handled(db, 12)
+        wait_until(lambda: not refused(role.allowed) and not refused(role.assigned), 30)
+
+
+def test_the_way_out_of_retention_that_overtook_works(kitchen: Kitchen, kiln: Service[Any], db: Database) -> None:
+    """Not ready with the reason while it lasts; then it goes on with the first record that is left."""
+    fire(kitchen, 5)
+    db.start_at(KilnFired.topic, 0, 1)
+    kitchen.cut(KilnFired.topic, 3)
+
+    with in_its_role(kitchen, kiln) as role:
+        wait_until(lambda: "holds 3 to 5, the position is 1" in refused(role.allowed), 30)
+        db.rows(way_out("AND partition = 3", order_events=KilnFired.topic).replace("partition = 3", "partition = 0"))
+        handled(db, 2)
+        wait_until(lambda: not refused(role.allowed) and not refused(role.assigned), 30)
+
+
+def test_another_kafka_cluster_stops_the_worker(
+    kitchen: Kitchen, db: Database, new_stack: Callable[..., Stack]
+) -> None:
+    """A stranger's Kafka under our address: nothing of it is heard, the reason names both and how to go back."""
+    kitchen.start_here()
+    with running(kitchen.worker()) as [worker]:
+        wait_until(kitchen.caught_up)
+        assert worker.failure is None
+    with new_stack(parts={"kafka", "topics"}) as stranger:
+        theirs = Kitchen(stranger.kafka_bootstrap, db)
+        theirs.tell(OrderDropped("o-strange"), 3)
+        theirs.flush()
+        why = stopped(Running(kitchen.worker(bootstrap=stranger.kafka_bootstrap).run))
+
+    assert f"KAFKA_BOOTSTRAP={stranger.kafka_bootstrap} is another Kafka cluster: found " in why
+    assert db.one(HANDLED) == 0
+
+
+def test_a_topic_with_other_partitions_stops_the_worker(kitchen: Kitchen, kiln: Service[Any], db: Database) -> None:
+    """More partitions than when it was first read: order per order no longer holds, and the worker says so."""
+    fire(kitchen, 3)
+    with running(kitchen.worker(kiln)):
+        handled(db, 3)
+    kitchen.admin.create_partitions([NewPartitions(KilnFired.topic, 2)])[KilnFired.topic].result(10)
+
+    assert "has 2 partitions, wanted 1" in stopped(Running(kitchen.worker(kiln).run))

@@ -49,7 +49,7 @@ def test_an_outage_of_kafka_is_one_line_a_while(kitchen: Kitchen, db: Database) 
     """A record's error, or the client's own, is told once in a while with how many there were."""
     stop = threading.Event()
     away = Away(stop)
-    ears = Ears(cast("Consumer", away), Topics(kitchen.bootstrap), Reader({}, PlainCodec()))
+    ears = Ears(lambda: cast("Consumer", away), Topics(kitchen.bootstrap), Reader({}, PlainCodec()))
     listener = Listener(kitchen.service(), db.connect, ears, Notes(Spans.disabled()))
     with capture_logs() as told:
         listener.run(stop)

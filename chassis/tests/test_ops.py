@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from chassis import ops
+from chassis.health import NotReadyError
 from chassis.tests.served import drip, no_more_files
 from chassis.tests.workbench import wait_until
 
@@ -32,6 +33,11 @@ def refuse() -> None:
     raise ConnectionError(message)
 
 
+def stopped() -> None:
+    reason = "made anew"
+    raise NotReadyError(reason)
+
+
 def test_ready_when_every_check_returns() -> None:
     """Every check is named, timed and ok: 200."""
     with ops.serve("127.0.0.1:0", "order", "api", {"database": lambda: None, "schemas": lambda: True}) as server:
@@ -42,14 +48,32 @@ def test_ready_when_every_check_returns() -> None:
 
 
 def test_not_ready_names_the_check_and_no_values() -> None:
-    """One check that raises or says False is 503, named by its error's class only."""
-    with ops.serve("127.0.0.1:0", "order", "api", {"database": refuse, "assignment": lambda: False}) as server:
+    """One check that raises or says False is 503, with a reason: its text if that is ours, else the error's class."""
+    checks = {"database": refuse, "assignment": lambda: False, "worker": stopped}
+    with ops.serve("127.0.0.1:0", "order", "api", checks) as server:
         status, found = ask(server, "/readyz")
 
     assert status == 503
     assert found["checks"]["database"]["error"] == "ConnectionError"
     assert not found["checks"]["assignment"]["ok"]
+    assert [found["checks"][name]["reason"] for name in checks] == ["ConnectionError", "not ready", "made anew"]
     assert "hunter2" not in json.dumps(found)
+
+
+def test_health_tells_what_is_degraded() -> None:
+    """pass; warn, still 200, for what the role can do without; fail, 503, for what it needs."""
+    well = {"database": lambda: None}
+    for checks, warns, wanted in (
+        (well, {"relay": lambda: True}, (200, "pass")),
+        (well, {"relay": stopped}, (200, "warn")),
+        ({"database": stopped}, {"relay": lambda: True}, (503, "fail")),
+    ):
+        with ops.serve("127.0.0.1:0", "order", "api", checks, warns=warns) as server:
+            status, found = ask(server, "/healthz")
+            assert ask(server, "/readyz")[0] == status
+        assert (status, found["status"]) == wanted
+        assert set(found["checks"]) == {"database", "relay"}
+        assert "made anew" in [check.get("reason") for check in found["checks"].values()] or status == 200
 
 
 def test_a_check_that_hangs_is_not_ready_within_its_bound() -> None:
@@ -63,6 +87,7 @@ def test_a_check_that_hangs_is_not_ready_within_its_bound() -> None:
     never.set()
 
     assert (status, found["checks"]["database"]["error"]) == (503, "TimeoutError")
+    assert found["checks"]["database"]["reason"] == "no answer within 2 s"
     assert took < 3
 
 

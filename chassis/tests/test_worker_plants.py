@@ -53,7 +53,9 @@ def test_a_stop_that_blames_the_topic_is_noticed(
     kitchen: Kitchen, db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An error of a partition never taken in hand stops the worker with a reason: its promise turns red."""
-    sow(Plant(listener, "Listener._judge", "and held", "or held", _unused), monkeypatch)
+    line = "if out_of_range:"
+    blames = f"if error.code() == KafkaError._AUTO_OFFSET_RESET: raise Stopped(error.str())\n    {line}"
+    sow(Plant(listener, "Listener._judge", line, blames, _unused), monkeypatch)
 
     with pytest.raises(listener.Stopped):
         test_listener.test_a_stop_while_an_assignment_waits_is_a_clean_stop(kitchen, db)

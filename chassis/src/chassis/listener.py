@@ -19,6 +19,7 @@ from confluent_kafka import Message as KafkaMessage
 from chassis import envelope, ledger
 from chassis.commit import OUTAGE, commit
 from chassis.degraded import Degraded
+from chassis.health import NotReadyError, reason
 from chassis.inputs import Done, Entry, Input, Origin, Outcome, Record
 from chassis.logs import Seldom
 from chassis.reading import Reader
@@ -34,6 +35,7 @@ POLL_SECONDS = 0.5
 STEP_SECONDS = 1.0
 BEAT = b"canary.beat"
 HINT_SECONDS = 5.0
+WAITS_SECONDS = 15.0  # longer than one try that ends in a time-out
 AWAY = (*OUTAGE, KafkaException, TimeoutError)  # what comes back by itself
 # For a name that is not UTF-8 the client returns a broken list with an exception set. A plain call, once specialised by
 # the interpreter, would not look, and the list would end the process; a methodcaller's call is checked every time.
@@ -69,9 +71,9 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Ears:
-    """What a listener hears with."""
+    """What a listener hears with; ``client`` makes a new consumer, a new member of the group."""
 
-    consumer: Consumer
+    client: Callable[[], Consumer]
     topics: Topics
     reader: Reader
 
@@ -88,7 +90,8 @@ class Listener:
     ) -> None:
         self.service = service
         self._connection = Session(connect)
-        self.consumer, self.topics, self.reader = ears.consumer, ears.topics, ears.reader
+        self._client, self.topics, self.reader = ears.client, ears.topics, ears.reader
+        self.consumer: Consumer
         self.watcher = watcher
         self.take: Callable[[Done], None] = _leave
         self.room: Callable[[], int] = lambda: 0
@@ -96,7 +99,9 @@ class Listener:
         self.batch_max = 100
         self.stop = threading.Event()
         self.standing = Standing(service.on.topics())
-        self.joined = False
+        self.joined, self.waiting = False, "it waits for its place in the consumer group"
+        self._renew = threading.Event()
+        self._waits, self._waited_at = "", 0.0
         self._troubles = Seldom()
         self._stepped = self._looked = self._hinted = time.monotonic()
 
@@ -104,23 +109,51 @@ class Listener:
         """Tell whether all partitions, others' too, are handled up to the ends seen at assignment: timers may fire."""
         return self.standing.caught_up
 
-    def ready(self) -> bool:
-        """Tell whether the broker has given us partitions and the database their positions."""
-        return self.joined
+    @property
+    def waits(self) -> str:
+        """Why what was read is not committed, as of the last tries; empty if it is, or nothing was read."""
+        return self._waits if time.monotonic() - self._waited_at < WAITS_SECONDS else ""
+
+    def ready(self) -> None:
+        """Raise NotReadyError unless the group has given us partitions and what is read of them is committed."""
+        if not self.joined:
+            raise NotReadyError(self.waiting)
+        if self.waits:
+            message = f"what was read waits to be committed: {self.waits}"
+            raise NotReadyError(message)
+
+    def renew(self) -> None:
+        """Ask for a new client: the old one leaves the group, the new one joins it; any thread may call this."""
+        self._renew.set()
 
     def run(self, stop: threading.Event) -> None:
         """Listen until told to stop; raises Stopped when a topic is not what it was."""
-        self.stop = stop
-        self.consumer.subscribe(self.standing.topics, on_assign=self._assigned, on_revoke=self._revoked)
+        self.stop, self.waiting = stop, "it waits for its place in the consumer group"
         try:
             while not stop.is_set():
+                self._listen()
+        finally:
+            self._connection.close()
+
+    def _listen(self) -> None:
+        """Listen with a client of its own, until told to stop or to make another."""
+        self._renew.clear()
+        self.consumer = self._client()
+        try:
+            self.consumer.subscribe(
+                self.standing.topics, on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
+            )
+            while not self._ends():
                 try:
                     self._round()
                 except AWAY as trouble:
                     self._recover(trouble)
         finally:
             self.consumer.close()
-            self._connection.close()
+            self.standing.leave([TopicPartition(*place) for place in self.standing.next])  # should it not have told us
+
+    def _ends(self) -> bool:
+        return self.stop.is_set() or self._renew.is_set()
 
     def _round(self) -> None:
         records = self._take_records()
@@ -152,7 +185,10 @@ class Listener:
             return
         held = (record.topic(), record.partition()) in self.standing.next  # else librdkafka's own, while we stop
         out_of_range = error.code() == KafkaError._AUTO_OFFSET_RESET and held  # noqa: SLF001 - librdkafka's names
-        if error.fatal() or out_of_range or error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+        if out_of_range:
+            self.standing.check_bounds(self._connection(), self.topics)
+            raise KafkaException(error)  # it is within them: to be sought again
+        if error.fatal() or error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
             message = f"Kafka says {error.name()}: {error.str()}"
             raise Stopped(message)
         self.trouble(error)
@@ -186,6 +222,7 @@ class Listener:
         began = time.time_ns()
         outcomes = commit(self._connection(), self.service, inputs, self.room())
         self.standing.committed(inputs)
+        self._waits = ""
         for outcome in outcomes:
             if isinstance(outcome, Done) and outcome.said:
                 self.take(outcome)
@@ -229,11 +266,11 @@ class Listener:
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         """Start where the database says; wait here for it, since an assignment without positions would lose records."""
         self.doubt()
-        while not self.stop.is_set():
+        while not self._ends():
             try:
                 ends = self.standing.place(self._connection(), self.topics, partitions)
             except AWAY as trouble:
-                self._troubles.warn("assignment waits", type(trouble).__name__)
+                self._wait_for(trouble, "assignment waits")
                 self._connection.close()
                 self.stop.wait(POLL_SECONDS)
             else:
@@ -249,30 +286,42 @@ class Listener:
         consumer.incremental_unassign(partitions)
         log.info("partitions revoked", count=len(partitions))
 
+    def _lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        """Note that the group goes on without us; the client joins again by itself."""
+        self.joined, self.waiting = False, "it lost its place in the consumer group and joins it again"
+        self._revoked(consumer, partitions)
+
     def _recover(self, trouble: Exception) -> None:
         """Never retry the old batch: read the positions again, as soon as the database answers, and seek to them."""
         self.doubt()
-        self._troubles.warn("batch not committed", type(trouble).__name__)
+        self._wait_for(trouble, "batch not committed")
         fenced = isinstance(trouble, ledger.Fenced)
-        while not self.stop.is_set():
+        while not self._ends():
             try:
                 if not fenced:
                     self._connection.close()
                     self._idle()
                 self.standing.seek(self._connection(), self.topics, self.consumer)
-            except AWAY:
+            except AWAY as still:
+                self._wait_for(still, "batch not committed")
                 fenced = False
             else:
                 return
 
+    def _wait_for(self, trouble: Exception, phrase: str) -> None:
+        if not isinstance(trouble, ledger.Fenced):
+            self._waits, self._waited_at = reason(trouble), time.monotonic()
+        self._troubles.warn(phrase, type(trouble).__name__)
+
     def _idle(self) -> None:
-        """Wait half a second without leaving the group: partitions rest, poll is called."""
-        resting = [TopicPartition(*place) for place in self.standing.next]
-        self.consumer.pause(resting)
+        """Wait half a second without leaving the group: poll is called, and what it returns is read again after a seek.
+
+        Nothing is paused meanwhile. A pause outlives the assignment it was made in: a partition that is revoked while
+        it rests and assigned again comes back paused, and nobody would hear it any more.
+        """
         self.stop.wait(POLL_SECONDS)
         if (record := self.consumer.poll(0)) is not None:
             self._judge(record)
-        self.consumer.resume([one for one in resting if (one.topic, one.partition) in self.standing.next])
 
 
 def record_of(message: KafkaMessage) -> Record:

@@ -15,6 +15,11 @@ COMMIT = Histogram("quadrille_commit_duration_seconds", "One call of commit, hal
 BATCH = Histogram("quadrille_batch_inputs", "Inputs in one call of commit", buckets=_SIZES)
 OUTAGES = Counter("quadrille_outages_total", "Commits the infrastructure refused or did not answer", ["error_class"])
 
+LAG = Gauge("quadrille_consumer_lag_records", "Records not yet handled, in whosever hands", ["topic", "partition"])
+STALLED = Gauge("quadrille_stalled_seconds", "How long work has been ahead and nothing of it handled", ["role"])
+STALLS = Counter("quadrille_stalls_total", "Times that nothing was handled for longer than STALL_AFTER", ["role"])
+RENEWALS = Counter("quadrille_client_renewals_total", "Clients made anew because nothing was handled", ["role"])
+
 ERRANDS = Counter("quadrille_errands_total", "Calls to the outside", ["intent", "answer"])
 ERRAND = Histogram("quadrille_errand_duration_seconds", "One call to the outside", ["intent"], buckets=_FAST)
 BREAKER = Gauge("quadrille_breaker_state", "The outside's breaker: 0 closed, 1 half-open, 2 open", ["service"])

@@ -31,6 +31,7 @@ from chassis import degraded, files, problems
 from chassis.crowd import Crowd
 from chassis.documents import rfc3339
 from chassis.headers import Repeated, settled
+from chassis.health import reason
 from chassis.ids import uuid7
 from chassis.logs import release
 from chassis.ops_routes import READS, Asked, Routes, Told, find, members
@@ -58,9 +59,10 @@ log = structlog.get_logger()
 
 
 class Ops(ThreadingHTTPServer):
-    """Answers /livez, /readyz, /startupz, /metrics, /info, the routes it is given and the pages of /problems.
+    """Answers /livez, /readyz, /healthz, /startupz, /metrics, /info, the routes it is given and the pages of /problems.
 
     A check is ready when it returns, not ready when it returns False, raises, or takes longer than two seconds.
+    ``warns`` are checks of what may be degraded without the role being of no use: /healthz tells of them.
     """
 
     daemon_threads = True
@@ -79,10 +81,12 @@ class Ops(ThreadingHTTPServer):
             **info,
         }
         self.checks, self.started = checks, False
+        self.warns: Mapping[str, Check] = {}
         self.base = f"http://{address[0]}:{self.server_port}"
         self.routes: Routes = {
             ("GET", "/livez"): lambda _: Told(200, {"alive": True}),
             ("GET", "/readyz"): self._ready,
+            ("GET", "/healthz"): self._health,
             ("GET", "/startupz"): self._started,
             ("GET", "/info"): lambda _: Told(200, {**self.info, "degraded": degraded.shown()}),
             **routes,
@@ -118,19 +122,18 @@ class Ops(ThreadingHTTPServer):
             log.error("connection failed", error_class=type(bug).__name__, exc_info=bug)
 
     def ready(self) -> tuple[bool, dict[str, object]]:
-        """Run every check, all at once, and tell what each found and how long it took."""
-        results: dict[str, object] = {}
-        threads = [threading.Thread(target=_run, args=(*c, results), daemon=True) for c in self.checks.items()]
-        for thread in threads:
-            thread.start()
-        deadline = time.monotonic() + CHECK_SECONDS
-        for thread in threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
-        late = {"ok": False, "error": "TimeoutError", "ms": CHECK_SECONDS * 1000}
-        found = {name: results.get(name, late) for name in self.checks}
-        ok = all(isinstance(result, dict) and result["ok"] for result in found.values())
+        """Run every check, all at once, and tell what each found, why it is not ready and how long it took."""
+        ok, found = _run_all(self.checks)
         self.started = self.started or ok
         return ok, {"ready": ok, "checks": found, "degraded": degraded.shown()}
+
+    def _health(self, _: Asked) -> Told:
+        """Tell what is degraded, in the words of the draft for application/health+json: pass, warn, fail."""
+        ok, found = _run_all({**self.warns, **self.checks})
+        failed = {name for name, result in found.items() if not result["ok"]}
+        lost = degraded.shown()
+        status = "fail" if failed & self.checks.keys() else "pass" if ok and not lost else "warn"
+        return Told(503 if status == "fail" else 200, {"status": status, "checks": found, "degraded": lost})
 
     def _ready(self, _: Asked) -> Told:
         ok, found = self.ready()
@@ -145,11 +148,13 @@ class Ops(ThreadingHTTPServer):
 def serve(  # noqa: PLR0913 - one of each thing a role tells about itself
     bind: str, service: str, role: str, checks: Mapping[str, Check],
     settings: Mapping[str, object] | None = None, *, routes: Routes | None = None,
+    warns: Mapping[str, Check] | None = None,
 ) -> Iterator[Ops]:  # fmt: skip
     """Serve the ops port ``host:port`` while the block runs; port 0 takes a free one, see ``server_port``."""
     host, _, port = bind.rpartition(":")
     info = {"service": service, "role": role, "release": release(), "settings": settings or {}}
     server = Ops((host.strip("[]"), int(port)), info, checks, routes or {})
+    server.warns = warns or {}
     thread = threading.Thread(target=server.serve_forever, name="ops", daemon=True)
     thread.start()
     try:
@@ -409,11 +414,27 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(answer.body)
 
 
-def _run(name: str, check: Check, results: dict[str, object]) -> None:
+def _run_all(checks: Mapping[str, Check]) -> tuple[bool, dict[str, dict[str, object]]]:
+    """Run checks all at once, within their bound; return whether all are well, and what each found."""
+    results: dict[str, dict[str, object]] = {}
+    threads = [threading.Thread(target=_run, args=(*one, results), daemon=True) for one in checks.items()]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + CHECK_SECONDS
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    late: dict[str, object] = {"ok": False, "error": "TimeoutError", "reason": f"no answer within {CHECK_SECONDS:g} s"}
+    late["ms"] = CHECK_SECONDS * 1000
+    found = {name: results.get(name, late) for name in checks}
+    return all(one["ok"] for one in found.values()), found
+
+
+def _run(name: str, check: Check, results: dict[str, dict[str, object]]) -> None:
     began = time.monotonic()
+    found: dict[str, object] = {"ok": True}
     try:
-        ok, error = check() is not False, None
-    except Exception as raised:  # noqa: BLE001 - whatever a check raises is its answer: not ready, and why by class
-        ok, error = False, type(raised).__name__
-    milliseconds = round((time.monotonic() - began) * 1000, 1)
-    results[name] = {"ok": ok, "ms": milliseconds} if ok else {"ok": ok, "error": error, "ms": milliseconds}
+        if check() is False:
+            found = {"ok": False, "error": None, "reason": "not ready"}
+    except Exception as raised:  # noqa: BLE001 - whatever a check raises is its answer: not ready, and why
+        found = {"ok": False, "error": type(raised).__name__, "reason": reason(raised)}
+    results[name] = found | {"ms": round((time.monotonic() - began) * 1000, 1)}

@@ -16,6 +16,7 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg import sql
 
+from chassis.health import NotReadyError
 from chassis.ids import lock_key
 from chassis.pgoutput import OutboxRow
 from chassis.relay_window import Position
@@ -49,7 +50,7 @@ SELECT plugin, database, active_pid, wal_status, confirmed_flush_lsn::text
   FROM pg_replication_slots WHERE slot_name = %s"""
 
 
-class NotReady(Exception):  # noqa: N818 - the name says what is the case
+class NotReady(NotReadyError):  # noqa: N818 - the name says what is the case
     """Why the relay may not stream now, in one line; nothing is acknowledged until it is put right."""
 
 

@@ -1,7 +1,7 @@
 """A service's processes: ``python -m inventory api | worker | relay | migrate``; settings are read here, once.
 
 Each role imports what it needs and no more: a relay knows no handler, only the api knows HTTP. Exit codes: 0 after a
-clean drain, 2 for an invalid setting, 9 when this process must not run (the reason is one line).
+clean drain, 2 for an invalid setting. A worker that must not run stays, not ready, and says why (one line).
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-import psycopg
 import structlog
 
 from chassis import files, logs, ops, settings
-from chassis.conninfo import pinned, unhear
+from chassis.conninfo import unhear
+from chassis.health import breaker_closed, database_can_write, nothing_parked, relay_publishes
+from chassis.ops import Check
 from chassis.settings import Settings
 from chassis.tracing import Spans, name_unheard
 
@@ -82,32 +83,42 @@ def _worker(name: str, found: Settings, stop: threading.Event) -> None:
     from chassis import operators  # noqa: PLC0415 - the worker's and the api's
     from chassis.program import Face  # noqa: PLC0415 - as above
     from chassis.replay import Replays  # noqa: PLC0415 - the worker's alone
-    from chassis.topics import Stopped  # noqa: PLC0415 - as above
-    from chassis.worker import Surroundings, Worker, connection  # noqa: PLC0415 - as above
+    from chassis.worker import Surroundings, Worker, WorkerRole, connection  # noqa: PLC0415 - as above
 
     program = _program(name)
     service, codec = _service(program, found)
     spans, connect = Spans(name, "worker", found.otlp_endpoints, found.trace_ratio), connection(found.database_url)
-    tally = program.tally(connect)
+    tally, client = program.tally(connect), program.client(found)
     around = Surroundings(
-        connect, found.kafka_bootstrap, codec, spans, program.client(found), found.batch_max, beats=True, tally=tally,
-        upkeep=program.upkeep(found),
+        connect, found.kafka_bootstrap, codec, spans, client, found.batch_max, beats=True, tally=tally,
+        upkeep=program.upkeep(found), patience=found.patience,
     )  # fmt: skip
-    worker = Worker(service, around)
-    checks = {"database": lambda: _answers(found), "assignment": worker.listener.ready, "schemas": codec.prepare}
+    worker = WorkerRole(lambda: Worker(service, around))
+    checks: dict[str, Check] = {
+        "database": lambda: database_can_write(found.database_url),
+        "kafka": worker.kafka_answers,
+        "schemas": codec.prepare,
+        "worker": worker.allowed,
+        "assignment": worker.assigned,
+        "progress": worker.progressing,
+    }
     face = Face(found, service, connect, spans, tally, stop)
     replays = Replays(service, around)
     routes = {**operators.routes(program.operators, face, "worker"), **replays.routes()}
-    try:
-        with (
-            tally or nullcontext(),
-            replays,
-            ops.serve(found.ops_bind, name, "worker", checks, found.shown(), routes=routes),
-        ):
-            worker.run(stop)
-    except Stopped as reason:
-        log.critical("refused to run", reason=str(reason))
-        sys.exit(9)
+    with (
+        tally or nullcontext(),
+        replays,
+        ops.serve(
+            found.ops_bind,
+            name,
+            "worker",
+            checks,
+            found.shown(),
+            routes=routes,
+            warns={**_degraded(found), "outside": lambda: breaker_closed(client)},
+        ),
+    ):
+        worker.run(stop)
     spans.stop()
 
 
@@ -123,15 +134,18 @@ def _api(name: str, found: Settings, stop: threading.Event) -> None:
     tally = program.tally(connect)
     face = Face(found, service, connect, spans, tally, stop)
     app = _named(program.api)(face)
-    checks = {
-        "database": lambda: _answers(found),
+    checks: dict[str, Check] = {
+        "database": lambda: database_can_write(found.database_url),
         "schemas": codec.prepare,
         "api": lambda: _listens(found.api_bind),
     }
     routes = dict(operators.routes(program.operators, face, "api"))
     for name_of_more in program.ops:
         routes |= _named(name_of_more)(face)
-    with tally or nullcontext(), ops.serve(found.ops_bind, name, "api", checks, found.shown(), routes=routes):
+    with (
+        tally or nullcontext(),
+        ops.serve(found.ops_bind, name, "api", checks, found.shown(), routes=routes, warns=_degraded(found)),
+    ):
         serve(app, found.api_bind, stop)
     spans.stop()
 
@@ -142,7 +156,7 @@ def _relay(name: str, found: Settings, stop: threading.Event) -> None:
     spans = Spans(name, "relay", found.otlp_endpoints, found.trace_ratio)
     plan = Plan(name, found.database_url, found.kafka_bootstrap, topics_of(name), found.inbox_window)
     relay = Relay(plan, spans)
-    with ops.serve(found.ops_bind, name, "relay", {"relay": lambda: relay.trouble is None}, found.shown()):
+    with ops.serve(found.ops_bind, name, "relay", {"relay": relay.ready}, found.shown()):
         relay.run(stop)
     spans.stop()
 
@@ -153,9 +167,12 @@ def _migrate(name: str, found: Settings, _: threading.Event) -> None:
     upgrade(name, found.database_url)
 
 
-def _answers(found: Settings) -> None:
-    with psycopg.connect(pinned(found.database_url, connect_timeout=2)) as tx:
-        tx.execute("SELECT 1")
+def _degraded(found: Settings) -> dict[str, Check]:
+    """Return the checks of what an api or a worker can do without for a while."""
+    return {
+        "relay": lambda: relay_publishes(found.database_url),
+        "parked": lambda: nothing_parked(found.database_url),
+    }
 
 
 def _listens(bind: settings.Bind) -> None:

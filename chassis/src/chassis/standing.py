@@ -47,15 +47,7 @@ class Standing:
         self._leave_to_others({place: bounds[place][1] for place in known.keys() - self.next.keys() - {*mine}}, known)
         for place, one in zip(mine, partitions, strict=True):
             low, high = bounds[place]
-            if place not in known:
-                tx.execute(ADD_POSITION, [*place, low])
-            one.offset = known.setdefault(place, low)
-            if not low <= one.offset <= high:
-                message = (
-                    f"{one.topic}[{one.partition}] holds {low} to {high}, the position is {one.offset}: the topic was "
-                    "made anew or its retention overtook this worker; nothing is skipped silently"
-                )
-                raise Stopped(message)
+            one.offset = _within(tx, place, known, (low, high))
         return {place: bounds[place][1] for place in mine}
 
     def take(self, partitions: Iterable[TopicPartition], ends: dict[Place, int]) -> None:
@@ -76,15 +68,27 @@ class Standing:
         self.caught_up = False
 
     def seek(self, tx: Tx, topics: Topics, consumer: Consumer) -> None:
-        """Go back to the database's positions; what was said meanwhile is to be read before a timer fires."""
+        """Go back to the database's positions; what was said meanwhile is to be read before a timer fires.
+
+        Raises Stopped as ``place`` does.
+        """
         self.caught_up = False
+        topics.check(tx, self.topics)
         known = self.positions(tx)
         bounds = topics.bounds({*known, *self.next})
         self._leave_to_others({place: bounds[place][1] for place in known.keys() - self.next.keys()}, known)
         for place in self.next:
-            consumer.seek(TopicPartition(*place, known[place]))
-            self.next[place] = self.read[place] = known[place]
+            at = _within(tx, place, known, bounds[place])
+            consumer.seek(TopicPartition(*place, at))
+            self.next[place] = self.read[place] = at
             self.ends[place] = bounds[place][1]
+
+    def check_bounds(self, tx: Tx, topics: Topics) -> None:
+        """Raise Stopped if a topic is not what it was, or a position in hand is not within its partition."""
+        topics.check(tx, self.topics)
+        known, bounds = self.positions(tx), topics.bounds(self.next)
+        for place in self.next:
+            _within(tx, place, known, bounds[place])
 
     def committed(self, inputs: Iterable[Input]) -> None:
         """Note the steps of a batch that was committed."""
@@ -111,3 +115,24 @@ class Standing:
 
     def _leave_to_others(self, ends: Mapping[Place, int], known: Mapping[Place, int]) -> None:
         self.others = {place: end for place, end in ends.items() if known.get(place, 0) < end}
+
+
+def _within(tx: Tx, place: Place, known: dict[Place, int], bounds: tuple[int, int]) -> int:
+    """Return a partition's position, its beginning if it has none yet; raises Stopped if it is not within bounds."""
+    (topic, partition), (low, high) = place, bounds
+    if place not in known:
+        tx.execute(ADD_POSITION, [topic, partition, low])
+    at = known.setdefault(place, low)
+    if at < low:
+        message = (
+            f"{topic}[{partition}] holds {low} to {high}, the position is {at}: retention overtook this worker, "
+            f"{low - at} records were deleted unread; nothing is skipped silently, see docs/troubleshooting.md"
+        )
+        raise Stopped(message)
+    if at > high:
+        message = (
+            f"{topic}[{partition}] holds {low} to {high}, the position is {at}: the broker has lost records that this "
+            f"worker has handled; see docs/troubleshooting.md"
+        )
+        raise Stopped(message)
+    return at

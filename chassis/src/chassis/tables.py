@@ -181,6 +181,17 @@ SELECT;
 """
 
 
+# Which Kafka cluster a topic was first read from; what stands still although there is work, until it was told that it
+# goes on: one row a role, with each stalled partition's position.
+PROGRESS = """
+ALTER TABLE topic ADD COLUMN cluster_id text;
+GRANT UPDATE (cluster_id) ON topic TO app;
+CREATE TABLE stall (
+  role text PRIMARY KEY, since_at timestamptz NOT NULL, detail text NOT NULL, positions jsonb NOT NULL);
+GRANT SELECT, INSERT, UPDATE, DELETE ON stall TO app;
+"""
+
+
 # What is kept is a day, not all days since: below the floor an id is told as long as its day has its partition, and a
 # day stays for what may still bring an id of it, or as one of the newest days that were lived. Days lived are counted,
 # not measured: a clock that jumps ahead by weeks and comes back has forgotten nothing. A day whose ids are forgotten is
@@ -341,5 +352,5 @@ VERSIONS = {
     1: (TABLES, PARTITIONS, GRANTS, FIRST_DAYS),
     2: (OPERATIONS,),
     3: (RETENTION,),
-    4: (RELAY_TARGET, PARKED_DAYS),
+    4: (RELAY_TARGET, PARKED_DAYS, PROGRESS),
 }

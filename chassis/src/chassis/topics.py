@@ -12,16 +12,21 @@ from confluent_kafka import TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec  # typed there, re-exported untyped
 
+from chassis.health import NotReadyError
 from chassis.kafka import client_settings
 from chassis.service import Tx
 
 Place: TypeAlias = tuple[str, int]
 ASK_SECONDS = 5.0
-KNOWN_TOPICS = "SELECT name, topic_id, partitions FROM topic WHERE name = ANY(%b)"
-ADD_TOPIC = "INSERT INTO topic VALUES (%b, %b, %b) ON CONFLICT DO NOTHING"
+ALIVE_SECONDS = 1.5
+KNOWN_TOPICS = "SELECT name, topic_id, partitions, cluster_id FROM topic WHERE name = ANY(%b)"
+# A row that was written before clusters were noted belongs to the cluster where its topic is found.
+ADD_TOPIC = """
+INSERT INTO topic (name, topic_id, partitions, cluster_id) VALUES (%b, %b, %b, %b)
+ON CONFLICT (name) DO UPDATE SET cluster_id = excluded.cluster_id WHERE topic.cluster_id IS NULL"""
 
 
-class Stopped(Exception):  # noqa: N818 - the name says what is the case
+class Stopped(NotReadyError):  # noqa: N818 - the name says what is the case
     """The worker must not go on: a topic is not what it was; the message says found, wanted and fix."""
 
 
@@ -29,21 +34,27 @@ class Topics:
     """The broker's answers; each raises KafkaException or TimeoutError while it is away."""
 
     def __init__(self, bootstrap: str) -> None:
+        self._bootstrap = bootstrap
         self._admin = AdminClient(client_settings(bootstrap))
 
+    def answers(self) -> None:
+        """Raise KafkaException unless the broker answers at once."""
+        self._admin.list_topics(timeout=ALIVE_SECONDS)
+
     def check(self, tx: Tx, names: list[str]) -> None:
-        """Compare topics with what they were when first read; raises Stopped if one is another now."""
-        known = {name: (topic_id, count) for name, topic_id, count in tx.execute(KNOWN_TOPICS, [names])}
+        """Compare cluster and topics with what they were when first read; raises Stopped if one is another now."""
+        known = {name: (found, cluster) for name, *found, cluster in tx.execute(KNOWN_TOPICS, [names])}
+        cluster = str(self._admin.describe_cluster(request_timeout=ASK_SECONDS).result(ASK_SECONDS + 1).cluster_id)
+        for name, (_, wanted) in known.items():
+            if wanted not in (None, cluster):
+                raise Stopped(_another_cluster(self._bootstrap, cluster, wanted, name))
         for name, asked in self._admin.describe_topics(TopicCollection(names), request_timeout=ASK_SECONDS).items():
             found = asked.result(timeout=ASK_SECONDS + 1)
-            now = str(found.topic_id), len(found.partitions)
-            if known.setdefault(name, now) != now:
-                message = (
-                    f"{name} is not the topic first read: found (id, partitions) {now}, wanted {known[name]}; to hear "
-                    "the new one from its beginning, delete its rows in the tables topic and position"
-                )
-                raise Stopped(message)
-            tx.execute(ADD_TOPIC, [name, *now])
+            now = [str(found.topic_id), len(found.partitions)]
+            if name in known and known[name][0] != now:
+                raise Stopped(_another_topic(name, now, known[name][0]))
+            if known.get(name) != (now, cluster):
+                tx.execute(ADD_TOPIC, [name, *now, cluster])
 
     def bounds(self, places: Iterable[Place]) -> dict[Place, tuple[int, int]]:
         """Return the first offset and the end of each partition."""
@@ -71,3 +82,22 @@ class Topics:
             return {}
         asked = self._admin.list_offsets(dict.fromkeys(partitions, spec), request_timeout=ASK_SECONDS)
         return {(one.topic, one.partition): f.result(ASK_SECONDS + 1).offset for one, f in asked.items()}
+
+
+def _another_cluster(bootstrap: str, found: str, wanted: str, topic: str) -> str:
+    return (
+        f"KAFKA_BOOTSTRAP={bootstrap} is another Kafka cluster: found {found}, wanted {wanted}, from which {topic} "
+        "was first read; correct the address, or see docs/troubleshooting.md if Kafka was replaced on purpose"
+    )
+
+
+def _another_topic(name: str, found: list[object], wanted: list[object]) -> str:
+    if found[0] == wanted[0]:
+        return (
+            f"{name} has {found[1]} partitions, wanted {wanted[1]}: with another number an order's facts lie on two "
+            "partitions and are no longer in order; see docs/troubleshooting.md"
+        )
+    return (
+        f"{name} is not the topic first read, it was deleted and made anew: found id {found[0]}, wanted {wanted[0]}; "
+        "to hear the new one from its beginning see docs/troubleshooting.md"
+    )

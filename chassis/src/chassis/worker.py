@@ -17,23 +17,28 @@ from chassis import metrics, otlp
 from chassis.agenda import Agenda
 from chassis.announce import tell_recoveries
 from chassis.conninfo import pinned, settled
+from chassis.consumer_progress import ConsumerProgress
+from chassis.health import NotReadyError, reason
 from chassis.inputs import Done, Entry, Input, Outcome, Parked
 from chassis.kafka import consumer_settings
 from chassis.listener import AWAY, Ears, Listener, hinted
 from chassis.logs import Seldom
 from chassis.otlp import CLIENT, CONSUMER, INTERNAL
 from chassis.parked import redrive_open
+from chassis.progress import Patience
 from chassis.reading import Decoder, Reader
 from chassis.service import Service, Tx
 from chassis.silence import Pulse
 from chassis.tally import Tally
-from chassis.topics import Topics
+from chassis.topics import Stopped, Topics
 from chassis.tracing import Spans
 from chassis.upkeep import Upkeep
 from chassis.words import Fact
 
 UPKEEP_SECONDS = 600.0
 WATCH_SECONDS = 10.0
+RETRY_SECONDS = 10.0
+STOPPED_EVERY = 60.0
 Work: TypeAlias = Callable[[threading.Event], None]
 log = structlog.get_logger()
 
@@ -107,7 +112,8 @@ class Notes:
 class Surroundings:
     """What a worker stands in, and how large a batch may be; ``beats`` says that it says and hears proofs of life.
 
-    ``tally`` counts how sagas end, ``upkeep`` is what the database needs beside its inputs.
+    ``tally`` counts how sagas end, ``upkeep`` is what the database needs beside its inputs, ``patience`` how long
+    nothing may be handled with records ahead.
     """
 
     connect: Callable[[], Tx]
@@ -119,6 +125,7 @@ class Surroundings:
     beats: bool = False
     tally: Tally | None = None
     upkeep: Upkeep = field(default_factory=Upkeep)
+    patience: Patience = field(default_factory=Patience)
 
 
 class Worker:
@@ -128,11 +135,14 @@ class Worker:
         self.service, self.connect, self.upkeep = service, around.connect, around.upkeep
         self.reader = Reader(service.on.hears(Fact), around.decoder)
         notes = Notes(around.spans, around.tally)
-        consumer = Consumer(
-            consumer_settings(around.bootstrap, service.name) | {"error_cb": self._say, "on_commit": hinted}
-        )
+
+        def client() -> Consumer:
+            told = {"error_cb": self._say, "on_commit": hinted}
+            return Consumer(consumer_settings(around.bootstrap, service.name) | told)
+
         self.topics = Topics(around.bootstrap)
-        self.listener = Listener(service, self.connect, Ears(consumer, self.topics, self.reader), notes)
+        self.listener = Listener(service, self.connect, Ears(client, self.topics, self.reader), notes)
+        self.progress = ConsumerProgress(service, self.topics, self.listener, around.patience)
         self.agenda = Agenda(service, self.connect, notes, around.client)
         if around.beats:
             self.listener.pulse = Pulse(service, self.topics, around.decoder)
@@ -144,22 +154,19 @@ class Worker:
 
     def run(self, stop: threading.Event) -> None:
         """Work until told to stop; raises Stopped when a topic is not what it was."""
-        try:
-            prepared = self._prepare(stop)
-        except BaseException:
-            self.listener.consumer.close()
-            raise
-        if not prepared:
-            self.listener.consumer.close()
+        if not self._prepare(stop):
             return
         heard_all = threading.Event()  # the agenda ends last: it takes in hand what the last batch says
         listening = self._thread("listener", self.listener.run, stop, stop)
         working = self._thread("agenda", self.agenda.run, heard_all, stop)
+        watching = self._thread("watchdog", self._watch, stop, stop)
         listening.start()
+        watching.start()
         if not self.agenda.idle:
             working.start()
         self._guarded(self._look_after, stop, stop)
         listening.join()
+        watching.join()
         heard_all.set()
         if not self.agenda.idle:
             self.agenda.wake()
@@ -187,6 +194,7 @@ class Worker:
                     self._check(tx)
                     outcomes = list(redrive_open(tx, self.service, self.reader))
             except AWAY as trouble:
+                self.listener.waiting = f"it waits for what it needs: {reason(trouble)}"
                 self._troubles.warn("worker waits", type(trouble).__name__)
                 stop.wait(0.5)
             else:
@@ -213,6 +221,16 @@ class Worker:
             except AWAY as trouble:
                 self._troubles.warn("upkeep waits", type(trouble).__name__)
 
+    def _watch(self, stop: threading.Event) -> None:
+        """Look whether what lies on the topics is handled, in a thread that hears nothing and so cannot get stuck."""
+        while not stop.wait(self.progress.patience.look_every):
+            try:
+                with self.connect() as tx:
+                    self.progress.look(tx)
+            except AWAY as trouble:
+                self.progress.suspend()
+                self._troubles.warn("watchdog waits", type(trouble).__name__)
+
     def _check(self, tx: Tx) -> None:
         self.topics.check(tx, list(self.service.on.topics()))
         tell_recoveries(tx, self.service)
@@ -220,6 +238,68 @@ class Worker:
     def _say(self, error: KafkaError) -> None:
         """Pass on what the client says; it does so only when it is polled, which the listener does."""
         self.listener.trouble(error)
+
+
+class WorkerRole:
+    """A worker for as long as its process lives: one that had to stop says why, and another begins where it stood.
+
+    So the reason can be asked for while it lasts, and whoever has removed it need not start anything again.
+    """
+
+    def __init__(self, make: Callable[[], Worker], retry_seconds: float = RETRY_SECONDS) -> None:
+        self._make, self._retry_seconds = make, retry_seconds
+        self._worker: Worker | None = None
+        self._inner = threading.Event()
+        self._stopped = ""
+        self._said = Seldom(STOPPED_EVERY)
+
+    def allowed(self) -> None:
+        """Raise NotReadyError with the reason why the last worker stopped, until another has its partitions."""
+        if self._stopped and self._worker is not None and self._worker.listener.joined:
+            self._stopped = ""
+        if self._stopped:
+            raise NotReadyError(self._stopped)
+
+    def kafka_answers(self) -> None:
+        """Raise KafkaException unless the broker answers the worker that runs."""
+        if self._worker is not None:
+            self._worker.topics.answers()
+
+    def assigned(self) -> None:
+        """Raise NotReadyError unless the worker has its place in the group and its batches are committed."""
+        if self._worker is None:
+            message = "no worker runs"
+            raise NotReadyError(message)
+        self._worker.listener.ready()
+
+    def progressing(self) -> None:
+        """Raise NotReadyError while records lie ahead that nobody handles."""
+        if self._worker is not None:
+            self._worker.progress.ready()
+
+    def run(self, stop: threading.Event) -> None:
+        """Work until told to stop."""
+        ending = threading.Thread(target=self._pass_on, args=(stop,), name="stop", daemon=True)
+        ending.start()
+        while not stop.is_set():
+            try:
+                self._work(stop)
+            except Stopped as why:
+                self._worker, self._stopped = None, str(why)
+                if self._said.met(self._stopped):
+                    log.critical("worker stopped", reason=self._stopped, seconds=self._retry_seconds)
+                stop.wait(self._retry_seconds)
+
+    def _work(self, stop: threading.Event) -> None:
+        self._inner = threading.Event()
+        if not stop.is_set():
+            self._worker = self._make()
+            self._worker.run(self._inner)
+
+    def _pass_on(self, stop: threading.Event) -> None:
+        """Tell the worker at hand that the process is to end; a worker that ends by itself tells only itself."""
+        stop.wait()
+        self._inner.set()
 
 
 def connection(url: str) -> Callable[[], Tx]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from quadrille.stack import Stack
 
 MEGABYTE = 2**20
+OURS = ("-api", "-worker", "-relay")
 
 
 @dataclass(slots=True)
@@ -49,6 +52,24 @@ def costs(stack: Stack, sample: float = 2.0) -> list[Cost]:
         cost.rss_mb, cost.pss_mb = _memory(kin)
         found.append(cost)
     return found
+
+
+def not_ready(stack: Stack) -> dict[str, list[str]]:
+    """Why each process of ours that runs is not ready, by name; a process that is ready is left out."""
+    asked = [name for name in stack.processes if name.endswith(OURS) and stack.process(name).running]
+    return {name: why for name in asked if (why := _reasons(stack.ports[name]))}
+
+
+def _reasons(port: int) -> list[str]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=3)
+    try:
+        connection.request("GET", "/readyz")
+        checks = json.loads(connection.getresponse().read())["checks"]
+    except (OSError, http.client.HTTPException, ValueError, KeyError):
+        return ["its ops port does not answer"]
+    finally:
+        connection.close()
+    return [f"{name}: {found.get('reason')}" for name, found in checks.items() if not found["ok"]]
 
 
 def total(found: Iterable[Cost]) -> Cost:

@@ -91,19 +91,22 @@ def down(data: Path | None, *, wipe: bool) -> int:
 
 
 def status(data: Path | None, output: str, sample: float) -> int:
-    """Print what runs and what it costs; exit 1 when something is missing, 7 when nothing runs."""
+    """Print what runs, what it costs and why it is not ready; exit 1 when something is missing, 7 when nothing runs."""
     stack = Stack.found(places.data_dir(data))
     if stack is None or not any(process.running for process in stack.processes.values()):
         screen.fail("no stack runs here\n  fix: quadrille up --detach")
         return UNREACHABLE
     found = inspection.costs(stack, sample)
-    whole = inspection.total(found)
+    whole, waiting = inspection.total(found), inspection.not_ready(stack)
     if output == "json":
-        rows = [dataclasses.asdict(cost) for cost in found]
+        rows = [dataclasses.asdict(cost) | {"not_ready": waiting.get(cost.name, [])} for cost in found]
         echo(json.dumps({"processes": rows, "total": dataclasses.asdict(whole)}, indent=2))
     else:
         _table(found, whole)
-    return 0 if all(cost.running for cost in found) else FAILED
+        for name, reasons in waiting.items():
+            for reason in reasons:
+                echo(f"not ready: {name}: {reason}")
+    return 0 if all(cost.running for cost in found) and not waiting else FAILED
 
 
 def settings(data: Path | None, output: str, _sample: float) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import secrets
 import shutil
 import socket
 import subprocess
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 LOG4J = "log4j2.yaml"
 CLUSTER = "cXVhZHJpbGxlLWxvY2FsLQ"
-"""Every local broker's cluster id: `quadrille-local-` in Kafka's spelling of 16 bytes."""
+"""The cluster id of the formatted directory that every new broker's is a copy of, with an id of its own."""
 
 
 def class_path() -> str:
@@ -55,6 +57,8 @@ def _lay_out(home: Path, ports: Mapping[str, int]) -> None:
     if not data.exists():  # copied whole or not at all
         shutil.rmtree(scratch, ignore_errors=True)
         shutil.copytree(_formatted(), scratch)
+        meta = scratch / "meta.properties"
+        meta.write_text(meta.read_text(encoding="utf-8").replace(CLUSTER, cluster_id()), encoding="utf-8")
         scratch.rename(data)
     leftovers.unlocked("kafka", data / ".lock")
     _configure(home, ports["kafka"], ports["kafka-controller"])
@@ -65,6 +69,11 @@ def _configure(home: Path, port: int, controller: int) -> None:
     text = places.filled("kafka/server.properties", PORT=port, CONTROLLER_PORT=controller)
     (home / "server.properties").write_text(text, encoding="utf-8")
     (home / LOG4J).write_text(places.filled(f"kafka/{LOG4J}"), encoding="utf-8")
+
+
+def cluster_id() -> str:
+    """Return a new cluster id, 16 bytes in Kafka's spelling: workers and relays tell a stranger's broker by it."""
+    return base64.urlsafe_b64encode(b"quadrill" + secrets.token_bytes(8)).decode().rstrip("=")
 
 
 def answers(port: int) -> bool:
