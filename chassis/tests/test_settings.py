@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from chassis.progress import Patience
 from chassis.settings import Bind, Refusal, Settings, parse, parse_duration, read
 
 NEEDED = {
@@ -31,6 +32,7 @@ def test_the_defaults_are_the_published_ones() -> None:
     assert (found.intake_failure_window, found.intake_rest) == (timedelta(minutes=5), timedelta(seconds=30))
     assert (found.processor_timeout, found.batch_max) == (timedelta(seconds=3), 100)
     assert (found.trace_ratio, found.log_level) == (1.0, "info")
+    assert found.patience == Patience(stalled_after=30, renew_after=60)
     assert found.public_base == "http://127.0.0.1:8001"
 
 
@@ -145,6 +147,15 @@ def test_a_call_must_end_before_its_lease(seconds: str) -> None:
     """A time-out with which an intent's tries would outlast its lease, or none at all, stops the start."""
     with pytest.raises(Refusal, match=r"QUADRILLE_PROCESSOR_TIMEOUT=[06]m?s "):
         settings(PROCESSOR_TIMEOUT=seconds)
+
+
+def test_a_client_is_not_made_anew_before_the_stall() -> None:
+    """STALL_RENEW_AFTER is refused below STALL_AFTER, in one line that says the bound."""
+    assert settings(STALL_AFTER="20s", STALL_RENEW_AFTER="20s").patience == Patience(20, 20)
+    with pytest.raises(Refusal, match=r"STALL_RENEW_AFTER='29s' .*at least QUADRILLE_STALL_AFTER, which is 30s; fix"):
+        settings(STALL_RENEW_AFTER="29s")
+    with pytest.raises(Refusal, match=r"QUADRILLE_STALL_AFTER='0s'"):
+        settings(STALL_AFTER="0s")
 
 
 def test_durations_read_as_they_show() -> None:

@@ -56,6 +56,8 @@ EVENTS = {
         "intake.paused": "service cause",
         "intake.resumed": "service cause",
         "relay.recovered": "service cause rows took_ms",
+        "progress.stalled": "service role detail since_at",
+        "progress.resumed": "service role since_at took_ms",
         "service.silent": "service silent since_at",
         "service.heard": "service silent since_at",
         "replay.started": "service operation_id mode topic records operator reason",

@@ -98,6 +98,26 @@ class ServiceHeard(Announced, topic="ops.events"):
 
 
 @dataclass(frozen=True, slots=True)
+class ProgressStalled(Announced, topic="ops.events"):
+    """Work lies ahead of a role (worker, relay) and nothing of it is handled; ``detail`` says where, for people."""
+
+    service: str
+    role: str
+    detail: str
+    since_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ProgressResumed(Announced, topic="ops.events"):
+    """A stall that was told is over: all that had been stalled is handled again."""
+
+    service: str
+    role: str
+    since_at: datetime
+    took_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class ReplayStarted(Announced, topic="ops.events"):
     """A planned range of a topic is being read again, under its own group."""
 

@@ -26,7 +26,11 @@ from pydantic import (
     PlainValidator,
     PrivateAttr,
     ValidationError,
+    ValidationInfo,
+    field_validator,
 )
+
+from chassis.progress import Patience
 
 PREFIX = "QUADRILLE_"
 FILE = "quadrille.toml"
@@ -147,6 +151,9 @@ class Settings(BaseModel):
     intake_failure_minimum: int = Field(20, ge=1)
     intake_failure_window: Duration = timedelta(minutes=5)
     intake_rest: Duration = timedelta(seconds=30)
+    # Nothing handled for so long with records ahead is a stall; the client is made anew after the second time.
+    stall_after: Duration = Field(timedelta(seconds=30), ge=timedelta(seconds=1), le=timedelta(hours=1))
+    stall_renew_after: Duration = Field(timedelta(seconds=60), le=timedelta(hours=24))
     inbox_window: Duration = Field(timedelta(days=7), ge=timedelta(hours=48))
     processor_url: Url = "http://127.0.0.1:8010"
     # An intent's lease of 30 s outlasts an inquiry and three tries, each of them with half a second for a place.
@@ -157,6 +164,19 @@ class Settings(BaseModel):
     otlp_endpoints: Urls = ()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    @field_validator("stall_renew_after")
+    @classmethod
+    def _after_the_stall(cls, value: timedelta, info: ValidationInfo) -> timedelta:
+        if value < (least := info.data.get("stall_after", value)):
+            message = f"at least {PREFIX}STALL_AFTER, which is {_duration_text(least)}"
+            raise ValueError(message)
+        return value
+
+    @property
+    def patience(self) -> Patience:
+        """How long nothing may be handled."""
+        return Patience(self.stall_after.total_seconds(), self.stall_renew_after.total_seconds())
 
     @property
     def public_base(self) -> str:
