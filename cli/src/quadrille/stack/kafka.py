@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import shutil
 import socket
 import subprocess
 import tempfile
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 CLUSTER = "cXVhZHJpbGxlLWxvY2FsLQ"
-"""Every local broker's cluster id: `quadrille-local-` in Kafka's spelling of 16 bytes."""
+"""The cluster id that is formatted with, `quadrille-local-` in Kafka's spelling of 16 bytes; a copy gets its own."""
 
 
 def class_path() -> str:
@@ -53,8 +55,16 @@ def _lay_out(home: Path, ports: Mapping[str, int]) -> None:
     if not (data / "meta.properties").exists():
         shutil.rmtree(data, ignore_errors=True)
         shutil.copytree(_formatted(), data)
+        _name(data)
     marks = {"DIR": home, "PORT": ports["kafka"], "CONTROLLER_PORT": ports["kafka-controller"]}
     (home / "server.properties").write_text(places.filled("kafka/server.properties", **marks), encoding="utf-8")
+
+
+def _name(data: Path) -> None:
+    """Give a copy of the formatted directory a cluster id of its own: a relay tells two stacks apart by it."""
+    mark = data / "meta.properties"
+    own = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    mark.write_text(mark.read_text(encoding="utf-8").replace(CLUSTER, own), encoding="utf-8")
 
 
 def answers(port: int) -> bool:
