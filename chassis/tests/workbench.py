@@ -22,8 +22,8 @@ from chassis.words import Fact, Message, key_of
 from chassis.worker import connection
 
 TRUNCATE = (
-    "TRUNCATE outbox, inbox, inbox_old, topic, position, stream, agenda, parked, relay_progress, relay_recovery, hold,"
-    " level, cake RESTART IDENTITY"
+    "TRUNCATE outbox, inbox, inbox_old, topic, position, stream, agenda, parked, relay_progress, relay_recovery,"
+    " relay_notice, hold, level, cake RESTART IDENTITY"
 )
 Row = tuple[Any, ...]
 

@@ -17,7 +17,7 @@ from struct import Struct
 
 import psycopg
 from psycopg import pq
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from chassis.pgoutput import StreamError
 
@@ -34,11 +34,33 @@ _NETWORK: Mapping[str, str | int] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
 }
+# What the server, the database or the role says otherwise is for others: a wait for open transactions takes as long
+# as they do, a scan as long as it is, what is stored is stored, and texts come in the bytes that are published.
+_PINNED: Mapping[str, str] = {
+    "lock_timeout": "0",
+    "statement_timeout": "0",
+    "transaction_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "idle_session_timeout": "0",
+    "wal_sender_timeout": "5s",  # a frozen relay does not keep its slot for longer
+    "default_transaction_read_only": "off",
+    "default_transaction_isolation": "read\\ committed",
+    "synchronous_commit": "on",
+    "search_path": "public",
+    "row_security": "on",
+    "TimeZone": "UTC",
+    "DateStyle": "ISO",
+}
 
 
 def conninfo(dsn: str, *, replication: bool = False) -> str:
-    """Return the connection string with time-outs against a network that is silent in one direction."""
-    extra = {**_NETWORK, "application_name": "relay"}
+    """Return the connection string with all that a relay's session relies on, whatever server or role are set to.
+
+    Time-outs of the network are against one that is silent in one direction.
+    """
+    pins = " ".join(f"-c {name}={value}" for name, value in _PINNED.items())
+    options = f"{conninfo_to_dict(dsn).get('options') or ''} {pins}".strip()
+    extra = {**_NETWORK, "application_name": "relay", "client_encoding": "UTF8", "options": options}
     return make_conninfo(dsn, **extra, **({"replication": "database"} if replication else {}))
 
 
