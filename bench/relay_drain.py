@@ -28,7 +28,7 @@ from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-def
 from chassis import relay_window, tables
 from chassis.kafka import client_settings
 from chassis.relay import Plan, Relay, topics_of
-from chassis.relay_outlet import PARTITIONS
+from chassis.relay_target import PARTITIONS
 from quadrille.stack import Stack
 
 SERVICE = "inventory"
@@ -55,7 +55,8 @@ class Op:
 
 def prepare(stack: Stack) -> Plan:
     with psycopg.connect(stack.database_url(SERVICE, "owner")) as owner:
-        tables.upgrade(Op(owner), 1)
+        for version in tables.VERSIONS:
+            tables.upgrade(Op(owner), version)
     admin = AdminClient(client_settings(stack.kafka_bootstrap))
     for made in admin.create_topics([NewTopic(t, PARTITIONS, 1) for t in topics_of(SERVICE)]).values():
         made.result()
@@ -94,7 +95,7 @@ def reports(wanted: int) -> Iterator[tuple[threading.Event, Seen]]:
         if len(seen) == wanted:
             done.set()
 
-    relay_window.Transaction.reported = watched  # type: ignore[method-assign, assignment]
+    relay_window.Transaction.reported = watched  # type: ignore[method-assign]
     yield done, seen
     relay_window.Transaction.reported = report  # type: ignore[method-assign]
 

@@ -10,7 +10,15 @@ from uuid import uuid4
 import pytest
 
 from chassis.announce import announce, lock, saying, tell_recoveries, write
-from chassis.facts import CanaryBeat, FindingRaised, IntakePaused, OrderStuck, RelayRecovered
+from chassis.facts import (
+    CanaryBeat,
+    FindingRaised,
+    IntakePaused,
+    OrderStuck,
+    ProgressResumed,
+    ProgressStalled,
+    RelayRecovered,
+)
 from chassis.ids import event_id, id_time, uuid7
 from chassis.inputs import Done, Parked
 from chassis.registry import Reactions
@@ -166,3 +174,25 @@ def test_a_recovery_of_the_relay_is_told_once(db: Database) -> None:
     assert (cause, key) == (row, "pantry")
     assert PlainCodec().decode(payload, RelayRecovered) == RelayRecovered("pantry", "slot missing", 7, 1250)
     assert db.one("SELECT bool_and(announced) FROM relay_recovery")
+
+
+def test_what_a_relay_noticed_is_told_once_and_in_order(db: Database) -> None:
+    """A stall, its end, and what a recovery left out: each once, as the fact it is, whoever looks."""
+    note = (
+        "INSERT INTO relay_notice (id, kind, detail, since_at, took_ms, at) VALUES (%s, %s, %s, %s, %s, now() + %s * "
+        "interval '1 s')"
+    )
+    for n, kind in enumerate(("STALLED", "RESUMED", "LEFT_OUT")):
+        db.rows(note, uuid7(), kind, f"detail {n}", START, 1_500, n)
+
+    def look() -> None:
+        with db.connect() as tx:
+            tell_recoveries(tx, pantry.service())
+
+    together(*[look] * 4)
+    look()
+
+    stalled, resumed, left_out = [payload for (payload,) in db.said("payload")]
+    assert PlainCodec().decode(stalled, ProgressStalled) == ProgressStalled("pantry", "relay", "detail 0", START)
+    assert PlainCodec().decode(resumed, ProgressResumed) == ProgressResumed("pantry", "relay", START, 1_500)
+    assert PlainCodec().decode(left_out, FindingRaised) == FindingRaised("pantry", "relay.left_out", "detail 2")

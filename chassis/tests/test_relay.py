@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 
 import psycopg
 import pytest
-from confluent_kafka import admin as kafka_admin
 from confluent_kafka.admin import AdminClient
 
 from chassis.kafka import client_settings
@@ -202,21 +201,13 @@ def test_a_refused_record_stops_the_key_and_is_not_overtaken(ground: Ground, mon
     with ground.relaying() as relay, ground.connect() as app:
         ground.say(app, "a", 1)
         ground.until(lambda: ground.arrived() == 1)
-        _limit(ground, "10")
+        ground.limit("10")
         for n in range(2, 30):
             ground.say(app, "a", n)
         ground.until(lambda: "refused" in (relay.trouble or ""))
         assert ground.arrived() == 1
-        _limit(ground, "1048588")
+        ground.limit("1048588")
         assert ground.judge() == 0
-
-
-def _limit(ground: Ground, size: str) -> None:
-    entry = kafka_admin.ConfigEntry("max.message.bytes", size, incremental_operation=kafka_admin.AlterConfigOpType.SET)  # type: ignore[attr-defined] # not re-exported
-    resource = kafka_admin.ConfigResource(kafka_admin.ResourceType.TOPIC, ground.topic, incremental_configs=[entry])  # type: ignore[attr-defined]
-    admin = AdminClient(client_settings(ground.bootstrap))
-    for altered in admin.incremental_alter_configs([resource]).values():
-        altered.result()
 
 
 def test_each_row_sent_is_a_span_below_its_handler(ground: Ground) -> None:

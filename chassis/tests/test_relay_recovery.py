@@ -6,12 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from chassis.relay_keeper import Cluster, Progress, Slot, Source
-from chassis.relay_recovery import cause
+from chassis.relay_keeper import Cluster, NotReady, Progress, Slot, Source
+from chassis.relay_recovery import admit, cause
+from chassis.relay_target import Target
 from chassis.relay_window import Position
 
 CLUSTER = Cluster(1, 1)
-STORED = Progress(CLUSTER, Position(1000, 0), "p1")
+OURS = Target("ours", {"order.events": "a", "ops.events": "b"})
+STORED = Progress(CLUSTER, Position(1000, 0), "p1", OURS)
 SLOT = Slot(None, 1000)
 SOUND = Source(
     wal_level="logical",
@@ -49,7 +51,7 @@ def test_only_a_slot_at_or_behind_the_position_goes_on(
     stored: Progress | None, cluster: Cluster, publication: str, slot: Slot | None, reason: str | None
 ) -> None:
     """A crash sets a slot back, which is harmless; whatever else changed may have lost rows and is scanned for."""
-    assert cause(stored, cluster, publication, slot) == reason
+    assert cause(stored, Progress(cluster, Position(0, 0), publication, OURS), slot) == reason
 
 
 def test_a_sound_source_has_no_fault() -> None:
@@ -77,3 +79,40 @@ def test_each_fault_of_a_source_is_said_in_one_line(source: Source, says: str) -
 
     assert says in fault
     assert "\n" not in fault
+
+
+@pytest.mark.parametrize(
+    ("found", "accepted", "reason"),
+    [
+        (OURS, "", None),
+        (OURS, "ours", None),
+        (OURS, "theirs", "the setting KAFKA_CLUSTER says theirs"),
+        (Target("ours", {"order.events": "c", "ops.events": "b"}), "", None),
+        (Target("ours", {"order.events": "c", "ops.events": "d"}), "", "no topic is the same"),
+        (Target("ours", {"order.events": "c", "ops.events": "d"}), "ours", None),
+        (Target("theirs", {"order.events": "c", "ops.events": "d"}), "", "set KAFKA_CLUSTER=theirs"),
+        (Target("theirs", {"order.events": "c", "ops.events": "d"}), "theirs", None),
+        (Target("theirs", {"order.events": "a", "ops.events": "b"}), "", "set KAFKA_CLUSTER=theirs"),
+    ],
+)
+def test_another_kafka_is_admitted_by_a_person_alone(found: Target, accepted: str, reason: str | None) -> None:
+    """A topic made anew in our own is a recovery's business; a Kafka with none of ours is for a person to name."""
+    if reason is None:
+        admit(STORED, found, accepted)
+        return
+    with pytest.raises(NotReady, match=reason):
+        admit(STORED, found, accepted)
+
+
+@pytest.mark.parametrize(
+    ("found", "reason"),
+    [
+        (OURS, None),
+        (Target("ours", {"order.events": "c", "ops.events": "b"}), "topic made anew: order.events"),
+        (Target("theirs", {"order.events": "c", "ops.events": "d"}), "another Kafka"),
+        (Target("ours", {"order.events": "a", "ops.events": "b", "new.topic": "n"}), None),
+    ],
+)
+def test_another_log_is_a_cause(found: Target, reason: str | None) -> None:
+    """What a new log lacks is sent again; a topic that came to ours lacks nothing."""
+    assert cause(STORED, Progress(CLUSTER, Position(0, 0), "p1", found), SLOT) == reason

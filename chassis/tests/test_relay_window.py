@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, cast
 
 import pytest
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, Message
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chassis.relay_window import DeliveryFailed, Position, Window
+from chassis.relay_window import DeliveryFailed, Position, Unproven, Window
 
 START = Position(100, 0)
 NONE = cast("Any", None)
+offsets = itertools.count()
+
+
+def record(offset: int | None = None) -> Message:
+    """An acknowledged record, behind all before it unless said otherwise."""
+    return Message(topic="t", partition=0, offset=next(offsets) if offset is None else offset)
 
 
 @given(st.lists(st.integers(0, 3), max_size=8), st.randoms(use_true_random=False))
@@ -29,7 +36,7 @@ def test_the_position_is_the_end_of_the_last_gapless_delivery(sizes: list[int], 
     random.shuffle(waiting)
 
     for n, transaction in waiting:
-        transaction.reported(None, NONE)
+        transaction.reported(None, record())
         left[n] -= 1
         gapless = next((i for i, count in enumerate(left) if count), len(left))
         assert window.settle()[0] == ends[gapless]
@@ -44,7 +51,7 @@ def test_an_open_transaction_holds_the_position() -> None:
     window = Window(START)
     transaction = window.begin()
     transaction.handed = 1
-    transaction.reported(None, NONE)
+    transaction.reported(None, record())
 
     assert window.settle() == (START, 0)
     transaction.end = Position(200, 1)
@@ -74,4 +81,19 @@ def test_a_failed_delivery_stops_the_stretch() -> None:
 
     assert window.settle()[0] == START
     with pytest.raises(DeliveryFailed, match="large"):
+        window.check()
+
+
+@pytest.mark.parametrize("offset", [4, 5])
+def test_an_offset_that_does_not_grow_is_no_delivery(offset: int) -> None:
+    """A log that acknowledges a place it has given away, or one before it, is another log: its word counts nothing."""
+    window = Window(START, {("t", 0): 3})
+    transaction = window.begin()
+    transaction.handed = 2
+    transaction.reported(None, record(5))
+    transaction.reported(None, record(offset))
+    transaction.end = Position(200, 1)
+
+    assert window.settle()[0] == START
+    with pytest.raises(Unproven, match=rf"t \[0\] acknowledged {offset} after 5"):
         window.check()

@@ -23,7 +23,7 @@ from chassis.worker import connection
 
 TRUNCATE = (
     "TRUNCATE outbox, inbox, inbox_old, topic, position, stream, agenda, parked, relay_progress, relay_recovery, stall,"
-    " hold, level, cake RESTART IDENTITY"
+    " relay_notice, hold, level, cake RESTART IDENTITY"
 )
 Row = tuple[Any, ...]
 

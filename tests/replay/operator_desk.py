@@ -16,7 +16,7 @@ from quadrille.client import Client
 from tests.conftest import SERVICES, Shop
 
 RESTING = {"PLANNED", "DONE", "PAUSED", "FAILED", "CANCELLED"}
-NOT_OURS = {"operation", "audit", "canary", "relay_progress", "relay_recovery", "position", "inbox"}
+NOT_OURS = {"operation", "audit", "canary", "relay_progress", "relay_recovery", "relay_notice", "position", "inbox"}
 UNHEARD = "DELETE FROM inbox WHERE event_id = ANY(%s::uuid[]) RETURNING 1"
 FORGOTTEN = (
     "DELETE FROM agenda WHERE key = %s RETURNING 1",

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import Any, TypeAlias
 from uuid import UUID
 
-from chassis.facts import Announced, RelayRecovered
+from chassis.facts import Announced, FindingRaised, ProgressResumed, ProgressStalled, RelayRecovered
 from chassis.ids import event_id, lock_key
 from chassis.ledger import LOCK_KEYS, Said
 from chassis.service import Service, Tx
@@ -31,6 +32,10 @@ UNTOLD = """
 UPDATE relay_recovery r SET announced = true
   FROM (SELECT id FROM relay_recovery WHERE NOT announced ORDER BY at FOR UPDATE SKIP LOCKED) u
  WHERE r.id = u.id RETURNING r.id, r.cause, r.rows, r.seconds"""
+UNTOLD_NOTICES = """
+UPDATE relay_notice n SET announced = true
+  FROM (SELECT id FROM relay_notice WHERE NOT announced ORDER BY at FOR UPDATE SKIP LOCKED) u
+ WHERE n.id = u.id RETURNING n.id, n.kind, n.detail, n.since_at, n.took_ms, n.at"""
 Speaker: TypeAlias = Service[Any]
 
 
@@ -74,9 +79,23 @@ def write(tx: Tx, facts: Sequence[Said]) -> None:
 
 
 def tell_recoveries(tx: Tx, service: Speaker) -> int:
-    """Announce what the relay, who may not write into the outbox, has noted: its recoveries; return how many."""
+    """Announce what the relay, who may not write into the outbox, has noted: recoveries, stalls; return how many."""
     with tx.transaction():
         rows = tx.execute(UNTOLD).fetchall()
         for identity, cause, count, seconds in rows:
             announce(tx, service, identity, RelayRecovered(service.name, cause, count, round(seconds * 1000)))
-    return len(rows)
+        notices = tx.execute(UNTOLD_NOTICES).fetchall()
+        for identity, kind, detail, since, took_ms, _ in sorted(notices, key=lambda row: row[-1]):
+            announce(tx, service, identity, _noticed(service.name, kind, detail, since, took_ms))
+    return len(rows) + len(notices)
+
+
+def _noticed(service: str, kind: str, detail: str, since: datetime, took_ms: int) -> Announced:
+    """Return the fact of a relay's notice."""
+    match kind:
+        case "STALLED":
+            return ProgressStalled(service, "relay", detail, since)
+        case "RESUMED":
+            return ProgressResumed(service, "relay", since, took_ms)
+        case _:
+            return FindingRaised(service, "relay.left_out", detail)

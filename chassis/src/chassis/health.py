@@ -7,6 +7,7 @@ from confluent_kafka import KafkaError, KafkaException
 from psycopg.conninfo import conninfo_to_dict
 
 from chassis.breaker import Guarded, State
+from chassis.conninfo import pinned
 from chassis.words import Infrastructure
 
 CONNECT_SECONDS = 2
@@ -38,7 +39,7 @@ def reason(trouble: BaseException) -> str:
 def database_can_write(url: str) -> None:
     """Raise NotReadyError unless the database of ``url`` answers and takes writes: a replica would refuse every one."""
     try:
-        with psycopg.connect(url, connect_timeout=CONNECT_SECONDS) as tx:
+        with psycopg.connect(pinned(url, connect_timeout=CONNECT_SECONDS)) as tx:
             [(replica, read_only)] = tx.execute(CAN_WRITE).fetchall()
     except psycopg.OperationalError as away:
         raise NotReadyError(_said_by_server(url, away)) from None
@@ -55,7 +56,7 @@ def database_can_write(url: str) -> None:
 
 def relay_publishes(url: str) -> None:
     """Raise NotReadyError if the relay has published nothing for a while: what is said here waits in the outbox."""
-    with psycopg.connect(url, connect_timeout=CONNECT_SECONDS) as tx:
+    with psycopg.connect(pinned(url, connect_timeout=CONNECT_SECONDS)) as tx:
         found = tx.execute(PUBLISHED).fetchone()
     if found is None or found[0] > QUIET_SECONDS:
         since = "yet" if found is None else f"for {found[0]:.0f} s"
@@ -67,7 +68,7 @@ def relay_publishes(url: str) -> None:
 
 def nothing_parked(url: str) -> None:
     """Raise NotReadyError with the number of inputs that are parked: their orders wait for a person."""
-    with psycopg.connect(url, connect_timeout=CONNECT_SECONDS) as tx:
+    with psycopg.connect(pinned(url, connect_timeout=CONNECT_SECONDS)) as tx:
         [(count,)] = tx.execute(PARKED).fetchall()
     if count:
         message = f"{count} parked inputs wait for a person"

@@ -25,7 +25,7 @@ class Patience:
     @property
     def look_every(self) -> float:
         """How many seconds may lie between two looks."""
-        return self.stalled_after / 3
+        return self.stalled_after / 6
 
 
 class Change(enum.Enum):
@@ -58,7 +58,7 @@ class ProgressWatchdog:
         ``pace`` below 1 lets time pass more slowly, for work that may have to wait for its turn.
         """
         now = self._clock()
-        watched = 0.0 if self._looked is None else min(now - self._looked, self.patience.look_every)
+        watched = 0.0 if self._looked is None else min(now - self._looked, 2 * self.patience.look_every)
         moved = handled != self._handled
         self._looked, self._handled = now, handled
         if moved or not ahead:

@@ -8,22 +8,25 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import closing
-from dataclasses import dataclass
-from datetime import timedelta
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import psycopg
 import structlog
 from confluent_kafka import KafkaException
 from psycopg import pq
 
+from chassis.logs import Seldom
 from chassis.pgoutput import StreamError
+from chassis.progress import Change, Patience, ProgressWatchdog
 from chassis.relay_keeper import Cluster, Keeper, NotReady, Progress
-from chassis.relay_metrics import FAILURES, RECOVERIES, STREAMING
-from chassis.relay_outlet import Outlet
-from chassis.relay_pump import Halted, Pump
-from chassis.relay_recovery import Recovery, cause
-from chassis.relay_window import DeliveryFailed, Position
+from chassis.relay_metrics import FAILURES, RECOVERIES, REFUSED, STALLED, STREAMING
+from chassis.relay_outlet import Care, Elsewhere, Outlet
+from chassis.relay_pump import Halted, Pump, Sight
+from chassis.relay_recovery import Recovery, admit, cause
+from chassis.relay_window import DeliveryFailed, Position, Transaction, Unproven
 from chassis.replication import Stream, command, connect
 from chassis.tracing import Spans
 
@@ -44,6 +47,9 @@ class Plan:
     bootstrap: str
     topics: tuple[str, ...]
     window: timedelta = timedelta(days=7)
+    accepted: str = ""
+    """The id of the Kafka cluster that is ours, where a person has said it."""
+    patience: Patience = field(default_factory=Patience)
 
     @property
     def slot(self) -> str:
@@ -54,6 +60,10 @@ class Plan:
 def topics_of(service: str) -> tuple[str, ...]:
     """Return the topics a service's relay writes: its own two, and the two all services share."""
     return f"{service}.events", f"{service}.dead-letters", "saga.audit", "ops.events"
+
+
+class Stalled(NotReady):
+    """Nothing has been delivered for long: sessions and producer are made anew."""
 
 
 class Relay:
@@ -68,14 +78,22 @@ class Relay:
         self._outlet: Outlet | None = None
         self._build_at = 0.0
         self._known: Progress | None = None
+        self._care = Care()
+        self._dog = ProgressWatchdog(plan.patience)
+        self._best = (0, 0, 0), 0
+        self._stall: str | None = None
+        self._seldom = Seldom()
         self.state = "starting"
         """`streaming`, `standby`, `recovering`, `waiting` (for what ``trouble`` says) or `stopped`."""
         self.trouble: str | None = "starting"
 
     def ready(self) -> None:
-        """Raise NotReady with one line of reason unless this relay streams or stands by."""
-        if self.trouble is not None:
-            raise NotReady(self.trouble)
+        """Raise NotReady with one line of reason unless this relay delivers or stands by."""
+        outlet = self._outlet
+        away = outlet.away if outlet is not None and self.state != "standby" else None
+        trouble = self._care.reason if self.state == "streaming" else self._care.reason or self.trouble
+        if reason := trouble or away or self._stall:
+            raise NotReady(reason)
 
     def run(self, stop: threading.Event) -> None:
         """Relay until told to stop."""
@@ -84,13 +102,17 @@ class Relay:
                 self._serve(stop)
             except Halted:
                 break
+            except (Elsewhere, Stalled) as reason:
+                self._enter("waiting", str(reason))
+                self._discard()
             except (NotReady, StreamError) as reason:
                 self._enter("waiting", str(reason))
-            except (DeliveryFailed, KafkaException) as refused:
+            except (DeliveryFailed, KafkaException) as failed:
                 FAILURES.inc()
-                self._enter("waiting", f"Kafka refused a record: {refused}")
+                self._enter("waiting", self._care.reason or f"sent again: {failed}")
                 self._discard()
             except psycopg.Error as lost:
+                self._dog.suspend()
                 self._enter("waiting", f"PostgreSQL: {(str(lost) or type(lost).__name__).splitlines()[0]}")
             stop.wait(_STANDBY_SECONDS)
         self._discard()
@@ -100,15 +122,21 @@ class Relay:
         """Stand by until the lock is ours, then stream; whatever ends it, know how far the deliveries came."""
         pump = None
         try:
-            with closing(Keeper(self._plan.dsn, self._plan.slot)) as keeper:
+            with closing(Keeper(self._plan.dsn, self._plan.slot)) as keeper, ExitStack() as opened:
                 while not keeper.try_lock():
                     self._enter("standby")
+                    self._watch(keeper, Sight(ahead=False, delivered=(0, 0, 0), end=0, words=""))
                     _rest(stop, _STANDBY_SECONDS)
-                outlet = self._reliable_outlet(keeper, stop)
-                with closing(connect(self._plan.dsn)) as walsender:
+                with keeper.beating():
+                    outlet = self._reliable_outlet(keeper, stop)
+                    walsender = opened.enter_context(closing(connect(self._plan.dsn)))
                     pump = self._pump(keeper, walsender, outlet, stop)
-                    self._enter("streaming")
-                    pump.run()
+                self._enter("streaming", self._care.reason)
+                pump.run()
+        except DeliveryFailed as failed:
+            if not isinstance(failed, Unproven):
+                self._care.refused(failed, pump.unsettled if pump is not None else 1)
+            raise
         finally:  # with both sessions closed: neither a stand-by nor the server's shutdown waits for Kafka
             if pump is not None:
                 self._known, clean = pump.drain()
@@ -122,42 +150,92 @@ class Relay:
         keeper.free_slot()
         stream = Stream(walsender, self._plan.slot, start.position.lsn)
         stream.watch(keeper.connection.fileno())
-        return Pump(keeper, stream, outlet, start, stop)
+        return Pump(keeper, stream, outlet, start, stop, watch=partial(self._watch, keeper))
 
     def _reliable_outlet(self, keeper: Keeper, stop: threading.Event) -> Outlet:
         """Return a producer, once its topics were seen to be right."""
         while self._outlet is None:
             if time.monotonic() >= self._build_at:
-                source = f"quadrille/{self._plan.service}"
-                self._outlet = Outlet(self._plan.bootstrap, source, self._plan.topics, self._spans)
+                self._outlet = Outlet(
+                    self._plan.bootstrap, self._plan.service, self._plan.topics, self._spans, self._care
+                )
                 self._build_at = time.monotonic() + REBUILD_SECONDS
             else:
-                keeper.beat()
-                _rest(stop, _STANDBY_SECONDS)
-        patience = time.monotonic() + _BEAT_SECONDS
-        while self._outlet.trouble is not None:
-            if time.monotonic() > patience:
-                self._enter("waiting", self._outlet.trouble)
-            keeper.beat()
-            _rest(stop, 0.1)
+                self._wait_refused(keeper, stop, _STANDBY_SECONDS)
+        look, patience = self._outlet.look(), time.monotonic() + _BEAT_SECONDS
+        while not self._outlet.seen(look):
+            self._outlet.check()
+            if time.monotonic() > patience and (reason := self._outlet.away or self._outlet.trouble):
+                self._enter("waiting", reason)
+            self._wait_refused(keeper, stop, 0.02)
+        self._outlet.check()
         return self._outlet
+
+    def _wait_refused(self, keeper: Keeper, stop: threading.Event, seconds: float) -> None:
+        """Keep the lease for a moment; while a row is refused, others wait behind it."""
+        keeper.beat_seldom()
+        if self._care.reason is not None:
+            self._watch(keeper, Sight(ahead=True, delivered=(0, 0, 0), end=0, words=self._care.reason))
+        _rest(stop, seconds)
 
     def _start(self, keeper: Keeper, outlet: Outlet, cluster: Cluster, stop: threading.Event) -> Progress:
         """Return the position to go on from, after a recovery if there must be one."""
-        identity, stored, known = keeper.publication(), keeper.progress(), self._known
-        reason = cause(stored, cluster, identity, keeper.slot())
+        stored, known, target = keeper.progress(), self._known, outlet.target
+        found = Progress(cluster, Position(0, 0), keeper.publication(), target)
+        admit(stored, target, self._plan.accepted)
+        reason = cause(stored, found, keeper.slot())
         if stored is None or reason is not None:
             recovery = Recovery(self._plan.dsn, self._plan.slot, self._plan.window, reason or "", stored)
             self._enter("recovering", f"scanning the outbox: {reason}")
-            RECOVERIES.labels(reason).inc()
-            found = Progress(cluster, Position(0, 0), identity)
-            return recovery.run(keeper, outlet, found, lambda: _alive(keeper, outlet, stop))
-        if known is None or (known.cluster, known.publication) != (cluster, identity):
-            return stored
+            RECOVERIES.labels((reason or "").partition(":")[0]).inc()
+            progress = recovery.run(keeper, outlet, found, partial(self._alive, keeper, outlet, stop, reason))
+            self._care.forget()
+            return progress
+        if stored.target is None or stored.target.topics != target.topics:
+            topics = {**(stored.target.topics if stored.target else {}), **target.topics}
+            keeper.adopt(replace(target, topics=topics))
+        same = (cluster, found.publication, target)
+        if known is None or (known.cluster, known.publication, known.target) != same:
+            return replace(stored, target=target)
         if known.position <= stored.position:
-            return stored
+            return replace(stored, target=target)
         keeper.store(known.position)  # delivered before the connection was lost: not sent again
         return known
+
+    def _alive(
+        self, keeper: Keeper, outlet: Outlet, stop: threading.Event, reason: str | None, sent: Transaction
+    ) -> None:
+        """Keep the lease while a recovery takes its time, and show how far it is; raises when it is to end."""
+        outlet.check()
+        if stop.is_set():
+            raise Halted
+        if time.monotonic() - keeper.heard > _BEAT_SECONDS:
+            keeper.beat()
+            self.trouble = f"scanning the outbox: {reason}: {sent.delivered} rows delivered so far"
+            if self._seldom.met("recovering"):
+                log.info("relay.recovering", cause=reason, rows=sent.delivered)
+            waiting = sent.handed > sent.delivered
+            words = f"{sent.handed - sent.delivered} rows of a recovery wait: {outlet.away or 'none is acknowledged'}"
+            self._watch(keeper, Sight(ahead=waiting, delivered=(0, sent.delivered, 0), end=0, words=words))
+
+    def _watch(self, keeper: Keeper, sight: Sight) -> None:
+        """Judge whether anything moves; a stall is told in the log, by readiness, and through the worker to all."""
+        delivered, end = self._best
+        self._best = max(delivered, sight.delivered), max(end, sight.end)
+        dog = self._dog
+        change = dog.look(ahead=sight.ahead, handled=self._best)
+        STALLED.set(dog.seconds if dog.stalled else 0)
+        REFUSED.set(self._care.reason is not None)
+        self._stall = f"nothing delivered for {dog.seconds:.0f} s: {sight.words}" if dog.stalled else None
+        if change is Change.STALLED:
+            log.error("relay.stalled", slot=self._plan.slot, seconds=round(dog.seconds), reason=sight.words)
+            keeper.note("STALLED", sight.words[:500], datetime.now(UTC) - timedelta(seconds=dog.seconds))
+        elif change is Change.RESUMED:
+            log.info("relay.resumed", slot=self._plan.slot, seconds=round(dog.lasted))
+            since = datetime.now(UTC) - timedelta(seconds=dog.lasted)
+            keeper.note("RESUMED", "", since, round(dog.lasted * 1000))
+        if dog.renewal_due() and self._outlet is not None and self._outlet.away is None and not self._care.reason:
+            raise Stalled(self._stall or "stalled")
 
     def _enter(self, state: str, trouble: str | None = None) -> None:
         """Note what the relay does now, and log it when it changes."""
@@ -175,12 +253,3 @@ class Relay:
 def _rest(stop: threading.Event, seconds: float) -> None:
     if stop.wait(seconds):
         raise Halted
-
-
-def _alive(keeper: Keeper, outlet: Outlet, stop: threading.Event) -> None:
-    """Keep the lease while a recovery takes its time; raises when it is to end."""
-    outlet.check()
-    if stop.is_set():
-        raise Halted
-    if time.monotonic() - keeper.heard > _BEAT_SECONDS:
-        keeper.beat()

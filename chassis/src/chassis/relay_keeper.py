@@ -6,19 +6,22 @@ Storing asks for the publication's identity in the same statement: nothing is ac
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, LiteralString
+from typing import Any, LiteralString, NamedTuple
 
 import psycopg
 from psycopg import sql
+from psycopg.types.json import Jsonb
 
 from chassis.health import NotReadyError
-from chassis.ids import lock_key
+from chassis.ids import lock_key, uuid7
 from chassis.pgoutput import OutboxRow
+from chassis.relay_target import Target
 from chassis.relay_window import Position
 from chassis.replication import conninfo, lsn_number, lsn_text
 
@@ -37,14 +40,27 @@ SELECT current_setting('wal_level'), pg_is_in_recovery(), to_regclass('outbox') 
          WHERE t.pubname = 'outbox' AND t.tablename = 'outbox' AND t.rowfilter IS NULL),
        ({_IDENTITY})
   FROM (SELECT) one LEFT JOIN pg_publication p ON p.pubname = 'outbox'"""  # noqa: S608 - our own constants
+# The snapshot is taken when a statement begins, the end of the WAL is told after that: what was committed in one lies
+# before the other.
+_NOW: LiteralString = """pg_current_wal_flush_lsn()::text, clock_timestamp(),
+  pg_snapshot_xmin(pg_current_snapshot())::text, pg_current_wal_insert_lsn()::text"""
+_BEAT: LiteralString = f"SELECT {_NOW}"
 _STORE: LiteralString = f"""
-UPDATE relay_progress SET commit_lsn = %s::pg_lsn, committed_at = %s
- WHERE publication = ({_IDENTITY}) AND commit_lsn <= %s::pg_lsn
-RETURNING pg_current_wal_flush_lsn()::text, clock_timestamp()"""  # noqa: S608 - our own constants
+UPDATE relay_progress SET commit_lsn = %s::pg_lsn, committed_at = %s, proven_xid = coalesce(%s::xid8, proven_xid)
+ WHERE publication = ({_IDENTITY}) AND commit_lsn <= %s::pg_lsn AND rescan IS NULL
+RETURNING {_NOW}"""  # noqa: S608 - our own constants
+_ADOPT: LiteralString = "UPDATE relay_progress SET kafka_cluster = %s, kafka_topics = %s"
+_PROGRESS: LiteralString = """
+SELECT system_id, timeline, commit_lsn::text, committed_at, publication, kafka_cluster, kafka_topics,
+       proven_xid::text, rescan FROM relay_progress"""
 _BEGIN_ANEW: LiteralString = """
-INSERT INTO relay_progress (system_id, timeline, commit_lsn, committed_at, publication) VALUES (%s, %s, %s, %s, %s)
-ON CONFLICT (only_one) DO UPDATE SET (system_id, timeline, commit_lsn, committed_at, publication)
-  = (excluded.system_id, excluded.timeline, excluded.commit_lsn, excluded.committed_at, excluded.publication)"""
+INSERT INTO relay_progress (system_id, timeline, commit_lsn, committed_at, publication, kafka_cluster, kafka_topics,
+                            proven_xid, rescan) VALUES (%s, %s, %s, %s, %s, %s, %s, %s::xid8, NULL)
+ON CONFLICT (only_one) DO UPDATE SET
+  (system_id, timeline, commit_lsn, committed_at, publication, kafka_cluster, kafka_topics, proven_xid, rescan)
+  = (excluded.system_id, excluded.timeline, excluded.commit_lsn, excluded.committed_at, excluded.publication,
+     excluded.kafka_cluster, excluded.kafka_topics, excluded.proven_xid, NULL)"""
+_NOTE: LiteralString = "INSERT INTO relay_notice (id, kind, detail, since_at, took_ms) VALUES (%s, %s, %s, %s, %s)"
 _SLOT: LiteralString = """
 SELECT plugin, database, active_pid, wal_status, confirmed_flush_lsn::text
   FROM pg_replication_slots WHERE slot_name = %s"""
@@ -64,11 +80,29 @@ class Cluster:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What was stored: a position, the WAL it is a place in, and the publication it was read through."""
+    """What was stored: a position, the WAL it is a place in, the publication it was read through, where records went.
+
+    Every row of a transaction before ``proven_xid`` is published; ``rescan`` is why a person wants the outbox read.
+    """
 
     cluster: Cluster
     position: Position
     publication: str
+    target: Target | None = None
+    proven_xid: int | None = None
+    rescan: str | None = None
+
+
+class Beat(NamedTuple):
+    """How things are at the server: the end of the flushed WAL, and its time in microseconds since 2000.
+
+    What transactions before ``xmin`` committed lies in the WAL before ``inserted``.
+    """
+
+    flushed: int
+    now: int
+    xmin: int
+    inserted: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,10 +161,36 @@ class Keeper:
         self.connection.execute(sql.SQL("SET idle_session_timeout = {}").format(f"{LEASE_SECONDS}s"))
         return True
 
-    def beat(self) -> tuple[int, int]:
-        """Show that we live; return the end of the flushed WAL and the server's time, microseconds since 2000."""
-        flushed, now = self._one("SELECT pg_current_wal_flush_lsn()::text, clock_timestamp()")
-        return lsn_number(flushed), _microseconds(now)
+    def beat(self) -> Beat:
+        """Show that we live; return how things are at the server."""
+        return _heard(self._one(_BEAT))
+
+    def beat_seldom(self) -> None:
+        """Show that we live, if the server has not heard of us for a second."""
+        if time.monotonic() - self.heard > LEASE_SECONDS / 4:
+            self.beat()
+
+    def rescan(self) -> str | None:
+        """Return why a person wants the outbox read again, None if nobody does."""
+        row = self._maybe("SELECT rescan FROM relay_progress")
+        return row[0] if row else None
+
+    @contextmanager
+    def beating(self) -> Iterator[None]:
+        """Show that we live while the block runs, however long one of its steps takes; what it does may fail first."""
+        over = threading.Event()
+        thread = threading.Thread(target=self._beat_until, args=(over,), name="lease", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def _beat_until(self, over: threading.Event) -> None:
+        with suppress(psycopg.Error):  # whoever asks next is told
+            while not over.wait(LEASE_SECONDS / 4):
+                self.connection.execute("SELECT")
 
     def publication(self) -> str:
         """Return the identity of a publication that is as it must be; raises NotReady with the reason if it is not."""
@@ -141,26 +201,40 @@ class Keeper:
 
     def progress(self) -> Progress | None:
         """Return what was stored last, None before the first time."""
-        row = self._maybe("SELECT system_id, timeline, commit_lsn::text, committed_at, publication FROM relay_progress")
+        row = self._maybe(_PROGRESS)
         if row is None:
             return None
         position = Position(lsn_number(row[2]), _microseconds(row[3]))
-        return Progress(Cluster(row[0], row[1]), position, row[4])
+        target = None if row[5] is None else Target(row[5], row[6] or {})
+        return Progress(Cluster(row[0], row[1]), position, row[4], target, row[7] and int(row[7]), row[8])
 
-    def store(self, position: Position) -> tuple[int, int]:
+    def store(self, position: Position, proven_xid: int | None = None) -> Beat:
         """Store a position, durably; return as ``beat``. Raises NotReady if the publication is not what it was."""
-        lsn = lsn_text(position.lsn)
-        row = self._maybe(_STORE, [lsn, _EPOCH + timedelta(microseconds=position.committed_at), lsn])
+        lsn, at = lsn_text(position.lsn), _EPOCH + timedelta(microseconds=position.committed_at)
+        row = self._maybe(_STORE, [lsn, at, None if proven_xid is None else str(proven_xid), lsn])
         if row is None:
             message = "the publication, or the stored position, was changed under the stream"
             raise NotReady(message)
-        return lsn_number(row[0]), _microseconds(row[1])
+        return _heard(row)
+
+    def adopt(self, target: Target) -> None:
+        """Store which Kafka the records go to, where that was not known in full."""
+        self.connection.execute(_ADOPT, [target.cluster, Jsonb(dict(target.topics))])
 
     def begin_anew(self, progress: Progress) -> None:
         """Store where a recovery, or the very first start, has come to."""
         at = _EPOCH + timedelta(microseconds=progress.position.committed_at)
         system, lsn = progress.cluster, lsn_text(progress.position.lsn)
-        self.connection.execute(_BEGIN_ANEW, [system.system_id, system.timeline, lsn, at, progress.publication])
+        cluster, topics = (progress.target.cluster, progress.target.topics) if progress.target else (None, {})
+        proven = None if progress.proven_xid is None else str(progress.proven_xid)
+        self.connection.execute(
+            _BEGIN_ANEW,
+            [system.system_id, system.timeline, lsn, at, progress.publication, cluster, Jsonb(dict(topics)), proven],
+        )
+
+    def note(self, kind: str, detail: str, since: datetime, took_ms: int = 0) -> None:
+        """Write down what the worker is to tell the others."""
+        self.connection.execute(_NOTE, [uuid7(), kind, detail, since, took_ms])
 
     def slot(self) -> Slot | None:
         """Return the slot; None if there is none. Raises NotReady for one that is not ours."""
@@ -207,6 +281,10 @@ class Keeper:
         row = self.connection.execute(query, values).fetchone()
         self.heard = time.monotonic()
         return row
+
+
+def _heard(row: tuple[Any, ...]) -> Beat:
+    return Beat(lsn_number(row[0]), _microseconds(row[1]), int(row[2]), lsn_number(row[3]))
 
 
 def _microseconds(at: datetime) -> int:

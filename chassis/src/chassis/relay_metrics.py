@@ -16,3 +16,6 @@ AGE = Gauge(
     "quadrille_relay_acknowledged_age_seconds", "How long ago the acknowledged position was known to be current"
 )
 STREAMING = Gauge("quadrille_relay_streaming_ratio", "1 while this relay streams, 0 while it stands by or waits")
+STALLED = Gauge("quadrille_relay_stalled_seconds", "For how long rows have waited with none delivered; 0 in order")
+REFUSED = Gauge("quadrille_relay_refused_ratio", "1 while a row is refused and holds up all behind it")
+LEFT_OUT = Counter("quadrille_relay_left_out_rows_total", "Rows too old to be sent again to a new log")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
 
@@ -16,102 +19,215 @@ from chassis.envelope import unix_nanoseconds, uuid_text, write_headers
 from chassis.kafka import producer_settings
 from chassis.logs import Seldom
 from chassis.pgoutput import OutboxRow
-from chassis.relay_window import DeliveryFailed, Transaction
+from chassis.relay_keeper import NotReady
+from chassis.relay_target import Claim, Place, Target, Witness
+from chassis.relay_window import DeliveryFailed, Transaction, Unproven
 from chassis.trace import parse
 from chassis.tracing import Spans
 
-PARTITIONS = 12
-LOOK_SECONDS = 10.0
-_LOOK_TIMEOUT = 3.0
 _FULL_SECONDS = 0.001
+_HELD_SECONDS = 0.02
 _SAMPLED = b"13579bdf"
+_REPEATED = re.compile(r"ProduceRequest for .* failed: (.*) \(broker .*")
+_SILENT = logging.getLogger("chassis.relay.silent")  # what it would print beside our log, we say
+_SILENT.addHandler(logging.NullHandler())
+_SILENT.propagate = False
 
 Report: TypeAlias = Callable[[KafkaError | None, Message], None]
+
+
+class Elsewhere(NotReady):
+    """The topics are not those that the records so far went to: the producer is discarded, nothing of it counts."""
+
+
+class Refused(DeliveryFailed):
+    """One row is refused, and which."""
+
+    def __init__(self, row: OutboxRow, reason: str) -> None:
+        key, topic = (text.decode("utf-8", "replace") for text in (row.aggregateid, row.aggregatetype))
+        super().__init__(
+            f"row {uuid_text(row.id).decode()} of {topic}, key {key[:64]}, {len(row.payload)} bytes: {reason}"
+        )
+        self.row = row
+
+
+@dataclass(slots=True)
+class Care:
+    """What is remembered of a refusal until the row that is refused was delivered, or is no longer to be sent.
+
+    While ``left`` rows are, they are handed on one by one: then it is known which one it is.
+    """
+
+    reason: str | None = None
+    row: bytes | None = None
+    left: int = 0
+
+    def refused(self, failed: DeliveryFailed, unsettled: int) -> None:
+        """Remember a refusal, and how many rows are to be watched one by one."""
+        self.reason = f"refused: {failed}; what to do: docs/troubleshooting.md"
+        self.row, self.left = failed.row.id if isinstance(failed, Refused) else None, max(unsettled, 1)
+
+    def delivered(self, row: OutboxRow) -> None:
+        """Note a row that was refused by nobody."""
+        self.left = max(1, self.left - 1) if self.row else self.left - 1
+        if self.row == row.id or self.left <= 0:
+            self.forget()
+
+    def forget(self) -> None:
+        """Note that nothing is left that could be refused."""
+        self.reason, self.row, self.left = None, None, 0
 
 
 class Outlet:
     """One producer; after a failed delivery it is discarded, never used again."""
 
-    def __init__(self, bootstrap: str, source: str, topics: Sequence[str], spans: Spans) -> None:
-        self._source = source.encode()
+    def __init__(self, bootstrap: str, service: str, topics: Sequence[str], spans: Spans, care: Care) -> None:
+        self._source = f"quadrille/{service}".encode()
         self._topics = topics
         self._names: dict[bytes, str] = {}
         self._troubles = Seldom()
         self._spans = spans
+        self._care = care
+        self._losses = 0
         self.fatal: str | None = None
-        self.trouble: str | None = "Kafka has not answered yet"
-        """Why the topics cannot be relied on; None once they were seen to be right."""
-        self._producer = Producer({**producer_settings(bootstrap), "error_cb": self._noticed, "log_level": 0})
+        self.offsets: dict[Place, int] = {}
+        """The last acknowledged offset of each partition."""
+        self._witness = Witness(bootstrap, topics, self.offsets, service)
+        self._witness.losses = lambda: self._losses
+        self._producer = Producer({**producer_settings(bootstrap), "error_cb": self._noticed}, logger=_SILENT)
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="reports", daemon=True)
         self._thread.start()
+        self.look, self.seen, self.prove = self._witness.look, self._witness.seen, self._witness.prove
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the topics cannot be relied on; None once they were seen to be right."""
+        return self._witness.trouble
+
+    @property
+    def away(self) -> str | None:
+        """That Kafka does not answer, while it does not."""
+        return self._witness.away
+
+    def check_topics(self) -> None:
+        """Raise NotReady if the topics are not as they must be."""
+        if self._witness.trouble is not None:
+            raise NotReady(self._witness.trouble)
+
+    @property
+    def target(self) -> Target:
+        """Which Kafka this is; raises NotReady before it has answered."""
+        if self._witness.target is None:
+            raise NotReady(self.away or self.trouble or "Kafka has not answered yet")
+        return self._witness.target
 
     def send(self, row: OutboxRow, report: Report) -> bool:
-        """Hand a row to the producer; False if its queue is full. Raises KafkaException if it takes no more."""
-        topic = self._names.get(row.aggregatetype) or self._name(row.aggregatetype)
-        if self._spans.on and row.traceparent[-1] in _SAMPLED:
+        """Hand a row to the producer; False if its queue is full, or if it may have been connected to another Kafka.
+
+        Raises Refused for a row that cannot be sent.
+        """
+        if self._held():
+            return False
+        topic = self._names.get(row.aggregatetype) or self._name(row)
+        if self._spans.on and row.traceparent[-1:] in _SAMPLED:
             report = partial(self._sent, row, time.time_ns(), report)
-        headers = write_headers(row, self._source)
+        try:
+            headers = write_headers(row, self._source)
+        except (ValueError, OverflowError) as unfit:  # a time past the year 9999
+            raise Refused(row, f"its headers cannot be written: {unfit}") from None
         try:
             self._producer.produce(topic, row.payload, row.aggregateid, on_delivery=report, headers=headers)
         except BufferError:
             return False
+        except KafkaException as refused:
+            self.check()  # a producer that has given up refuses every row
+            if refused.args[0].code() == KafkaError._FATAL:  # noqa: SLF001 - so named
+                raise DeliveryFailed(_words(refused)) from None
+            raise Refused(row, _words(refused)) from None
         return True
 
     def push(self, row: OutboxRow, transaction: Transaction, meanwhile: Callable[[], None]) -> None:
-        """Hand on a row of a transaction, however long the queue is full; ``meanwhile`` is called every millisecond."""
+        """Hand on a row of a transaction, however long the queue is full; ``meanwhile`` is called all the while.
+
+        After a refusal it waits for the row's delivery, and raises Refused with the row.
+        """
         transaction.handed += 1
         while not self.send(row, transaction.reported):
-            time.sleep(_FULL_SECONDS)
+            time.sleep(_HELD_SECONDS if self._held() else _FULL_SECONDS)
             meanwhile()
+        if not self._care.left:
+            return
+        try:
+            while transaction.delivered < transaction.handed:
+                time.sleep(_FULL_SECONDS)
+                meanwhile()
+        except Unproven:
+            raise
+        except DeliveryFailed as failed:
+            raise Refused(row, str(failed)) from None
+        self._care.delivered(row)
+
+    def caught_up(self) -> None:
+        """Note that all there is was delivered: what had been refused is gone."""
+        self._care.forget()
 
     def check(self) -> None:
-        """Raise DeliveryFailed if the producer has given up."""
+        """Raise DeliveryFailed if the producer has given up, and as ``check_log``."""
+        self.check_log()
         if self.fatal is not None:
             raise DeliveryFailed(self.fatal)
 
+    def check_log(self) -> None:
+        """Raise Elsewhere if the topics are not what they were, Unproven if they lack what was acknowledged."""
+        if self._witness.elsewhere is not None:
+            raise Elsewhere(self._witness.elsewhere)
+        if self._witness.lost is not None:
+            raise Unproven(self._witness.lost)
+
+    def await_proof(self, claim: Claim, meanwhile: Callable[[], None]) -> None:
+        """Wait until a claim holds; ``meanwhile`` is called all the while and may raise."""
+        self.prove(claim)
+        while not claim.proven:
+            time.sleep(_FULL_SECONDS)
+            meanwhile()
+
     def discard(self) -> None:
         """End the producer; what it has not delivered is forgotten here and read from the WAL again."""
+        self._witness.close()
         self._closed.set()
+        with suppress(KafkaException):  # at once: what answers may be another Kafka
+            self._producer.purge()
         self._thread.join()
         with suppress(KafkaException):  # one that failed for good says so once more
-            self._producer.purge()
             self._producer.flush(1.0)
 
+    def _held(self) -> bool:
+        """Tell whether a connection was lost since the topics were last seen to be ours."""
+        return self._losses != self._witness.calm
+
     def _serve(self) -> None:
-        """Serve delivery reports as they come, and look at the topics now and then."""
-        look_at = 0.0
+        """Serve delivery reports as they come."""
         while not self._closed.is_set():
-            if time.monotonic() >= look_at:
-                self._look()
-                look_at = time.monotonic() + (LOOK_SECONDS if self.trouble is None else 1.0)
             try:
                 self._producer.poll(0.5)
             except KafkaException as gone:  # fatal: it delivers nothing more
-                self.fatal = self.fatal or str(gone)
+                self.fatal = self.fatal or _words(gone)
                 return
 
-    def _look(self) -> None:
-        """Judge the topics; a broker that does not answer changes nothing, rows wait in the queue."""
-        try:
-            found = self._producer.list_topics(timeout=_LOOK_TIMEOUT).topics
-        except KafkaException:
-            return
-        counts = {name: len(found[name].partitions) if name in found else 0 for name in self._topics}
-        wrong = [f"{name} has {n} partitions" for name, n in counts.items() if n not in (0, PARTITIONS)]
-        missing = [f"{name} does not exist" for name, n in counts.items() if n == 0]
-        self.trouble = "; ".join("topic " + fault for fault in missing + wrong) or None
-
     def _noticed(self, error: KafkaError) -> None:
+        """Hold what is to be sent until it is known who answers now."""
         if error.fatal():
             self.fatal = error.str()
+        self._losses += 1
+        self._witness.look()
         self._troubles.warn("relay.kafka", error.name())
 
-    def _name(self, topic: bytes) -> str:
-        name = topic.decode()
+    def _name(self, row: OutboxRow) -> str:
+        name = row.aggregatetype.decode()
         if name not in self._topics:
-            raise KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART, f"{name} is not this relay's to write"))
-        return self._names.setdefault(topic, name)
+            raise Refused(row, f"{name} is not this relay's to write")
+        return self._names.setdefault(row.aggregatetype, name)
 
     def _sent(self, row: OutboxRow, handed_ns: int, report: Report, error: KafkaError | None, message: Message) -> None:
         """Export the span whose id the row already names; a record sent twice is one span."""
@@ -135,3 +251,10 @@ class Outlet:
         self._spans.record(
             f"send {topic}", context, parent, handed_ns, time.time_ns(), kind=otlp.PRODUCER, attributes=attributes
         )
+
+
+def _words(refusal: BaseException) -> str:
+    """Return what was refused, in the client's words or, where it repeats them, the broker's."""
+    first = refusal.args[0] if refusal.args else None
+    text = str(first.str()) if isinstance(first, KafkaError) else f"{first or type(refusal).__name__}"
+    return _REPEATED.sub(r"\1", text)

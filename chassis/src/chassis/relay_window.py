@@ -20,6 +20,10 @@ class DeliveryFailed(Exception):  # noqa: N818 - the name says what is the case
     """Kafka refused a record for good: the producer is discarded, the stream starts at the last contiguous position."""
 
 
+class Unproven(DeliveryFailed):
+    """What was acknowledged is not proven to lie in our log: it is sent again."""
+
+
 class Transaction:
     """One committed transaction: counted by two threads, each of which writes a counter of its own."""
 
@@ -36,20 +40,32 @@ class Transaction:
         """Whether all of its records have been handed on and delivered."""
         return self.end is not None and self.delivered == self.handed
 
-    def reported(self, error: KafkaError | None, _message: Message) -> None:
-        """Take a delivery report, on the thread that serves them; an undelivered record is never produced again."""
+    def reported(self, error: KafkaError | None, message: Message) -> None:
+        """Take a delivery report, on the thread that serves them; an undelivered record is never produced again.
+
+        A record that does not lie behind the one before it is not in our log, whoever has acknowledged it.
+        """
         if error is not None:
             self._window.failure = self._window.failure or error
-        else:
-            self.delivered += 1
+            return
+        offsets, place, offset = self._window.offsets, (message.topic(), message.partition()), message.offset()
+        if offset is None or offset <= offsets.get(place, -1):  # type: ignore[arg-type] # a delivered one has a place
+            self._window.astray = f"{place[0]} [{place[1]}] acknowledged {offset} after {offsets.get(place, -1)}"  # type: ignore[arg-type]
+            return
+        offsets[place] = offset  # type: ignore[index]
+        self.delivered += 1
 
 
 class Window:
     """The transactions between the last acknowledged position and what was handed on last, in commit order."""
 
-    def __init__(self, position: Position) -> None:
+    def __init__(self, position: Position, offsets: dict[tuple[str, int], int] | None = None) -> None:
         self._position = position
         self._line: deque[Transaction] = deque()
+        self.offsets = {} if offsets is None else offsets
+        """The last acknowledged offset of each partition, this producer's."""
+        self.astray: str | None = None
+        """An acknowledgement that cannot be our log's."""
         self.failure: KafkaError | None = None
         """The first delivery that failed: nothing after it may count, the stream starts again."""
 
@@ -77,6 +93,18 @@ class Window:
         """Raise DeliveryFailed if a delivery did."""
         if self.failure is not None:
             raise DeliveryFailed(self.failure.str())
+        if self.astray is not None:
+            raise Unproven(self.astray)
+
+    @property
+    def sound(self) -> bool:
+        """Whether no delivery has failed."""
+        return self.failure is None and self.astray is None
+
+    @property
+    def front(self) -> int:
+        """How many records of the first transaction past the position were delivered."""
+        return self._line[0].delivered if self._line else 0
 
     @property
     def idle(self) -> bool:

@@ -34,11 +34,30 @@ _NETWORK: Mapping[str, str | int] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
 }
+# What the server, the database or the role says otherwise is for others: a wait for open transactions takes as long
+# as they do, a scan as long as it is, what is stored is stored, and texts come in the bytes that are published.
+_PINNED: Mapping[str, str] = {
+    "lock_timeout": "0",
+    "statement_timeout": "0",
+    "transaction_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "idle_session_timeout": "0",
+    "wal_sender_timeout": "5s",  # a frozen relay does not keep its slot for longer
+    "default_transaction_read_only": "off",
+    "default_transaction_isolation": "read\\ committed",
+    "synchronous_commit": "on",
+    "search_path": "public",
+    "row_security": "on",
+}
 
 
 def conninfo(dsn: str, *, replication: bool = False) -> str:
-    """Return the connection string, pinned, with time-outs against a network that is silent in one direction."""
-    extra = {**_NETWORK, "application_name": "relay", "options": spoken(dsn)}
+    """Return the connection string with all that a relay's session relies on, whatever shell, server or role are set to.
+
+    Time-outs of the network are against one that is silent in one direction.
+    """
+    pins = " ".join(f"-c {name}={value}" for name, value in _PINNED.items())
+    extra = {**_NETWORK, "application_name": "relay", "options": f"{spoken(dsn)} {pins}"}
     return pinned(dsn, **extra, **({"replication": "database"} if replication else {}))
 
 

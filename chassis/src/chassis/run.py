@@ -154,7 +154,10 @@ def _relay(name: str, found: Settings, stop: threading.Event) -> None:
     from chassis.relay import Plan, Relay, topics_of  # noqa: PLC0415 - the relay's alone
 
     spans = Spans(name, "relay", found.otlp_endpoints, found.trace_ratio)
-    plan = Plan(name, found.database_url, found.kafka_bootstrap, topics_of(name), found.inbox_window)
+    plan = Plan(
+        name, found.database_url, found.kafka_bootstrap, topics_of(name), found.inbox_window,
+        accepted=found.kafka_cluster, patience=found.patience,
+    )  # fmt: skip
     relay = Relay(plan, spans)
     with ops.serve(found.ops_bind, name, "relay", {"relay": relay.ready}, found.shown()):
         relay.run(stop)

@@ -166,6 +166,7 @@ class Settings(BaseModel):
 
     database_url: Hidden
     kafka_bootstrap: str = Field(min_length=1)
+    kafka_cluster: str = ""  # the id of the cluster that is ours; empty: the one a relay met first
     registry_url: Url
     api_bind: Address = Bind("127.0.0.1:8001")
     ops_bind: Address = Bind("127.0.0.1:8101")

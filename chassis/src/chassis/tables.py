@@ -175,9 +175,18 @@ GRANT EXECUTE ON FUNCTION drop_old_day(int) TO app;
 """
 
 
-# Which Kafka a position's records went to: its cluster, and its topics' ids.
+# Which Kafka a position's records went to: its cluster, and its topics' ids. Below which transaction every row is
+# proven published, told by no clock: all that was committed when the position was stored had a smaller number. Why a
+# person wants the outbox read again, and what the relay, who may not write into the outbox, has to tell.
 RELAY_TARGET = """
-SELECT;
+ALTER TABLE relay_progress ADD COLUMN kafka_cluster text, ADD COLUMN kafka_topics jsonb,
+  ADD COLUMN proven_xid xid8, ADD COLUMN rescan text;
+CREATE TABLE relay_notice (
+  id uuid PRIMARY KEY, kind text NOT NULL CHECK (kind IN ('STALLED', 'RESUMED', 'LEFT_OUT')), detail text NOT NULL,
+  since_at timestamptz NOT NULL, took_ms bigint NOT NULL DEFAULT 0, at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  announced bool NOT NULL DEFAULT false);
+GRANT SELECT, UPDATE ON relay_notice TO app;
+GRANT SELECT, INSERT ON relay_notice TO relay;
 """
 
 

@@ -15,6 +15,7 @@ from uuid import UUID
 
 import psycopg
 from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import admin as kafka_admin
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec  # type: ignore[attr-defined] # its stubs do not re-export
 
 from chassis import tables
@@ -61,12 +62,34 @@ class Ground:
                 tables.upgrade(_Operations(owner), version)
         self.make_topics(*self.plan.topics)
 
+    def make_anew(self, *names: str) -> None:
+        """Delete topics and make them again."""
+        for deleted in self._admin.delete_topics(list(names), operation_timeout=10).values():
+            deleted.result()
+        self.until(lambda: self._admin.list_topics(timeout=10).topics.keys().isdisjoint(names))
+        self.make_topics(*names)
+
     def make_topics(self, *names: str, partitions: int = PARTITIONS) -> None:
         """Make topics; one that is there already stays."""
         wanted = [NewTopic(name, partitions, 1) for name in names]
         for made in self._admin.create_topics(wanted, operation_timeout=10).values():
             with suppress(KafkaException):
                 made.result()
+
+    def limit(self, size: str) -> None:
+        """Have the broker take records of the topic up to so many bytes."""
+        self.configure("max.message.bytes", size)
+
+    def configure(self, name: str, value: str) -> None:
+        """Set something on the topic."""
+        entry = kafka_admin.ConfigEntry(  # type: ignore[attr-defined] # its stubs do not re-export
+            name,
+            value,
+            incremental_operation=kafka_admin.AlterConfigOpType.SET,  # type: ignore[attr-defined]
+        )
+        topic = kafka_admin.ConfigResource(kafka_admin.ResourceType.TOPIC, self.topic, incremental_configs=[entry])  # type: ignore[attr-defined]
+        for altered in self._admin.incremental_alter_configs([topic]).values():
+            altered.result()
 
     def clear(self) -> None:
         """Remove tables, publication and slots."""
@@ -97,10 +120,27 @@ class Ground:
         self._looking = self.connect("postgres")
         return self._looking.execute(query.encode(), values or None).fetchone() or ()
 
-    def say(self, connection: psycopg.Connection, key: str, sequence: int, topic: str | None = None) -> None:
-        """Append one fact."""
+    def say(  # noqa: PLR0913 - a row's columns
+        self,
+        connection: psycopg.Connection,
+        key: str,
+        sequence: int,
+        topic: str | None = None,
+        *,
+        at_ms: int | None = None,
+        size: int = 300,
+    ) -> None:
+        """Append one fact of so many bytes; ``at_ms`` is the time its id carries."""
         trace = new_trace()
-        values = [uuid7(), topic or self.topic, key, sequence, b"\0\0\0\0\1" + bytes(295), uuid7(), trace.traceparent]
+        values = [
+            uuid7(at_ms),
+            topic or self.topic,
+            key,
+            sequence,
+            b"\0\0\0\0\1" + bytes(size - 5),
+            uuid7(),
+            trace.traceparent,
+        ]
         connection.execute(_ADD, [*values, bytes.fromhex(trace.span_id)])
 
     def committed(self) -> set[Row]:
@@ -116,20 +156,22 @@ class Ground:
         (found,) = self.one("SELECT count(*)::text FROM outbox WHERE aggregatetype = %s", self.topic)
         return int(str(found))
 
-    def arrived(self) -> int:
-        """Return how many records are on the topic; one sent twice counts twice."""
+    def arrived(self, topic: str = "") -> int:
+        """Return how many records are on the topic, or on another; one sent twice counts twice."""
         latest = OffsetSpec.latest()  # type: ignore[no-untyped-call] # confluent's
-        asked = {TopicPartition(self.topic, n): latest for n in range(PARTITIONS)}
+        asked = {TopicPartition(topic or self.topic, n): latest for n in range(PARTITIONS)}
         while True:
-            answers = self._admin.list_offsets(asked, request_timeout=10).values()
-            with suppress(KafkaException):  # a partition just made has no leader yet
+            try:
+                answers = self._admin.list_offsets(asked, request_timeout=10).values()
                 return sum(answer.result(10).offset for answer in answers)
+            except KafkaException:  # no leader yet; or another broker than before, of whose leaders nothing is known
+                self._admin = AdminClient(client_settings(self.bootstrap))
 
     def published(self, wanted: int = 0, within: float = 0.0) -> list[Row]:
         """Return the topic's records in order; waits until so many different ones are there, or so long."""
         consumer = Consumer({**client_settings(self.bootstrap), "group.id": "judge", "fetch.wait.max.ms": 50})
         places = [TopicPartition(self.topic, n, 0) for n in range(PARTITIONS)]
-        self.until(lambda: all(_led(consumer, place) for place in places))
+        self.until(lambda: all(_led(consumer, place) for place in places), within=120)
         ends = {p.partition: consumer.get_watermark_offsets(p, timeout=10)[1] for p in places}
         consumer.assign(places)
         deadline, rows, seen = time.monotonic() + within, list[Row](), set[UUID]()
