@@ -28,7 +28,7 @@ from chassis.testing import PlainCodec
 from chassis.tests import pantry
 from chassis.tests.pantry import Rules
 from chassis.tests.records import Headers, envelope
-from chassis.tests.workbench import Database, wait_until
+from chassis.tests.workbench import PATIENCE_SECONDS, Database, wait_until
 from chassis.tracing import Spans
 from chassis.words import Fact, key_of
 from chassis.worker import Surroundings, Worker, connection
@@ -201,10 +201,10 @@ class Running:
         except BaseException as failure:  # noqa: BLE001 - looked at by the test
             self.failure = failure
 
-    def end(self, seconds: float = 20.0) -> None:
+    def end(self) -> None:
         """Stop it and wait; raises what it raised."""
         self.stop.set()
-        self.thread.join(seconds)
+        self.thread.join(PATIENCE_SECONDS)
         assert not self.thread.is_alive(), "the worker does not stop"
         if self.failure:
             raise self.failure

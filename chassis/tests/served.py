@@ -75,10 +75,10 @@ def served(app: ASGIApp) -> Iterator[Client]:
     stop, port = threading.Event(), free_port()
     thread = threading.Thread(target=serve, args=(app, Bind(f"127.0.0.1:{port}"), stop), daemon=True)
     thread.start()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not _listens(port):
         assert thread.is_alive(), "the server ended"
-        assert time.monotonic() < deadline, "the server did not start within 10 s"
+        assert time.monotonic() < deadline, "the server did not start within 60 s"
         time.sleep(0.01)
     try:
         yield Client(port)

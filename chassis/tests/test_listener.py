@@ -277,7 +277,7 @@ def test_an_assignment_that_waits_too_long_for_the_database_is_made_again(kitche
     reader = Reader(service.on.hears(Fact), PlainCodec())
     listener = Listener(service, slept.connect, Ears(consumer, Topics(kitchen.bootstrap), reader), Deaf())
     worker = Running(listener.run)
-    wait_until(lambda: slept.tried >= 8, 30)
+    wait_until(lambda: slept.tried >= 8)
     slept.away = False
 
     handled(db, 24)

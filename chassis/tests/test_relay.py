@@ -70,7 +70,7 @@ def test_an_idle_outbox_pins_no_wal(ground: Ground, monkeypatch: pytest.MonkeyPa
     with ground.relaying(), ground.connect("postgres") as busy:
         busy.execute("CREATE TABLE noise (a text)")
         busy.execute("INSERT INTO noise SELECT repeat('x', 1000) FROM generate_series(1, 20000)")
-        ground.until(lambda: _pinned(ground) < 1 << 17, within=25)
+        ground.until(lambda: _pinned(ground) < 1 << 17)
         busy.execute("DROP TABLE noise")
         stored = ground.one("SELECT xmin::text FROM relay_progress")
         time.sleep(0.6)  # three beats: the one thing to see here is that nothing happens
@@ -222,7 +222,7 @@ def _limit(ground: Ground, size: str) -> None:
 def test_each_row_sent_is_a_span_below_its_handler(ground: Ground) -> None:
     """The span has the id the record's traceparent names, the handler's span as parent, and how long the row waited."""
     sink = Sink()
-    spans = Spans("inventory", "relay", [sink.url])
+    spans, began = Spans("inventory", "relay", [sink.url]), time.monotonic()
     with ground.relaying(Relay(ground.plan, spans)), ground.connect() as app:
         ground.say(app, "a", 1)
         (span,) = sink.wait_for(1)
@@ -232,7 +232,7 @@ def test_each_row_sent_is_a_span_below_its_handler(ground: Ground) -> None:
     assert span.parent_span_id == parent
     assert (span.name, span.kind) == (f"send {ground.topic}", span.SPAN_KIND_PRODUCER)
     assert attributes["messaging.destination.name"].string_value == ground.topic
-    assert 0 <= attributes["quadrille.outbox_wait_ms"].double_value < 5_000
+    assert 0 <= attributes["quadrille.outbox_wait_ms"].double_value <= (time.monotonic() - began) * 1000
     assert span.end_time_unix_nano >= span.start_time_unix_nano
     spans.stop()
     sink.shutdown()

@@ -74,7 +74,7 @@ def test_a_worker_that_never_hears_again_and_says_it_is_ready_is_found(shop: Sho
         found = " ".join(drill.run(replace(DATABASE_THEN_WORKER, second=Fault("killed", "registry"))))
     assert "inventory-worker says it is ready with postgres:inventory killed, asked 4 times" in found
     assert "orders do not end" in found
-    shop.until(lambda: not drill.left(), "all is over, with the worker as it is", 120)
+    shop.until(lambda: not drill.left(), "all is over, with the worker as it is")
 
 
 def test_a_lie_is_one_however_it_is_told() -> None:

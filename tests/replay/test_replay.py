@@ -44,8 +44,8 @@ def orders(shop: Shop) -> list[str]:
     for order, token in placed:
         wanted = "COMPENSATION_FAILED" if token == CANCELLED[0] else "CANCELLED" if token == CANCELLED[1] else None
         if wanted:
-            shop.until(lambda: shop.order(order)["status"] == wanted, f"{order} is {wanted}", 60)  # noqa: B023 - called at once
-    shop.until(shop.all_read, "all is read", 60)
+            shop.until(lambda: shop.order(order)["status"] == wanted, f"{order} is {wanted}")  # noqa: B023 - called at once
+    shop.until(shop.all_read, "all is read")
     return [order for order, _ in placed]
 
 
@@ -77,7 +77,7 @@ def test_every_topic_three_times_into_every_service_changes_nothing(
     with ThreadPoolExecutor(len(SERVICES)) as crowd:
         verdicts = dict(zip(SERVICES, crowd.map(replay_all, SERVICES), strict=True))
 
-    shop.until(shop.all_read, "all is read", 60)
+    shop.until(shop.all_read, "all is read")
     after = operator.kept(ids)
     assert {what: rows for what, rows in after.items() if rows != before[what]} == {}
     for service in SERVICES:

@@ -129,14 +129,13 @@ def test_settings_are_what_reliability_asks_for(infrastructure: Stack, role: str
 
 
 def test_down_leaves_nothing(new_stack: Start) -> None:
-    """After stop no process of the stack lives, within ten seconds, and its ports are free again."""
+    """After stop no process of the stack lives, and its ports are free again."""
     stack = new_stack(parts={"kafka", "postgres:order", "postgres:payment"})
     stack.start()
     assert processes_below(str(stack.data))
 
-    took = stack.stop()
+    stack.stop()
 
-    assert took < 10
     assert processes_below(str(stack.data)) == []
     assert Stack.found(stack.data) is not None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from chassis.relay import Plan, Relay, topics_of
 from chassis.trace import new_trace
 
 PARTITIONS = 12
+PATIENCE_SECONDS = 120.0
+"""Until a test gives up: no promise, and many times what a machine with other things to do needs."""
 _ADD = """
 INSERT INTO outbox (id, aggregatetype, aggregateid, type, sequence, payload, causationid, traceparent, parent_span)
 VALUES (%s, %s, %s, 'stock.reserved', %s, %s, %s, %s, %s)"""
@@ -116,6 +119,12 @@ class Ground:
         (found,) = self.one("SELECT count(*)::text FROM outbox WHERE aggregatetype = %s", self.topic)
         return int(str(found))
 
+    def stored(self) -> set[Row]:
+        """Return what is committed now, once the relay has stored a position past it; while others write on."""
+        committed, (end,) = self.committed(), self.one("SELECT pg_current_wal_flush_lsn()::text")
+        self.until(lambda: self.one("SELECT commit_lsn >= %s::pg_lsn FROM relay_progress", end) == (True,))
+        return committed
+
     def arrived(self) -> int:
         """Return how many records are on the topic; one sent twice counts twice."""
         latest = OffsetSpec.latest()  # type: ignore[no-untyped-call] # confluent's
@@ -145,7 +154,7 @@ class Ground:
         consumer.close()
         return rows
 
-    def judge(self, within: float = 30.0) -> int:
+    def judge(self, within: float = PATIENCE_SECONDS) -> int:
         """Hold the topic against the outbox; return the number of duplicates.
 
         Raises AssertionError if a row is missing, was never committed, or a key's first copies are out of order.
@@ -165,15 +174,18 @@ class Ground:
             last[row.key] = row.sequence
         return len(published) - len(committed)
 
-    def until(self, there: Callable[[], bool], within: float = 20.0) -> float:
-        """Wait for a condition; return the seconds it took. Raises AssertionError after the deadline."""
-        began = time.monotonic()
+    def copies(self) -> Counter[Row]:
+        """Return how often each row is on the topic."""
+        return Counter(self.published())
+
+    def until(self, there: Callable[[], bool]) -> None:
+        """Wait for a condition; raises AssertionError when it has not come for far too long."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while not there():
-            if time.monotonic() - began > within:
-                message = f"not within {within} s"
+            if time.monotonic() > deadline:
+                message = f"not within {PATIENCE_SECONDS} s"
                 raise AssertionError(message)
             time.sleep(0.02)
-        return time.monotonic() - began
 
     @contextmanager
     def relaying(self, relay: Relay | None = None, until: str = "streaming") -> Iterator[Relay]:

@@ -122,9 +122,9 @@ class Till:
 
     def until(self, condition: Callable[[], object]) -> None:
         """Wait for the gate, which looks once a second."""
-        deadline, pause = time.monotonic() + 10, threading.Event()
+        deadline, pause = time.monotonic() + 60, threading.Event()
         while not condition():
-            assert time.monotonic() < deadline, "not within 10 s"
+            assert time.monotonic() < deadline, "not within 60 s"
             pause.wait(0.05)
 
     def shut(self) -> None:
