@@ -82,7 +82,7 @@ def silence(shop: Shop) -> dict[str, object]:
 
     before, began = len(told()), time.monotonic()
     with away(shop.stack, *names):
-        shop.until(lambda: HEARERS <= {*told()[before:]}, "the silence is told")
+        shop.until(lambda: {*told()[before:]} >= HEARERS, "the silence is told")
         took = time.monotonic() - began
     return {"fault": "inventory away", "seconds until its silence was told": round(took, 2)}
 
