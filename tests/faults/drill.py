@@ -21,7 +21,7 @@ from tests.faults.readiness import Sample, Watch, lies
 from tests.faults.reckoning import Books, waiting
 
 PAUSE_SECONDS = 0.5
-HOLD_LOOKS = 120
+HOLD_LOOKS = 80
 HEAL_LOOKS = 480
 GONE = (OSError, psycopg.OperationalError, Refused)
 
