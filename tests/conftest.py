@@ -162,7 +162,7 @@ class Shop:
         settings = client_settings(self.stack.kafka_bootstrap) | {"group.id": "test", **READING}
         consumer = Consumer(settings)
         try:
-            known = consumer.list_topics(timeout=10).topics
+            known = consumer.list_topics(timeout=60).topics
             places = [TopicPartition(topic, n, OFFSET_BEGINNING) for topic in topics for n in known[topic].partitions]
             consumer.assign(places)
             return sorted(_to_the_end(consumer, len(places)), key=lambda record: topics.index(record.topic))
@@ -192,9 +192,9 @@ class Shop:
         """The offset after the last record of every partition."""
         consumer = Consumer(client_settings(self.stack.kafka_bootstrap) | {"group.id": "test"})
         try:
-            topics = consumer.list_topics(timeout=10).topics
+            topics = consumer.list_topics(timeout=60).topics
             places = [TopicPartition(topic, n) for topic in TOPICS for n in topics[topic].partitions]
-            return {(p.topic, p.partition): int(consumer.get_watermark_offsets(p, timeout=10)[1]) for p in places}
+            return {(p.topic, p.partition): int(consumer.get_watermark_offsets(p, timeout=60)[1]) for p in places}
         finally:
             consumer.close()
 

@@ -79,7 +79,7 @@ def opened() -> Iterator[Bakery]:
     finally:
         made.server.shutdown()
         made.server.server_close()
-        thread.join(5)
+        thread.join(60)
 
 
 @pytest.fixture

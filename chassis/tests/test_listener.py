@@ -220,7 +220,7 @@ class Slow(pantry.PantryStore):
     def save(self, tx: Tx, work: Pantry) -> None:
         """Wait, then save."""
         self.saving.set()
-        assert self.go.wait(10)
+        assert self.go.wait(60)
         super().save(tx, work)
 
 

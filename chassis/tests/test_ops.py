@@ -19,7 +19,7 @@ from chassis.tests.workbench import wait_until
 
 
 def ask(server: ops.Ops, path: str) -> tuple[int, Any]:
-    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=60)
     connection.request("GET", path)
     response = connection.getresponse()
     body = response.read().decode()

@@ -42,7 +42,7 @@ class Server:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self.drop_all()
-        self._thread.join(5)
+        self._thread.join(60)
 
     def drop_all(self) -> None:
         """Close the open connections, as a server does with idle ones."""
@@ -63,7 +63,7 @@ class Server:
             threads.append(threading.Thread(target=self._serve, args=(connection,)))
             threads[-1].start()
         for thread in threads:
-            thread.join(5)
+            thread.join(60)
 
     def _serve(self, connection: socket.socket) -> None:
         with connection.makefile("rb") as sent:
@@ -110,7 +110,7 @@ def test_calls_at_once_have_a_connection_each() -> None:
 
     def answer(number: int) -> bytes:
         if number < 10:
-            together.wait(5)
+            together.wait(60)
         return OK
 
     with serving(answer) as server, closing(Peer(server.url, 5)) as peer, ThreadPoolExecutor(10) as callers:

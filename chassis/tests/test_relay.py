@@ -177,7 +177,7 @@ def test_a_wrong_topic_is_waited_for(ground: Ground) -> None:
     """With a topic missing or of other partitions the relay says which, and goes on once it is as it must be."""
     admin = AdminClient(client_settings(ground.bootstrap))
     dead_letters = ground.plan.topics[1]
-    for deleted in admin.delete_topics([ground.topic, dead_letters], operation_timeout=10).values():
+    for deleted in admin.delete_topics([ground.topic, dead_letters], operation_timeout=60).values():
         deleted.result()
     ground.make_topics(ground.topic, partitions=3)
     relay, stop = Relay(ground.plan), threading.Event()
@@ -187,7 +187,7 @@ def test_a_wrong_topic_is_waited_for(ground: Ground) -> None:
         ground.say(app, "a", 1)
     ground.until(lambda: relay.trouble == f"topic {dead_letters} does not exist; topic {ground.topic} has 3 partitions")
     assert ground.one("SELECT count(*) FROM relay_progress") == (0,)
-    for deleted in admin.delete_topics([ground.topic], operation_timeout=10).values():
+    for deleted in admin.delete_topics([ground.topic], operation_timeout=60).values():
         deleted.result()
     ground.make_topics(ground.topic, dead_letters)
     ground.until(lambda: relay.state == "streaming")

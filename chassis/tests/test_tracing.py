@@ -294,10 +294,10 @@ def test_what_an_endpoint_does_not_take_is_told_until_it_does(
     sink.status, sink.kind, sink.answer = answered
     for _ in range(3):
         spans.record("x", new_trace(), None, 1, 2)
-    wait_until(lambda: url in degraded.shown(), 60)
+    wait_until(lambda: url in degraded.shown())
     sink.status, sink.kind, sink.answer = 200, "application/x-protobuf", b""
     spans.record("x", new_trace(), None, 1, 2)
-    wait_until(lambda: url not in degraded.shown(), 60)
+    wait_until(lambda: url not in degraded.shown())
     spans.stop()
 
     assert [(one["event"], one["reason"], one["count"]) for one in told] == [

@@ -103,7 +103,7 @@ def test_a_reaction_catches_up_once_though_its_worker_is_killed(
         running = shop.until(lambda: _running(operator, "inventory"), "the replay runs")
         shop.until(lambda: _done(operator, "inventory", running) >= 2, "it has begun")
         terminal.send_signal(signal.SIGINT)
-        _, told = terminal.communicate(timeout=30)
+        _, told = terminal.communicate(timeout=90)
     shop.stack.process("inventory-worker").kill()
     halfway = shop.sql("inventory", "SELECT state, (progress->>'records')::int FROM operation WHERE id = %s", running)
     shop.stack.process("inventory-worker").start()

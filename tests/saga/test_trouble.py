@@ -130,7 +130,7 @@ def test_the_last_piece_is_sold_once_to_a_hundred_buyers(shop: Shop) -> None:
     together = threading.Barrier(BUYERS)
 
     def buy(_: int) -> str:
-        together.wait(30)
+        together.wait(60)
         return shop.submit([("SKU-LAST", 1)])
 
     with ThreadPoolExecutor(BUYERS) as crowd:

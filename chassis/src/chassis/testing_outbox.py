@@ -67,7 +67,7 @@ class Ground:
     def make_topics(self, *names: str, partitions: int = PARTITIONS) -> None:
         """Make topics; one that is there already stays."""
         wanted = [NewTopic(name, partitions, 1) for name in names]
-        for made in self._admin.create_topics(wanted, operation_timeout=10).values():
+        for made in self._admin.create_topics(wanted, operation_timeout=60).values():
             with suppress(KafkaException):
                 made.result()
 
@@ -80,7 +80,7 @@ class Ground:
 
     def connect(self, role: str = "app") -> psycopg.Connection:
         """Open a session that commits each statement."""
-        return psycopg.connect(self.url(role), autocommit=True, connect_timeout=5)
+        return psycopg.connect(self.url(role), autocommit=True, connect_timeout=30)
 
     def close(self) -> None:
         """Leave nothing behind: tables, publication, slots, and the session that looks."""
@@ -130,16 +130,16 @@ class Ground:
         latest = OffsetSpec.latest()  # type: ignore[no-untyped-call] # confluent's
         asked = {TopicPartition(self.topic, n): latest for n in range(PARTITIONS)}
         while True:
-            answers = self._admin.list_offsets(asked, request_timeout=10).values()
+            answers = self._admin.list_offsets(asked, request_timeout=60).values()
             with suppress(KafkaException):  # a partition just made has no leader yet
-                return sum(answer.result(10).offset for answer in answers)
+                return sum(answer.result(60).offset for answer in answers)
 
     def published(self, wanted: int = 0, within: float = 0.0) -> list[Row]:
         """Return the topic's records in order; waits until so many different ones are there, or so long."""
         consumer = Consumer({**client_settings(self.bootstrap), "group.id": "judge", "fetch.wait.max.ms": 50})
         places = [TopicPartition(self.topic, n, 0) for n in range(PARTITIONS)]
         self.until(lambda: all(_led(consumer, place) for place in places))
-        ends = {p.partition: consumer.get_watermark_offsets(p, timeout=10)[1] for p in places}
+        ends = {p.partition: consumer.get_watermark_offsets(p, timeout=60)[1] for p in places}
         consumer.assign(places)
         deadline, rows, seen = time.monotonic() + within, list[Row](), set[UUID]()
         left = {n for n, end in ends.items() if end}
@@ -266,7 +266,7 @@ class _Operations:
 def _led(consumer: Consumer, place: TopicPartition) -> bool:
     """Whether a new topic's partitions have their leaders."""
     try:
-        return bool(consumer.get_watermark_offsets(place, timeout=10))
+        return bool(consumer.get_watermark_offsets(place, timeout=60))
     except KafkaException:
         return False
 

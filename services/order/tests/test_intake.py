@@ -219,7 +219,7 @@ def ask(till: Till) -> Iterator[Ask]:
     with ops.serve("127.0.0.1:0", "order", "api", {}, routes=ops_routes(face)) as server:
 
         def ask(method: str, path: str, body: object = None) -> tuple[int, Any]:
-            line = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
+            line = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=60)
             data = None if body is None else json.dumps(body).encode()
             line.request(method, path, data, {"Content-Type": "application/json"})
             answer = line.getresponse()
