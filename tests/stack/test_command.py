@@ -28,7 +28,6 @@ Pids = dict[str, int]
 ENDS = ("CONFIRMED", EITHER, REFUSED)
 UP = ("up", "--detach", "--set", "INBOX_WINDOW=6d")
 MEMORY_BAR_MB = 2048
-DOWN_BAR_SECONDS = 10
 
 
 class Played(NamedTuple):
@@ -181,13 +180,11 @@ def test_other_settings_restart_our_processes(running: Ask, demos: Pids) -> None
     assert "INBOX_WINDOW         6d" in running("status", "--config")
 
 
-def test_down_ends_everything_in_time(running: Ask) -> None:
-    """`down` takes less than ten seconds and leaves no process; the stack comes back with its data."""
+def test_down_ends_everything(running: Ask) -> None:
+    """`down` leaves no process; the stack comes back with its data."""
     before = pids(running)
-    began = time.monotonic()
 
     running("down")
 
-    assert time.monotonic() - began < DOWN_BAR_SECONDS
     assert not [name for name, pid in before.items() if birth(pid)]
     assert "0 new" in running("up", "--detach")
