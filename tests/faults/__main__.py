@@ -26,9 +26,9 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("seed", type=int, help="repeats a run: which faults, in which order, how far apart")
     parser.add_argument("pairs", type=int, help="how many pairs")
-    parser.add_argument("--only", type=int, default=0, help="run this pair alone")
+    parser.add_argument("--only", type=int, nargs="+", metavar="PAIR", help="run these of them alone")
     asked = parser.parse_args(arguments)
-    wanted = [pair for pair in pairs(asked.seed, asked.pairs) if asked.only in (0, pair.number)]
+    wanted = [pair for pair in pairs(asked.seed, asked.pairs) if pair.number in (asked.only or [pair.number])]
     with _stack() as stack:
         shop = opened(stack)
         stock_up(stack, {"SKU-TEA": 1_000_000, "SKU-NONE": 0})
@@ -43,8 +43,11 @@ def main(arguments: list[str]) -> int:
         if not drill.found:
             stack.stop()
             stack.wipe()
+            stack.data.parent.rmdir()
             return 0
-    _say(f"again: python -m tests.faults {asked.seed} {asked.pairs} [--only PAIR]; all data is left in {stack.data}")
+    _say(
+        f"again: python -m tests.faults {asked.seed} {asked.pairs} [--only PAIR ...]; all data is left in {stack.data}"
+    )
     return 1
 
 
