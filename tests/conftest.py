@@ -32,6 +32,8 @@ TOPICS = tuple(f"{name}.events" for name in SERVICES)
 CANARY = "canary-"  # the key of a beat: no order's
 SIGNS = {"CAPTURE": 1, "VOID": -1, "REFUND": -1}  # of the processor's ledger
 READING = {"enable.partition.eof": True, "fetch.wait.max.ms": 10}
+PATIENCE_SECONDS = 180.0
+"""Until a test gives up: no promise, and many times what a machine with other things to do needs."""
 HASTY = {"ORDER_DEADLINE": "4s", "STUCK_WARN": "2s", **PATIENT}
 
 
@@ -87,23 +89,23 @@ class Shop:
         """The order's document."""
         return dict(self.ask("order", "GET", f"/v1/orders/{order_id}"))
 
-    def ended(self, order_id: str, seconds: float = 60.0) -> dict[str, Any]:
+    def ended(self, order_id: str) -> dict[str, Any]:
         """The order's document when it has ended and every participant is where it will stay."""
-        return self.until(lambda: self._settled(order_id), f"order {order_id} ends", seconds)
+        return self.until(lambda: self._settled(order_id), f"order {order_id} ends")
 
     def _settled(self, order_id: str) -> dict[str, Any] | None:
         document = self.order(order_id)
         there = document["final"] and (document["status"] != "CONFIRMED" or document["inventory"] == "COMMITTED")
         return document if there else None
 
-    def until(self, found: Callable[[], T | None], what: str, seconds: float = 30.0) -> T:
-        """What `found` gives as soon as it gives anything true; fails with what was waited for."""
-        deadline, pause = time.monotonic() + seconds, threading.Event()
+    def until(self, found: Callable[[], T | None], what: str) -> T:
+        """What `found` gives as soon as it gives anything true; fails with what was waited for far too long."""
+        deadline, pause = time.monotonic() + PATIENCE_SECONDS, threading.Event()
         while time.monotonic() < deadline:
             if value := found():
                 return value
             pause.wait(0.05)
-        pytest.fail(f"waited {seconds:g} s in vain until {what}")
+        pytest.fail(f"waited {PATIENCE_SECONDS:g} s in vain until {what}")
 
     def captures(self, order_id: str) -> list[dict[str, Any]]:
         """The processor's own entries about an order."""
@@ -160,7 +162,7 @@ class Shop:
         settings = client_settings(self.stack.kafka_bootstrap) | {"group.id": "test", **READING}
         consumer = Consumer(settings)
         try:
-            known = consumer.list_topics(timeout=10).topics
+            known = consumer.list_topics(timeout=60).topics
             places = [TopicPartition(topic, n, OFFSET_BEGINNING) for topic in topics for n in known[topic].partitions]
             consumer.assign(places)
             return sorted(_to_the_end(consumer, len(places)), key=lambda record: topics.index(record.topic))
@@ -190,9 +192,9 @@ class Shop:
         """The offset after the last record of every partition."""
         consumer = Consumer(client_settings(self.stack.kafka_bootstrap) | {"group.id": "test"})
         try:
-            topics = consumer.list_topics(timeout=10).topics
+            topics = consumer.list_topics(timeout=60).topics
             places = [TopicPartition(topic, n) for topic in TOPICS for n in topics[topic].partitions]
-            return {(p.topic, p.partition): int(consumer.get_watermark_offsets(p, timeout=10)[1]) for p in places}
+            return {(p.topic, p.partition): int(consumer.get_watermark_offsets(p, timeout=60)[1]) for p in places}
         finally:
             consumer.close()
 

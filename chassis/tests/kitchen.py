@@ -30,7 +30,7 @@ from chassis.testing import PlainCodec
 from chassis.tests import pantry
 from chassis.tests.pantry import Rules
 from chassis.tests.records import Headers, envelope
-from chassis.tests.workbench import Database, wait_until
+from chassis.tests.workbench import PATIENCE_SECONDS, Database, wait_until
 from chassis.tracing import Spans
 from chassis.words import Fact, key_of
 from chassis.worker import Surroundings, Worker, connection
@@ -93,13 +93,13 @@ class Kitchen:
 
     def ends(self, *topics: str) -> dict[tuple[str, int], int]:
         """Return the end of every partition."""
-        there = self.admin.list_topics(timeout=10).topics
+        there = self.admin.list_topics(timeout=60).topics
         latest = OffsetSpec.latest()  # type: ignore[no-untyped-call] # confluent's
         asked = {TopicPartition(t, p): latest for t in topics for p in there[t].partitions}
         while True:
-            answers = self.admin.list_offsets(asked, request_timeout=10).items()
+            answers = self.admin.list_offsets(asked, request_timeout=60).items()
             with contextlib.suppress(KafkaException):  # a partition just made has no leader yet
-                return {(at.topic, at.partition): answer.result(10).offset for at, answer in answers}
+                return {(at.topic, at.partition): answer.result(60).offset for at, answer in answers}
 
     def start_here(self, *topics: str) -> None:
         """Let the positions be the ends: what is on the topics already is none of this test's business."""
@@ -108,18 +108,18 @@ class Kitchen:
 
     def make(self, topic: str, partitions: int = 1) -> None:
         """Make a topic and wait until everybody knows of it."""
-        self.admin.create_topics([NewTopic(topic, partitions, 1)])[topic].result(10)
-        wait_until(lambda: len(self.admin.list_topics(topic, timeout=10).topics[topic].partitions) == partitions)
+        self.admin.create_topics([NewTopic(topic, partitions, 1)])[topic].result(60)
+        wait_until(lambda: len(self.admin.list_topics(topic, timeout=60).topics[topic].partitions) == partitions)
 
     def drop(self, topic: str) -> None:
         """Delete a topic and wait until it is gone."""
-        self.admin.delete_topics([topic])[topic].result(10)
-        wait_until(lambda: topic not in self.admin.list_topics(timeout=10).topics)
+        self.admin.delete_topics([topic])[topic].result(60)
+        wait_until(lambda: topic not in self.admin.list_topics(timeout=60).topics)
 
     def cut(self, topic: str, before: int, partition: int = 0) -> None:
         """Delete the records of a partition below an offset, all for -1, as retention does."""
         one = TopicPartition(topic, partition, before)
-        self.admin.delete_records([one])[one].result(10)
+        self.admin.delete_records([one])[one].result(60)
 
     def members(self) -> dict[str, int]:
         """Return how many partitions each member of this test's group has."""
@@ -227,10 +227,10 @@ class Running:
         except BaseException as failure:  # noqa: BLE001 - looked at by the test
             self.failure = failure
 
-    def end(self, seconds: float = 20.0) -> None:
+    def end(self) -> None:
         """Stop it and wait; raises what it raised."""
         self.stop.set()
-        self.thread.join(seconds)
+        self.thread.join(PATIENCE_SECONDS)
         assert not self.thread.is_alive(), "the worker does not stop"
         if self.failure:
             raise self.failure

@@ -40,7 +40,7 @@ class Client:
         self.port = port
 
     def ask(
-        self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None, seconds: float = 15
+        self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None, seconds: float = 60
     ) -> Got:
         """Send one request; a body that is no bytes is sent as JSON."""
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
@@ -54,7 +54,7 @@ class Client:
         finally:
             connection.close()
 
-    def raw(self, data: bytes, seconds: float = 15) -> bytes:
+    def raw(self, data: bytes, seconds: float = 60) -> bytes:
         """Send bytes as they are and return all that comes back until the server closes or falls silent."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=seconds) as connection:
             connection.sendall(data)
@@ -75,16 +75,16 @@ def served(app: ASGIApp) -> Iterator[Client]:
     stop, port = threading.Event(), free_port()
     thread = threading.Thread(target=serve, args=(app, Bind(f"127.0.0.1:{port}"), stop), daemon=True)
     thread.start()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not _listens(port):
         assert thread.is_alive(), "the server ended"
-        assert time.monotonic() < deadline, "the server did not start within 10 s"
+        assert time.monotonic() < deadline, "the server did not start within 60 s"
         time.sleep(0.01)
     try:
         yield Client(port)
     finally:
         stop.set()
-        thread.join(25)
+        thread.join(60)
 
 
 def _listens(port: int) -> bool:

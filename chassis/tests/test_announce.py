@@ -56,7 +56,7 @@ def together(*works: Callable[[], None]) -> None:
 
     def run(work: Callable[[], None]) -> None:
         try:
-            shot.wait(10)
+            shot.wait(60)
             work()
         except BaseException as failure:  # noqa: BLE001 - raised again below
             failures.append(failure)

@@ -141,7 +141,7 @@ def test_a_waiting_call_takes_the_place_that_becomes_free() -> None:
         with world.breaker.call():
             waiting = pool.submit(world.calls, failing=False)
             assert not waiting.done()
-        waiting.result(5)
+        waiting.result(60)
 
 
 @settings(max_examples=40, deadline=None, phases=(Phase.generate,))  # a failure takes its seconds: no shrinking
@@ -155,7 +155,7 @@ def test_twenty_threads_get_three_probes(failing: list[bool]) -> None:
     all_refused = threading.Barrier(3, action=lambda: wait_for_all(refused))
 
     def attempt() -> bool:
-        rush.wait(10)
+        rush.wait(60)
         try:
             with world.breaker.call() as call:
                 all_refused.wait(20)  # a fourth probe would break this barrier
@@ -166,7 +166,7 @@ def test_twenty_threads_get_three_probes(failing: list[bool]) -> None:
         return True
 
     with ThreadPoolExecutor(THREADS) as pool:
-        made = [attempt_.result(20) for attempt_ in [pool.submit(attempt) for _ in range(THREADS)]]
+        made = [attempt_.result(60) for attempt_ in [pool.submit(attempt) for _ in range(THREADS)]]
 
     assert sum(made) == 3
     assert world.state() is (State.OPEN if sum(failing) >= 2 else State.CLOSED)
@@ -202,7 +202,7 @@ def admitted(world: World, event: str) -> bool:
 def wait_for_all(refused: threading.Semaphore) -> None:
     """Wait until every caller but three was refused."""
     for _ in range(THREADS - 3):
-        assert refused.acquire(timeout=5)
+        assert refused.acquire(timeout=60)
 
 
 def bug() -> None:

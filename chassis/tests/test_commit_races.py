@@ -30,12 +30,12 @@ def together(work: Callable[[int], object], count: int) -> None:
     gate = threading.Barrier(count)
 
     def run(number: int) -> None:
-        gate.wait(10)
+        gate.wait(60)
         work(number)
 
     with ThreadPoolExecutor(count) as pool:
         for done in [pool.submit(run, n) for n in range(count)]:
-            done.result(60)
+            done.result(200)
 
 
 def test_two_processes_on_one_partition_have_each_effect_once(db: Database) -> None:
@@ -97,7 +97,7 @@ def test_place_and_drop_of_an_absent_order_leak_nothing(db: Database) -> None:
 
 
 def hot_shelves(db: Database, size: int, seconds: float, store: pantry.PantryStore | None = None) -> Counter[str]:
-    """Let four workers commit orders and drops over eight shelves in batches of this size; count what became of it."""
+    """Let four workers commit batches over eight shelves, up to the first trouble; count what became of it."""
     db.fill(**dict.fromkeys(SKUS, 100_000))
     seen: Counter[str] = Counter()
     service = pantry.service(store=store)
@@ -114,9 +114,10 @@ def hot_shelves(db: Database, size: int, seconds: float, store: pantry.PantrySto
                     seen.update(type(o).__name__ for o in commit(tx, service, batch))
                 except psycopg.OperationalError as trouble:
                     seen[type(trouble).__name__] += 1
+                    stop.set()  # there is nothing more to learn
 
     together(work, 4)
-    timer.join()
+    timer.cancel()
     return seen
 
 
@@ -152,7 +153,7 @@ def test_shelves_locked_in_any_order_do_deadlock(db: Database) -> None:
         def order(self, skus: set[str]) -> list[str]:
             return random.sample(sorted(skus), len(skus))
 
-    assert hot_shelves(db, 6, 2.5, Unsorted())["DeadlockDetected"] > 0
+    assert hot_shelves(db, 6, 120, Unsorted())["DeadlockDetected"] > 0
 
 
 def sequences_without_gap(db: Database) -> bool:

@@ -21,6 +21,6 @@ def test_offsets_that_lag_tools_look_at_are_told(kitchen: Kitchen, monkeypatch: 
         hinted(KafkaError(KafkaError.ILLEGAL_GENERATION), [])
         assert degraded.shown()[HINT.name]["reason"] == "GROUP_AUTHORIZATION_FAILED"
         with running(kitchen.worker()):
-            wait_until(lambda: HINT.name not in degraded.shown(), 60)
+            wait_until(lambda: HINT.name not in degraded.shown())
     about = [(line["event"], line["count"]) for line in told if line.get("dependency") == HINT.name]
     assert about == [("degraded", 1), ("degraded no longer", 1)]

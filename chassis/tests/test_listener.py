@@ -220,7 +220,7 @@ class Slow(pantry.PantryStore):
     def save(self, tx: Tx, work: Pantry) -> None:
         """Wait, then save."""
         self.saving.set()
-        assert self.go.wait(10)
+        assert self.go.wait(60)
         super().save(tx, work)
 
 
@@ -281,7 +281,7 @@ def test_an_assignment_that_waits_too_long_for_the_database_is_made_again(kitche
         Deaf(),
     )
     worker = Running(listener.run)
-    wait_until(lambda: slept.tried >= 8, 30)
+    wait_until(lambda: slept.tried >= 8)
     slept.away = False
 
     handled(db, 24)

@@ -66,7 +66,7 @@ def fire(kitchen: Kitchen, count: int) -> None:
 
 def stopped(running: Running) -> str:
     """Wait for the worker to stop by itself; return why."""
-    running.thread.join(30)
+    running.thread.join(60)
     assert isinstance(running.failure, Stopped), running.failure
     return str(running.failure)
 

@@ -96,7 +96,7 @@ def port(connect: Callable[[], Tx], deed: Deed = EAT) -> Iterator[Ask]:
     with ops.serve("127.0.0.1:0", "pantry", "worker", {}, routes=operators.routes([deed], face, "worker")) as server:
 
         def ask(order_id: str, body: object) -> tuple[int, Any]:
-            line = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
+            line = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=60)
             path = f"/ops/orders/{order_id}/eat"
             line.request("POST", path, json.dumps(body).encode(), {"Content-Type": "application/json"})
             answer = line.getresponse()
@@ -186,7 +186,7 @@ def test_sixteen_at_once_eat_one_cake_once(kept: Database) -> None:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(30)
+            thread.join(60)
 
     assert statuses == {202: 1, 409: 15}
     assert kept.said() == [("cake.ready", order_id)]

@@ -64,7 +64,7 @@ class Caller:
 
     def __init__(self, port: int, host: str = "127.0.0.1") -> None:
         self.port = port
-        self.line = http.client.HTTPConnection(host, port, timeout=10)
+        self.line = http.client.HTTPConnection(host, port, timeout=60)
 
     def ask(
         self, method: str, path: str, body: object = None, **headers: str
@@ -164,10 +164,10 @@ def test_what_is_asked_wrongly_is_refused(caller: Caller, wrong: tuple[str, str,
 def test_an_answer_never_depends_on_what_went_before_it(caller: Caller) -> None:
     """After a refusal whose body was not read, what is left of that body is no request."""
     smuggled = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", caller.port), timeout=10) as line:
+    with socket.create_connection(("127.0.0.1", caller.port), timeout=60) as line:
         line.sendall(b"POST /ops/other HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(smuggled) + smuggled)
         assert _all(line).count(b"HTTP/1.1 ") == 1
-    with socket.create_connection(("127.0.0.1", caller.port), timeout=10) as line:
+    with socket.create_connection(("127.0.0.1", caller.port), timeout=60) as line:
         head = b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n" % ACT.encode()
         line.sendall(head + b"Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n" + smuggled)
         answer = _all(line)
@@ -206,7 +206,7 @@ def test_a_body_that_does_not_come_is_not_waited_for(caller: Caller, monkeypatch
     head = (
         b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n{" % ACT.encode()
     )
-    with socket.create_connection(("127.0.0.1", caller.port), timeout=10) as line:
+    with socket.create_connection(("127.0.0.1", caller.port), timeout=60) as line:
         line.sendall(head)
         assert caller.ask("GET", "/livez")[0] == 200
         assert b"request-timeout" in _all(line)
@@ -226,7 +226,7 @@ def test_what_is_no_http_is_told_so(caller: Caller) -> None:
         (livez + b"X: " + b"a" * 70_000 + b"\r\n\r\n", "headers-too-large"),
         (livez + b"X: a\r\n" * 200 + b"\r\n", "headers-too-large"),
     ):
-        with socket.create_connection(("127.0.0.1", caller.port), timeout=10) as line:
+        with socket.create_connection(("127.0.0.1", caller.port), timeout=60) as line:
             line.sendall(sent)
             head, _, body = _all(line).partition(b"\r\n\r\n")
         document = json.loads(body)
@@ -240,12 +240,12 @@ def test_a_body_is_asked_for_once_it_is_wanted(caller: Caller) -> None:
     head = b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     head += b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n"
     body = json.dumps({"how": "ONE", **WHY}).encode()
-    with socket.create_connection(("127.0.0.1", caller.port), timeout=10) as line:
+    with socket.create_connection(("127.0.0.1", caller.port), timeout=60) as line:
         line.sendall(head % (ACT.encode(), len(body)))
         assert line.recv(65_536) == b"HTTP/1.1 100 Continue\r\n\r\n"
         line.sendall(body)
         assert line.recv(65_536).startswith(b"HTTP/1.1 202 ")
-    with socket.create_connection(("127.0.0.1", caller.port), timeout=10) as line:
+    with socket.create_connection(("127.0.0.1", caller.port), timeout=60) as line:
         line.sendall(head % (ACT.encode(), 10_000_000))
         assert _all(line).startswith(b"HTTP/1.1 413 ")
 
@@ -279,7 +279,7 @@ def test_many_at_once_are_each_answered(caller: Caller) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert found == {n: n for n in range(16)}
 
 

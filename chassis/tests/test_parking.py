@@ -148,7 +148,7 @@ def test_two_workers_that_start_at_once_redrive_each_line_once(db: Database) -> 
     db.commit(*told(bodies))
 
     with ThreadPoolExecutor(2) as pool:
-        first, second = (f.result(30) for f in [pool.submit(redrive, db) for _ in range(2)])
+        first, second = (f.result(60) for f in [pool.submit(redrive, db) for _ in range(2)])
 
     kinds = Counter(type(o) for o in first + second)
     assert (kinds[Done], kinds[Parked], db.parked()) == (40, 0, [])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
@@ -43,7 +42,7 @@ class Server:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self.drop_all()
-        self._thread.join(5)
+        self._thread.join(60)
 
     def drop_all(self) -> None:
         """Close the open connections, as a server does with idle ones."""
@@ -64,7 +63,7 @@ class Server:
             threads.append(threading.Thread(target=self._serve, args=(connection,)))
             threads[-1].start()
         for thread in threads:
-            thread.join(5)
+            thread.join(60)
 
     def _serve(self, connection: socket.socket) -> None:
         with connection.makefile("rb") as sent:
@@ -111,7 +110,7 @@ def test_calls_at_once_have_a_connection_each() -> None:
 
     def answer(number: int) -> bytes:
         if number < 10:
-            together.wait(5)
+            together.wait(60)
         return OK
 
     with serving(answer) as server, closing(Peer(server.url, 5)) as peer, ThreadPoolExecutor(10) as callers:
@@ -151,13 +150,11 @@ def test_a_lost_answer_is_no_answer(answer: bytes | None) -> None:
 @pytest.mark.parametrize("dripping", ["headers", "body"])
 def test_an_answer_that_drips_is_no_answer(dripping: str) -> None:
     """The time-out is for the answer as a whole: a byte now and then does not keep a caller waiting."""
-    first = b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n" + (b"\r\n" if dripping == "body" else b"")
-    with serving(lambda _: first + b"x" * 999, 0.005) as server, closing(Peer(server.url, 0.4)) as peer:
-        began = time.monotonic()
-        with pytest.raises(Unanswered) as lost:
+    first = b"HTTP/1.1 200 OK\r\nContent-Length: 999999\r\n" + (b"\r\n" if dripping == "body" else b"")
+    with serving(lambda _: first + b"x" * 999_999, 0.005) as server, closing(Peer(server.url, 0.4)) as peer:
+        with pytest.raises(Unanswered) as lost:  # or it would drip for an hour and a half
             peer.call("POST", "/x", {}, b"{}")
         assert lost.value.sent
-        assert time.monotonic() - began < 2
 
 
 def test_an_endless_answer_is_cut() -> None:

@@ -69,7 +69,7 @@ def test_an_idle_outbox_pins_no_wal(ground: Ground, monkeypatch: pytest.MonkeyPa
     with ground.relaying(), ground.connect("postgres") as busy:
         busy.execute("CREATE TABLE noise (a text)")
         busy.execute("INSERT INTO noise SELECT repeat('x', 1000) FROM generate_series(1, 20000)")
-        ground.until(lambda: _pinned(ground) < 1 << 17, within=25)
+        ground.until(lambda: _pinned(ground) < 1 << 17)
         busy.execute("DROP TABLE noise")
         stored = ground.one("SELECT xmin::text FROM relay_progress")
         time.sleep(0.6)  # three beats: the one thing to see here is that nothing happens
@@ -176,7 +176,7 @@ def test_a_wrong_topic_is_waited_for(ground: Ground) -> None:
     """With a topic missing or of other partitions the relay says which, and goes on once it is as it must be."""
     admin = AdminClient(client_settings(ground.bootstrap))
     dead_letters = ground.plan.topics[1]
-    for deleted in admin.delete_topics([ground.topic, dead_letters], operation_timeout=10).values():
+    for deleted in admin.delete_topics([ground.topic, dead_letters], operation_timeout=60).values():
         deleted.result()
     ground.make_topics(ground.topic, partitions=3)
     relay, stop = Relay(ground.plan), threading.Event()
@@ -186,7 +186,7 @@ def test_a_wrong_topic_is_waited_for(ground: Ground) -> None:
         ground.say(app, "a", 1)
     ground.until(lambda: relay.trouble == f"topic {dead_letters} does not exist; topic {ground.topic} has 3 partitions")
     assert ground.one("SELECT count(*) FROM relay_progress") == (0,)
-    for deleted in admin.delete_topics([ground.topic], operation_timeout=10).values():
+    for deleted in admin.delete_topics([ground.topic], operation_timeout=60).values():
         deleted.result()
     ground.make_topics(ground.topic, dead_letters)
     ground.until(lambda: relay.state == "streaming")
@@ -213,7 +213,7 @@ def test_a_refused_record_stops_the_key_and_is_not_overtaken(ground: Ground, mon
 def test_each_row_sent_is_a_span_below_its_handler(ground: Ground) -> None:
     """The span has the id the record's traceparent names, the handler's span as parent, and how long the row waited."""
     sink = Sink()
-    spans = Spans("inventory", "relay", [sink.url])
+    spans, began = Spans("inventory", "relay", [sink.url]), time.monotonic()
     with ground.relaying(Relay(ground.plan, spans)), ground.connect() as app:
         ground.say(app, "a", 1)
         (span,) = sink.wait_for(1)
@@ -223,7 +223,7 @@ def test_each_row_sent_is_a_span_below_its_handler(ground: Ground) -> None:
     assert span.parent_span_id == parent
     assert (span.name, span.kind) == (f"send {ground.topic}", span.SPAN_KIND_PRODUCER)
     assert attributes["messaging.destination.name"].string_value == ground.topic
-    assert 0 <= attributes["quadrille.outbox_wait_ms"].double_value < 5_000
+    assert 0 <= attributes["quadrille.outbox_wait_ms"].double_value <= (time.monotonic() - began) * 1000
     assert span.end_time_unix_nano >= span.start_time_unix_nano
     spans.stop()
     sink.shutdown()

@@ -149,7 +149,7 @@ def test_a_stopped_replay_goes_on_exactly_there(kitchen: Kitchen, db: Database) 
         kitchen.tell(TastingBooked("o-kept", due=NOON), 2)
         all_read(kitchen, db)
         plan = operator.dry(topic="payment.events")
-        wish = {"into": "live", "plan": plan["operation_id"], "confirm": kitchen.name, "rate": 50}
+        wish = {"into": "live", "plan": plan["operation_id"], "confirm": kitchen.name, "rate": 5}
         identity = operator.begin(**wish)
         wait_until(lambda: operator.show(identity)["progress"].get("records", 0) >= 10)
     halfway = db.rows("SELECT state, (progress->>'records')::int FROM operation WHERE id = %s", UUID(identity))
@@ -172,7 +172,7 @@ def test_a_paused_replay_does_nothing_until_it_is_resumed(kitchen: Kitchen, db: 
             kitchen.tell(TastingBooked(f"o-{n}", due=NOON))
         all_read(kitchen, db)
         plan = operator.dry(topic="payment.events")
-        wish = {"into": "live", "plan": plan["operation_id"], "confirm": kitchen.name, "rate": 20}
+        wish = {"into": "live", "plan": plan["operation_id"], "confirm": kitchen.name, "rate": 4}
         identity = operator.begin(**wish)
         with pytest.raises(Problem) as running:
             operator.begin(**wish)

@@ -188,7 +188,7 @@ def test_a_body_that_does_not_arrive(api: Client, monkeypatch: pytest.MonkeyPatc
     """A body that trickles is 408 after its time."""
     monkeypatch.setattr(web, "BODY_SECONDS", 0.05)
     head = b"POST /v1/parcels HTTP/1.1\r\nHost: x\r\nIdempotency-Key: k\r\nContent-Type: application/json\r\n"
-    with socket.create_connection(("127.0.0.1", api.port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", api.port), timeout=60) as connection:
         connection.sendall(head + b"Content-Length: 100\r\n\r\n{")
         assert connection.recv(65_536).startswith(b"HTTP/1.1 408 ")
 

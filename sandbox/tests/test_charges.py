@@ -118,7 +118,7 @@ def test_an_answer_lost_before_the_charge_leaves_nothing(sandbox: Running, order
 def test_a_slow_charge_is_in_progress_until_it_is_made(sandbox: Running, order_id: str) -> None:
     """While the first call runs its key is busy and its outcome is processing; then it is one charge for all."""
     key = {"Idempotency-Key": f"charge:{order_id}"}
-    with closing(http.client.HTTPConnection(sandbox.http, timeout=10)) as first:
+    with closing(http.client.HTTPConnection(sandbox.http, timeout=60)) as first:
         first.request("POST", "/v1/charges", json.dumps(asked(order_id, "tok_slow_6s")), key)
         with ThreadPoolExecutor(1) as waiting:
             answer = waiting.submit(first.getresponse)

@@ -139,7 +139,7 @@ def test_a_killed_processor_knows_its_answers(data: Path, order_id: str) -> None
         refunded = sandbox.post("/v1/refunds", "r", body)
         before = sandbox.ledger()
         sandbox.process.kill()
-        sandbox.process.wait(5)
+        sandbox.process.wait(60)
 
     with running(data) as sandbox:
         assert sandbox.ledger() == before

@@ -32,7 +32,7 @@ def mail(order_id: str, subject: str = "Your order is confirmed", body: str = "T
 
 def connected(sandbox: Running) -> smtplib.SMTP:
     host, _, port = sandbox.smtp.rpartition(":")
-    return smtplib.SMTP(host, int(port), timeout=10)
+    return smtplib.SMTP(host, int(port), timeout=60)
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_mails_survive_a_kill_and_are_paged(data: Path) -> None:
             for n in range(25):
                 post.sendmail(SENDER, ["demo@customers.example"], mail(f"o-{n}"))
         sandbox.process.kill()
-        sandbox.process.wait(5)
+        sandbox.process.wait(60)
 
     with running(data) as sandbox:
         seen, before = [], 0

@@ -40,7 +40,7 @@ class Customer(threading.Thread):
         for number in range(ORDERS):
             token, sku = kind = KINDS[number % len(KINDS)]
             key = f"crash-{uuid.uuid4()}"
-            order = self.shop.until(lambda: self._once(token, sku, key), "the order is taken", 60)  # noqa: B023 - called at once
+            order = self.shop.until(lambda: self._once(token, sku, key), "the order is taken")  # noqa: B023 - called at once
             self.placed.append((order, kind))
             if number == ORDERS // 4:
                 self.half.set()
@@ -70,12 +70,12 @@ def test_a_killed_role_loses_and_doubles_nothing(shop: Shop, stack: Stack, role:
     customer.join()
     ends: Counter[str] = Counter()
     for order, kind in customer.placed:
-        document = shop.ended(order, seconds=90)
+        document = shop.ended(order)
         assert (document["status"], document["reason"]) == WANTED[kind], order
         assert len(shop.captures(order)) == int(document["status"] == "CONFIRMED"), order
         ends[document["status"]] += 1
     assert len({order for order, _ in customer.placed}) == ORDERS
-    shop.until(shop.all_read, "all is read", 60)
+    shop.until(shop.all_read, "all is read")
     after = shop.level("SKU-TEA")
     assert after["committed"] == before["committed"] + ends["CONFIRMED"]
     assert after["held"] == before["held"]

@@ -54,7 +54,7 @@ class Operator:
             found = self.ask(service, "GET", f"/ops/operations/{operation}")
             return found if found["state"] in RESTING else None
 
-        return self.shop.until(look, f"operation {operation} rests", 60)
+        return self.shop.until(look, f"operation {operation} rests")
 
     def begin(self, service: str, **wish: object) -> str:
         """The id of an operation that has begun."""

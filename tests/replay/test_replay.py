@@ -44,8 +44,8 @@ def orders(shop: Shop) -> list[str]:
     for order, token in placed:
         wanted = "COMPENSATION_FAILED" if token == CANCELLED[0] else "CANCELLED" if token == CANCELLED[1] else None
         if wanted:
-            shop.until(lambda: shop.order(order)["status"] == wanted, f"{order} is {wanted}", 60)  # noqa: B023 - called at once
-    shop.until(shop.all_read, "all is read", 60)
+            shop.until(lambda: shop.order(order)["status"] == wanted, f"{order} is {wanted}")  # noqa: B023 - called at once
+    shop.until(shop.all_read, "all is read")
     return [order for order, _ in placed]
 
 
@@ -77,7 +77,7 @@ def test_every_topic_three_times_into_every_service_changes_nothing(
     with ThreadPoolExecutor(len(SERVICES)) as crowd:
         verdicts = dict(zip(SERVICES, crowd.map(replay_all, SERVICES), strict=True))
 
-    shop.until(shop.all_read, "all is read", 60)
+    shop.until(shop.all_read, "all is read")
     after = operator.kept(ids)
     assert {what: rows for what, rows in after.items() if rows != before[what]} == {}
     for service in SERVICES:
@@ -103,7 +103,7 @@ def test_a_reaction_catches_up_once_though_its_worker_is_killed(
         running = shop.until(lambda: _running(operator, "inventory"), "the replay runs")
         shop.until(lambda: _done(operator, "inventory", running) >= 2, "it has begun")
         terminal.send_signal(signal.SIGINT)
-        _, told = terminal.communicate(timeout=30)
+        _, told = terminal.communicate(timeout=90)
     shop.stack.process("inventory-worker").kill()
     halfway = shop.sql("inventory", "SELECT state, (progress->>'records')::int FROM operation WHERE id = %s", running)
     shop.stack.process("inventory-worker").start()

@@ -54,7 +54,7 @@ class Traces:
             found = self._ask(f"/api/traces?{wanted}")
             return [span for span in found if (span.name, span.service) == (name, service)]
 
-        (span,) = self.shop.until(there, f"{service}'s span {name} is there", 30)
+        (span,) = self.shop.until(there, f"{service}'s span {name} is there")
         return span
 
     def _ask(self, path: str) -> list[Span]:
@@ -72,7 +72,7 @@ class Traces:
             whole = all(span.parent is None or span.parent in spans for span in spans.values())
             return spans if whole and all(name in names for name in last) else None
 
-        return self.shop.until(there, f"trace {trace_id} is whole, with {last}", 30)
+        return self.shop.until(there, f"trace {trace_id} is whole, with {last}")
 
 
 def _span(raw: dict[str, Any], trace: dict[str, Any]) -> Span:

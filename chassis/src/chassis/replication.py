@@ -52,7 +52,7 @@ _PINNED: Mapping[str, str] = {
 
 
 def conninfo(dsn: str, *, replication: bool = False) -> str:
-    """Return the connection string with all that a relay's session relies on, whatever shell, server or role are set to.
+    """Return the connection string with all a relay's session relies on, whatever shell, server or role are set to.
 
     Time-outs of the network are against one that is silent in one direction.
     """

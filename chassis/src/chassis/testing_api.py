@@ -18,7 +18,7 @@ from chassis.settings import Bind, Settings
 from chassis.tally import Tally
 from chassis.tracing import Spans
 
-START_SECONDS = 10.0
+START_SECONDS = 60.0
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from chassis.relay import Plan, Relay, topics_of
 from chassis.trace import new_trace
 
 PARTITIONS = 12
+PATIENCE_SECONDS = 120.0
+"""Until a test gives up: no promise, and many times what a machine with other things to do needs."""
 _ADD = """
 INSERT INTO outbox (id, aggregatetype, aggregateid, type, sequence, payload, causationid, traceparent, parent_span)
 VALUES (%s, %s, %s, 'stock.reserved', %s, %s, %s, %s, %s)"""
@@ -72,7 +75,7 @@ class Ground:
     def make_topics(self, *names: str, partitions: int = PARTITIONS) -> None:
         """Make topics; one that is there already stays."""
         wanted = [NewTopic(name, partitions, 1) for name in names]
-        for made in self._admin.create_topics(wanted, operation_timeout=10).values():
+        for made in self._admin.create_topics(wanted, operation_timeout=60).values():
             with suppress(KafkaException):
                 made.result()
 
@@ -100,7 +103,7 @@ class Ground:
 
     def connect(self, role: str = "app") -> psycopg.Connection:
         """Open a session that commits each statement."""
-        return psycopg.connect(self.url(role), autocommit=True, connect_timeout=5)
+        return psycopg.connect(self.url(role), autocommit=True, connect_timeout=30)
 
     def close(self) -> None:
         """Leave nothing behind: tables, publication, slots, and the session that looks."""
@@ -156,14 +159,20 @@ class Ground:
         (found,) = self.one("SELECT count(*)::text FROM outbox WHERE aggregatetype = %s", self.topic)
         return int(str(found))
 
+    def stored(self) -> set[Row]:
+        """Return what is committed now, once the relay has stored a position past it; while others write on."""
+        committed, (end,) = self.committed(), self.one("SELECT pg_current_wal_flush_lsn()::text")
+        self.until(lambda: self.one("SELECT commit_lsn >= %s::pg_lsn FROM relay_progress", end) == (True,))
+        return committed
+
     def arrived(self, topic: str = "") -> int:
         """Return how many records are on the topic, or on another; one sent twice counts twice."""
         latest = OffsetSpec.latest()  # type: ignore[no-untyped-call] # confluent's
         asked = {TopicPartition(topic or self.topic, n): latest for n in range(PARTITIONS)}
         while True:
             try:
-                answers = self._admin.list_offsets(asked, request_timeout=10).values()
-                return sum(answer.result(10).offset for answer in answers)
+                answers = self._admin.list_offsets(asked, request_timeout=60).values()
+                return sum(answer.result(60).offset for answer in answers)
             except KafkaException:  # no leader yet; or another broker than before, of whose leaders nothing is known
                 self._admin = AdminClient(client_settings(self.bootstrap))
 
@@ -171,8 +180,8 @@ class Ground:
         """Return the topic's records in order; waits until so many different ones are there, or so long."""
         consumer = Consumer({**client_settings(self.bootstrap), "group.id": "judge", "fetch.wait.max.ms": 50})
         places = [TopicPartition(self.topic, n, 0) for n in range(PARTITIONS)]
-        self.until(lambda: all(_led(consumer, place) for place in places), within=120)
-        ends = {p.partition: consumer.get_watermark_offsets(p, timeout=10)[1] for p in places}
+        self.until(lambda: all(_led(consumer, place) for place in places))
+        ends = {p.partition: consumer.get_watermark_offsets(p, timeout=60)[1] for p in places}
         consumer.assign(places)
         deadline, rows, seen = time.monotonic() + within, list[Row](), set[UUID]()
         left = {n for n, end in ends.items() if end}
@@ -187,7 +196,7 @@ class Ground:
         consumer.close()
         return rows
 
-    def judge(self, within: float = 30.0) -> int:
+    def judge(self, within: float = PATIENCE_SECONDS) -> int:
         """Hold the topic against the outbox; return the number of duplicates.
 
         Raises AssertionError if a row is missing, was never committed, or a key's first copies are out of order.
@@ -207,15 +216,18 @@ class Ground:
             last[row.key] = row.sequence
         return len(published) - len(committed)
 
-    def until(self, there: Callable[[], bool], within: float = 20.0) -> float:
-        """Wait for a condition; return the seconds it took. Raises AssertionError after the deadline."""
-        began = time.monotonic()
+    def copies(self) -> Counter[Row]:
+        """Return how often each row is on the topic."""
+        return Counter(self.published())
+
+    def until(self, there: Callable[[], bool]) -> None:
+        """Wait for a condition; raises AssertionError when it has not come for far too long."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while not there():
-            if time.monotonic() - began > within:
-                message = f"not within {within} s"
+            if time.monotonic() > deadline:
+                message = f"not within {PATIENCE_SECONDS} s"
                 raise AssertionError(message)
             time.sleep(0.02)
-        return time.monotonic() - began
 
     @contextmanager
     def relaying(self, relay: Relay | None = None, until: str = "streaming") -> Iterator[Relay]:
@@ -296,7 +308,7 @@ class _Operations:
 def _led(consumer: Consumer, place: TopicPartition) -> bool:
     """Whether a new topic's partitions have their leaders."""
     try:
-        return bool(consumer.get_watermark_offsets(place, timeout=10))
+        return bool(consumer.get_watermark_offsets(place, timeout=60))
     except KafkaException:
         return False
 

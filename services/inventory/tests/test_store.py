@@ -241,7 +241,7 @@ def test_the_last_unit_is_sold_once(inventory: Inventory) -> None:
 
     def buy() -> None:
         with inventory.connect() as tx:
-            start.wait(10)
+            start.wait(60)
             (outcome,) = inventory.takes(inventory.inputs([OrderPlaced(str(uuid4()), (Line(sku, 1),))]), tx=tx)
             with lock:
                 said.append(outcome.said[0].type if isinstance(outcome, Done) else str(outcome))
@@ -250,7 +250,7 @@ def test_the_last_unit_is_sold_once(inventory: Inventory) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
 
     assert sorted(said) == ["stock.rejected"] * 7 + ["stock.reserved"]
     assert pieces(inventory, sku) == (0, 1, 0, 1)

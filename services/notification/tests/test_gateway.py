@@ -139,7 +139,7 @@ def test_a_restarted_server_costs_no_mail(tmp_path: Path, order_id: str) -> None
         send_mail(mail(order_id), mailer)
         address = sandbox.smtp
         sandbox.process.terminate()
-        sandbox.process.wait(5)
+        sandbox.process.wait(60)
 
         with pytest.raises(Transient, match="ConnectionRefusedError"):
             send_mail(mail(order_id), mailer)
@@ -280,7 +280,7 @@ def scripted(answers: tuple[bytes, ...]) -> Iterator[str]:
         with connection, connection.makefile("rb") as heard:
             for answer in answers:
                 if not answer:
-                    over.wait(10)
+                    over.wait(60)
                     return
                 connection.sendall(answer + b"\r\n")
                 if answer.startswith(b"354"):
@@ -296,4 +296,4 @@ def scripted(answers: tuple[bytes, ...]) -> Iterator[str]:
             yield f"smtp://127.0.0.1:{listener.getsockname()[1]}"
         finally:
             over.set()
-            thread.join(5)
+            thread.join(60)

@@ -57,7 +57,7 @@ class Shop:
         """Send one request on a connection of its own; bytes go as they are."""
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         kind = {} if data is None else {"Content-Type": "application/json"}
-        connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=20)
+        connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=60)
         try:
             connection.request(method, path, data, {**kind, **(headers or {})})
             answer = connection.getresponse()
@@ -86,7 +86,7 @@ class Shop:
     def stream(self, order_id: str, last: int | None = None) -> Iterator[Iterator[Told]]:
         """Open an order's stream; its events come as they are told, comments too, until the server ends it."""
         known = {} if last is None else {"Last-Event-ID": str(last)}
-        with closing(http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=20)) as connection:
+        with closing(http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=60)) as connection:
             connection.request("GET", f"/v1/orders/{order_id}/stream", headers=known)
             answer = connection.getresponse()
             assert answer.status == 200, answer.read()

@@ -238,7 +238,7 @@ def test_cancelling_and_confirming_at_once(shop: Shop, cutoff: timedelta, late: 
     def race(message: type[PaymentCharged | CancelOrder], seed: int) -> None:
         with shop.db.connect() as tx:
             for group in _shuffled(orders, seed):
-                barrier.wait(30)
+                barrier.wait(60)
                 for said in _told(tx, service, [_asked(message, order) for order in group]):
                     if isinstance(said, CancelAnswered):
                         answers[said.order_id] = said.outcome

@@ -21,7 +21,7 @@ from order import api
 from order.events import PaymentCharged, PaymentRefunded, PaymentSkipped, StockRejected, StockReleased, StockReserved
 
 KEYS, AT_ONCE = 1_000, int(os.environ.get("POSTS_AT_ONCE", "8"))
-SHUTDOWN_SECONDS = 2.0
+FOR_EVER = 3600.0
 
 
 def placed(shop: Shop) -> str:
@@ -35,7 +35,7 @@ def waiting(shop: Shop, key: str, seconds: int) -> Got:
 
 def newest(shop: Shop) -> str:
     """Return the id of the one order there is, as soon as there is one."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not (orders := shop.ask("GET", "/v1/orders").body["orders"]):
         assert time.monotonic() < deadline
     return str(orders[0]["order_id"])
@@ -49,7 +49,7 @@ def test_who_waits_sees_the_end(shop: Shop) -> None:
         assert not coming.done()
         shop.db.given(StockReserved(order))
         shop.db.given(PaymentCharged(order))
-        got = coming.result(5)
+        got = coming.result(60)
 
     assert (got.status, got.body["status"], got.body["final"]) == (201, "CONFIRMED", True)
     assert got.headers["preference-applied"] == "wait=10"
@@ -60,9 +60,9 @@ def test_who_waits_sees_the_end(shop: Shop) -> None:
 def test_who_waits_in_vain_sees_how_far_it_is(shop: Shop) -> None:
     """An order not final after the time preferred is 202, shown as it is by then."""
     with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(waiting, shop, "k-1", 1)
+        coming = pool.submit(waiting, shop, "k-1", 4)
         shop.db.given(StockReserved(newest(shop)))
-        got = coming.result(5)
+        got = coming.result(60)
 
     assert (got.status, got.body["status"], got.headers["etag"]) == (202, "INVENTORY_RESERVED", '"v3"')
 
@@ -150,23 +150,24 @@ def test_no_client_misses_anything(shop: Shop) -> None:
 
     with ThreadPoolExecutor(10) as pool:
         clients = [pool.submit(client, seed) for seed in range(10)]
-        assert sure.wait(10)
+        assert sure.wait(60)
         for fact in (StockReserved(order), None, PaymentRefunded(order, "VOID", 1), StockReleased(order)):
             shop.db.given(fact) if fact else shop.cancel(order)
         history = shop.ask("GET", f"/v1/orders/{order}").body["history"]
-        assert [[e.data for e in one.result(10)] for one in clients] == [history] * 10
+        assert [[e.data for e in one.result(60)] for one in clients] == [history] * 10
 
 
 def test_a_quiet_stream_is_kept_alive(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """While nothing happens a comment is sent now and then; after its time the client is asked to come back."""
     monkeypatch.setattr("chassis.waiting.KEEP_ALIVE_SECONDS", 0.05)
-    monkeypatch.setattr("chassis.waiting.STREAM_SECONDS", (0.4, 0.5))
+    with shop.stream(placed(shop)) as events:
+        assert [next(events).name for _ in range(4)] == ["snapshot", "", "", ""]
+    monkeypatch.setattr("chassis.waiting.STREAM_SECONDS", (0.2, 0.3))
     with shop.stream(placed(shop)) as events:
         names = [event.name for event in events]
 
     assert (names[0], names[-1]) == ("snapshot", "restart")
-    assert set(names[1:-1]) == {""}
-    assert len(names) > 3
+    assert set(names[1:-1]) <= {""}
 
 
 def test_a_head_of_a_stream_ends(shop: Shop) -> None:
@@ -177,8 +178,11 @@ def test_a_head_of_a_stream_ends(shop: Shop) -> None:
     assert got.headers["content-type"].startswith("text/event-stream")
 
 
-def test_fifty_streams_do_not_hold_the_end_up(shop: Shop) -> None:
-    """Told to end with fifty streams open and ten who wait, an api tells each stream to come back, and ends in 2 s."""
+def test_fifty_streams_do_not_hold_the_end_up(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told to end, an api tells fifty streams to come back and answers ten who wait, though all of them would stay."""
+    monkeypatch.setattr("order.api.wait_of", lambda prefer: FOR_EVER if prefer else 0)
+    for name, value in (("KEEP_ALIVE_SECONDS", FOR_EVER), ("STREAM_SECONDS", (FOR_EVER, FOR_EVER))):
+        monkeypatch.setattr(f"chassis.waiting.{name}", value)
     order = placed(shop)
     with ExitStack() as server, ExitStack() as clients, ThreadPoolExecutor(10) as pool:
         url = server.enter_context(serving(api.make, shop.db.service, shop.db.connect))
@@ -188,13 +192,10 @@ def test_fifty_streams_do_not_hold_the_end_up(shop: Shop) -> None:
         coming = [pool.submit(waiting, here, f"w-{n}", 10) for n in range(10)]
         while shop.written()[0] < 11:
             assert not any(one.done() for one in coming)
-        began = time.monotonic()
-        server.close()
-        took = time.monotonic() - began
+        server.close()  # held up, it would cut the answers off at the end of its drain
         assert {tuple(event.name for event in events) for events in streams} == {("restart",)}
-        assert {one.result(1).status for one in coming} == {202}
+        assert {one.result(60).status for one in coming} == {202}
 
-    assert took < SHUTDOWN_SECONDS
     with shop.stream(order, 1) as events:
         shop.cancel(order)
         assert next(events).data["status"] == "CANCELLING"

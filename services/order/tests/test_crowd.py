@@ -54,7 +54,7 @@ def few_files(db: OnPostgres[Orders], folder: Path) -> Iterator[tuple[int, int, 
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (FILES // 2, FILES)),  # noqa: PLW1509 - no threads of ours fork
         )  # fmt: skip
         try:
-            wait_until(lambda: asked(ops, "GET", "/readyz")[0] == 200, 60)
+            wait_until(lambda: asked(ops, "GET", "/readyz")[0] == 200)
             yield api, ops, psutil.Process(process.pid)
         finally:
             process.terminate()

@@ -43,7 +43,7 @@ def ask(shop: Shop) -> Iterator[Ask]:
     with ops.serve("127.0.0.1:0", "order", "api", {}, routes=routes) as server:
 
         def ask(order_id: str, reason: str = "fraud", **more: object) -> tuple[int, Any]:
-            line = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
+            line = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=60)
             body = json.dumps({"reason": reason, **more}).encode()
             line.request("POST", f"/ops/orders/{order_id}/cancel", body, {"Content-Type": "application/json"})
             answer = line.getresponse()

@@ -262,7 +262,7 @@ def test_two_processes_want_one_reference(order: Desk, wish: Wish) -> None:
 
     def ask(mine: PlaceOrder) -> None:
         with order.connect() as tx:
-            start.wait(10)
+            start.wait(60)
             (outcome,) = order.takes(order.inputs([mine]), tx=tx)
             with lock:
                 answered.append(outcome.said[-1] if isinstance(outcome, Done) else outcome)
@@ -271,7 +271,7 @@ def test_two_processes_want_one_reference(order: Desk, wish: Wish) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
 
     outcomes = sorted(str(getattr(one, "outcome", one)) for one in answered)
     assert outcomes == ["PLACED"] + ["REFERENCE_TAKEN"] * 7
@@ -448,7 +448,7 @@ def test_cancel_races_confirm(order: Desk, wish: Wish) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
 
     for one in wishes:
         kinds = [kind.removeprefix("order.") for kind, _ in order.published(one.order_id)]

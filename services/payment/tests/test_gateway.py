@@ -313,7 +313,7 @@ def answering(status: int, body: str) -> Iterator[str]:
             yield f"http://127.0.0.1:{server.server_port}"
         finally:
             server.shutdown()
-            thread.join(5)
+            thread.join(60)
 
 
 @contextmanager

@@ -76,7 +76,7 @@ def processor(calls: Calls) -> Iterator[Processor]:
     finally:
         server.shutdown()
         server.server_close()
-        thread.join(5)
+        thread.join(60)
 
 
 def first(intent: type[ChargeCard | RefundCard]) -> Callable[[Any, Any], object]:

@@ -206,7 +206,7 @@ def test_two_answers_race(payment: Money, order: str) -> None:
         try:
             inputs = payment.inputs([answer])
             with payment.connect() as tx:
-                start.wait(10)
+                start.wait(60)
                 payment.takes(inputs, tx=tx)
         except BaseException as failure:  # noqa: BLE001 - told to the test's own thread
             failures.append(failure)
@@ -216,7 +216,7 @@ def test_two_answers_race(payment: Money, order: str) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
 
     assert failures == []
     assert said(payment, order) in (["payment.charged"], ["payment.declined"])

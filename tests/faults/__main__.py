@@ -1,0 +1,75 @@
+"""``python -m tests.faults SEED PAIRS``: pairs of faults on a whole stack; exit 1 when anything was wrong."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from quadrille.shop import stock_up
+from quadrille.stack import EVERYTHING, Stack
+from quadrille.testing import PATIENT
+from tests.conftest import opened
+from tests.faults.customers import Customers
+from tests.faults.drill import Drill
+from tests.faults.faults import pairs
+
+SETTINGS = {"ORDER_DEADLINE": "2h", **PATIENT}
+
+
+def main(arguments: list[str]) -> int:
+    """Run a seed's pairs, or one of them; print a line for each thing seen."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser.add_argument("seed", type=int, help="repeats a run: which faults, in which order, how far apart")
+    parser.add_argument("pairs", type=int, help="how many pairs")
+    parser.add_argument("--only", type=int, nargs="+", metavar="PAIR", help="run these of them alone")
+    asked = parser.parse_args(arguments)
+    wanted = [pair for pair in pairs(asked.seed, asked.pairs) if pair.number in (asked.only or [pair.number])]
+    with _stack() as stack:
+        shop = opened(stack)
+        stock_up(stack, {"SKU-TEA": 1_000_000, "SKU-NONE": 0})
+        customers = Customers(stack, asked.seed)
+        drill = Drill(shop, customers, _say)
+        with customers:
+            for pair in wanted:
+                drill.run(pair)
+        drill.reckon()
+        for wrong in drill.found:
+            _say(f"WRONG {wrong}")
+        if not drill.found:
+            stack.stop()
+            stack.wipe()
+            stack.data.parent.rmdir()
+            return 0
+    _say(
+        f"again: python -m tests.faults {asked.seed} {asked.pairs} [--only PAIR ...]; all data is left in {stack.data}"
+    )
+    return 1
+
+
+@contextmanager
+def _stack() -> Iterator[Stack]:
+    home = Path(tempfile.mkdtemp(prefix="quadrille-faults-"))
+    home.chmod(0o711)  # Postgres may run as another user
+    _say(f"starting a stack in {home}")
+    with Stack(home / "stack", parts=EVERYTHING, scattered=True, settings=SETTINGS) as stack:
+        yield stack
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def _end(*_: object) -> None:
+    """End as after Ctrl-C: with every process of the stack."""
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _end)
+    sys.exit(main(sys.argv[1:]))

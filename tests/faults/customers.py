@@ -1,0 +1,112 @@
+"""Customers who order at a steady pace whatever happens: each order is asked for under its key until it is taken."""
+
+from __future__ import annotations
+
+import http.client
+import random
+import threading
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from quadrille.client import Client
+from quadrille.shop import block, order_of
+from quadrille.stack import Stack
+
+TEA = [("SKU-TEA", 1)]
+PAUSE_SECONDS = 0.5
+GONE = (OSError, http.client.HTTPException)
+AGAIN = (409, 429, 503)
+"""Answers after which the same request is sent again: somebody else holds its key, or nothing was done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A kind of order and the ends it may come to."""
+
+    body: Mapping[str, Any]
+    ends: tuple[str, ...]
+    often: int = 1
+    cancel: bool = False
+
+
+UNDONE = "CANCELLED CUSTOMER"
+WISHES = {
+    "plain": Wish(order_of(TEA), ("CONFIRMED",), often=6),
+    "declined": Wish(order_of(TEA, "tok_declined_funds"), ("CANCELLED PAYMENT_DECLINED",), often=2),
+    "out of stock": Wish(order_of([*TEA, ("SKU-NONE", 1)]), ("CANCELLED OUT_OF_STOCK",), often=2),
+    "cancelled": Wish(order_of(TEA), (UNDONE,), often=3, cancel=True),
+    "blocked": Wish(order_of(TEA, customer="cust_blocked"), ("CANCELLED CONFIRMATION_REJECTED",)),
+    "mail bounces": Wish(order_of(TEA, customer="cust_bounce"), ("CONFIRMED",)),
+    "answer lost": Wish(order_of(TEA, "tok_timeout_after_charge"), ("CONFIRMED",)),
+    "refund refused": Wish(
+        order_of(TEA, "tok_refund_fails_business"), (UNDONE, "COMPENSATION_FAILED CUSTOMER"), cancel=True
+    ),
+}
+
+
+@dataclass(slots=True)
+class Customers:
+    """A few customers; as a context manager they order while the block runs, and finish what they have begun."""
+
+    stack: Stack
+    seed: int
+    many: int = 2
+    taken: dict[str, str] = field(default_factory=dict)
+    """The kind of every order that was accepted and, where that is wished, cancelled."""
+    keys: int = 0
+    troubles: list[str] = field(default_factory=list)
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _threads: list[threading.Thread] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __enter__(self) -> Self:
+        """Begin to order; one of them is not wanted in the shop."""
+        block(self.stack, "cust_blocked")
+        self._threads = [threading.Thread(target=self._order, args=(n,)) for n in range(self.many)]
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Order no more; what is being asked for is asked for to its end, a while at most."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _order(self, who: int) -> None:
+        rng = random.Random(f"{self.seed}/{who}")  # noqa: S311 - a repeatable mix
+        while not self._stop.wait(PAUSE_SECONDS):
+            (kind,) = rng.choices(list(WISHES), [wish.often for wish in WISHES.values()])
+            with self._lock:
+                self.keys += 1
+            self._place(kind, f"faults-{uuid.uuid4()}")
+
+    def _place(self, kind: str, key: str) -> None:
+        wish = WISHES[kind]
+        placed = self._demand("/v1/orders", wish.body, {"Idempotency-Key": key})
+        if placed is None:
+            return
+        order = str(placed["order_id"])
+        if not wish.cancel or self._demand(f"/v1/orders/{order}/cancel") is not None:
+            self.taken[order] = kind
+
+    def _demand(self, path: str, body: object = None, headers: Mapping[str, str] | None = None) -> Any:  # noqa: ANN401 - a JSON document
+        """Ask until it is answered; what is refused for good, or never answered, is a trouble."""
+        last = ""
+        for _ in range(600):
+            try:
+                with Client(self.stack.url("order")) as api:
+                    reply = api.ask("POST", path, body, headers)
+            except GONE as gone:
+                last = type(gone).__name__
+            else:
+                if reply.status < http.client.BAD_REQUEST:
+                    return reply.body
+                last = f"{reply.status} {reply.raw[:300].decode('utf-8', 'replace')}"
+                if reply.status not in AGAIN:
+                    break
+            threading.Event().wait(PAUSE_SECONDS)
+        self.troubles.append(f"POST {path}: {last}")
+        return None

@@ -1,0 +1,108 @@
+"""Two faults at a time under a stream of orders: all goes on by itself, and every /readyz tells the truth meanwhile.
+
+A few pairs here; ``python -m tests.faults SEED PAIRS`` runs as many as one has time for.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from quadrille.stack.processes import Process
+from tests.faults.customers import Customers
+from tests.faults.drill import Drill
+from tests.faults.faults import AREAS, ROLES, Fault, Pair, pairs
+from tests.faults.readiness import SILENT, STEADY, Answer, lies
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from quadrille.stack import Stack
+    from tests.conftest import Shop
+
+DATABASE_THEN_WORKER = Pair(1, Fault("killed", "postgres:inventory"), Fault("frozen", "inventory-worker"), 3, 3, 0, 2)
+DATABASE_AND_BROKER = Pair(2, Fault("read-only", "postgres:payment"), Fault("frozen", "kafka"), 1, 5, 0, 4)
+DEAF_AND_LYING = """
+import sys
+from chassis import ops
+from chassis.listener import Listener
+from chassis.run import main
+Listener._recover = lambda self, trouble: self.stop.wait()
+ops.Ops.ready = lambda self: (True, {"ready": True, "checks": {}})
+main("inventory", ["worker"])
+"""
+READY = Answer(ready=True)
+
+
+@contextmanager
+def planted(stack: Stack, name: str, program: str) -> Iterator[None]:
+    """A process that runs another program for a while."""
+    usual = stack.process(name)
+    other = Process(replace(usual.spec, command=lambda: [usual.spec.command()[0], "-c", program]))
+    usual.stop()
+    stack.processes[name] = other
+    try:
+        other.start()
+        yield
+    finally:
+        other.kill()
+        stack.processes[name] = usual
+        usual.start()
+
+
+@pytest.mark.timeout(900)  # of looks, not of seconds: a machine that has other things to do takes longer for them
+@pytest.mark.parametrize("pair", [DATABASE_THEN_WORKER, DATABASE_AND_BROKER], ids=str)
+def test_a_pair_of_faults_heals_by_itself(shop: Shop, stack: Stack, pair: Pair) -> None:
+    """Every order accepted meanwhile comes to its end, nothing is lost or doubled, nobody says ready who is not."""
+    customers = Customers(stack, seed=1)
+    drill = Drill(shop, customers, print)
+    with customers:
+        drill.run(pair)
+    drill.reckon()
+    assert drill.found == []
+
+
+@pytest.mark.timeout(900)
+def test_a_worker_that_never_hears_again_and_says_it_is_ready_is_found(shop: Shop, stack: Stack) -> None:
+    """Planted: after an outage of its database inventory's worker hears nothing, and its /readyz says it does."""
+    customers = Customers(stack, seed=1)
+    drill = Drill(shop, customers, print, looks=(4, 12))
+    with planted(stack, "inventory-worker", DEAF_AND_LYING), customers:
+        found = " ".join(drill.run(replace(DATABASE_THEN_WORKER, second=Fault("killed", "registry"))))
+    assert "inventory-worker says it is ready with postgres:inventory killed, asked 4 times" in found
+    assert "orders do not end" in found
+    shop.until(lambda: not drill.left(), "all is over, with the worker as it is")
+
+
+def test_a_lie_is_one_however_it_is_told() -> None:
+    """Ready without what it needs, or not ready though it has all: a lie; one late check of a busy machine is none."""
+    faults = [Fault("read-only", "postgres:order"), Fault("killed", "registry")]
+    true = {role: Answer(ready=False) if role.startswith("order-") else READY for role in ROLES}
+    assert lies(faults, [true] * STEADY) == []
+    assert lies(faults, [{**true, "payment-api": SILENT}, true, true]) == []
+    (ready,) = lies(faults, [true, {**true, "order-api": READY}])
+    assert ready == "order-api says it is ready with postgres:order read-only, asked 2 times"
+    (flapping,) = lies(faults, [*[{**true, "payment-api": SILENT}] * STEADY, true])
+    assert flapping == "payment-api, which lacks nothing, says it is not ready: no answer"
+    (last,) = lies(faults, [true, {**true, "payment-api": SILENT}])
+    assert last == flapping
+
+
+def test_a_broker_is_needed_by_those_who_hear_or_say() -> None:
+    """Without Kafka an API is ready and takes orders; workers and relays are not."""
+    faults = [Fault("frozen", "kafka"), Fault("frozen", "sandbox")]
+    told = lies(faults, [dict.fromkeys(ROLES, READY)])
+    assert [line.partition(" ")[0] for line in told] == [role for role in ROLES if not role.endswith("-api")]
+
+
+def test_a_seed_repeats_its_pairs_and_reaches_every_kind() -> None:
+    """The same seed is the same run, a longer one begins with it; two faults are never on one process."""
+    run = list(pairs(7, 400))
+    assert run[:30] == list(pairs(7, 30))
+    assert run[:30] != list(pairs(8, 30))
+    assert all(pair.first.target != pair.second.target for pair in run)
+    struck = {(fault.kind, fault.target) for pair in run for fault in (pair.first, pair.second)}
+    assert struck == {(kind, target) for kinds, targets, _ in AREAS.values() for kind in kinds for target in targets}
