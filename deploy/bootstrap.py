@@ -15,6 +15,7 @@ import pwd
 import shutil
 import subprocess
 import sys
+import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -188,7 +189,8 @@ def environment() -> Mapping[str, str]:
     names = ("PIP_", "UV_", "PYTHON", "VIRTUAL_ENV", "CONDA")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(names)}
     mirrors = {n: v for n, v in os.environ.items() if n.startswith(tuple(f"PIP_{mirror}" for mirror in MIRRORS))}
-    return kept | mirrors | {"UV_CACHE_DIR": str(cache() / "uv"), "UV_PYTHON_DOWNLOADS": "never"}
+    ours = {"UV_CACHE_DIR": str(cache() / "uv"), "UV_PYTHON_DOWNLOADS": "never"}
+    return kept | mirrors | ours | {"TMPDIR": tempfile.gettempdir()}  # the shell's, unless it cannot be used
 
 
 def cache() -> Path:
