@@ -53,7 +53,7 @@ def test_a_replica_is_not_ready(new_stack: Callable[..., Stack]) -> None:
                 database_can_write(url)
             return str(why.value)
 
-        wait_until(lambda: "is a replica and takes no writes: promote it" in told(), 30)
+        wait_until(lambda: "is a replica and takes no writes: promote it" in told())
 
 
 @pytest.mark.parametrize(

@@ -187,11 +187,11 @@ def test_the_way_out_of_a_topic_made_anew_works(kitchen: Kitchen, kiln: Service[
     fire(kitchen, 9)
 
     with in_its_role(kitchen, kiln) as role:
-        wait_until(lambda: "deleted and made anew" in refused(role.allowed), 30)
+        wait_until(lambda: "deleted and made anew" in refused(role.allowed))
         assert refused(role.assigned)
         db.rows(way_out("DELETE FROM topic", order_events=KilnFired.topic))
         handled(db, 12)
-        wait_until(lambda: not refused(role.allowed) and not refused(role.assigned), 30)
+        wait_until(lambda: not refused(role.allowed) and not refused(role.assigned))
 
 
 def test_the_way_out_of_retention_that_overtook_works(kitchen: Kitchen, kiln: Service[Any], db: Database) -> None:
@@ -201,10 +201,10 @@ def test_the_way_out_of_retention_that_overtook_works(kitchen: Kitchen, kiln: Se
     kitchen.cut(KilnFired.topic, 3)
 
     with in_its_role(kitchen, kiln) as role:
-        wait_until(lambda: "holds 3 to 5, the position is 1" in refused(role.allowed), 30)
+        wait_until(lambda: "holds 3 to 5, the position is 1" in refused(role.allowed))
         db.rows(way_out("AND partition = 3", order_events=KilnFired.topic).replace("partition = 3", "partition = 0"))
         handled(db, 2)
-        wait_until(lambda: not refused(role.allowed) and not refused(role.assigned), 30)
+        wait_until(lambda: not refused(role.allowed) and not refused(role.assigned))
 
 
 def test_another_kafka_cluster_stops_the_worker(

@@ -127,11 +127,11 @@ def test_what_a_stranger_acknowledged_is_sent_to_our_own(ground: Ground, strange
         with stranger.instead(ground.plan.topics):
             before = ground.one("SELECT commit_lsn FROM relay_progress")
             say(ground, "a", *range(3, 50))
-            ground.until(lambda: "not the Kafka that the outbox went to" in (relay.trouble or ""), within=60)
+            ground.until(lambda: "not the Kafka that the outbox went to" in (relay.trouble or ""))
             with pytest.raises(NotReady, match=r"set KAFKA_CLUSTER=\S+ \(quadrille up --set KAFKA_CLUSTER="):
                 relay.ready()
             assert ground.one("SELECT commit_lsn FROM relay_progress") == before
-        ground.until(lambda: relay.state == "streaming", within=60)
+        ground.until(lambda: relay.state == "streaming")
         ground.judge()
         assert ground.one("SELECT count(*) FROM relay_recovery") == (0,)
 
@@ -145,7 +145,7 @@ def test_rows_are_held_until_it_is_known_who_answers(ground: Ground, stranger: S
         ground.until(lambda: not _is_ready(relay))
         say(ground, "a", *range(2, 50))
         with stranger.there(ground.plan.topics):
-            ground.until(lambda: "not the Kafka that the outbox went to" in (relay.trouble or ""), within=60)
+            ground.until(lambda: "not the Kafka that the outbox went to" in (relay.trouble or ""))
             assert ground.arrived() == 0
         stranger.own.process("kafka").start()
         assert ground.judge() <= 1  # the first, if it was not proven yet
@@ -168,7 +168,7 @@ def test_a_stranger_that_came_and_went_between_two_looks(  # noqa: PLR0913, PLR0
                 say(ground, "a", *said)
                 ground.until(taken(ground, filled * PARTITIONS + len(said)))
             assert ground.arrived() >= said_before  # ours answers again
-        ground.until(lambda: relay.state == "streaming", within=60)
+        ground.until(lambda: relay.state == "streaming")
         ground.judge(within=60)
 
 
@@ -187,8 +187,8 @@ def test_on_a_shared_topic_a_lost_connection_voids_what_was_acknowledged(
                 ground.until(lambda: ground.arrived(shared) == 200 * PARTITIONS + 5)
             before = ground.arrived(shared)
             fill(ground.bootstrap, shared, 300)
-        ground.until(lambda: ground.arrived(shared) >= before + 300 * PARTITIONS + 5, within=60)
-        ground.until(lambda: relay.state == "streaming", within=60)
+        ground.until(lambda: ground.arrived(shared) >= before + 300 * PARTITIONS + 5)
+        ground.until(lambda: relay.state == "streaming")
 
 
 def test_a_relay_that_believes_acknowledgements_loses_rows(
@@ -250,9 +250,9 @@ def test_a_topic_made_anew_gets_what_the_outbox_holds(ground: Ground) -> None:
         ground.until(lambda: ground.arrived(ground.plan.topics[1]) == 1)
         ground.make_anew(ground.topic)
         say(ground, "a", 6)
-        ground.until(lambda: ground.one("SELECT count(*) FROM relay_recovery") == (1,), within=60)
+        ground.until(lambda: ground.one("SELECT count(*) FROM relay_recovery") == (1,))
         ground.until(lambda: relay.state == "streaming")
-        assert set(ground.published(6, within=30)) == ground.committed()
+        assert set(ground.published(6)) == ground.committed()
     assert ground.one("SELECT cause FROM relay_recovery") == (f"topic made anew: {ground.topic}",)
     assert ground.arrived(ground.plan.topics[1]) <= 2  # twice, if it was not proven yet
 

@@ -79,7 +79,7 @@ def test_without_a_beat_in_between_it_never_ends(ground: Ground, monkeypatch: py
     monkeypatch.setattr("chassis.relay_recovery.Scan._ask", _deaf)
     _long_scan(ground)
     with ground.relaying(until="recovering") as relay:
-        ground.until(lambda: "PostgreSQL" in (relay.trouble or ""), within=60)
+        ground.until(lambda: "PostgreSQL" in (relay.trouble or ""))
     assert ground.one("SELECT count(*) FROM relay_progress") == (0,)
 
 
@@ -176,7 +176,7 @@ def test_what_a_recovery_leaves_out_is_told(ground: Ground) -> None:
     ground.make_anew(ground.topic)
     with ground.relaying():
         ground.until(lambda: ground.arrived() >= 2)
-        assert {row.key for row in ground.published(2, within=30)} == {"new", "idle"}
+        assert {row.key for row in ground.published(2)} == {"new", "idle"}
     ids = ground.one("SELECT count(*), min(id::text), max(id::text) FROM outbox WHERE aggregateid = 'old'")
     (kind, detail) = ground.one("SELECT kind, detail FROM relay_notice")
     assert (kind, str(detail)[:7]) == ("LEFT_OUT", "2 facts")

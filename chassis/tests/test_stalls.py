@@ -75,7 +75,7 @@ def keep_back(worker: Worker, topic: str, partition: int) -> None:
         look()
 
     standing.look = pause_and_look  # type: ignore[method-assign] # the fault
-    wait_until(done.is_set, 30, "it is kept back")
+    wait_until(done.is_set, "it is kept back")
 
 
 def over(worker: Worker) -> bool:
@@ -88,13 +88,13 @@ def frozen_while_the_database_is_dead(kitchen: Kitchen, db: Database, stack: Sta
     server = stack.process("postgres:inventory")
     worker.has_partitions()
     load(kitchen, "before")
-    wait_until(lambda: db.one(HANDLED) == 12, 30, "12 handled")
+    wait_until(lambda: db.one(HANDLED) == 12, "12 handled")
     server.kill()
     try:
         load(kitchen, "meanwhile")
         worker.says("batch not committed")
         worker.freeze()
-        wait_until(lambda: not kitchen.members(), 60, "the frozen worker is no member any more")
+        wait_until(lambda: not kitchen.members(), "the frozen worker is no member any more")
         worker.thaw()
         worker.says("partitions revoked")
     finally:
@@ -110,8 +110,8 @@ def test_a_worker_frozen_while_its_database_is_dead_hears_again(
     kitchen.start_here()
     with kitchen.process() as worker:
         frozen_while_the_database_is_dead(kitchen, db, pantry_stack, worker)
-        wait_until(lambda: db.one(HANDLED) == 36, 60, "36 handled")
-        wait_until(kitchen.caught_up, 30)
+        wait_until(lambda: db.one(HANDLED) == 36, "36 handled")
+        wait_until(kitchen.caught_up)
     assert told(db) == []
 
 
@@ -125,8 +125,8 @@ def test_a_worker_that_hears_no_more_is_noticed_and_made_to(
         frozen_while_the_database_is_dead(kitchen, db, pantry_stack, worker)
         worker.says("progress stalled")
         worker.says("client made anew")
-        wait_until(lambda: db.one(HANDLED) == 36, 60, "36 handled")
-        wait_until(lambda: told(db) == ["progress.stalled", "progress.resumed"], 30, "both edges told")
+        wait_until(lambda: db.one(HANDLED) == 36, "36 handled")
+        wait_until(lambda: told(db) == ["progress.stalled", "progress.resumed"], "both edges told")
 
 
 def test_a_stall_is_told_in_every_place_and_once(kitchen: Kitchen, db: Database) -> None:
@@ -135,23 +135,23 @@ def test_a_stall_is_told_in_every_place_and_once(kitchen: Kitchen, db: Database)
     kitchen.start_here()
     workers = [kitchen.worker(patience=HASTY) for _ in range(2)]
     with capture_logs() as lines, running(*workers):
-        wait_until(lambda: all(one.listener.standing.next for one in workers), 30, "both hold partitions")
-        wait_until(lambda: sum(len(one.listener.standing.next) for one in workers) == 24, 30)
+        wait_until(lambda: all(one.listener.standing.next for one in workers), "both hold partitions")
+        wait_until(lambda: sum(len(one.listener.standing.next) for one in workers) == 24)
         mine = next(one for one in workers if ("order.events", 3) in one.listener.standing.next)
         keep_back(mine, "order.events", 3)
         load(kitchen, "o")
-        wait_until(lambda: db.one(HANDLED) == 11, 30, "11 handled")
+        wait_until(lambda: db.one(HANDLED) == 11, "11 handled")
         for one in workers:
-            wait_until(partial(getattr, one.progress, "reason"), 30, "it is told")
+            wait_until(partial(getattr, one.progress, "reason"), "it is told")
             with pytest.raises(NotReadyError, match=r"^nothing handled for \d+ s: order.events\[3\] at \d+ of \d+$"):
                 one.progress.ready()
         assert value("quadrille_consumer_lag_records", topic="order.events", partition="3") == 1
         assert value("quadrille_consumer_lag_records", topic="order.events", partition="4") == 0
         assert value("quadrille_stalled_seconds", role="worker") >= HASTY.stalled_after
-        wait_until(lambda: db.one(HANDLED) == 12, 60, "12 handled")
-        wait_until(lambda: told(db) == ["progress.stalled", "progress.resumed"], 30, "both edges told")
+        wait_until(lambda: db.one(HANDLED) == 12, "12 handled")
+        wait_until(lambda: told(db) == ["progress.stalled", "progress.resumed"], "both edges told")
         for one in workers:
-            wait_until(partial(over, one), 30, "it is over")
+            wait_until(partial(over, one), "it is over")
             one.progress.ready()
 
     assert [line["event"] for line in lines].count("client made anew") >= 1
@@ -170,7 +170,7 @@ def test_a_partition_in_nobodys_hands_is_noticed(kitchen: Kitchen, db: Database)
     kitchen.start_here()
     deaf = kitchen.consumer()
     deaf.subscribe(["order.events"])
-    wait_until(lambda: (deaf.poll(0.05), deaf.assignment())[1], 30)
+    wait_until(lambda: (deaf.poll(0.05), deaf.assignment())[1])
     worker = kitchen.worker(patience=HASTY)
     try:
         with running(worker):
@@ -179,16 +179,16 @@ def test_a_partition_in_nobodys_hands_is_noticed(kitchen: Kitchen, db: Database)
                 deaf.poll(0.05)
                 return len(worker.listener.standing.next) + len(deaf.assignment()) == 24 > len(deaf.assignment()) > 0
 
-            wait_until(shared, 30, "the partitions are shared")
+            wait_until(shared, "the partitions are shared")
             held = len(deaf.assignment())
             load(kitchen, "o")
-            wait_until(lambda: (deaf.poll(0.05), told(db) == ["progress.stalled"])[1], 30, "the stall is told")
+            wait_until(lambda: (deaf.poll(0.05), told(db) == ["progress.stalled"])[1], "the stall is told")
             with pytest.raises(NotReadyError, match=r"^nothing handled for \d+ s: order.events"):
                 worker.progress.ready()
             assert db.one(HANDLED) == 12 - held
             deaf.close()
-            wait_until(lambda: db.one(HANDLED) == 12, 60, "12 handled")
-            wait_until(lambda: told(db) == ["progress.stalled", "progress.resumed"], 30, "both edges told")
+            wait_until(lambda: db.one(HANDLED) == 12, "12 handled")
+            wait_until(lambda: told(db) == ["progress.stalled", "progress.resumed"], "both edges told")
     finally:
         deaf.close()
 
@@ -203,18 +203,18 @@ def test_an_outage_is_no_stall_and_no_reason_for_a_new_client(
     counted = Counted(db)
     worker = kitchen.worker(patience=Patience(1, 1), connect=counted.connect)
     with capture_logs() as lines, running(worker):
-        wait_until(lambda: len(worker.listener.standing.next) == 24, 30)
+        wait_until(lambda: len(worker.listener.standing.next) == 24)
         server.kill()
         try:
             load(kitchen, "o")
-            wait_until(lambda: worker.listener.waits, 30, "it waits")
+            wait_until(lambda: worker.listener.waits, "it waits")
             with pytest.raises(NotReadyError, match="waits to be committed: the database: OperationalError"):
                 worker.listener.ready()
             before = counted.tries
-            wait_until(lambda: counted.tries > before + 40, 60, "forty tries in vain")
+            wait_until(lambda: counted.tries > before + 40, "forty tries in vain")
         finally:
             server.start()
-        wait_until(lambda: db.one(HANDLED) == 12, 60, "12 handled")
+        wait_until(lambda: db.one(HANDLED) == 12, "12 handled")
         worker.listener.ready()
 
     assert not {"progress stalled", "client made anew"} & {line["event"] for line in lines}
