@@ -24,9 +24,9 @@ from chassis.replication import HEADER, Stream
 DRAIN_SECONDS = 5.0
 _BEAT_SECONDS = 1.0
 _STALE_SECONDS = LEASE_SECONDS - 1.5
-_STORE_ROWS, _STORE_SECONDS = 500, 0.1
+_STORE_ROWS, _STORE_SECONDS = 500, 0.02
 """Prove and store sooner than at the next beat when so many rows wait for it: they are what a crash doubles."""
-UNSTORED_ROWS = 2_000
+UNSTORED_ROWS = 5_000
 _BUSY_ROWS, _RATE_SECONDS, _NAP_SECONDS = 300, 0.1, 0.0015
 _IDLE_BYTES, _IDLE_BYTES_SOON, _IDLE_SECONDS = 1 << 16, 1 << 22, 10.0
 """WAL of other tables worth a store of its own after ten seconds, and at the next beat: storing writes WAL too."""
