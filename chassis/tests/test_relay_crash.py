@@ -111,8 +111,8 @@ def test_postgres_and_relay_killed_together_lose_nothing(ground: Ground, pair: S
     """What is stored in the database survives both: the next relay goes on from there, nothing before is sent again."""
     server = pair.process("postgres:inventory")
     with ground.writing(), child(ground) as process:
+        ground.until(lambda: ground.rows() > 200)
         stored = ground.stored()
-        ground.until(lambda: ground.arrived() > 200)
         process.kill()
         server.kill()
         server.start()
