@@ -175,7 +175,7 @@ class Shop:
         for _ in range(times):
             for r in records:
                 producer.produce(r.topic, r.value, r.key.encode(), r.partition, headers=list(r.headers))
-        assert producer.flush(30) == 0
+        assert producer.flush(120) == 0
 
     def all_read(self) -> bool | None:
         """Whether every service has handled all that lies on the topics it hears, and no answer is outstanding."""

@@ -89,7 +89,7 @@ class Kitchen:
 
     def flush(self) -> None:
         """Wait until every record is on its topic."""
-        assert self.producer.flush(30) == 0
+        assert self.producer.flush(PATIENCE_SECONDS) == 0
 
     def ends(self, *topics: str) -> dict[tuple[str, int], int]:
         """Return the end of every partition."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from chassis import agenda, announce, attempts, calls, healing
+from chassis import agenda, announce, attempts, calls, leases
 from chassis import commit as committing
 from chassis.tests import test_announce, test_attempts, test_healing, test_old_intents
 from chassis.tests.test_commit_plants import Plant, sow
@@ -42,6 +42,9 @@ PLANTS = {
         calls, "Calls._ask", ">= OLD", "< OLD",
         lambda db: test_old_intents.test_only_an_old_intent_asks_first(db, 20.1, ["o-1"]),
     ),
+    "rows hastened come all at once": Plant(
+        leases, "HASTEN", "random() *", "0.5 *", test_healing.test_what_falls_due_after_the_healing_is_spread,
+    ),
     "many tries use up the day": Plant(
         calls, "Calls.climb", "and self._age(entry) >= errand.patience", "",
         test_old_intents.test_many_tries_in_a_row_do_not_use_up_a_day,
@@ -55,13 +58,3 @@ def test_a_planted_fault_turns_its_promise_red(db: Database, monkeypatch: pytest
     sow(PLANTS[fault], monkeypatch)
     with pytest.raises(Exception):  # noqa: B017, PT011 - an assertion, or what the fault made the code raise
         PLANTS[fault].promise(db)
-
-
-def test_without_a_spread_all_come_at_once(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows hastened without a spread hammer the outside in one second, and the promise notices."""
-    plant = Plant(healing, "Healing.look", "self._types, SPREAD)", "self._types, timedelta(0))", lambda _: None)
-    sow(plant, monkeypatch)
-    with test_healing.opened() as bakery, pytest.raises(AssertionError, match="not all at once"):
-        test_healing.test_what_waits_for_a_sick_outside_goes_on_within_five_seconds_of_its_healing(
-            db, bakery, monkeypatch
-        )

@@ -135,6 +135,7 @@ def test_kafka_may_be_gone_for_a_while(ground: Ground, pair: Stack) -> None:
                 down = ground.rows()
                 ground.until(lambda: ground.rows() > down + 1_500)
                 assert relay.state == "streaming"
+                ground.until(lambda: not ready(relay))
                 with pytest.raises(NotReady, match="does not answer"):
                     relay.ready()
             broker.start()

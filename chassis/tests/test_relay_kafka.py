@@ -78,7 +78,7 @@ def fill(bootstrap: str, topic: str, count: int) -> None:
     for n in range(PARTITIONS):
         for _ in range(count):
             producer.produce(topic, b"a stranger's", partition=n)
-    assert producer.flush(30) == 0
+    assert producer.flush(120) == 0
 
 
 class Blind:

@@ -32,9 +32,10 @@ UNTOLD = """
 UPDATE relay_recovery r SET announced = true
   FROM (SELECT id FROM relay_recovery WHERE NOT announced ORDER BY at FOR UPDATE SKIP LOCKED) u
  WHERE r.id = u.id RETURNING r.id, r.cause, r.rows, r.seconds"""
+# Who finds another at it waits: two who shared the notices would mix their order.
 UNTOLD_NOTICES = """
 UPDATE relay_notice n SET announced = true
-  FROM (SELECT id FROM relay_notice WHERE NOT announced ORDER BY at FOR UPDATE SKIP LOCKED) u
+  FROM (SELECT id FROM relay_notice WHERE NOT announced ORDER BY at FOR UPDATE) u
  WHERE n.id = u.id RETURNING n.id, n.kind, n.detail, n.since_at, n.took_ms, n.at"""
 Speaker: TypeAlias = Service[Any]
 

@@ -80,6 +80,7 @@ class Cluster:
 
     def _signed(self) -> None:
         """Note that the cluster is complete, and its password; without the note it is taken for unfinished."""
+        self.forgotten = False
         with self._mark.open("w", encoding="utf-8") as mark:
             mark.write(self._sign())
             mark.flush()
