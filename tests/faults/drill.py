@@ -23,6 +23,7 @@ from tests.faults.reckoning import Books, waiting
 PAUSE_SECONDS = 0.5
 HOLD_LOOKS = 80
 HEAL_LOOKS = 480
+TELL_LOOKS = 30
 GONE = (OSError, psycopg.OperationalError, Refused)
 
 
@@ -91,6 +92,8 @@ class Drill:
             if not wrong:
                 self.say(f"  all ready again and {len(kinds)} orders at their ends after {looks + 1} looks")
                 return []
+            if looks % TELL_LOOKS == TELL_LOOKS - 1:
+                self.say(f"  after {looks + 1} looks: {'; '.join(_short(wrong, 3))}")
             self._pause.wait(PAUSE_SECONDS)
         file = self.stack.data / f"evidence-{self.customers.seed}-{name}.txt"
         file.write_text(evidence.of(self.stack), encoding="utf-8")

@@ -25,6 +25,8 @@ from chassis.relay_window import DeliveryFailed, Transaction, Unproven
 from chassis.trace import parse
 from chassis.tracing import Spans
 
+# What a producer raises that has failed for good; the second, if its client calls a report with the first one pending.
+_GIVEN_UP = KafkaException, SystemError
 _FULL_SECONDS = 0.001
 _HELD_SECONDS = 0.02
 _SAMPLED = b"13579bdf"
@@ -199,7 +201,7 @@ class Outlet:
         with suppress(KafkaException):  # at once: what answers may be another Kafka
             self._producer.purge()
         self._thread.join()
-        with suppress(KafkaException):  # one that failed for good says so once more
+        with suppress(*_GIVEN_UP):  # one that failed for good says so once more
             self._producer.flush(1.0)
 
     def _held(self) -> bool:
@@ -211,7 +213,7 @@ class Outlet:
         while not self._closed.is_set():
             try:
                 self._producer.poll(0.5)
-            except KafkaException as gone:  # fatal: it delivers nothing more
+            except _GIVEN_UP as gone:  # fatal: it delivers nothing more
                 self.fatal = self.fatal or _words(gone)
                 return
 
