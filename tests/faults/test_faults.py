@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 DATABASE_THEN_WORKER = Pair(1, Fault("killed", "postgres:inventory"), Fault("frozen", "inventory-worker"), 3, 3, 0, 2)
 DATABASE_AND_BROKER = Pair(2, Fault("read-only", "postgres:payment"), Fault("frozen", "kafka"), 1, 5, 0, 4)
+IDLE_RELAYS = Pair(3, Fault("read-only", "postgres:order"), Fault("frozen", "postgres:payment"), 0, 3, 1, 1)
 DEAF_AND_LYING = """
 import sys
 from chassis import ops
@@ -54,7 +55,7 @@ def planted(stack: Stack, name: str, program: str) -> Iterator[None]:
 
 
 @pytest.mark.timeout(900)  # of looks, not of seconds: a machine that has other things to do takes longer for them
-@pytest.mark.parametrize("pair", [DATABASE_THEN_WORKER, DATABASE_AND_BROKER], ids=str)
+@pytest.mark.parametrize("pair", [DATABASE_THEN_WORKER, DATABASE_AND_BROKER, IDLE_RELAYS], ids=str)
 def test_a_pair_of_faults_heals_by_itself(shop: Shop, stack: Stack, pair: Pair) -> None:
     """Every order accepted meanwhile comes to its end, nothing is lost or doubled, nobody says ready who is not."""
     customers = Customers(stack, seed=1)

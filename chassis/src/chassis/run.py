@@ -159,7 +159,11 @@ def _relay(name: str, found: Settings, stop: threading.Event) -> None:
         accepted=found.kafka_cluster, patience=found.patience,
     )  # fmt: skip
     relay = Relay(plan, spans)
-    with ops.serve(found.ops_bind, name, "relay", {"relay": relay.ready}, found.shown()):
+    checks: dict[str, Check] = {
+        "database": lambda: database_can_write(found.database_url),  # what an idle relay would not notice
+        "relay": relay.ready,
+    }
+    with ops.serve(found.ops_bind, name, "relay", checks, found.shown()):
         relay.run(stop)
     spans.stop()
 
