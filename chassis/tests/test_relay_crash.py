@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from chassis.relay import Relay
@@ -141,6 +142,27 @@ def test_kafka_may_be_gone_for_a_while(ground: Ground, pair: Stack) -> None:
             broker.start()
         ground.judge()
         ground.until(lambda: ready(relay))
+
+
+def test_a_relay_whose_database_is_frozen_is_not_ready_and_says_why(ground: Ground, pair: Stack) -> None:
+    """Its session hangs, and ends neither way: it must not say ready for what nobody can know; then it goes on."""
+    with ground.relaying() as relay, ground.connect() as app:
+        ground.until(lambda: ready(relay))
+        ground.say(app, "a", 1)
+        server = psutil.Process(pair.process("postgres:inventory").pid)
+        whole = [server, *server.children(recursive=True)]
+        for process in whole:
+            process.suspend()
+        try:
+            ground.until(lambda: not ready(relay))
+            with pytest.raises(NotReady, match="PostgreSQL has not answered for "):
+                relay.ready()
+        finally:
+            for process in whole:
+                process.resume()
+        ground.until(lambda: ready(relay))
+        ground.say(app, "a", 2)
+        ground.judge()
 
 
 @pytest.mark.parametrize("fault", ["killed", "frozen"])

@@ -21,7 +21,7 @@ from psycopg import pq
 from chassis.logs import Seldom
 from chassis.pgoutput import StreamError
 from chassis.progress import Change, Patience, ProgressWatchdog
-from chassis.relay_keeper import Cluster, Keeper, NotReady, Progress
+from chassis.relay_keeper import LEASE_SECONDS, Cluster, Keeper, NotReady, Progress
 from chassis.relay_metrics import FAILURES, RECOVERIES, REFUSED, STALLED, STREAMING
 from chassis.relay_outlet import Care, Elsewhere, Outlet
 from chassis.relay_pump import Halted, Pump, Sight
@@ -32,6 +32,8 @@ from chassis.tracing import Spans
 
 REBUILD_SECONDS = 10.0
 """A producer that failed is built anew at most this often."""
+SILENT_SECONDS = 2.0 * LEASE_SECONDS
+"""A database that has not answered for so long may have given the lock to another relay: this one is not ready."""
 _STANDBY_SECONDS = 0.3
 _BEAT_SECONDS = 1.0
 
@@ -75,6 +77,7 @@ class Relay:
             raise RuntimeError(message)
         self._plan = plan
         self._spans = spans or Spans.disabled()
+        self._keeper: Keeper | None = None
         self._outlet: Outlet | None = None
         self._build_at = 0.0
         self._known: Progress | None = None
@@ -89,7 +92,10 @@ class Relay:
 
     def ready(self) -> None:
         """Raise NotReady with one line of reason unless this relay delivers or stands by."""
-        outlet = self._outlet
+        keeper, outlet = self._keeper, self._outlet
+        if keeper is not None and (silent := time.monotonic() - keeper.heard) > SILENT_SECONDS:
+            message = f"PostgreSQL has not answered for {silent:.0f} s"
+            raise NotReady(message)
         away = outlet.away if outlet is not None and self.state != "standby" else None
         trouble = self._care.reason if self.state == "streaming" else self._care.reason or self.trouble
         if reason := trouble or away or self._stall:
@@ -123,6 +129,7 @@ class Relay:
         pump = None
         try:
             with closing(Keeper(self._plan.dsn, self._plan.slot)) as keeper, ExitStack() as opened:
+                self._keeper = keeper
                 while not keeper.try_lock():
                     self._enter("standby")
                     self._watch(keeper, Sight(ahead=False, delivered=(0, 0, 0), end=0, words=""))
