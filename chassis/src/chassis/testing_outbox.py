@@ -178,9 +178,19 @@ class Ground:
 
     def published(self, wanted: int = 0, within: float = 0.0) -> list[Row]:
         """Return the topic's records in order; waits until so many different ones are there, or so long."""
-        consumer = Consumer({**client_settings(self.bootstrap), "group.id": "judge", "fetch.wait.max.ms": 50})
+        settings = {**client_settings(self.bootstrap), "group.id": "judge", "fetch.wait.max.ms": 50}
+        consumer = Consumer(settings)
         places = [TopicPartition(self.topic, n, 0) for n in range(PARTITIONS)]
-        self.until(lambda: all(_led(consumer, place) for place in places))
+
+        def led() -> bool:
+            nonlocal consumer
+            if all(_led(consumer, place) for place in places):
+                return True
+            consumer.close()  # one made while the broker was frozen may never have an answer
+            consumer = Consumer(settings)
+            return False
+
+        self.until(led)
         ends = {p.partition: consumer.get_watermark_offsets(p, timeout=60)[1] for p in places}
         consumer.assign(places)
         deadline, rows, seen = time.monotonic() + within, list[Row](), set[UUID]()
