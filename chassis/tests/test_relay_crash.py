@@ -72,7 +72,10 @@ def ready(relay: Relay) -> bool:
 
 
 def streams(ground: Ground) -> bool:
-    return ground.one("SELECT count(*) FROM pg_replication_slots WHERE active") == (1,)
+    """Tell whether a relay streams from this ground: the slot of one that was killed before is active for a while."""
+    return ground.one(
+        "SELECT count(*) FROM pg_replication_slots WHERE active AND slot_name = %s", ground.plan.slot
+    ) == (1,)
 
 
 @pytest.mark.proves("F18")

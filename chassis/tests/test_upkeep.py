@@ -369,3 +369,14 @@ def test_a_worker_keeps_its_house(kitchen: Kitchen, aged: Database, monkeypatch:
     week = (NOW - tables.INBOX_DAYS * DAY).replace(hour=0, minute=0, second=0, microsecond=0)
     assert made.reader.floor_ms == milliseconds(week)
     assert floor_of(made.reader.floor_ms) <= uuid7(milliseconds(ago(7)))
+
+
+def test_days_are_told_whatever_plan_the_database_makes(db: Database) -> None:
+    """No name of another table is taken for a day, also where the database looks at every table first."""
+    with db.connect() as tx:
+        for way in ("nestloop", "indexscan", "bitmapscan", "mergejoin"):
+            tx.execute(f"SET enable_{way} = off".encode())
+        tx.execute("SET plan_cache_mode = force_custom_plan")
+        tx.execute("SELECT ensure_partitions(0, 3)")
+        tx.execute("SELECT inbox_floor(7), array(SELECT inbox_kept(7))")
+        tx.execute("SELECT lived_since(1)")

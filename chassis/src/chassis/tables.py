@@ -208,6 +208,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON stall TO app;
 # What is to go is judged anew once the lock is held: whoever brings an id has looked into the inbox before.
 # That a day of the outbox is published is proven by the log's own order, whatever the clock was when its rows came:
 # the relay has passed where the log stood when the day's last row was in it, and no row has come since.
+# OFFSET 0 keeps a caller's condition outside: pushed down to pg_class, it would read a day from any table's name.
 PARKED_DAYS = """
 CREATE TABLE inbox_gone (day date PRIMARY KEY);
 CREATE TABLE outbox_sealed (day date PRIMARY KEY, lsn pg_lsn NOT NULL, tip tid);
@@ -215,6 +216,7 @@ INSERT INTO inbox_gone SELECT first_day('inbox') - n FROM generate_series(1, 400
 CREATE FUNCTION days_of(parent regclass) RETURNS SETOF date LANGUAGE sql STABLE AS $$
   SELECT to_date(right(relname, 8), 'YYYYMMDD') FROM pg_inherits JOIN pg_class c ON c.oid = inhrelid
    WHERE inhparent = parent
+  OFFSET 0
 $$;
 CREATE OR REPLACE FUNCTION ensure_partitions(behind int, ahead int) RETURNS int
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
