@@ -253,7 +253,7 @@ def test_a_worker_wakes_where_no_day_is(kitchen: Kitchen, db: Database) -> None:
     kitchen.start_here()
     worker = kitchen.worker(beats=True)
     with running(worker):
-        wait_until(worker.listener.ready)
+        wait_until(lambda: worker.listener.joined)
         wait_until(lambda: db.one(BEATS))
         with without_a_day(db):
             seen = db.one(BEATS)
@@ -283,7 +283,7 @@ def test_a_worker_outlives_what_is_no_inputs_fault(kitchen: Kitchen, db: Databas
     kitchen.start_here()
     worker = kitchen.worker(beats=True)
     with running(worker) as (run,):
-        wait_until(worker.listener.ready)
+        wait_until(lambda: worker.listener.joined)
         db.rows("ALTER TABLE outbox ADD CONSTRAINT odd CHECK (type <> 'canary.beat') NOT VALID")
         try:
             with capture_logs() as told:
