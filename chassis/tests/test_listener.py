@@ -285,8 +285,8 @@ def test_an_assignment_that_waits_too_long_for_the_database_is_made_again(kitche
     slept.away = False
 
     handled(db, 24)
-    worker.end()
     wait_until(kitchen.caught_up)
+    worker.end()
 
 
 def test_a_stop_while_an_assignment_waits_is_a_clean_stop(kitchen: Kitchen, db: Database) -> None:
