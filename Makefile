@@ -3,7 +3,7 @@ PYTHON ?= python3
 # Never by the scripts beside it, whose first line cannot name every path; isolated from the shell's Python settings.
 RUN := "$${QUADRILLE_VENV:-.venv}/bin/python" -I -X utf8
 .DEFAULT_GOAL := help
-TYPED := chassis/src cli/src sandbox/src deploy tests $(wildcard services/*/src chassis/tests sandbox/tests services/*/tests bench)
+TYPED := chassis/src cli/src sandbox/src deploy tests $(wildcard services/*/src sandbox/tests services/*/tests bench)
 .PHONY: help setup demo up down status test check jaeger saga format
 
 help: ## list everything
@@ -13,16 +13,16 @@ setup: ## virtual environment from the hashed lock file, our packages in it (eve
 	@$(PYTHON) -I deploy/bootstrap.py
 
 demo: setup ## start everything, place 20 orders, show expected = actual; leaves it running
-	@$(RUN) -m quadrille demo
+	@$(RUN) -m quadrille_cli demo
 
 up: setup ## start the whole stack and leave it running
-	@$(RUN) -m quadrille up --detach
+	@$(RUN) -m quadrille_cli up --detach
 
 down: setup ## stop it; the data stays (quadrille down --wipe removes it)
-	@$(RUN) -m quadrille down
+	@$(RUN) -m quadrille_cli down
 
 status: setup ## processes with memory and CPU
-	@$(RUN) -m quadrille status
+	@$(RUN) -m quadrille_cli status
 
 test: check jaeger ## every gate, then the tests on the real stack, on ports and data of their own
 	@"$${QUADRILLE_VENV:-.venv}/bin/python" -m pytest --numprocesses 3 --dist loadgroup --no-loadscope-reorder
@@ -32,15 +32,15 @@ check: setup ## the gates: lint, types, import contracts, schemas, generated pag
 	@$(RUN) -m ruff format --check --quiet .
 	@$(RUN) -m mypy --no-error-summary $(TYPED)
 	@$(RUN) -c "from importlinter.cli import lint_imports_command as run; run()"
-	@$(RUN) -m quadrille schema check
-	@$(RUN) -m quadrille saga --check
+	@$(RUN) -m quadrille_cli schema check
+	@$(RUN) -m quadrille_cli saga --check
 	@$(RUN) tests/architecture/sizes.py
 
 jaeger: setup ## build the local Jaeger from its Go modules (minutes, once; needs Go)
-	@$(RUN) -c "from quadrille.stack import jaeger; jaeger.main()"
+	@$(RUN) -c "from quadrille_cli.stack.servers import jaeger; jaeger.main()"
 
 saga: setup ## write docs/saga.md from the handlers' signatures
-	@$(RUN) -m quadrille saga
+	@$(RUN) -m quadrille_cli saga
 
 format: setup ## format the sources
 	@$(RUN) -m ruff format --quiet .

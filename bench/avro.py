@@ -1,7 +1,7 @@
 """What Avro costs: our codec beside fastavro alone, and beside fastavro with the classes handlers need.
 
 Run `python bench/avro.py`. In every round each column is measured in turn, so that their ratios bear a machine whose
-speed varies. Our writer is fastavro with its own validation before it; our reader is `chassis.wire`, and fastavro's,
+speed varies. Our writer is fastavro with its own validation before it; our reader is `quadrille.avro.decoder`, and fastavro's,
 which lacks its checks, is the peer, not a choice we have.
 """
 
@@ -23,13 +23,13 @@ sys.path = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(
 
 import fastavro  # noqa: E402
 
-from chassis import schemas  # noqa: E402
-from chassis.avro import HEAD, Codec  # noqa: E402
-from chassis.schema_ids import numbered  # noqa: E402
-from chassis.words import Fact  # noqa: E402
 from inventory import events as inventory  # noqa: E402
 from order import events as order  # noqa: E402
 from payment import events as payment  # noqa: E402
+from quadrille.avro import schemas  # noqa: E402
+from quadrille.avro.codec import HEAD, Codec  # noqa: E402
+from quadrille.avro.registry import numbered  # noqa: E402
+from quadrille.messages import Event  # noqa: E402
 
 ROUNDS, CALLS = 25, 1_000
 ORDER, DEADLINE_MS = "01a1fd62-57f0-7eeb-be96-e59ce40f9cb1", 1_795_252_743_120
@@ -39,12 +39,12 @@ Body = dict[str, Any]
 
 
 class Case(NamedTuple):
-    """A fact said, the class that hears it, and by hand the ways between them and fastavro's dicts."""
+    """An event said, the class that hears it, and by hand the ways between them and fastavro's dicts."""
 
-    fact: Fact
+    fact: Event
     flat: Callable[[Any], Body]
-    heard: type[Fact]
-    built: Callable[[Body], Fact]
+    heard: type[Event]
+    built: Callable[[Body], Event]
 
 
 def flat_order(fact: order.OrderPlaced) -> Body:

@@ -25,11 +25,12 @@ import psutil
 import psycopg
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined] # its stubs do not re-export
 
-from chassis import relay_window, tables
-from chassis.kafka import client_settings
-from chassis.relay import Plan, Relay, topics_of
-from chassis.relay_target import PARTITIONS
-from quadrille.stack import Stack
+from quadrille.db import schema
+from quadrille.kafka.config import client_settings
+from quadrille.relay import publisher
+from quadrille.relay.relay import Relay, RelayConfig, topics_of
+from quadrille.relay.target import PARTITIONS
+from quadrille_cli.stack import Stack
 
 SERVICE = "inventory"
 PAYLOAD = 300
@@ -53,18 +54,18 @@ class Op:
         self._connection.execute(sqltext.encode())
 
 
-def prepare(stack: Stack) -> Plan:
+def prepare(stack: Stack) -> RelayConfig:
     with psycopg.connect(stack.database_url(SERVICE, "owner")) as owner:
-        for version in tables.VERSIONS:
-            tables.upgrade(Op(owner), version)
+        for version in schema.VERSIONS:
+            schema.upgrade(Op(owner), version)
     admin = AdminClient(client_settings(stack.kafka_bootstrap))
     for made in admin.create_topics([NewTopic(t, PARTITIONS, 1) for t in topics_of(SERVICE)]).values():
         made.result()
-    return Plan(SERVICE, stack.database_url(SERVICE, "relay"), stack.kafka_bootstrap, topics_of(SERVICE))
+    return RelayConfig(SERVICE, stack.database_url(SERVICE, "relay"), stack.kafka_bootstrap, topics_of(SERVICE))
 
 
 @contextmanager
-def running(plan: Plan) -> Iterator[Relay]:
+def running(plan: RelayConfig) -> Iterator[Relay]:
     relay, stop = Relay(plan), threading.Event()
     thread = threading.Thread(target=relay.run, args=(stop,))
     thread.start()
@@ -81,26 +82,26 @@ def until(there: threading.Event, seconds: float = 300.0) -> None:
         raise TimeoutError(message)
 
 
-Seen = list[tuple[relay_window.Transaction, float]]
+Seen = list[tuple[publisher.Transaction, float]]
 
 
 @contextmanager
 def reports(wanted: int) -> Iterator[tuple[threading.Event, Seen]]:
     """Watch delivery reports where the relay counts them: an event at the last one, and when each came."""
-    seen, done, report = Seen(), threading.Event(), relay_window.Transaction.reported
+    seen, done, report = Seen(), threading.Event(), publisher.Transaction.reported
 
-    def watched(self: relay_window.Transaction, error: object, message: object) -> None:
+    def watched(self: publisher.Transaction, error: object, message: object) -> None:
         report(self, error, message)  # type: ignore[arg-type] # passed through
         seen.append((self, time.time()))
         if len(seen) == wanted:
             done.set()
 
-    relay_window.Transaction.reported = watched  # type: ignore[method-assign]
+    publisher.Transaction.reported = watched  # type: ignore[method-assign]
     yield done, seen
-    relay_window.Transaction.reported = report  # type: ignore[method-assign]
+    publisher.Transaction.reported = report  # type: ignore[method-assign]
 
 
-def drain(plan: Plan, app: psycopg.Connection, rows: int) -> dict[str, float]:
+def drain(plan: RelayConfig, app: psycopg.Connection, rows: int) -> dict[str, float]:
     """Fill while no relay runs; then rows/s from the first to the last report, and this process' CPU per row."""
     for _ in range(rows // PER_COMMIT):
         app.execute(FILL, [os.urandom(PAYLOAD), PER_COMMIT])
@@ -113,7 +114,7 @@ def drain(plan: Plan, app: psycopg.Connection, rows: int) -> dict[str, float]:
     return {"rows_per_s": round(rows / took), "cpu_us_per_row": round(spent / rows * 1e6, 1)}
 
 
-def steady(plan: Plan, stack: Stack, rate: int, seconds: int) -> dict[str, float]:
+def steady(plan: RelayConfig, stack: Stack, rate: int, seconds: int) -> dict[str, float]:
     """One row a commit on an open-loop clock; milliseconds from the commit record's time to the delivery report."""
     rows, dsn = rate * seconds, stack.database_url(SERVICE, "app")
     broker = psutil.Process(stack.process("kafka").pid)

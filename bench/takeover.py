@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from quadrille.stack import EVERYTHING, Stack
-from quadrille.stack.processes import Process
-from quadrille.stack.registry import healthy
+from quadrille_cli.stack import EVERYTHING, Stack
+from quadrille_cli.stack.processes import Process
+from quadrille_cli.stack.servers.registry import healthy
 from tests.conftest import Shop, away, opened
 
 ORDERS = 30  # some for every partition of twelve
@@ -67,7 +67,7 @@ def replaced(shop: Shop, name: str, rounds: int) -> Iterator[dict[str, object]]:
 
 
 def sent_again(shop: Shop) -> dict[str, object]:
-    """Return how many of inventory's facts came more than once, of all."""
+    """Return how many of inventory's events came more than once, of all."""
     copies = Counter(r.header("ce_id") for r in shop.records() if r.topic == "inventory.events")
     again = sum(copies.values()) - len(copies)
     return {"facts": shop.sql("inventory", DELIVERED)[0][0], "sent again": again}

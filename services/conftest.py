@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from chassis.registry import Reactions
-from chassis.service import Store
-from chassis.testing_commit import Logins, OnPostgres
-from quadrille.testing import Start
+from quadrille.handlers import HandlerRegistry
+from quadrille.service import Store
+from quadrille.testing.postgres import Logins, OnPostgres
+from quadrille_cli.testing import Start
 
-Wire = Callable[[Reactions[Any], Store[Any]], OnPostgres[Any]]
+Wire = Callable[[HandlerRegistry[Any], Store[Any]], OnPostgres[Any]]
 
 
 @pytest.fixture(scope="session")
@@ -21,7 +21,7 @@ def on_postgres(parts_of_the_stack: Start, tmp_path_factory: pytest.TempPathFact
     """Makes a service over its own Postgres, migrated."""
     made: list[OnPostgres[Any]] = []
 
-    def wired(on: Reactions[Any], store: Store[Any]) -> OnPostgres[Any]:
+    def wired(on: HandlerRegistry[Any], store: Store[Any]) -> OnPostgres[Any]:
         stack = parts_of_the_stack(f"postgres:{on.service}")
         logins = Logins(stack.database_url(on.service, "owner"), stack.database_url(on.service, "app"))
         made.append(OnPostgres(on, store, logins, Path(tmp_path_factory.mktemp("schemas"))))

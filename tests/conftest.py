@@ -16,15 +16,14 @@ import psycopg
 import pytest
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, Producer, TopicPartition
 
-from chassis.avro import Codec
-from chassis.kafka import client_settings, producer_settings
-from chassis.schema_ids import Cache, SchemaIds
-from chassis.schema_registry import Registry
-from quadrille.client import Client, Reply
-from quadrille.shop import order_of, stock_up, write_addresses
-from quadrille.stack import EVERYTHING, Stack
-from quadrille.stack.processes import Process
-from quadrille.testing import PATIENT
+from quadrille.avro.codec import Codec
+from quadrille.avro.registry import Cache, Registry, SchemaIds
+from quadrille.kafka.config import client_settings, producer_settings
+from quadrille_cli.client import Client, Reply
+from quadrille_cli.demo_data import order_of, stock_up, write_addresses
+from quadrille_cli.stack import EVERYTHING, Stack
+from quadrille_cli.stack.processes import Process
+from quadrille_cli.testing import PATIENT
 
 T = TypeVar("T")
 SERVICES = ("order", "inventory", "payment", "notification")
@@ -150,7 +149,7 @@ class Shop:
         return [r for r in found if (r.key == order_id if order_id else not r.key.startswith(CANARY))]
 
     def told(self, topic: str, *keys: str) -> list[tuple[str, dict[str, Any]]]:
-        """The facts a topic tells of orders or services, from the first, as (type, body)."""
+        """The events a topic tells of orders or services, from the first, as (type, body)."""
         return [(r.type, dict(self._codec.look(r.value)[1])) for r in self._read(topic) if r.key in keys]
 
     def stuck(self) -> list[dict[str, Any]]:

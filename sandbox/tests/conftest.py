@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.testing import Running, running
+from quadrille_sandbox.testing import Running, running
 
 _numbers = itertools.count(1)
 

@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from sandbox.chaos import Chaos, Plan, Unfit, plan_of
-from sandbox.journal import Record
-from sandbox.testing import Running
+from quadrille_sandbox.chaos import Chaos, Plan, Unfit, plan_of
+from quadrille_sandbox.journal import Record
+from quadrille_sandbox.testing import Running
 
 SENDER = "orders@quadrille.example"
 

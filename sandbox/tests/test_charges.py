@@ -10,9 +10,9 @@ from contextlib import closing
 
 import pytest
 
-from sandbox.journal import Record
-from sandbox.testing import Running
-from sandbox.tokens import TOKENS
+from quadrille_sandbox.cards import TOKENS
+from quadrille_sandbox.journal import Record
+from quadrille_sandbox.testing import Running
 
 
 def asked(order_id: str, token: str = "tok_ok", amount: int = 2500) -> Record:  # noqa: S107 -- a test value

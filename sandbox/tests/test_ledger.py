@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.answers import Reply
-from sandbox.journal import Journal, Record, Taken
-from sandbox.ledger import Ledger
-from sandbox.processor import PROCESSING, ChargeAsked, Processor, RefundAsked, Rules
-from sandbox.testing import Running, running
+from quadrille_sandbox.http_server import Reply
+from quadrille_sandbox.journal import Journal, Record, Taken
+from quadrille_sandbox.ledger import Ledger
+from quadrille_sandbox.processor import PROCESSING, ChargeAsked, Processor, RefundAsked, Rules
+from quadrille_sandbox.testing import Running, running
 
 PENDING = ChargeAsked("tok_pending_15s", 2500, "EUR", "o-1")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.testing import Running, running
+from quadrille_sandbox.testing import Running, running
 
 SENDER = "orders@quadrille.example"
 

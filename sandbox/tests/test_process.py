@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.testing import Running, running, start
+from quadrille_sandbox.testing import Running, running, start
 
 CHARGE = {"payment_token": "tok_ok", "amount_minor": 1, "currency": "EUR", "order_id": "o"}
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.journal import Record
-from sandbox.testing import Running, running
+from quadrille_sandbox.journal import Record
+from quadrille_sandbox.testing import Running, running
 
 
 def charge(sandbox: Running, order_id: str, token: str = "tok_ok") -> None:  # noqa: S107 -- a test value

@@ -12,8 +12,8 @@ from threading import Event, Thread
 import pytest
 import uvloop
 
-from sandbox import wire
-from sandbox.answers import Answer, Later, Reply, Request, Streamed, reply
+from quadrille_sandbox import http_server
+from quadrille_sandbox.http_server import Answer, Later, Reply, Request, Streamed, reply
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: x\r\n"
@@ -22,7 +22,7 @@ POST = b"POST / HTTP/1.1\r\nHost: x\r\n"
 @contextmanager
 def listening(handle: Callable[[Request], Answer], most: int = 8) -> Iterator[int]:
     """Listen while the block runs, at the port yielded."""
-    loop, there = uvloop.new_event_loop(), set[wire.Connection]()
+    loop, there = uvloop.new_event_loop(), set[http_server.Connection]()
 
     async def close() -> None:
         server.close()
@@ -30,7 +30,7 @@ def listening(handle: Callable[[Request], Answer], most: int = 8) -> Iterator[in
             one.abort()
         await server.wait_closed()
 
-    server = loop.run_until_complete(_listen(partial(wire.Connection, handle, there, most)))
+    server = loop.run_until_complete(_listen(partial(http_server.Connection, handle, there, most)))
     thread = Thread(target=loop.run_forever)
     thread.start()
     try:
@@ -42,7 +42,7 @@ def listening(handle: Callable[[Request], Answer], most: int = 8) -> Iterator[in
         loop.close()
 
 
-async def _listen(connection: Callable[[], wire.Connection]) -> asyncio.Server:
+async def _listen(connection: Callable[[], http_server.Connection]) -> asyncio.Server:
     return await asyncio.get_running_loop().create_server(connection, "127.0.0.1", 0)
 
 
@@ -75,15 +75,15 @@ def fine(_: Request) -> Reply:
 )
 def test_who_says_nothing_more_is_closed(monkeypatch: pytest.MonkeyPatch, sent: bytes, expected: list[bytes]) -> None:
     """Nothing, half a request, nothing after an answer: each ends by its deadline, told where it can be."""
-    monkeypatch.setattr(wire, "REQUEST_SECONDS", 0.1)
-    monkeypatch.setattr(wire, "KEEP_ALIVE_SECONDS", 0.1)
+    monkeypatch.setattr(http_server, "REQUEST_SECONDS", 0.1)
+    monkeypatch.setattr(http_server, "KEEP_ALIVE_SECONDS", 0.1)
     with listening(fine) as port, connected(port, sent) as line:
         assert statuses(line) == expected
 
 
 def test_who_reads_nothing_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream whose client does not read ends."""
-    monkeypatch.setattr(wire, "READ_SECONDS", 0.1)
+    monkeypatch.setattr(http_server, "READ_SECONDS", 0.1)
     ended = Event()
 
     def endless() -> Iterator[bytes]:
@@ -110,6 +110,6 @@ def test_a_crowd_closes_who_was_silent_longest() -> None:
 @pytest.mark.parametrize("size", [100_000, 10 << 20])
 def test_a_large_refusal_arrives(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     """Who sends the whole body before reading gets the refusal, not a reset; however it comes, too much is too much."""
-    monkeypatch.setattr(wire, "KEEP_ALIVE_SECONDS", 0.1)
+    monkeypatch.setattr(http_server, "KEEP_ALIVE_SECONDS", 0.1)
     with listening(fine) as port, connected(port, POST + b"Content-Length: %d\r\n\r\n" % size + b" " * size) as line:
         assert statuses(line) == [b"413"]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from chassis.effects import effects_of
-from quadrille import saga, saga_effects
+from quadrille.replay.fence import effects_of
+from quadrille_cli.saga import effects as saga_effects
+from quadrille_cli.saga import saga_map
 
 
 def test_the_fence_knows_what_each_fact_leads_to() -> None:
     """stock.reserved and order.placed are answered with a charge, a cancellation with a refund, the ends with mails."""
-    leads = {kind: set(effects) for name in saga.SERVICES for kind, effects in effects_of(name).answered.items()}
+    leads = {kind: set(effects) for name in saga_map.SERVICES for kind, effects in effects_of(name).answered.items()}
 
     assert {kind: effects for kind, effects in leads.items() if effects} == {
         "order.placed": {"charge"},
@@ -23,14 +24,14 @@ def test_the_fence_knows_what_each_fact_leads_to() -> None:
 
 
 def test_a_stale_map_is_found(tmp_path: Path) -> None:
-    """A fact whose effect is struck from the file, as by a handler that says more than before, makes the check red."""
-    made = saga_effects.files(tmp_path, saga.saga_of())
+    """An event whose effect is struck from the file, as by a handler that says more than before, makes the check red."""
+    made = saga_effects.files(tmp_path, saga_map.saga_of())
     for path, text in made.items():
         path.parent.mkdir(parents=True)
         path.write_text(text)
     spoilt = tmp_path / "schemas" / "inventory" / "effects.json"
     spoilt.write_text(json.dumps({**json.loads(spoilt.read_text()), "stock.reserved": []}, indent=2) + "\n")
 
-    stale = [path for path, text in saga.files(tmp_path).items() if path in made and path.read_text() != text]
+    stale = [path for path, text in saga_map.files(tmp_path).items() if path in made and path.read_text() != text]
 
     assert stale == [spoilt]

@@ -11,13 +11,14 @@ from typing import Any, cast
 
 import pytest
 
-from chassis.operators import Refusal
-from chassis.program import Face, Program
-from chassis.replay import Replays
-from quadrille.topics import SERVICES
-from sandbox.chaos import Plan
-from sandbox.testing import running
-from sandbox.tokens import TOKENS
+from quadrille.app import Program
+from quadrille.context import Face
+from quadrille.ops.actions import Refusal
+from quadrille.replay.manager import Replays
+from quadrille_cli.stack.topics import SERVICES
+from quadrille_sandbox.cards import TOKENS
+from quadrille_sandbox.chaos import Plan
+from quadrille_sandbox.testing import running
 from tests.architecture.test_documents import ROOT, alike, commands, run
 
 OPERATORS = (ROOT / "docs" / "operators.md").read_text("utf-8")

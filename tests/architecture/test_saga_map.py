@@ -9,26 +9,26 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from chassis.outside import Errand, Outside
-from chassis.registry import Reactions
-from chassis.words import Fact, Message
-from quadrille import saga_checks
-from quadrille.saga import whole_saga
-from quadrille.saga_checks import Declared, Saga
+from quadrille.handlers import HandlerRegistry
+from quadrille.intents import Gateway, IntentPolicy
+from quadrille.messages import Event, Message
+from quadrille_cli.saga import checks
+from quadrille_cli.saga.checks import Declared, Saga
+from quadrille_cli.saga.saga_map import whole_saga
 
 Plant: TypeAlias = Callable[[Saga], Saga]
 
 
 @dataclass(frozen=True, slots=True)
-class RumourHeard(Fact, source="payment"):
-    """A fact that payment never says."""
+class RumourHeard(Event, source="payment"):
+    """An event that payment never says."""
 
     order_id: str
 
 
 @dataclass(frozen=True, slots=True)
-class StockMoved(Fact):
-    """A fact that nobody hears."""
+class StockMoved(Event):
+    """An event that nobody hears."""
 
     order_id: str
 
@@ -40,8 +40,8 @@ def saga() -> Saga:
 
 
 def test_the_saga_is_whole(saga: Saga) -> None:
-    """No orphan fact, no dead end, every step undone or irreversible, every abort and acknowledgement arrives."""
-    assert list(saga_checks.findings(saga)) == []
+    """No orphan event, no dead end, every step undone or irreversible, every abort and acknowledgement arrives."""
+    assert list(checks.findings(saga)) == []
     assert {service.service for service in saga.participants} == {"inventory", "payment"}
     assert saga.decider is not None
     assert saga.decider.service == "order"
@@ -55,19 +55,19 @@ def handler(service: str, name: str, **other: Any) -> Plant:  # noqa: ANN401 - f
 def deaf(service: str, name: str) -> Plant:
     """A service without one of its handlers."""
 
-    def without(on: Reactions[Any]) -> None:
-        del on.reactions[_reaction(on, name)]
+    def without(on: HandlerRegistry[Any]) -> None:
+        del on.specs[_reaction(on, name)]
 
     return within(service, without)
 
 
-def within(service: str, change: Callable[[Reactions[Any]], None]) -> Plant:
+def within(service: str, change: Callable[[HandlerRegistry[Any]], None]) -> Plant:
     """A saga in which one service is changed."""
 
     def planted(saga: Saga) -> Saga:
         services = [copy.copy(on) for on in saga.services]
         for on in services:
-            on.reactions = dict(on.reactions)
+            on.specs = dict(on.specs)
             if on.service == service:
                 change(on)
         return replace(saga, services=services)
@@ -75,13 +75,13 @@ def within(service: str, change: Callable[[Reactions[Any]], None]) -> Plant:
     return planted
 
 
-def outside(service: str, change: Callable[[dict[Any, Errand]], None]) -> Plant:
+def outside(service: str, change: Callable[[dict[Any, IntentPolicy]], None]) -> Plant:
     """A saga in which a service's errands are changed."""
 
     def planted(saga: Saga) -> Saga:
-        changed = Outside(service)
-        changed.errands = dict(saga.outsides[service].errands)
-        change(changed.errands)
+        changed = Gateway(service)
+        changed.policies = dict(saga.outsides[service].policies)
+        change(changed.policies)
         return replace(saga, outsides={**saga.outsides, service: changed})
 
     return planted
@@ -99,26 +99,26 @@ def declared(name: str, change: Callable[[dict[str, str]], object]) -> Plant:
     return planted
 
 
-def _reaction(on: Reactions[Any], name: str) -> type[Message]:
-    return next(cls for cls, reaction in on.reactions.items() if reaction.name == name)
+def _reaction(on: HandlerRegistry[Any], name: str) -> type[Message]:
+    return next(cls for cls, reaction in on.specs.items() if reaction.name == name)
 
 
-def _changed(on: Reactions[Any], name: str, **other: Any) -> None:  # noqa: ANN401 - as above
+def _changed(on: HandlerRegistry[Any], name: str, **other: Any) -> None:  # noqa: ANN401 - as above
     heard = _reaction(on, name)
-    reaction = replace(on.reactions.pop(heard), **other)
-    on.reactions[reaction.hears] = reaction
+    reaction = replace(on.specs.pop(heard), **other)
+    on.specs[reaction.consumes] = reaction
 
 
-def _forget(type_: str) -> Callable[[dict[Any, Errand]], None]:
-    def forget(errands: dict[Any, Errand]) -> None:
+def _forget(type_: str) -> Callable[[dict[Any, IntentPolicy]], None]:
+    def forget(errands: dict[Any, IntentPolicy]) -> None:
         for cls in [cls for cls in errands if cls.type == type_]:
             del errands[cls]
 
     return forget
 
 
-def _say_nothing(on: Reactions[Any]) -> None:
-    for reaction in [*on.reactions.values()]:
+def _say_nothing(on: HandlerRegistry[Any]) -> None:
+    for reaction in [*on.specs.values()]:
         _changed(on, reaction.name, says=())
 
 
@@ -236,18 +236,18 @@ def test_a_planted_fault_is_a_finding(saga: Saga, fault: str) -> None:
     """One handler, errand or declaration changed: the map says what is wrong with it."""
     plant, told = FAULTS[fault]
 
-    found = list(saga_checks.findings(plant(saga)))
+    found = list(checks.findings(plant(saga)))
 
     assert told in "\n".join(found)
     assert bool(found) is bool(told)
 
 
 def test_a_second_abort_fact_is_a_finding(saga: Saga) -> None:
-    """An undo on another fact of the decider would be a second way to abort (law L2)."""
-    confirmed = next(r.hears for s in saga.services for r in s.reactions.values() if r.name == "commit_stock")
+    """An undo on another event of the decider would be a second way to abort (law L2)."""
+    confirmed = next(r.consumes for s in saga.services for r in s.specs.values() if r.name == "commit_stock")
     plant = within("inventory", lambda on: _changed(on, "release_early", hears=confirmed))
 
-    found = list(saga_checks.aborts(plant(saga)))
+    found = list(checks.aborts(plant(saga)))
 
     assert "inventory undoes on order.confirmed too: every abort is order.cancellation_requested (L2)" in found
 

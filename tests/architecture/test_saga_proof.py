@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from quadrille import saga_proof
+from quadrille_cli.saga import proofs
 
 ROOT = Path(__file__).parents[2]
 LAW = """\
@@ -33,7 +33,7 @@ def test_a_path(case):
 @pytest.fixture
 def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkout with a law of two rows, and a test that proves both."""
-    monkeypatch.setattr(saga_proof, "LATER", {})
+    monkeypatch.setattr(proofs, "LATER", {})
     write(tmp_path / "docs" / "law.md", LAW)
     write(tmp_path / "tests" / "saga" / "test_paths.py", PROOF)
     return tmp_path
@@ -75,8 +75,8 @@ FAULTS = {
 
 def test_a_proven_law_has_no_finding(house: Path) -> None:
     """Every row proven: nothing to say, and the page names each row with its words and links its test."""
-    assert saga_proof.findings(house) == []
-    [(page, text)] = saga_proof.files(house).items()
+    assert proofs.findings(house) == []
+    [(page, text)] = proofs.files(house).items()
     assert page == house / "docs" / "saga-proof.md"
     assert "| `F2` | card declined · CANCELLED | [a path](../tests/saga/test_paths.py) |" in text
 
@@ -87,31 +87,31 @@ def test_a_planted_fault_is_a_finding(house: Path, fault: str) -> None:
     plant, told = FAULTS[fault]
     plant(house)
 
-    assert told in "\n".join(saga_proof.findings(house))
+    assert told in "\n".join(proofs.findings(house))
 
 
 def test_what_is_left_for_later_says_why(house: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A row may wait with a reason, which the page shows; once it has a test, or is gone, the reason is outdated."""
-    monkeypatch.setattr(saga_proof, "LATER", {"F2": "comes with the fault tools"})
-    assert saga_proof.findings(house) == ["F2 has a test now: take it off the list of later ones"]
+    monkeypatch.setattr(proofs, "LATER", {"F2": "comes with the fault tools"})
+    assert proofs.findings(house) == ["F2 has a test now: take it off the list of later ones"]
 
     change(TEST, '"F1", "F2"', '"F1"')(house)
-    assert saga_proof.findings(house) == []
-    assert "*later:* comes with the fault tools" in saga_proof.files(house)[house / "docs" / "saga-proof.md"]
+    assert proofs.findings(house) == []
+    assert "*later:* comes with the fault tools" in proofs.files(house)[house / "docs" / "saga-proof.md"]
 
     change("docs/law.md", "`F2`", "`F3`")(house)
-    assert "F2 is to be proven later and is no row of docs/law.md" in saga_proof.findings(house)
+    assert "F2 is to be proven later and is no row of docs/law.md" in proofs.findings(house)
 
 
 def test_the_law_is_whole() -> None:
     """Eleven laws, 24 failures, ten moments of a cancellation: no row of the design was lost on the way."""
-    rows = {section: [row.name for row in rows] for section, rows in saga_proof.law(_law()).items()}
+    rows = {section: [row.name for row in rows] for section, rows in proofs.law(_law()).items()}
 
     assert rows["Laws"] == [f"L{n}" for n in range(1, 12)]
     assert rows["Failures"] == [f"F{n}" for n in range(1, 25)]
     assert len(rows["Cancellation at every moment"]) == 10
     assert len(rows["Order"]) == 22
-    assert all(row.words for rows in saga_proof.law(_law()).values() for row in rows)
+    assert all(row.words for rows in proofs.law(_law()).values() for row in rows)
 
 
 def _law() -> str:

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from quadrille import saga, schema_rules, topics
-from quadrille.stack import ports
+from quadrille_cli.saga import saga_map
+from quadrille_cli.schema import rules
+from quadrille_cli.stack import ports, topics
 
 ROOT = Path(__file__).parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
@@ -21,8 +22,8 @@ OTHERS = {"tests", "chassis", "quadrille", "sandbox"}
 PLACES: dict[str, Iterable[str]] = {
     "cli/src/quadrille/topics.py": topics.SERVICES,
     "cli/src/quadrille/stack/ports.py": ports.SERVICES,
-    "cli/src/quadrille/schema_rules.py": schema_rules.SERVICES,
-    "cli/src/quadrille/saga.py": saga.SERVICES,
+    "cli/src/quadrille/schema_rules.py": rules.SERVICES,
+    "cli/src/quadrille/saga.py": saga_map.SERVICES,
     "pyproject.toml, ruff's first-party names": PROJECT["tool"]["ruff"]["lint"]["isort"]["known-first-party"],
     "pyproject.toml, mypy_path": (part.split("/")[-2] for part in PROJECT["tool"]["mypy"]["mypy_path"].split(":")),
     "pyproject.toml, import-linter's packages": PROJECT["tool"]["importlinter"]["root_packages"],

@@ -16,8 +16,8 @@ PROOF = """
 import importlib.util, sys
 name, target, libraries, siblings = sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4].split()
 sys.path += [target, libraries]  # -S: the .pth files of editable installs are not read
-from chassis.migrate import scripts
-from chassis.schemas import said_by
+from quadrille.db.migrations import scripts
+from quadrille.avro.schemas import said_by
 program = importlib.import_module(f"{name}.main").PROGRAM
 importlib.import_module(program.api.partition(":")[0])
 assert str(scripts(name)).startswith(target), scripts(name)

@@ -16,9 +16,10 @@ import avro.schema
 import fastavro
 import pytest
 
-from chassis import projection, wire
-from chassis.schemas import ArrayOf, MapOf, NullOr, OneOf, Plain, Schema, Shape
-from quadrille import schema, schema_published
+from quadrille.avro import decoder, projection
+from quadrille.avro.schemas import ArrayOf, MapOf, NullOr, OneOf, Plain, Schema, Shape
+from quadrille_cli.schema import lifecycle
+from quadrille_cli.schema import published as schema_published
 
 FILE = Path(__file__).parent / "golden" / "events.jsonl"
 EVENTS = [json.loads(line) for line in FILE.read_text("utf-8").splitlines()]
@@ -28,7 +29,7 @@ EDGE = {"boolean": False, "int": -(2**31), "long": 2**63 - 1, "string": "", "byt
 
 def published() -> dict[str, Schema]:
     """Return every published version by its fingerprint."""
-    found, _ = schema_published.load(schema.root())
+    found, _ = schema_published.load(lifecycle.root())
     return {version.fingerprint: version for _, version in found}
 
 
@@ -103,6 +104,6 @@ def test_golden_events_are_read_alike(event: dict[str, Any]) -> None:
     body = plainly(version.shape, event["body"])
     apaches = avro.io.DatumReader(avro.schema.parse(version.text))
 
-    assert listed(wire.whole(projection.generic(version), value, 0)) == body
+    assert listed(decoder.whole(projection.generic(version), value, 0)) == body
     assert fastavro.schemaless_reader(io.BytesIO(value), json.loads(version.text)) == body
     assert apaches.read(avro.io.BinaryDecoder(io.BytesIO(value))) == body

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from chassis import schemas
-from quadrille import schema, schema_published, schema_rules
+from quadrille.avro import schemas
+from quadrille_cli.schema import lifecycle, published, rules
 
 # saga.md, section 2, and contracts.md, section 1: what every event carries, order_id first
 EVENTS = {
@@ -73,7 +73,7 @@ ALL = [(service, wire_type) for service, types in EVENTS.items() for wire_type i
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Return a copy of the schemas, to be spoilt."""
-    return Path(shutil.copytree(schema.root(), tmp_path / "schemas"))
+    return Path(shutil.copytree(lifecycle.root(), tmp_path / "schemas"))
 
 
 def edit(folder: Path, wire_type: str, changed: dict[str, Any]) -> None:
@@ -85,21 +85,21 @@ def edit(folder: Path, wire_type: str, changed: dict[str, Any]) -> None:
 @pytest.mark.parametrize(("service", "wire_type"), ALL, ids=[wire_type for _, wire_type in ALL])
 def test_every_agreed_event_has_its_schema(service: str, wire_type: str) -> None:
     """Every event of the saga, and of the chassis, has a schema with the agreed fields in the agreed order."""
-    raw = json.loads((schema.root() / service / f"{wire_type}.avsc").read_text("utf-8"))
+    raw = json.loads((lifecycle.root() / service / f"{wire_type}.avsc").read_text("utf-8"))
 
     assert [field["name"] for field in raw["fields"]] == EVENTS[service][wire_type].split()
 
 
 def test_nothing_else_is_said() -> None:
     """No schema exists that was not agreed."""
-    files = {(file.parent.name, file.stem) for file in schema.root().glob("*/*.avsc")}
+    files = {(file.parent.name, file.stem) for file in lifecycle.root().glob("*/*.avsc")}
 
     assert files == set(ALL)
 
 
 def test_the_schemas_are_in_order() -> None:
     """`quadrille schema check` has nothing to say about this repository."""
-    assert schema.check(schema.root()) == []
+    assert lifecycle.check(lifecycle.root()) == []
 
 
 BASE: dict[str, Any] = {
@@ -170,29 +170,29 @@ def test_each_rule_has_teeth(folder: Path, fault: str) -> None:
     """Each planted fault turns `quadrille schema check` red, and keeps the schema from being published."""
     (folder / "order" / "thing.done.avsc").write_text(json.dumps(PLANTED[fault]), "utf-8")
 
-    assert any("thing.done.avsc: " in finding for finding in schema.check(folder))
-    with pytest.raises(schema.Refused):
-        schema.publish(folder)
+    assert any("thing.done.avsc: " in finding for finding in lifecycle.check(folder))
+    with pytest.raises(lifecycle.Refused):
+        lifecycle.publish(folder)
 
 
 def test_a_new_event_is_published_once(folder: Path) -> None:
     """A good new schema is asked to be published, is then published, and asks for nothing more."""
     (folder / "order" / "thing.done.avsc").write_text(json.dumps(BASE), "utf-8")
-    asked = schema.check(folder)
+    asked = lifecycle.check(folder)
 
-    added = schema.publish(folder)
+    added = lifecycle.publish(folder)
 
     assert asked == ["quadrille.order.ThingDone: not published yet: run quadrille schema publish"]
     assert added == ["quadrille.order.ThingDone"]
-    assert schema.check(folder) == []
-    assert schema.publish(folder) == []
+    assert lifecycle.check(folder) == []
+    assert lifecycle.publish(folder) == []
 
 
 def test_a_type_needs_its_form(folder: Path) -> None:
     """A file that is not named noun.past_participle is refused."""
     (folder / "order" / "ThingDone.avsc").write_text(json.dumps(BASE), "utf-8")
 
-    assert any("noun.past_participle" in finding for finding in schema.check(folder))
+    assert any("noun.past_participle" in finding for finding in lifecycle.check(folder))
 
 
 OPTIONAL = {"name": "note", "type": ["null", "string"], "default": None, "doc": "A note."}
@@ -200,7 +200,7 @@ OPTIONAL = {"name": "note", "type": ["null", "string"], "default": None, "doc": 
 
 def skipped_fields() -> dict[str, Any]:
     """Return `payment.skipped` as it is published."""
-    found: dict[str, Any] = json.loads((schema.root() / "payment" / "payment.skipped.avsc").read_text("utf-8"))
+    found: dict[str, Any] = json.loads((lifecycle.root() / "payment" / "payment.skipped.avsc").read_text("utf-8"))
     return found
 
 
@@ -208,8 +208,8 @@ def test_an_optional_field_may_be_added(folder: Path) -> None:
     """A field that may be missing can be added at the end: old and new read each other."""
     edit(folder, "payment.skipped", {"fields": [*skipped_fields()["fields"], OPTIONAL]})
 
-    assert schema.publish(folder) == ["quadrille.payment.PaymentSkipped"]
-    assert schema.check(folder) == []
+    assert lifecycle.publish(folder) == ["quadrille.payment.PaymentSkipped"]
+    assert lifecycle.check(folder) == []
 
 
 BREAKING: dict[str, list[dict[str, Any]]] = {
@@ -239,20 +239,20 @@ def test_a_breaking_change_is_refused(folder: Path, fault: str) -> None:
     """A version that some published version cannot read, or that cannot read one, is refused in either direction."""
     edit(folder, "payment.skipped", {"fields": BREAKING[fault]})
 
-    assert any("PaymentSkipped: version" in finding and "cannot read" in finding for finding in schema.check(folder))
-    with pytest.raises(schema.Refused):
-        schema.publish(folder)
+    assert any("PaymentSkipped: version" in finding and "cannot read" in finding for finding in lifecycle.check(folder))
+    with pytest.raises(lifecycle.Refused):
+        lifecycle.publish(folder)
 
 
 def test_every_version_counts_not_only_the_newest(folder: Path) -> None:
     """A change that only a version before the newest cannot bear is refused: the rule is transitive."""
     edit(folder, "payment.skipped", {"fields": [*skipped_fields()["fields"], OPTIONAL]})
-    schema.publish(folder)
+    lifecycle.publish(folder)
     edit(folder, "payment.skipped", {"fields": skipped_fields()["fields"]})
-    schema.publish(folder)
+    lifecycle.publish(folder)
     edit(folder, "payment.skipped", {"fields": [*skipped_fields()["fields"], OPTIONAL | {"type": ["null", "int"]}]})
 
-    found = [finding for finding in schema.check(folder) if "cannot read" in finding]
+    found = [finding for finding in lifecycle.check(folder) if "cannot read" in finding]
 
     assert found
     assert all("2" in finding.split(":")[1] for finding in found)
@@ -260,11 +260,11 @@ def test_every_version_counts_not_only_the_newest(folder: Path) -> None:
 
 def test_what_was_published_cannot_change(folder: Path) -> None:
     """A version edited, or an event removed, after it was published is noticed."""
-    file = folder / schema_published.FILE
+    file = folder / published.FILE
     file.write_text(file.read_text("utf-8").replace('"name":"head"', '"name":"tail"'), "utf-8")
     (folder / "payment" / "payment.declined.avsc").unlink()
 
-    found = schema.check(folder)
+    found = lifecycle.check(folder)
 
     assert any("AuditSealed version 1 was changed" in finding for finding in found)
     assert any("PaymentDeclined: published, its file is gone" in finding for finding in found)
@@ -274,4 +274,4 @@ def test_a_good_schema_breaks_no_rule() -> None:
     """The schema into which the faults are planted has none of its own."""
     raw = deepcopy(BASE)
 
-    assert [*schema_rules.findings(raw, schemas.of(raw), "order", "thing.done")] == []
+    assert [*rules.findings(raw, schemas.of(raw), "order", "thing.done")] == []

@@ -10,24 +10,25 @@ from typing import Any
 import fastavro
 import pytest
 
-from chassis import projection, schemas, wire
-from chassis.avro import writer
-from chassis.registry import Reactions
-from chassis.schemas import ArrayOf, MapOf, NullOr, OneOf, Plain, Schema, Shape
-from chassis.words import Fact
-from quadrille import schema, schema_published
+from quadrille.avro import decoder, projection, schemas
+from quadrille.avro.codec import writer
+from quadrille.avro.schemas import ArrayOf, MapOf, NullOr, OneOf, Plain, Schema, Shape
+from quadrille.handlers import HandlerRegistry
+from quadrille.messages import Event
+from quadrille_cli.schema import lifecycle
+from quadrille_cli.schema import published as schema_published
 
 SERVICES = ("order", "inventory", "payment", "notification")
 
 
-def reactions(service: str) -> Reactions[Any]:
+def reactions(service: str) -> HandlerRegistry[Any]:
     """Return a service's handlers."""
-    found: Reactions[Any] = import_module(f"{service}.handlers").on
+    found: HandlerRegistry[Any] = import_module(f"{service}.handlers").on
     return found
 
 
-SAID = [(service, cls) for service in SERVICES for cls in reactions(service).says(Fact).values()]
-HEARD = [(service, cls) for service in SERVICES for cls in reactions(service).hears(Fact).values()]
+SAID = [(service, cls) for service in SERVICES for cls in reactions(service).emits(Event).values()]
+HEARD = [(service, cls) for service in SERVICES for cls in reactions(service).consumes(Event).values()]
 
 
 def language(service: str) -> tuple[Schema, ...]:
@@ -35,9 +36,9 @@ def language(service: str) -> tuple[Schema, ...]:
     return (*schemas.said_by(service), *schemas.said_by("chassis"))
 
 
-def versions(cls: type[Fact]) -> tuple[Schema, ...]:
+def versions(cls: type[Event]) -> tuple[Schema, ...]:
     """Return every published version of what a class hears."""
-    published, _ = schema_published.load(schema.root())
+    published, _ = schema_published.load(lifecycle.root())
     return published.versions[f"quadrille.{cls.source}.{cls.__name__}"]
 
 
@@ -66,7 +67,7 @@ def written(version: Schema, body: object) -> bytes:
 
 
 @pytest.mark.parametrize(("service", "cls"), SAID, ids=[f"{s}-{c.type}" for s, c in SAID])
-def test_what_is_said_is_its_schema(service: str, cls: type[Fact]) -> None:
+def test_what_is_said_is_its_schema(service: str, cls: type[Event]) -> None:
     """A said class has the fields of its schema, in the same order, of the same types."""
     said = {one.name.rpartition(".")[2]: one for one in language(service)}
 
@@ -75,11 +76,11 @@ def test_what_is_said_is_its_schema(service: str, cls: type[Fact]) -> None:
 
 @pytest.mark.parametrize(("service", "cls"), SAID, ids=[f"{s}-{c.type}" for s, c in SAID])
 @pytest.mark.parametrize("empty", [False, True])
-def test_what_is_said_is_plain_avro(service: str, cls: type[Fact], empty: bool) -> None:  # noqa: FBT001
-    """A said fact, read into its class and said again, is the very bytes it was made of."""
+def test_what_is_said_is_plain_avro(service: str, cls: type[Event], empty: bool) -> None:  # noqa: FBT001
+    """A said event, read into its class and said again, is the very bytes it was made of."""
     said = next(one for one in language(service) if one.name.endswith(f".{cls.__name__}"))
     value = written(said, sample(said.shape, empty=empty))
-    fact = wire.whole(projection.reader(said, cls), value, 0)
+    fact = decoder.whole(projection.reader(said, cls), value, 0)
 
     assert isinstance(fact, cls)
     assert writer(said, cls)(fact) == value
@@ -87,23 +88,23 @@ def test_what_is_said_is_plain_avro(service: str, cls: type[Fact], empty: bool) 
 
 @pytest.mark.parametrize(("service", "cls"), HEARD, ids=[f"{s}-{c.type}" for s, c in HEARD])
 @pytest.mark.parametrize("empty", [False, True])
-def test_what_is_heard_is_read_in_every_version(service: str, cls: type[Fact], empty: bool) -> None:  # noqa: FBT001
+def test_what_is_heard_is_read_in_every_version(service: str, cls: type[Event], empty: bool) -> None:  # noqa: FBT001
     """A heard class reads every published version of its event, and takes from it what it names."""
     for version in versions(cls):
         body = sample(version.shape, empty=empty)
 
-        heard = wire.whole(projection.reader(version, cls), written(version, body), 0)
+        heard = decoder.whole(projection.reader(version, cls), written(version, body), 0)
 
         assert heard.order_id == body["order_id"], service
 
 
 def test_every_service_hears_and_says() -> None:
-    """No service is left out by an empty map: each says facts, and each hears those of others."""
+    """No service is left out by an empty map: each says events, and each hears those of others."""
     assert {service for service, _ in SAID} == {service for service, _ in HEARD} == set(SERVICES)
 
 
 def test_a_wheel_says_what_its_folder_holds() -> None:
     """A service's package gives exactly the schemas of its folder."""
     for service in (*SERVICES, "chassis"):
-        files = {file.stem for file in (schema.root() / service).glob("*.avsc")}
+        files = {file.stem for file in (lifecycle.root() / service).glob("*.avsc")}
         assert len(schemas.said_by(service)) == len(files) > 0

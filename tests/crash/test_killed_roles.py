@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from quadrille.client import Refused
+from quadrille_cli.client import Refused
 
 if TYPE_CHECKING:
-    from quadrille.stack import Stack
+    from quadrille_cli.stack import Stack
     from tests.conftest import Shop
 
 SERVICES = ("order", "inventory", "payment", "notification")

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from quadrille.shop import stock_up
-from quadrille.stack import EVERYTHING, Stack
-from quadrille.testing import PATIENT
+from quadrille_cli.demo_data import stock_up
+from quadrille_cli.stack import EVERYTHING, Stack
+from quadrille_cli.testing import PATIENT
 from tests.conftest import opened
 from tests.faults.customers import Customers
 from tests.faults.drill import Drill

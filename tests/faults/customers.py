@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from quadrille.client import Client
-from quadrille.shop import block, order_of
-from quadrille.stack import Stack
+from quadrille_cli.client import Client
+from quadrille_cli.demo_data import block, order_of
+from quadrille_cli.stack import Stack
 
 TEA = [("SKU-TEA", 1)]
 PAUSE_SECONDS = 0.5

@@ -12,8 +12,8 @@ from contextlib import suppress
 
 import psycopg
 
-from quadrille import evidence
-from quadrille.client import Refused
+from quadrille_cli.client import Refused
+from quadrille_cli.stack import diagnostics
 from tests.conftest import SERVICES, Shop
 from tests.faults.customers import Customers
 from tests.faults.faults import ROLES, Pair
@@ -96,7 +96,7 @@ class Drill:
                 self.say(f"  after {looks + 1} looks: {'; '.join(_short(wrong, 3))}")
             self._pause.wait(PAUSE_SECONDS)
         file = self.stack.data / f"evidence-{self.customers.seed}-{name}.txt"
-        file.write_text(evidence.of(self.stack), encoding="utf-8")
+        file.write_text(diagnostics.of(self.stack), encoding="utf-8")
         self._start_anew()
         return [*_short(wrong), f"so it was after {self.heal_looks} looks; see {file}"]
 

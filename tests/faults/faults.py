@@ -14,10 +14,10 @@ import psycopg
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from chassis.kafka import client_settings
-from quadrille.stack import Stack
-from quadrille.stack.ports import ROLES as NAMES
-from quadrille.stack.ports import SERVICES
+from quadrille.kafka.config import client_settings
+from quadrille_cli.stack import Stack
+from quadrille_cli.stack.ports import ROLES as NAMES
+from quadrille_cli.stack.ports import SERVICES
 
 Act: TypeAlias = Callable[[Stack, str], None]
 ROLES = tuple(f"{service}-{name}" for service in SERVICES for name in NAMES)

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from quadrille.stack import Stack
+from quadrille_cli.stack import Stack
 from tests.faults.faults import ROLES, Fault
 
 ANSWER_SECONDS = 8.0  # longer than the checks themselves may take; who is not asked in vain does not answer at all

@@ -1,4 +1,4 @@
-"""What must be true when all is over: every order at its end, stock and money right, every fact on its topic."""
+"""What must be true when all is over: every order at its end, stock and money right, every event on its topic."""
 
 from __future__ import annotations
 

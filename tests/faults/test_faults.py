@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from quadrille.stack.processes import Process
+from quadrille_cli.stack.processes import Process
 from tests.faults.customers import Customers
 from tests.faults.drill import Drill
 from tests.faults.faults import AREAS, ROLES, Fault, Pair, pairs
@@ -20,7 +20,7 @@ from tests.faults.readiness import SILENT, STEADY, Answer, lies
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from quadrille.stack import Stack
+    from quadrille_cli.stack import Stack
     from tests.conftest import Shop
 
 DATABASE_THEN_WORKER = Pair(1, Fault("killed", "postgres:inventory"), Fault("frozen", "inventory-worker"), 3, 3, 0, 2)
@@ -29,8 +29,8 @@ IDLE_RELAYS = Pair(3, Fault("read-only", "postgres:order"), Fault("frozen", "pos
 DEAF_AND_LYING = """
 import sys
 from chassis import ops
-from chassis.listener import Listener
-from chassis.run import main
+from quadrille.consumer.loop import Listener
+from quadrille.app import main
 Listener._recover = lambda self, trouble: self.stop.wait()
 ops.Ops.ready = lambda self: (True, {"ready": True, "checks": {}})
 main("inventory", ["worker"])

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
-from chassis.outside import Ruling
-from chassis.words import Message
 from notification.events import SendMail, SendMailDropped
 from payment.events import ChargeCard, ChargeCardDropped, RefundCard, RefundCardDropped
+from quadrille.intents import Decision
+from quadrille.messages import Message
 from tests.model.actors import Raised
 from tests.model.laws import Broken
 from tests.model.life import CHANCE, FAIR, INVENTORY, ORDER, OUT, PAYMENT, SERVICES, Life, Step
@@ -24,7 +24,7 @@ SharedAction: TypeAlias = Callable[[World, int, Life], Iterator[Step]]
 
 
 def hear(world: World, stock: int, life: Life) -> Iterator[Step]:
-    """A service hears the next fact of a topic; behind a parked one it waits in line."""
+    """A service hears the next event of a topic; behind a parked one it waits in line."""
     for queue, facts in enumerate(life.queues):
         service = world.queues[queue][0]
         if facts and (service == INVENTORY) == (stock >= 0):
@@ -37,7 +37,7 @@ def hear(world: World, stock: int, life: Life) -> Iterator[Step]:
 
 
 def redrive(world: World, stock: int, life: Life) -> Iterator[Step]:
-    """The first of a line is handled again, or a discarded fact is replayed, out of its order."""
+    """The first of a line is handled again, or a discarded event is replayed, out of its order."""
     for service, line in enumerate(life.lines):
         if line and (service == INVENTORY) == (stock >= 0):
             yield _how("redriven", _hears(world, service, line[0], life.lined(service, line[1:]), stock))
@@ -48,7 +48,7 @@ def redrive(world: World, stock: int, life: Life) -> Iterator[Step]:
 
 
 def set_aside(world: World, life: Life) -> Iterator[Step]:
-    """A fact is parked, or passed over until somebody replays it."""
+    """An event is parked, or passed over until somebody replays it."""
     for queue, facts in enumerate(life.queues):
         service = world.queues[queue][0]
         if not facts or life.lines[service]:
@@ -64,7 +64,7 @@ def set_aside(world: World, life: Life) -> Iterator[Step]:
 
 
 def again(world: World, life: Life) -> Iterator[Step]:
-    """A service is given once more what it has handled: a fact at the head of its topic, an answer or a timer now."""
+    """A service is given once more what it has handled: an event at the head of its topic, an answer or a timer now."""
     if not (left := life.left.again):
         return
     spent = life.spent(again=left - 1)
@@ -103,10 +103,10 @@ def lease(world: World, life: Life) -> Iterator[Step]:
         leased = life.spent(frozen=life.left.frozen - 1) if row.hands else life
         intent, ruling = world.messages[row.intent], world.ruling(life, row)
         said = f"{SERVICES[row.service]} {'takes in hand, again,' if row.hands else 'takes in hand'} {intent.type}"
-        if ruling is Ruling.GO:
+        if ruling is Decision.PROCEED:
             check_leased(world, life, intent)
             yield Step(said, not row.hands, leased.rowed(place, row._replace(hands=tuple(sorted((*row.hands, OUT))))))
-        elif ruling is Ruling.DROP:
+        elif ruling is Decision.CANCEL:
             dropped = world.number(_dropped(intent))
             yield from _answered(world, leased, place, dropped, fair=not row.hands)
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, fields, is_dataclass
 from operator import itemgetter
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar, get_args, get_type_hints
 
-from chassis.registry import Reactions
-from chassis.rows import Rows
-from chassis.words import Fact, Intent, Message, Said, Timer
+from quadrille.handlers import HandlerRegistry
+from quadrille.messages import Emitted, Event, Intent, Message, Timer
+from quadrille.rows import Rows
 
 T = TypeVar("T")
 K = TypeVar("K")
@@ -60,14 +60,14 @@ class Reacted(NamedTuple):
     """What one message did to one state, and what was said about it."""
 
     state: int
-    said: tuple[Said, ...]
+    said: tuple[Emitted, ...]
 
 
 class Raised(Exception):  # noqa: N818 - the name says what is the case
     """A handler raised: nothing may (laws L5 and L11)."""
 
 
-Checks: TypeAlias = Callable[[Message, State, State, tuple[Said, ...]], None]
+Checks: TypeAlias = Callable[[Message, State, State, tuple[Emitted, ...]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class Kept:
     ``passing``: tables that tell the store what to do and hold nothing after the commit.
     """
 
-    on: Reactions[Any]
+    on: HandlerRegistry[Any]
     rules: object = None
     forget: Forget = lambda row: row
     passing: tuple[str, ...] = ()
@@ -96,7 +96,7 @@ class Actor:
         self._messages = messages
         self._check = check
         self._known: dict[tuple[int, int], Reacted] = {}
-        self._classes = kept.on.hears(Fact)
+        self._classes = kept.on.consumes(Event)
 
     def hears(self, state: int, message: int) -> Reacted:
         """Return what the message does to the state; raises Raised, or what the check raises."""
@@ -116,8 +116,8 @@ class Actor:
             tables["rules"] = self._kept.rules
         return self.on.work(**tables)
 
-    def takes(self, fact: Fact) -> Message | None:
-        """Return a fact of another service as this one reads it from the topic; None if it does not hear it."""
+    def takes(self, fact: Event) -> Message | None:
+        """Return an event of another service as this one reads it from the topic; None if it does not hear it."""
         cls = self._classes.get(fact.type)
         return _read_as(cls, fact) if cls else None
 
@@ -125,12 +125,12 @@ class Actor:
         self.calls += 1
         work, before = self.work(state), self.states[state]
         try:
-            said = self.on.react(message, work)
+            said = self.on.dispatch(message, work)
         except Exception as raised:
             why = f"{self.name} raised {type(raised).__name__} while it heard {message.type}: {raised}"
             raise Raised(why) from raised
         if said:
-            name = f"{self.name}.{self.on.reactions[type(message)].name}"
+            name = f"{self.name}.{self.on.specs[type(message)].name}"
             self.exercised |= {(name, one.type) for one in said}
         tables = {name: getattr(work, name) for name in self._tables()}
         self._check(message, before, tuple((name, _items(table.items())) for name, table in tables.items()), said)
@@ -147,15 +147,15 @@ def row(state: State, table: str, key: object) -> Any:  # noqa: ANN401 - every t
     return next((found for name, items in state if name == table for k, found in items if k == key), None)
 
 
-def token(said: Said) -> str:
+def token(said: Emitted) -> str:
     """Return the name under which it is remembered that something was said: its type, and whom or what it is about."""
     about = getattr(said, "participant", None) or getattr(said, "kind", None)
     return f"{said.type} of {about}" if about and said.type != "payment.refunded" else said.type
 
 
-def is_outward(said: Said) -> bool:
-    """Tell whether something said outlives the commit: facts, intents and timers do, replies do not."""
-    return isinstance(said, Fact | Intent | Timer)
+def is_outward(said: Emitted) -> bool:
+    """Tell whether something said outlives the commit: events, intents and timers do, replies do not."""
+    return isinstance(said, Event | Intent | Timer)
 
 
 def _items(items: Any, forget: Forget = lambda row: row) -> tuple[tuple[Any, Any], ...]:  # noqa: ANN401 - as above
@@ -163,7 +163,7 @@ def _items(items: Any, forget: Forget = lambda row: row) -> tuple[tuple[Any, Any
 
 
 def _read_as(cls: type[M], fact: object) -> M:
-    """Return what a consumer's class keeps of a fact: the fields it names, by name, as Avro's resolution does."""
+    """Return what a consumer's class keeps of an event: the fields it names, by name, as Avro's resolution does."""
     hints = get_type_hints(cls)
     return cls(**{f.name: _value(hints[f.name], getattr(fact, f.name)) for f in fields(cls)})  # type: ignore[arg-type] # a dataclass
 

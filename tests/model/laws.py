@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
-from chassis.undo import ResolveUndo, RetryUndo, UndoAnswered
-from chassis.words import Message, Said
 from inventory.domain import Hold, Level
 from notification.domain import Notice
 from order.domain import Order
 from order.events import CancelAnswered
 from payment.domain import Entry, Payment
+from quadrille.messages import Emitted, Message
+from quadrille.system_messages import CompensationAnswered, ResolveCompensation, RetryCompensation
 from tests.model.actors import State, is_outward, row, token
 
 
@@ -73,7 +73,7 @@ FORBIDS: dict[str, Iterable[str]] = {
     "order.compensation_failed of inventory": {CANCELLED},
     "order.compensation_failed of payment": {CANCELLED},
 }
-FOLDS = {  # the rank each fact gives its participant (saga.md, section 3, "Newer")
+FOLDS = {  # the rank each event gives its participant (saga.md, section 3, "Newer")
     "stock.reserved": ("inventory", 1), "stock.committed": ("inventory", 2), "stock.release_failed": ("inventory", 3),
     "stock.rejected": ("inventory", 4), "stock.released": ("inventory", 4), "payment.outcome_unknown": ("payment", 1),
     "payment.charged": ("payment", 2), "payment.refund_failed": ("payment", 3), "payment.declined": ("payment", 4),
@@ -101,8 +101,8 @@ MOVES = {  # from which status to which an order may be seen to go, one input at
     "CANCELLED": "",
 }
 REFUSED = "refused"
-Wish: TypeAlias = ResolveUndo | RetryUndo
-Check: TypeAlias = Callable[[Message, State, State, tuple[Said, ...]], None]
+Wish: TypeAlias = ResolveCompensation | RetryCompensation
+Check: TypeAlias = Callable[[Message, State, State, tuple[Emitted, ...]], None]
 
 
 def tell(told: frozenset[str], tokens: Iterable[str]) -> frozenset[str]:
@@ -119,7 +119,7 @@ def tell(told: frozenset[str], tokens: Iterable[str]) -> frozenset[str]:
     return told
 
 
-def order_reaction(message: Message, before: State, after: State, said: tuple[Said, ...]) -> None:
+def order_reaction(message: Message, before: State, after: State, said: tuple[Emitted, ...]) -> None:
     """What one message may do to an order: L5, L9, L11 and invariants 3 and 16."""
     name = getattr(message, "order_id", "")
     old, new = row(before, "rows", name), row(after, "rows", name)
@@ -157,7 +157,7 @@ def _bare(order: Order) -> tuple[object, ...]:
     return order.status, order.states, order.detail, order.reason, order.attention, order.cancellable_until
 
 
-def stock_reaction(message: Message, before: State, after: State, said: tuple[Said, ...]) -> None:
+def stock_reaction(message: Message, before: State, after: State, said: tuple[Emitted, ...]) -> None:
     """Invariant 6: received = available + held + committed, held is what is open, nothing below zero; L11 for holds."""
     tables = dict(after)
     holds: list[Hold] = [hold for _, hold in tables["holds"]]
@@ -175,10 +175,10 @@ def stock_reaction(message: Message, before: State, after: State, said: tuple[Sa
     if old and old.state in ("REJECTED", "RELEASED", "RESOLVED"):
         quiet = not any(is_outward(one) for one in said)
         must(old == new and quiet, "L11", f"a hold that ended {old.state} changed or spoke again")
-    if isinstance(message, ResolveUndo):
+    if isinstance(message, ResolveCompensation):
         sales = [[level.committed for _, level in dict(state)["levels"]] for state in (before, after)]
         must(sales[0] == sales[1], "6", "what was sold came back by an operator's word")
-    if isinstance(message, ResolveUndo | RetryUndo):
+    if isinstance(message, ResolveCompensation | RetryCompensation):
         sealed = any(level.sealed for level in levels)
         _check_wish(message, said, _stock_owes(message, old.state if old else "NONE", sealed=sealed))
 
@@ -189,7 +189,7 @@ def _pieces(holds: list[Hold], level: Level, states: set[str]) -> int:
 
 def _stock_owes(wish: Wish, state: str, *, sealed: bool) -> str:
     """Tell what an operator is to be answered about a hold."""
-    if isinstance(wish, RetryUndo):
+    if isinstance(wish, RetryCompensation):
         return ("STILL_FAILED" if sealed else "DONE") if state == "RELEASE_FAILED" else REFUSED
     unread = ASKED in wish.waiting and state in ("NONE", "RESERVED", "COMMITTED")
     return "DONE" if unread or state == "RELEASE_FAILED" else REFUSED
@@ -199,7 +199,7 @@ def _money_owes(wish: Wish, payment: Payment | None) -> str:
     """Tell what an operator is to be answered about a payment."""
     state = payment.state if payment else "NONE"
     undoing = state in ("REFUNDING", "REFUND_FAILED")
-    if isinstance(wish, RetryUndo) or undoing:
+    if isinstance(wish, RetryCompensation) or undoing:
         return "ASKED" if undoing else REFUSED
     begun = state in ("CHARGING", "UNKNOWN")
     if begun and (ASKED in wish.waiting or (payment and payment.cancel_wanted)):
@@ -207,15 +207,15 @@ def _money_owes(wish: Wish, payment: Payment | None) -> str:
     return "ASKED" if ASKED in wish.waiting and state in ("NONE", "CHARGED") else REFUSED
 
 
-def _check_wish(wish: Wish, said: tuple[Said, ...], wanted: str) -> None:
+def _check_wish(wish: Wish, said: tuple[Emitted, ...], wanted: str) -> None:
     """An operator may act on what is owed, and on nothing else (saga.md, section 3, "Resolving")."""
-    answers = [one.outcome for one in said if isinstance(one, UndoAnswered)]
+    answers = [one.outcome for one in said if isinstance(one, CompensationAnswered)]
     answer = REFUSED if answers[0] in ("NOT_OWED", "UNKNOWN") else answers[0]
     must(answer == wanted, "L11", f"{wish.type} is answered {answer}, not {wanted}")
     must(answer != REFUSED or len(said) == 1, "L11", f"{wish.type} was refused, and yet something was said")
 
 
-def money_reaction(message: Message, before: State, after: State, said: tuple[Said, ...]) -> None:
+def money_reaction(message: Message, before: State, after: State, said: tuple[Emitted, ...]) -> None:
     """Invariant 4 in our own books: the ledger only grows, by one capture and one refund of it at most."""
     old, new = dict(dict(before)["entries"]), dict(dict(after)["entries"])
     must(all(new.get(key) == entry for key, entry in old.items()), "4", "a line of the ledger changed or went")
@@ -224,11 +224,11 @@ def money_reaction(message: Message, before: State, after: State, said: tuple[Sa
     returns = sum(entry.amount_minor for entry in entries if entry.kind != "CAPTURE")
     must(returns <= captures, "4", "more money went back than was taken")
     must(sum(entry.kind == "CAPTURE" for entry in entries) <= 1, "4", "two captures of one order")
-    if isinstance(message, ResolveUndo | RetryUndo):
+    if isinstance(message, ResolveCompensation | RetryCompensation):
         _check_wish(message, said, _money_owes(message, row(before, "payments", message.order_id)))
 
 
-def mail_reaction(message: Message, before: State, after: State, said: tuple[Said, ...]) -> None:
+def mail_reaction(message: Message, before: State, after: State, said: tuple[Emitted, ...]) -> None:
     """Invariant 15: what ended does not begin again, and no confirmation is begun after a cancellation was heard."""
     name = getattr(message, "order_id", "")
     for kind in ("confirmed", "cancelled"):

@@ -32,7 +32,7 @@ class Left(NamedTuple):
 class Life(NamedTuple):
     """All that is known of one order but its stock; states and messages by number.
 
-    ``queues``: unread facts by consumer and topic, in order; ``lines``: parked facts by consumer; ``aside``: discarded
+    ``queues``: unread events by consumer and topic, in order; ``lines``: parked events by consumer; ``aside``: discarded
     ones; ``adrift``: intents whose senders or requests may still reach the processor though nobody waits for them;
     ``told``: what was ever said; ``seen``: what was handled, by consumer; ``charge``: the processor's stored answer;
     ``stray``: a refund landed that nobody waited for.
@@ -69,7 +69,7 @@ class Life(NamedTuple):
         return self._replace(queues=(*self.queues[:queue], facts, *self.queues[queue + 1 :]))
 
     def lined(self, service: int, facts: Numbers) -> Life:
-        """Return the life with another line of parked facts."""
+        """Return the life with another line of parked events."""
         return self._replace(lines=(*self.lines[:service], facts, *self.lines[service + 1 :]))
 
     def rowed(self, place: int, *rows: Row) -> Life:

@@ -26,9 +26,9 @@ from hypothesis.stateful import (
 )
 
 import payment.gateway
-from chassis.undo import ResolveUndo, RetryUndo
-from chassis.words import Intent, Message, Timer
 from payment.events import ChargeCard
+from quadrille.messages import Intent, Message, Timer
+from quadrille.system_messages import ResolveCompensation, RetryCompensation
 from tests.model.laws import must
 from tests.model.machine_house import FARS, House, Scene
 from tests.model.machine_laws import check, check_rest
@@ -79,7 +79,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.house.unread())
     @rule(pick=PICK, dies=st.sampled_from([False, False, False, True]))
     def deliver(self, pick: int, *, dies: bool) -> None:
-        """One service hears one fact, or dies over it."""
+        """One service hears one event, or dies over it."""
         places = self.house.unread()
         self.house.deliver(places[pick % len(places)], dies=dies)
 
@@ -171,7 +171,9 @@ class Machine(RuleBasedStateMachine):
     def operate(self, pick: int, service: str, *, gives_up: bool) -> None:
         """An operator tries an undo again, or ends it with evidence."""
         name = sorted(self.house.orders)[pick % len(self.house.orders)]
-        self.house.ask(service, ResolveUndo(name, "EXTERNAL", "ada", "ticket 7") if gives_up else RetryUndo(name))
+        self.house.ask(
+            service, ResolveCompensation(name, "EXTERNAL", "ada", "ticket 7") if gives_up else RetryCompensation(name)
+        )
 
     @rule(pick=PICK)
     def close_card(self, pick: int) -> None:
@@ -233,7 +235,7 @@ class Machine(RuleBasedStateMachine):
         """Let a person end what failed; tell whether there was something."""
         failed = [(name, one) for name in self.house.orders for one in self.house.row(name).detail.failed]
         for name, failure in failed:
-            self.house.ask(failure.participant, ResolveUndo(name, "WRITTEN_OFF", "ada", "ticket 7"))
+            self.house.ask(failure.participant, ResolveCompensation(name, "WRITTEN_OFF", "ada", "ticket 7"))
         return bool(failed)
 
     def waiting(self) -> list[tuple[Room, Row]]:

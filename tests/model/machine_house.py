@@ -15,14 +15,6 @@ import notification.handlers
 import order.handlers
 import payment.gateway
 import payment.handlers
-from chassis.ids import event_id, id_time, milliseconds
-from chassis.inputs import Done, Input
-from chassis.ledger import Said as Sent
-from chassis.outside import Outside, Ruling
-from chassis.peer import Peer
-from chassis.service import Service
-from chassis.testing import PlainCodec
-from chassis.words import Command, Intent, Said, Timer, key_of
 from inventory.domain import Level, Sku
 from inventory.events import SetStock
 from notification.domain import Contact, CustomerId
@@ -30,6 +22,14 @@ from order.domain import Order, Rules
 from order.events import CancelOrder, Line, PlaceOrder
 from payment.domain import State
 from payment.events import ChargeCard, ChargeCardDropped, RefundExhausted
+from quadrille.gateway.http_client import HttpClient
+from quadrille.ids import event_id, id_time, milliseconds
+from quadrille.intents import Decision, Gateway
+from quadrille.messages import Command, Emitted, Intent, Timer, key_of
+from quadrille.processing.envelope import Envelope, Handled
+from quadrille.processing.unit_of_work import OutboxRecord as Sent
+from quadrille.service import Service
+from quadrille.testing.in_memory import PlainCodec
 from tests.model import laws
 from tests.model.actors import is_outward, token
 from tests.model.laws import must
@@ -60,7 +60,7 @@ class House:
         self.scene = scene
         self.bank, self.post = Bank(lambda: self.now), PostOffice()
         processor = payment.gateway.Processor("http://processor.example")
-        processor.peer = cast("Peer", self.bank)
+        processor.peer = cast("HttpClient", self.bank)
         self.rooms = {
             "order": self._room(order.handlers.on, None, None, Rules()),
             "inventory": self._room(inventory.handlers.on),
@@ -70,7 +70,7 @@ class House:
         self.topics: dict[tuple[str, str], list[Published]] = {}
         self.read: Counter[tuple[str, str, str]] = Counter()  # by consumer, source and order
         self.told: dict[str, frozenset[str]] = {}
-        self.late: list[tuple[Room, Input]] = []
+        self.late: list[tuple[Room, Envelope]] = []
         self.orders: dict[str, PlaceOrder] = {}
         self._commands = 0
         stock = Level(SKU, available=scene.stock, received=scene.stock, sealed=scene.trouble == "sealed")
@@ -112,16 +112,16 @@ class House:
         """Give a service a command, as its api does; what it answers and says."""
         self._commands += 1
         identity = event_id("client", UUID(int=self._commands), wish.type, 0, milliseconds(self.now))
-        outcome = self.rooms[service].commit(Input(identity, key_of(wish), wish, self.now, wish.type))
-        must(isinstance(outcome, Done), "L11", f"{service} could not take {wish.type}: {outcome}")
-        return list(cast("Done", outcome).said)
+        outcome = self.rooms[service].commit(Envelope(identity, key_of(wish), wish, self.now, wish.type))
+        must(isinstance(outcome, Handled), "L11", f"{service} could not take {wish.type}: {outcome}")
+        return list(cast("Handled", outcome).said)
 
     def unread(self) -> list[tuple[str, str, str]]:
         """Return the (consumer, source, order) of which there is something to read."""
         return [place for place in self._places() if self._next(place) is not None]
 
     def deliver(self, place: tuple[str, str, str], *, dies: bool = False) -> None:
-        """Let a service hear the next fact of an order from a topic; one that dies before its COMMIT reads it again."""
+        """Let a service hear the next event of an order from a topic; one that dies before its COMMIT reads it again."""
         came, room = cast("Published", self._next(place)), self.rooms[place[0]]
         room.hear(came, dies=dies)
         self.read[place] += not dies
@@ -134,7 +134,7 @@ class House:
                     self.deliver(place)
 
     def rewind(self, place: tuple[str, str, str]) -> None:
-        """Let a service read a topic's facts of an order from the beginning again."""
+        """Let a service read a topic's events of an order from the beginning again."""
         self.read[place] = 0
 
     def carry_out(self, room: Room, row: Row, mood: str, after: str = "commit") -> None:
@@ -142,10 +142,10 @@ class House:
         self.bank.mood = self.post.mood = mood
         answer = room.lease(row)
         self.bank.mood = self.post.mood = FINE
-        dropped = isinstance(answer, Input) and isinstance(answer.body, ChargeCardDropped)
-        if isinstance(row.message, ChargeCard) and answer is not Ruling.WAIT and not dropped:
+        dropped = isinstance(answer, Envelope) and isinstance(answer.body, ChargeCardDropped)
+        if isinstance(row.message, ChargeCard) and answer is not Decision.DEFER and not dropped:
             self._check_begun(row.message)
-        if not isinstance(answer, Input):
+        if not isinstance(answer, Envelope):
             return
         if isinstance(answer.body, RefundExhausted):
             must(self.now - id_time(row.id) >= NEVER_BEFORE, "F9", "a refund was given up before a day was over")
@@ -157,7 +157,7 @@ class House:
     def wake(self, number: int) -> None:
         """Let a frozen sender commit the answer it has had for a while."""
         room, answer = self.late.pop(number)
-        if answer.agenda not in room.kept.agenda and answer.id not in room.kept.inbox:
+        if answer.from_task not in room.kept.agenda and answer.id not in room.kept.inbox:
             del room.handled[answer.id]  # handled so long ago that no inbox knows: the state has to
         room.commit(replace(answer, at=self.now))
 
@@ -165,7 +165,7 @@ class House:
         """Try an intent very often within minutes, as a breaker does that opens and closes; nobody ever answers."""
         for _ in range(OFTEN):
             if room.open(row):
-                row.due = self.now  # chassis.healing
+                row.due = self.now  # quadrille.tasks.scheduler
                 self.carry_out(room, row, AWAY)
                 self.jump(timedelta(seconds=1))
 
@@ -226,7 +226,7 @@ class House:
         late = self.now > paid.price.deadline_at
         must(not late or paid.cancel_wanted or paid.state is State.UNKNOWN, "L1", "charged late, and nobody decided")
 
-    def _hears(self, room: Room, said: tuple[Said, ...], facts: Iterable[Sent]) -> None:
+    def _hears(self, room: Room, said: tuple[Emitted, ...], facts: Iterable[Sent]) -> None:
         """Remember what a service said, refuse what may not be said, and put it on its topic."""
         for one in said:
             if is_outward(one) and not isinstance(one, Timer):
@@ -236,8 +236,8 @@ class House:
             if fact.topic == f"{room.name}.events":
                 self.topics.setdefault((room.name, fact.key), []).append(published(fact, self.now))
 
-    def _room(self, on: Any, outside: Outside | None = None, client: object = None, rules: object = None) -> Room:  # noqa: ANN401 - of any service
-        service: Service[Any] = Service(on, cast("Any", None), PlainCodec(), outside or Outside(on.service), rules)
+    def _room(self, on: Any, outside: Gateway | None = None, client: object = None, rules: object = None) -> Room:  # noqa: ANN401 - of any service
+        service: Service[Any] = Service(on, cast("Any", None), PlainCodec(), outside or Gateway(on.service), rules)
         room = Room(service, client, lambda: self.now)
         room.tell = lambda said, facts: self._hears(room, said, facts)
         return room

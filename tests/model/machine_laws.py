@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from chassis.words import key_of
 from payment.events import ChargeCard
+from quadrille.messages import key_of
 from tests.model.laws import ASKED, CANCELLED, CONFIRMED, must
 from tests.model.machine_house import House
 from tests.model.states import FACTS_OF_MAIL, SAYS

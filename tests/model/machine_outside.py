@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from chassis.outside import Transient
-from chassis.peer import Unanswered
+from quadrille.gateway.http_client import NoResponseError
+from quadrille.intents import TransientError
 
 KEY_LIFE = timedelta(hours=24)
 ON_ITS_WAY = timedelta(hours=1)  # no request is longer; a key outlives it
@@ -36,10 +36,10 @@ class Bank:
     ledger: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def call(self, _method: str, path: str, headers: Mapping[str, str], body: bytes | None = None) -> tuple[int, bytes]:
-        """Make one call; raises Unanswered as Peer does."""
+        """Make one call; raises NoResponseError as Peer does."""
         key = headers.get("Idempotency-Key", "")
         if self.mood == AWAY:
-            raise Unanswered(self.mood, sent=False)
+            raise NoResponseError(self.mood, sent=False)
         if self.mood == SICK:
             return 503, b""
         if body is None:
@@ -48,7 +48,7 @@ class Bank:
             self.adrift.append((path, key, self.clock()))
         refused = self.mood not in (DEAF, LATE) and not self.arrives(path, key)
         if self.mood in (DEAF, LATE, LOST):
-            raise Unanswered(self.mood, sent=True)
+            raise NoResponseError(self.mood, sent=True)
         return (200, json.dumps(REFUSED).encode()) if refused else self._answer(key)
 
     def arrives(self, path: str, key: str) -> bool:
@@ -104,8 +104,8 @@ class PostOffice:
     taken: Counter[str] = field(default_factory=Counter)
 
     def deliver(self, recipient: str, content: bytes) -> None:
-        """Take a mail; raises Transient when nobody can tell whether it was taken."""
+        """Take a mail; raises TransientError when nobody can tell whether it was taken."""
         if self.mood in (FINE, LOST, SLOW) and recipient:
             self.taken[content.partition(b"Message-ID: <")[2].partition(b"@")[0].decode()] += 1
         if self.mood not in (FINE, SLOW):
-            raise Transient(self.mood)
+            raise TransientError(self.mood)

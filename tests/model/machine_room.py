@@ -15,21 +15,33 @@ from operator import itemgetter
 from typing import Any, cast
 from uuid import UUID
 
-from chassis import commit as committing
-from chassis.calls import Calls
-from chassis.commit import LEASE, from_json, to_json
-from chassis.facts import Announced
-from chassis.ids import id_time, milliseconds
-from chassis.inputs import Done, Entry, Input, Outcome, Parked, Record, due_of
-from chassis.leases import Postponed
-from chassis.ledger import History, Told
-from chassis.ledger import Said as Sent
-from chassis.outside import Ruling
-from chassis.reading import Reader
-from chassis.service import Service, tables
-from chassis.testing import OpenRows, PlainCodec
-from chassis.trace import new_trace
-from chassis.words import UNDATED, Command, Fact, Intent, Message, Said, Timer, key_of, stamp
+from quadrille.consumer.deserializer import RecordDeserializer
+from quadrille.ids import id_time, milliseconds
+from quadrille.intents import Decision
+from quadrille.messages import (
+    UNDATED,
+    Command,
+    Emitted,
+    Event,
+    Intent,
+    Message,
+    Timer,
+    from_json,
+    key_of,
+    stamp,
+    to_json,
+)
+from quadrille.observability.trace_context import new_trace
+from quadrille.processing import batch as committing
+from quadrille.processing.batch import LEASE
+from quadrille.processing.envelope import Envelope, Handled, LeasedIntent, Outcome, Parked, Record, due_of
+from quadrille.processing.unit_of_work import BatchState, PendingWrites
+from quadrille.processing.unit_of_work import OutboxRecord as Sent
+from quadrille.service import Service, tables
+from quadrille.system_messages import SystemEvent
+from quadrille.tasks.executor import IntentExecutor
+from quadrille.tasks.leases import Rescheduled
+from quadrille.testing.in_memory import OpenRows, PlainCodec
 from tests.model import laws
 from tests.model.actors import State
 
@@ -52,7 +64,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A fact as it lies on its topic."""
+    """An event as it lies on its topic."""
 
     fact: Sent
     at: datetime
@@ -60,7 +72,7 @@ class Published:
 
 
 def published(fact: Sent, at: datetime) -> Published:
-    """Return a fact as a relay publishes it."""
+    """Return an event as a relay publishes it."""
     name, when = str(fact.id).encode(), at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
     headers = (
         ("id", name),
@@ -109,13 +121,13 @@ class Room:
         self.work = service.on.work(**_empty(service))
         self.kept = Kept()
         self.handled: Counter[UUID] = Counter()
-        self.back: list[Input | Postponed] = []
-        self.calls = Calls(service, Nobody(), client, self.back.append)
+        self.back: list[Envelope | Rescheduled] = []
+        self.calls = IntentExecutor(service, Nobody(), client, self.back.append)
         self.calls.clock = clock
         self.calls._rng = random.Random(1)  # noqa: S311, SLF001 - a story told again is the same story
         self.topics = frozenset(service.on.topics())
-        self.reader = Reader(service.on.hears(Fact), PlainCodec())
-        self.tell: Callable[[tuple[Said, ...], Iterable[Sent]], None] = lambda *_: None
+        self.reader = RecordDeserializer(service.on.consumes(Event), PlainCodec())
+        self.tell: Callable[[tuple[Emitted, ...], Iterable[Sent]], None] = lambda *_: None
 
     def hear(self, came: Published, *, dies: bool = False, old: bool = False, redriven: bool = False) -> Outcome:
         """Read a record from a topic, or again from its line, and handle it; ``old``: a person lets it in."""
@@ -127,28 +139,28 @@ class Room:
         outcome = self.commit(replace(heard, redriven=redriven), dies=dies)
         if isinstance(outcome, Parked) and not (redriven and outcome.error_class == BEHIND):
             self.kept.parked[heard.id] = came, outcome.error_class
-        if isinstance(outcome, Done) and old:
+        if isinstance(outcome, Handled) and old:
             self.kept.inbox_old.add(heard.id)
         return outcome
 
     def unheard(self, came: Published) -> bool:
-        """Tell whether no handler is for this fact."""
+        """Tell whether no handler is for this event."""
         return self.reader.unheard(came.record)
 
-    def commit(self, heard: Input, *, dies: bool = False) -> Outcome:
-        """Handle one input as chassis.commit does; a process that dies before its COMMIT leaves nothing."""
+    def commit(self, heard: Envelope, *, dies: bool = False) -> Outcome:
+        """Handle one input as quadrille.processing.batch does; a process that dies before its COMMIT leaves nothing."""
         if isinstance(heard.body, Message):
             stamp(heard.body, heard.at, heard.attempts)
         kept, before = self.kept, self.state()
         marks = [(rows, rows.mark()) for rows in tables(self.work)]
-        batch = committing._Batch(self.service, self.work, self._history(heard), Told(), 0, None)  # noqa: SLF001 - the real one, without its SQL
+        batch = committing._Batch(self.service, self.work, self._history(heard), PendingWrites(), 0, None)  # noqa: SLF001 - the real one, without its SQL
         outcome = committing._handle(batch, heard)  # noqa: SLF001 - as above
         if dies:
             for rows, mark in marks:
                 rows.rewind(mark)
             return outcome
         kept.lines = {line: list(ids) for line, ids in batch.history.lines.items() if ids}
-        if isinstance(outcome, Done):
+        if isinstance(outcome, Handled):
             self._ends(heard, outcome.said, batch.told, before)
         elif isinstance(outcome, Parked):
             laws.must(outcome.error_class in (TOO_OLD, BEHIND), "L11", f"{self.name}: {outcome.reason}")
@@ -174,23 +186,23 @@ class Room:
         free = (r for r in rows if r.leased_until is None or r.leased_until < now)
         return [row for row in free if row.due <= now and isinstance(row.message, kind)]
 
-    def lease(self, row: Row) -> Input | Ruling | None:
+    def lease(self, row: Row) -> Envelope | Decision | None:
         """Carry an intent out: the answer, what its ruling says, or None when it is to be tried again later."""
         row.attempts, row.leased_until = row.attempts + 1, self.clock() + LEASE
         intent = stamp(cast("Intent", row.message), self.clock())  # timers are not leased
-        entry = Entry(row.id, key_of(intent), intent, row.attempts, time.monotonic() + 30, new_trace())
-        when = self.calls.errand(entry).when
-        ruling = when(entry.intent, self.work) if when else Ruling.GO
-        if ruling is Ruling.WAIT:
+        entry = LeasedIntent(row.id, key_of(intent), intent, row.attempts, time.monotonic() + 30, new_trace())
+        when = self.calls.policy(entry).precondition
+        ruling = when(entry.intent, self.work) if when else Decision.PROCEED
+        if ruling is Decision.DEFER:
             row.due, row.leased_until, row.attempts = self.clock() + WAIT, None, row.attempts - 1
             return ruling
-        if ruling is Ruling.DROP:
-            self.calls.drop(entry)
+        if ruling is Decision.CANCEL:
+            self.calls.cancel(entry)
         else:
             self.calls._in_hand[entry.id, entry.attempts] = entry  # noqa: SLF001 - in our thread, not in its pool
             self.calls._carry_out(entry)  # noqa: SLF001 - as above
         came = self.back.pop()
-        if isinstance(came, Postponed):
+        if isinstance(came, Rescheduled):
             row.due, row.leased_until = self.clock() + came.wait, None
             row.attempts -= int(came.untried)
             return None
@@ -205,33 +217,33 @@ class Room:
         record = Record(to_json(row.message))
         message, before = from_json(type(row.message), record.raw), set(self.kept.agenda)
         at = due_of(message, row.id)
-        outcome = self.commit(Input(row.id, key_of(message), message, at, message.type, record, agenda=row.id))
+        outcome = self.commit(Envelope(row.id, key_of(message), message, at, message.type, record, from_task=row.id))
         again = [one.due for name, one in self.kept.agenda.items() if name not in before]
         laws.must(all(due > row.due for due in again), "17", f"{message.type} leads to the same moment again")
         return outcome
 
-    def _history(self, heard: Input) -> History:
+    def _history(self, heard: Envelope) -> BatchState:
         kept = self.kept
         lines = {line: list(ids) for line, ids in kept.lines.items()}
         types = {kept.parked[one][0].fact.type for one in kept.lines.get(heard.key, ())}
-        return History(kept.inbox | kept.inbox_old, lines, {}, set(), {heard.key: types})
+        return BatchState(kept.inbox | kept.inbox_old, lines, {}, set(), {heard.key: types})
 
-    def _ends(self, heard: Input, said: tuple[Said, ...], told: Told, before: State) -> None:
+    def _ends(self, heard: Envelope, said: tuple[Emitted, ...], told: PendingWrites, before: State) -> None:
         kept, now = self.kept, self.clock()
         self.handled[heard.id] += 1
         laws.must(self.handled[heard.id] == 1, "10", f"{self.name} handled {heard.type} twice under one id")
         if not isinstance(heard.body, Command):
             kept.inbox.add(heard.id)
         kept.parked.pop(heard.id, None)
-        if heard.agenda:
-            kept.agenda.pop(heard.agenda, None)
+        if heard.from_task:
+            kept.agenda.pop(heard.from_task, None)
         for promise in told.promises:
             due = promise.due or now + promise.wait
             kept.agenda[promise.id] = Row(promise.id, promise.message, due, promise.tried)
         self._hurry(now)
         states = _only(heard.key, before), _only(heard.key, self.state())
         laws.CHECKS[self.name](cast("Message", heard.body), *states, said)
-        self.tell(tuple(one for one in said if not isinstance(one, Announced)), told.facts)
+        self.tell(tuple(one for one in said if not isinstance(one, SystemEvent)), told.facts)
 
     def _hurry(self, now: datetime) -> None:
         """Let what an operator hurries fall due, as the store does."""

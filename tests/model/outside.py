@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeAlias
 
-from chassis.words import Answer
 from notification.events import MailFailed, MailSent, SendMail
 from payment.events import (
     CardCharged,
@@ -21,6 +20,7 @@ from payment.events import (
     RefundNotFound,
     RefundRefused,
 )
+from quadrille.messages import Result
 from tests.model.life import CHANCE, FAIR, Life
 from tests.model.scope import Scope
 
@@ -33,7 +33,7 @@ class Came(NamedTuple):
 
     line: str
     fair: bool
-    answer: Answer | None = None
+    answer: Result | None = None
     charge: str = ""
     refunded: bool = False
     late: bool = False
@@ -55,7 +55,7 @@ def charge(scope: Scope, life: Life, name: str) -> Iterator[Came]:
         yield from _first_charge(scope, life, name, unknown)
 
 
-def _first_charge(scope: Scope, life: Life, name: str, unknown: Answer) -> Iterator[Came]:
+def _first_charge(scope: Scope, life: Life, name: str, unknown: Result) -> Iterator[Came]:
     for decided in scope.card:
         yield Came(f"the processor decides {decided} and answers", FAIR, _told(decided, name), decided)
         if scope.lost:
@@ -118,5 +118,5 @@ def called(scope: Scope, life: Life, intent: object) -> Iterator[Came]:
     return CALLS[type(intent)](scope, life, getattr(intent, "order_id", ""))
 
 
-def _told(decided: str, name: str) -> Answer:
+def _told(decided: str, name: str) -> Result:
     return CardCharged(name, "ch") if decided == "charged" else CardDeclined(name, "insufficient_funds")

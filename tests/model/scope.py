@@ -9,8 +9,8 @@ from dataclasses import dataclass
 class Scope:
     """The world of one search; numbers are how often a trouble may befall each order, 0 is never.
 
-    ``card`` and ``refund`` are what the processor may decide; ``again``: facts heard twice, past the inbox unless
-    ``inbox``; ``parked``: facts set aside with all that follow until they are redriven; ``discarded``: facts passed
+    ``card`` and ``refund`` are what the processor may decide; ``again``: events heard twice, past the inbox unless
+    ``inbox``; ``parked``: events set aside with all that follow until they are redriven; ``discarded``: events passed
     over and replayed later; ``frozen``: senders that wake up after their lease ran out, requests that arrive late;
     ``operator``: a person resolves whatever is owed; ``wishes``: retried refunds, resolves while one is asked for.
     """

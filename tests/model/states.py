@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from chassis.words import Message
 from notification.events import SendMail
 from order.domain import Order
 from payment.events import ChargeCard
+from quadrille.messages import Message
 from tests.model.actors import State, row
 from tests.model.laws import ASKED, CANCELLED, CONFIRMED, must
 from tests.model.life import INVENTORY, NOTIFICATION, PAYMENT, Life

@@ -67,17 +67,17 @@ def test_every_edge_of_the_saga_is_walked(reports: Reports) -> None:
     declared = {
         (f"{on.service}.{reaction.name}", said.type)
         for on in HANDLERS
-        for reaction in on.reactions.values()
-        for said in reaction.says
+        for reaction in on.specs.values()
+        for said in reaction.emits
         if f"{on.service}.{reaction.name}" not in ELSEWHERE and (on.service, said.type) != CONTRADICTED
     }
     assert declared - walked == NEVER
 
 
 def test_the_laws_speak_of_real_words() -> None:
-    """Every fact and intent in the tables of laws is one that some handler says or hears: none is misspelt."""
-    says = {said.type for on in HANDLERS for reaction in on.reactions.values() for said in reaction.says}
-    real = says | {heard.type for on in HANDLERS for heard in on.reactions}
+    """Every event and intent in the tables of laws is one that some handler says or hears: none is misspelt."""
+    says = {said.type for on in HANDLERS for reaction in on.specs.values() for said in reaction.emits}
+    real = says | {heard.type for on in HANDLERS for heard in on.specs}
     needed = {one for groups in laws.NEEDS.values() for group in groups for one in group}
     forbidden = {one for group in laws.FORBIDS.values() for one in group}
     named = needed | forbidden | set(laws.NEEDS) | set(laws.FORBIDS) | set(laws.FOLDS) | laws.AGAIN

@@ -1,4 +1,4 @@
-"""The world of one search: the services with their first states, the messages by number, and how facts travel."""
+"""The world of one search: the services with their first states, the messages by number, and how events travel."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import inventory.handlers
 import notification.handlers
 import order.handlers
 import payment.handlers
-from chassis.outside import Ruling
-from chassis.undo import ResolveUndo, RetryUndo
-from chassis.words import Command, Fact, Intent, Message, Said, Timer, stamp, tell_waiting
 from inventory.domain import Level, Sku
 from inventory.events import SetStock
 from notification.domain import Contact, CustomerId
 from order.domain import Order, Rules
 from order.events import CancelOrder, Line, OrderDeadline, PlaceOrder
+from quadrille.intents import Decision
+from quadrille.messages import Command, Emitted, Event, Intent, Message, Timer, stamp, tell_waiting
+from quadrille.system_messages import ResolveCompensation, RetryCompensation
 from tests.model import laws
 from tests.model.actors import Actor, Kept, Names, is_outward, row, token
 from tests.model.life import INVENTORY, NOTIFICATION, ORDER, SERVICES, Left, Life, Row, swapped
@@ -35,7 +35,7 @@ WHEN = {
 
 
 class Effect(NamedTuple):
-    """What follows from something said: facts by queue, intents, a timer, and the tokens to be remembered."""
+    """What follows from something said: events by queue, intents, a timer, and the tokens to be remembered."""
 
     posts: tuple[tuple[int, int], ...] = ()
     intents: tuple[int, ...] = ()
@@ -56,13 +56,13 @@ class World:
         self.queues = heard if scope.mail else [pair for pair in heard if pair[0] != NOTIFICATION]
         self._effects: dict[tuple[int, int, int], Effect] = {}
         self._tellings: dict[tuple[int, tuple[str, ...]], int] = {}
-        self._rulings: dict[tuple[int, int, int, bool], Ruling] = {}
+        self._rulings: dict[tuple[int, int, int, bool], Decision] = {}
         names = [chr(ord("A") + n) for n in range(scope.orders)]
         self.deadlines = [self.number(OrderDeadline(name, DEADLINE)) for name in names]
         self.cancels = [self.number(CancelOrder(name, "local", "local")) for name in names]
         late = [CancelOrder(name, None, "operator") for name in names]  # long after every cut-off
         self.late_cancels = [self.number(wish, START + timedelta(days=1)) for wish in late]
-        self.retries = [self.number(RetryUndo(name)) for name in names]
+        self.retries = [self.number(RetryCompensation(name)) for name in names]
         self.resolves = [(self.number(_resolve(name)), self.number(_resolve(name, laws.ASKED))) for name in names]
         level = Level(SKU, available=scope.stock, received=scope.stock, sealed=scope.sealed)
         self.stock = self.actors[INVENTORY].begins(levels={SKU: level})
@@ -105,11 +105,11 @@ class World:
             life = life._replace(rows=tuple(sorted(rows)))
         return life._replace(told=told, timer=life.timer or (effect.timer and self.scope.deadline))
 
-    def ruling(self, life: Life, row: Row) -> Ruling:
+    def ruling(self, life: Life, row: Row) -> Decision:
         """Return what the service's own ruling says of an intent about to be leased."""
         intent, state = self.messages[row.intent], life.states[row.service]
         if intent.type not in WHEN:
-            return Ruling.GO
+            return Decision.PROCEED
         key = (row.service, state, row.intent, life.late)
         if key not in self._rulings:
             now = DEADLINE + timedelta(seconds=1) if life.late else START
@@ -143,16 +143,16 @@ class World:
         return chr(ord("A") + life.number)
 
     def queue_of(self, service: int, message: int) -> int:
-        """Return the queue in which a fact comes to a service; -1 for what is no fact."""
+        """Return the queue in which an event comes to a service; -1 for what is no event."""
         found = self.messages[message]
-        return self.queues.index((service, found.topic)) if isinstance(found, Fact) else -1
+        return self.queues.index((service, found.topic)) if isinstance(found, Event) else -1
 
-    def _follows(self, service: int, said: tuple[Said, ...]) -> Effect:
+    def _follows(self, service: int, said: tuple[Emitted, ...]) -> Effect:
         posts, intents = [], []
         for one in said:
             if isinstance(one, Intent):
                 intents.append(self.number(one))
-            if not isinstance(one, Fact):
+            if not isinstance(one, Event):
                 continue
             for queue, (consumer, topic) in enumerate(self.queues):
                 taken = self.actors[consumer].takes(one) if topic == f"{SERVICES[service]}.events" else None
@@ -185,8 +185,8 @@ def _wish(name: str, customer: str) -> PlaceOrder:
     return PlaceOrder(*asked, START, DEADLINE, "0" * 32, "{}")
 
 
-def _resolve(name: str, *waiting: str) -> ResolveUndo:
-    wish = ResolveUndo(name, "EXTERNAL", "ann", f"{len(waiting)} unread")  # equal wishes would be one message
+def _resolve(name: str, *waiting: str) -> ResolveCompensation:
+    wish = ResolveCompensation(name, "EXTERNAL", "ann", f"{len(waiting)} unread")  # equal wishes would be one message
     tell_waiting(wish, waiting)
     return wish
 

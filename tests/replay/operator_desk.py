@@ -11,8 +11,8 @@ from uuid import UUID
 
 import psycopg
 
-from chassis.ids import event_id
-from quadrille.client import Client
+from quadrille.ids import event_id
+from quadrille_cli.client import Client
 from tests.conftest import SERVICES, Shop
 
 RESTING = {"PLANNED", "DONE", "PAUSED", "FAILED", "CANCELLED"}

@@ -12,10 +12,10 @@ from uuid import UUID
 import pytest
 import typer
 
-from chassis.ops import serve
-from chassis.ops_routes import Asked, Told
-from chassis.problems import Problem
-from quadrille.operations import SAMPLE, watched
+from quadrille.ops.routes import OpsRequest, OpsResponse
+from quadrille.ops.server import serve
+from quadrille.web.problems import Problem
+from quadrille_cli.commands.operations import SAMPLE, watched
 from tests.conftest import SERVICES, TOPICS, Record, Shop
 from tests.replay.operator_desk import UNHEARD, Operator, forget, totals
 
@@ -186,10 +186,10 @@ def test_watching_outlasts_a_database_that_is_away() -> None:
     document: dict[str, Any] = {"operation_id": SAMPLE, "service": "payment", "state": "RUNNING"}
     answers = [Problem("dependency-unavailable"), None, Problem("outcome-unknown"), {"state": "DONE"}]
 
-    def show(_: Asked) -> Told:
+    def show(_: OpsRequest) -> OpsResponse:
         if isinstance(answer := answers.pop(0) if answers else Problem("not-found"), Problem):
             raise answer
-        return Told(200, document | (answer or {}))
+        return OpsResponse(200, document | (answer or {}))
 
     with serve("127.0.0.1:0", "payment", "worker", {}, routes={("GET", "/ops/operations/{id}"): show}) as ops:
         url = f"http://127.0.0.1:{ops.server_port}"

@@ -1,4 +1,4 @@
-"""Cancellation at every moment: the rows of saga.md's section 5, on the real stack; money, goods and facts agree."""
+"""Cancellation at every moment: the rows of saga.md's section 5, on the real stack; money, goods and events agree."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from quadrille.client import Client
+from quadrille_cli.client import Client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from quadrille.client import Reply
-    from quadrille.stack import Stack
+    from quadrille_cli.client import Reply
+    from quadrille_cli.stack import Stack
     from tests.conftest import Shop
 
 TEA = [("SKU-TEA", 2)]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from chassis.canary import KEYS
+from quadrille.consumer.heartbeat import KEYS
 from tests.conftest import away
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def test_payment_away_past_the_deadline(hasty: Shop) -> None:
 
 @pytest.mark.proves("F14", "F2")
 def test_order_away_past_the_deadline(hasty: Shop) -> None:
-    """F14: participants finish what they have and wait, nothing expires; back again, order reads the facts first.
+    """F14: participants finish what they have and wait, nothing expires; back again, order reads the events first.
 
     What was charged is confirmed although its deadline has passed; what was declined is cancelled for that.
     """

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from chassis.throttle import PROBES, TRICKLE_SECONDS
-from quadrille.client import Client, Reply
-from quadrille.shop import order_of
+from quadrille.web.admission import PROBES, TRICKLE_SECONDS
+from quadrille_cli.client import Client, Reply
+from quadrille_cli.demo_data import order_of
 from tests.conftest import told_otherwise
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from quadrille import undone
+from quadrille_cli.loadtest import compensation
 
 if TYPE_CHECKING:
     from tests.conftest import Shop
@@ -39,7 +39,7 @@ def test_undoing_counts_from_the_fact_that_failed_the_order(shop: Shop) -> None:
     for order in (declined, good):
         shop.ended(order)
     waited = time.monotonic() - began
-    found = undone.measure(shop.stack, {declined, good}, since)
+    found = compensation.measure(shop.stack, {declined, good}, since)
     assert found is not None
     assert [one.order_id for one in found] == [declined]
     assert 0 < found[0].undone <= found[0].cancelled < waited

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
-from quadrille.client import Client
-from quadrille.shop import order_of
+from quadrille_cli.client import Client
+from quadrille_cli.demo_data import order_of
 from tests.conftest import away
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from quadrille.stack import Stack
+    from quadrille_cli.stack import Stack
     from tests.conftest import Shop
 
 TEA = [("SKU-TEA", 1)]

@@ -1,4 +1,4 @@
-"""Relays that die, come twice or lose their slot while orders run: every fact arrives, none has a second effect."""
+"""Relays that die, come twice or lose their slot while orders run: every event arrives, none has a second effect."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
-from quadrille.stack.processes import Process, tail
+from quadrille_cli.stack.processes import Process, tail
 from tests.conftest import away
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from quadrille.stack import Stack
+    from quadrille_cli.stack import Stack
     from tests.conftest import Shop
 
 TEA = [("SKU-TEA", 1)]
@@ -49,7 +49,7 @@ def asked(stack: Stack, statement: bytes) -> list[tuple[object, ...]]:
 
 
 def confirmed(shop: Shop) -> str:
-    """An order that went all the way, with every fact of inventory on its topic in the order it was said."""
+    """An order that went all the way, with every event of inventory on its topic in the order it was said."""
     order = shop.submit(TEA)
     assert shop.ended(order)["status"] == "CONFIRMED"
     whole(shop, order)
@@ -57,7 +57,7 @@ def confirmed(shop: Shop) -> str:
 
 
 def whole(shop: Shop, order: str) -> None:
-    """See to it that an order's facts of inventory first came in sequence without a gap, and no other came."""
+    """See to it that an order's events of inventory first came in sequence without a gap, and no other came."""
     mine = [record for record in shop.records(order) if record.topic == "inventory.events"]
     first = {record.header("ce_id"): (record.header("ce_sequence"), record.type) for record in reversed(mine)}
     assert list(reversed(first.values())) == [("1", "stock.reserved"), ("2", "stock.committed")]

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from quadrille.client import Client
-from quadrille.shop import order_of, stock_up
+from quadrille_cli.client import Client
+from quadrille_cli.demo_data import order_of, stock_up
 from tests.conftest import SERVICES, away
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from quadrille.stack import Stack
+    from quadrille_cli.stack import Stack
     from tests.conftest import Record, Shop
 
 TEA = [("SKU-TEA", 1)]

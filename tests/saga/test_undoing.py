@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from quadrille.client import Client, Reply
+from quadrille_cli.client import Client, Reply
 from tests.conftest import away, told_otherwise
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from quadrille.stack import Stack
-    from quadrille.stack.processes import Process
+    from quadrille_cli.stack import Stack
+    from quadrille_cli.stack.processes import Process
     from tests.conftest import Shop
 
 TEA, SEALED = [("SKU-TEA", 1)], [("SKU-SEALED", 1)]
@@ -52,7 +52,7 @@ def frozen(shop: Shop, order: str) -> dict[str, Any]:
 
 
 def counts(shop: Shop, order: str) -> Counter[str]:
-    """How often each type of fact was said of an order."""
+    """How often each type of event was said of an order."""
     return Counter(record.type for record in shop.records(order))
 
 
@@ -92,7 +92,7 @@ def test_a_refund_that_fails_for_a_while_is_tried_again(shop: Shop) -> None:
 
 @pytest.mark.proves("payment.void", "payment.refund")
 def test_a_settled_charge_is_refunded_not_voided(shop: Shop, stack: Stack) -> None:
-    """Settled at the processor before it is undone: ledger, fact and document say REFUND, and no cent is kept."""
+    """Settled at the processor before it is undone: ledger, event and document say REFUND, and no cent is kept."""
     order = confirmed(shop, TEA)
     with told_otherwise(stack, "sandbox", SANDBOX_SETTLE_AFTER="0s"):
         assert shop.cancel(order).status == 202

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from quadrille.stack import places
+from quadrille_cli.stack import paths
 
 ROOT = Path(__file__).resolve().parents[2]
 NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts, name spaces")
@@ -114,7 +114,7 @@ def first_start() -> Iterator[MakePlace]:
             one.quadrille("down", "--wipe")
     left = [line for home in homes for line in _living(home)]
     for one in made:  # a copy of Postgres that its own user can reach
-        for apart in places.elsewhere(Path(one.env["QUADRILLE_CACHE"])):
+        for apart in paths.elsewhere(Path(one.env["QUADRILLE_CACHE"])):
             shutil.rmtree(apart, ignore_errors=True)
     if not os.environ.get("QUADRILLE_KEEP"):
         for home in homes:
@@ -136,7 +136,7 @@ def _copied(where: Path) -> Path:
 def _seeded(where: Path, *, linked: bool) -> Path:
     """A cache with what this machine has fetched; files are shared with ours where nobody else is to own them."""
     where.mkdir(parents=True)
-    ours = places.cache_dir()
+    ours = paths.cache_dir()
     for name in SEEDED:
         if (ours / name).exists():
             how = ["cp", "--archive", *(["--link"] if linked and _same_disk(ours, where) else [])]

@@ -17,11 +17,11 @@ import psutil
 import pytest
 
 from order.domain import Reason
-from quadrille.client import Client
-from quadrille.demo import EITHER, REFUSED, TEA, scenes
-from quadrille.shop import order_of
-from quadrille.stack import Stack
-from quadrille.stack.processes import birth
+from quadrille_cli.client import Client
+from quadrille_cli.commands.demo import EITHER, REFUSED, TEA, scenes
+from quadrille_cli.demo_data import order_of
+from quadrille_cli.stack import Stack
+from quadrille_cli.stack.processes import birth
 
 Ask = Callable[..., str]
 Pids = dict[str, int]

@@ -10,8 +10,9 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from chassis.settings import ELSEWHERE, Settings
-from quadrille.stack import fetch, ports
+from quadrille.settings import ELSEWHERE, Settings
+from quadrille_cli.stack import ports
+from quadrille_cli.stack.servers import artifacts
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
@@ -51,8 +52,10 @@ def test_it_has_every_process_and_nothing_waits_for_a_stranger() -> None:
 
 def test_it_runs_the_versions_of_the_stack_without_docker() -> None:
     """Kafka and Apicurio have the version of the lock files, and every image is pinned."""
-    kafka = next(e for e in fetch.entries(fetch.KAFKA) if e.coordinate.startswith("org.apache.kafka:kafka_2.13"))
-    registry = fetch.entries(fetch.REGISTRY)[0]
+    kafka = next(
+        e for e in artifacts.entries(artifacts.KAFKA) if e.coordinate.startswith("org.apache.kafka:kafka_2.13")
+    )
+    registry = artifacts.entries(artifacts.REGISTRY)[0]
 
     assert SERVICES["kafka"]["image"] == f"apache/kafka:{kafka.coordinate.split(':')[2]}"
     assert SERVICES["registry"]["image"] == f"apicurio/apicurio-registry:{registry.coordinate.split(':')[2]}"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from quadrille.stack import places
+from quadrille_cli.stack import paths
 from tests.stack.conftest import NEEDS_ROOT, MakePlace, Place
 from tests.stack.test_places import NOT_HERE, mounted
 
@@ -87,7 +87,7 @@ def test_what_was_half_made_is_made_whole(closed: Place) -> None:
     wheel.unlink()  # it is a link to that of this machine's cache
     wheel.write_bytes(whole[: len(whole) // 2])
     shutil.rmtree(Path(closed.env["QUADRILLE_CACHE"]) / "uv")  # which holds the whole one, unpacked
-    mirror = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(places.cache_dir() / "wheels")}
+    mirror = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(paths.cache_dir() / "wheels")}
     python = closed.checkout / ".venv" / "bin" / "python"
     (closed.checkout / ".venv" / ".quadrille").write_text("whee")
     python.unlink()

@@ -18,9 +18,9 @@ import psutil
 import psycopg
 import pytest
 
-from quadrille.stack import CannotRun, Stack, leftovers, state
-from quadrille.stack.processes import Process
-from quadrille.testing import Start
+from quadrille_cli.stack import CannotRun, Stack, leftovers, state
+from quadrille_cli.stack.processes import Process
+from quadrille_cli.testing import Start
 
 DATABASE = "postgres:order"
 NEVER_ENDS = "SELECT count(*) FROM generate_series(1, 1000000000000)"

@@ -16,11 +16,10 @@ import psutil
 import psycopg
 import pytest
 
-from quadrille import topics
-from quadrille.stack import CannotRun, Stack
-from quadrille.stack.problems import PartFailed
-from quadrille.stack.processes import Process, Spec
-from quadrille.testing import Start
+from quadrille_cli.stack import CannotRun, Stack, topics
+from quadrille_cli.stack.errors import PartFailed
+from quadrille_cli.stack.processes import Process, Spec
+from quadrille_cli.testing import Start
 
 RECORD = {"type": "record", "name": "Kept", "fields": [{"name": "order_id", "type": "string"}]}
 

@@ -16,9 +16,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from chassis import audit
-from quadrille.client import Client
-from quadrille.shop import stock_up
+from quadrille.db import audit
+from quadrille_cli.client import Client
+from quadrille_cli.demo_data import stock_up
 from tests.conftest import Shop
 
 SAMPLE = "01a1fd62-57f0-7eeb-be96-e59ce40f9cb1"

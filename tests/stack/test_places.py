@@ -16,8 +16,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from quadrille import demo
-from quadrille.stack import CannotRun, Stack, fetch, places
+from quadrille_cli.commands import demo
+from quadrille_cli.stack import CannotRun, Stack, paths
+from quadrille_cli.stack.servers import artifacts
 from tests.stack.conftest import NEEDS_ROOT, quadrille
 
 NOT_HERE, UNREACHABLE = 9, 7
@@ -124,11 +125,11 @@ def test_every_command_refuses_a_read_only_disk(tmp_path: Path) -> None:
 @NEEDS_ROOT
 def test_a_disk_that_fills_while_the_cache_is_made_leaves_nothing_half(tmp_path: Path) -> None:
     """The first start says that the disk is full and how to go on; the next, with room, unpacks anew and works."""
-    archive = fetch.fetch(fetch.REGISTRY)[0]
+    archive = artifacts.fetch(artifacts.REGISTRY)[0]
     with mounted(tmp_path / "disk", "size=30m") as disk:
         env = {"QUADRILLE_CACHE": str(disk), "QUADRILLE_NO_AOT": "1"}
-        for ours in ("maven", *(file.name for file in places.cache_dir().glob("*.json"))):
-            (disk / ours).symlink_to(places.cache_dir() / ours)
+        for ours in ("maven", *(file.name for file in paths.cache_dir().glob("*.json"))):
+            (disk / ours).symlink_to(paths.cache_dir() / ours)
         unpack = f"from quadrille.stack import registry; import sys; sys.argv = ['quadrille']; {AS_THE_COMMAND}"
         full = subprocess.run(
             [sys.executable, "-c", unpack], env={**os.environ, **env}, capture_output=True, text=True, check=False
@@ -139,8 +140,8 @@ def test_a_disk_that_fills_while_the_cache_is_made_leaves_nothing_half(tmp_path:
         subprocess.run(["mount", "-o", "remount,size=400m", str(disk)], check=True)
         subprocess.run([sys.executable, "-c", unpack], env={**os.environ, **env}, check=True)
         names = [path.name for path in disk.iterdir() if path.name.startswith("apicurio") and path.is_dir()]
-        whole = places.cache_dir() / names[0]
-        assert fetch.unpacked(archive, names[0]) == whole
+        whole = paths.cache_dir() / names[0]
+        assert artifacts.unpacked(archive, names[0]) == whole
         assert len(names) == 1
         assert sorted(p.name for p in (disk / names[0]).rglob("*")) == sorted(p.name for p in whole.rglob("*"))
 
@@ -158,7 +159,7 @@ def test_what_a_killed_start_left_in_the_cache_is_made_anew(tmp_path: Path) -> N
         to.mkdir()
         (to / "whole").touch()
 
-    places.made_once(tmp_path / "tree", make)
+    paths.made_once(tmp_path / "tree", make)
 
     assert [path.name for path in (tmp_path / "tree").iterdir()] == ["whole"]
     assert not (tmp_path / "tree.new").exists()
@@ -224,12 +225,12 @@ def test_databases_behind_a_directory_closed_since_are_not_begun_anew(open_home:
 def test_a_place_that_somebody_made_first_is_not_used(open_home: Path) -> None:
     """As root: where anybody may make a directory, one of another user's with our name is passed over."""
     open_home.chmod(0o700)
-    [first, *others] = places.elsewhere(open_home / "data")
+    [first, *others] = paths.elsewhere(open_home / "data")
     assert others
     first.mkdir()
     try:
         shutil.chown(first, "nobody")
-        assert places.elsewhere(open_home / "data")[0] == others[0]
+        assert paths.elsewhere(open_home / "data")[0] == others[0]
     finally:
         first.rmdir()
 
@@ -250,7 +251,7 @@ def test_postgres_is_run_from_where_it_can_be(open_home: Path) -> None:
             assert not tree.is_relative_to(cache)
             assert subprocess.run([tree / "bin" / "postgres", "--version"], user="nobody", check=True).returncode == 0
         finally:
-            shutil.rmtree(next(place for place in places.elsewhere(cache) if tree.is_relative_to(place)))
+            shutil.rmtree(next(place for place in paths.elsewhere(cache) if tree.is_relative_to(place)))
 
 
 def test_the_command_the_demo_prints_can_be_typed_beside_any_checkout(

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from quadrille.stack import CannotRun, Stack, ports, state
-from quadrille.stack.problems import PortTaken
-from quadrille.stack.processes import Process
-from quadrille.testing import Start
+from quadrille_cli.stack import CannotRun, Stack, ports, state
+from quadrille_cli.stack.errors import PortTaken
+from quadrille_cli.stack.processes import Process
+from quadrille_cli.testing import Start
 
 NOT_HERE = 9
 NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: another user, a network of its own")

@@ -18,12 +18,12 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 from typer.testing import CliRunner
 
-from chassis.kafka import client_settings
-from chassis.topics import Topics
-from quadrille.client import Client
-from quadrille.main import app
-from quadrille.shop import order_of
-from quadrille.stack import Stack
+from quadrille.kafka.config import client_settings
+from quadrille.kafka.topics import Topics
+from quadrille_cli.client import Client
+from quadrille_cli.demo_data import order_of
+from quadrille_cli.main import app
+from quadrille_cli.stack import Stack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -165,11 +165,11 @@ def _read_only_told(stack: Stack, name: str) -> bool:
 def _lying(stack: Stack) -> int:
     """Return how many records lie on order.events."""
     topics = Topics(stack.kafka_bootstrap)
-    return sum(high - low for low, high in topics.bounds(topics.places("order.events")).values())
+    return sum(high - low for low, high in topics.watermarks(topics.places("order.events")).values())
 
 
 def _said(stack: Stack) -> int:
-    """Return how many facts order has in its outbox for its topic."""
+    """Return how many events order has in its outbox for its topic."""
     return int(sql(stack, "order", "SELECT count(*) FROM outbox WHERE aggregatetype = 'order.events'")[0][0])
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from quadrille.stack import CannotRun, PartFailed, Stack
-from quadrille.testing import Start
+from quadrille_cli.stack import CannotRun, PartFailed, Stack
+from quadrille_cli.testing import Start
 from tests.stack.conftest import NEEDS_ROOT, quadrille
 
 NOT_HERE = 9

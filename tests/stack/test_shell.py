@@ -14,13 +14,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from quadrille import journal
-from quadrille.client import Client
-from quadrille.shop import order_of
-from quadrille.stack import EVERYTHING, Stack, parts
-from quadrille.stack.leftovers import MARK
-from quadrille.stack.ports import ROLES
-from quadrille.testing import Start
+from quadrille_cli.client import Client
+from quadrille_cli.demo_data import order_of
+from quadrille_cli.stack import EVERYTHING, Stack, logs
+from quadrille_cli.stack import stack as parts
+from quadrille_cli.stack.leftovers import MARK
+from quadrille_cli.stack.ports import ROLES
+from quadrille_cli.testing import Start
 from tests.stack.conftest import MakePlace, Place
 
 TABLE = "20 orders: 9 CONFIRMED, 10 CANCELLED, 1 COMPENSATION_FAILED      expected = actual"
@@ -127,7 +127,7 @@ def assert_logs_are_in_order(place: Place, env: Mapping[str, str]) -> None:
     for name in ("kafka", "registry", "postgres-order"):
         code, text = place.quadrille("logs", name, env=outside)
         assert code == 0, text
-        stamp = journal.STAMP.search(text)
+        stamp = logs.STAMP.search(text)
         assert stamp is not None, text
         assert abs(datetime.now(UTC) - datetime.fromisoformat(f"{stamp[1]}T{stamp[2]}+00:00")) < timedelta(hours=4), (
             name
@@ -219,7 +219,7 @@ def test_logs_are_merged_by_the_moment_whatever_their_offset(tmp_path: Path) -> 
         (tmp_path / f"{name}.log").write_text(text)
     files = {name: tmp_path / f"{name}.log" for name in lines}
 
-    merged = [text for _, text in journal.merged(files, journal.Wish())]
+    merged = [text for _, text in logs.merged(files, logs.Wish())]
 
     assert [line.split()[-1] for line in merged] == [
         "yet",

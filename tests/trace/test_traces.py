@@ -11,9 +11,10 @@ from urllib.parse import urlencode
 
 import pytest
 
-from quadrille.client import Client
-from quadrille.shop import order_of
-from quadrille.stack import Stack, jaeger
+from quadrille_cli.client import Client
+from quadrille_cli.demo_data import order_of
+from quadrille_cli.stack import Stack
+from quadrille_cli.stack.servers import jaeger
 from tests.conftest import Shop
 from tests.replay.operator_desk import Operator, forget
 

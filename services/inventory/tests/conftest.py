@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from chassis.testing import InMemory
 from inventory.domain import Stock
 from inventory.events import SetStock
 from inventory.handlers import on
+from quadrille.testing.in_memory import InMemory
 
 
 @pytest.fixture

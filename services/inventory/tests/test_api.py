@@ -11,23 +11,23 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from chassis.registry import Reactions
-from chassis.service import Store, Tx
-from chassis.testing_api import serving
-from chassis.testing_commit import OnPostgres
-from chassis.testing_fuzz import fuzz
 from inventory import api, store
 from inventory.domain import Stock
 from inventory.events import Line, OrderPlaced, SetStock
 from inventory.handlers import on
-from quadrille.client import Client, Reply
+from quadrille.handlers import HandlerRegistry
+from quadrille.service import Store, Tx
+from quadrille.testing.api import serving
+from quadrille.testing.fuzz import fuzz
+from quadrille.testing.postgres import OnPostgres
+from quadrille_cli.client import Client, Reply
 
 Inventory = OnPostgres[Stock]
 NEW = {"If-None-Match": "*"}
 
 
 @pytest.fixture(scope="module")
-def inventory(on_postgres: Callable[[Reactions[Stock], Store[Stock]], Inventory]) -> Inventory:
+def inventory(on_postgres: Callable[[HandlerRegistry[Stock], Store[Stock]], Inventory]) -> Inventory:
     return on_postgres(on, store)
 
 

@@ -8,8 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chassis.testing import InMemory
-from chassis.words import Message
 from inventory.domain import HoldState, Sku, Stock
 from inventory.events import (
     Line,
@@ -22,6 +20,8 @@ from inventory.events import (
     StockReserved,
 )
 from inventory.handlers import on
+from quadrille.messages import Message
+from quadrille.testing.in_memory import InMemory
 
 SKUS = ("a", "b", "c")
 orders = st.sampled_from([f"o-{n}" for n in range(4)])
@@ -74,7 +74,7 @@ def test_no_piece_is_lost_or_made(story: list[Message]) -> None:
 @settings(max_examples=200, deadline=None)
 @given(stories)
 def test_each_order_is_acknowledged_at_most_once(story: list[Message]) -> None:
-    """However often facts repeat, an order is reserved at most once and released at most once."""
+    """However often events repeat, an order is reserved at most once and released at most once."""
     said = told(story).said()
 
     for kind in (StockReserved, StockReleased):

@@ -6,8 +6,6 @@ from datetime import timedelta
 
 import pytest
 
-from chassis.testing import InMemory
-from chassis.undo import ResolveUndo, RetryUndo
 from inventory.domain import MOST, HoldState, Level, OrderId, Sku, Stock
 from inventory.events import (
     Line,
@@ -26,6 +24,8 @@ from inventory.events import (
     StockSet,
 )
 from inventory.handlers import on
+from quadrille.system_messages import ResolveCompensation, RetryCompensation
+from quadrille.testing.in_memory import InMemory
 
 PLACED = OrderPlaced("o-1", (Line("sku-1", 2), Line("sku-2", 1)))
 CANCEL = OrderCancellationRequested("o-1")
@@ -213,7 +213,7 @@ def test_an_ended_hold_absorbs_every_fact(
     inventory: InMemory[Stock],
     past: list[OrderPlaced | OrderCancellationRequested | OrderConfirmed | SetStock],
 ) -> None:
-    """REJECTED, RELEASED and RELEASE_FAILED absorb every fact: nothing is said, nothing moves (law L11)."""
+    """REJECTED, RELEASED and RELEASE_FAILED absorb every event: nothing is said, nothing moves (law L11)."""
     inventory.given(*past)
     before = pieces(inventory, "sku-1"), pieces(inventory, "sku-2"), state(inventory)
 
@@ -279,12 +279,12 @@ def test_every_edge_of_the_map_was_walked() -> None:
         [*stock, PLACED, CONFIRMED, DECLINED],
         [*stock, PLACED, CANCEL],
         [*stock, PLACED, DECLINED],
-        [*stock, PLACED, CONFIRMED, CANCEL, SetStock("sku-2", 2, sealed=False), RetryUndo("o-1")],
-        [*stock, PLACED, CONFIRMED, CANCEL, ResolveUndo("o-1", "EXTERNAL", "ann", "T-7")],
+        [*stock, PLACED, CONFIRMED, CANCEL, SetStock("sku-2", 2, sealed=False), RetryCompensation("o-1")],
+        [*stock, PLACED, CONFIRMED, CANCEL, ResolveCompensation("o-1", "EXTERNAL", "ann", "T-7")],
         [PLACED],
     ):
         inventory = InMemory(on)
         inventory.hears(*story)
         walked |= inventory.exercised
 
-    assert walked == {(r.name, said.type) for r in on.reactions.values() for said in r.says}
+    assert walked == {(r.name, said.type) for r in on.specs.values() for said in r.emits}

@@ -11,11 +11,6 @@ from uuid import uuid4
 import pytest
 import sqlalchemy as sa
 
-from chassis.inputs import Done, Parked
-from chassis.registry import Reactions
-from chassis.service import Store
-from chassis.testing_commit import OnPostgres, drift
-from chassis.words import Message
 from inventory import store
 from inventory.domain import MOST, Level, Stock
 from inventory.events import (
@@ -33,12 +28,17 @@ from inventory.events import (
     StockSet,
 )
 from inventory.handlers import on
+from quadrille.handlers import HandlerRegistry
+from quadrille.messages import Message
+from quadrille.processing.envelope import Handled, Parked
+from quadrille.service import Store
+from quadrille.testing.postgres import OnPostgres, drift
 
 Inventory = OnPostgres[Stock]
 
 
 @pytest.fixture(scope="module")
-def migrated(on_postgres: Callable[[Reactions[Stock], Store[Stock]], Inventory]) -> Inventory:
+def migrated(on_postgres: Callable[[HandlerRegistry[Stock], Store[Stock]], Inventory]) -> Inventory:
     return on_postgres(on, store)
 
 
@@ -178,7 +178,7 @@ def test_the_database_refuses_a_broken_equation(inventory: Inventory, sku: str, 
     broken, fine = inventory.hears(OrderConfirmed(order), SetStock(neighbour, 1))
 
     assert isinstance(broken, Parked)
-    assert isinstance(fine, Done)
+    assert isinstance(fine, Handled)
     assert pieces(inventory, sku) == (3, 0, 0, 3)
 
 
@@ -212,7 +212,7 @@ def test_four_workers_race_for_eight_skus(inventory: Inventory) -> None:
                     orders = [rng.choice(shared) if rng.random() < 0.5 else str(uuid4()) for _ in range(8)]
                     batch = [message for order in orders for message in story(order, skus, rng)]
                     outcomes = inventory.takes(inventory.inputs(batch), tx=tx)
-                    assert all(isinstance(outcome, Done) for outcome in outcomes)
+                    assert all(isinstance(outcome, Handled) for outcome in outcomes)
         except BaseException as failure:  # noqa: BLE001 - told to the test's own thread
             failures.append(failure)
 
@@ -244,7 +244,7 @@ def test_the_last_unit_is_sold_once(inventory: Inventory) -> None:
             start.wait(60)
             (outcome,) = inventory.takes(inventory.inputs([OrderPlaced(str(uuid4()), (Line(sku, 1),))]), tx=tx)
             with lock:
-                said.append(outcome.said[0].type if isinstance(outcome, Done) else str(outcome))
+                said.append(outcome.said[0].type if isinstance(outcome, Handled) else str(outcome))
 
     threads = [threading.Thread(target=buy) for _ in range(8)]
     for thread in threads:

@@ -6,9 +6,6 @@ from typing import Literal
 
 import pytest
 
-from chassis.testing import InMemory
-from chassis.undo import ResolveUndo, RetryUndo, UndoAnswered
-from chassis.words import Message, tell_waiting
 from inventory.domain import HoldState, OrderId, Sku, Stock
 from inventory.events import (
     Line,
@@ -20,26 +17,29 @@ from inventory.events import (
     StockReleased,
     StockResolved,
 )
+from quadrille.messages import Message, tell_waiting
+from quadrille.system_messages import CompensationAnswered, ResolveCompensation, RetryCompensation
+from quadrille.testing.in_memory import InMemory
 
 PLACED = OrderPlaced("o-1", (Line("sku-1", 2), Line("sku-2", 1)))
 CONFIRMED, DECLINED = OrderConfirmed("o-1"), PaymentDeclined("o-1")
 CANCEL = OrderCancellationRequested("o-1")
 SEALED, UNSEALED = SetStock("sku-1", 3, sealed=True), SetStock("sku-1", 3, sealed=False)
-RETRY = RetryUndo("o-1")
+RETRY = RetryCompensation("o-1")
 RESOLVED = StockResolved("o-1", "WRITTEN_OFF", "ann", "T-7")
 FAILED: list[Message] = [PLACED, SEALED, CONFIRMED, CANCEL]
 Outcome = Literal["DONE", "STILL_FAILED", "NOT_OWED", "UNKNOWN"]
 
 
-def resolve(*waiting: str) -> ResolveUndo:
+def resolve(*waiting: str) -> ResolveCompensation:
     """Return a wish to resolve that finds these types parked or discarded."""
-    wish = ResolveUndo("o-1", "WRITTEN_OFF", "ann", "T-7")
+    wish = ResolveCompensation("o-1", "WRITTEN_OFF", "ann", "T-7")
     tell_waiting(wish, waiting)
     return wish
 
 
-def replied(outcome: Outcome, state: str) -> UndoAnswered:
-    return UndoAnswered("o-1", outcome, state)
+def replied(outcome: Outcome, state: str) -> CompensationAnswered:
+    return CompensationAnswered("o-1", outcome, state)
 
 
 def pieces(inventory: InMemory[Stock], sku: str = "sku-1") -> tuple[int, int, int]:
@@ -74,7 +74,7 @@ def test_goods_that_are_still_sealed_do_not_come_back(inventory: InMemory[Stock]
 
 @pytest.mark.proves("inventory.resolve")
 def test_a_failed_release_resolved_keeps_what_was_sold(inventory: InMemory[Stock]) -> None:
-    """Committed goods stay committed; the fact carries how, who and the evidence, once."""
+    """Committed goods stay committed; the event carries how, who and the evidence, once."""
     inventory.given(*FAILED)
 
     inventory.hears(resolve(), resolve())
@@ -143,7 +143,7 @@ def test_only_a_release_that_failed_is_retried(inventory: InMemory[Stock], past:
 
 @pytest.mark.proves("inventory.absorbs")
 def test_what_is_resolved_absorbs_everything(inventory: InMemory[Stock]) -> None:
-    """After RESOLVED no fact changes or says anything."""
+    """After RESOLVED no event changes or says anything."""
     inventory.given(*FAILED, resolve())
 
     inventory.hears(PLACED, CONFIRMED, CANCEL, DECLINED, times=2)

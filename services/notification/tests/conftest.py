@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from chassis.testing import InMemory
 from notification.domain import Post
 from notification.events import PutContact
 from notification.handlers import on
+from quadrille.testing.in_memory import InMemory
 
 
 @pytest.fixture

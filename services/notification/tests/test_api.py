@@ -11,16 +11,16 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from chassis.registry import Reactions
-from chassis.service import Store, Tx
-from chassis.testing_api import serving
-from chassis.testing_commit import OnPostgres
-from chassis.testing_fuzz import fuzz
 from notification import api, store
 from notification.domain import Post
 from notification.events import MailFailed, MailSent, OrderCancellationRequested, OrderCancelled, OrderConfirmed
 from notification.handlers import on
-from quadrille.client import Client, Reply
+from quadrille.handlers import HandlerRegistry
+from quadrille.service import Store, Tx
+from quadrille.testing.api import serving
+from quadrille.testing.fuzz import fuzz
+from quadrille.testing.postgres import OnPostgres
+from quadrille_cli.client import Client, Reply
 
 Office = OnPostgres[Post]
 SECRET = "ada.lovelace"  # noqa: S105 - the part of an address that must not be told
@@ -28,7 +28,7 @@ EMAIL = f"{SECRET}@shop.example"
 
 
 @pytest.fixture(scope="module")
-def notification(on_postgres: Callable[[Reactions[Post], Store[Post]], Office]) -> Office:
+def notification(on_postgres: Callable[[HandlerRegistry[Post], Store[Post]], Office]) -> Office:
     return on_postgres(on, store)
 
 

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chassis.outside import Transient
 from notification.events import MailFailed, MailSent, SendMail
 from notification.gateway import GIVEN_UP, Mailer, Unsafe, compose, outside, safe, send_mail
-from sandbox.testing import Running, running
+from quadrille.intents import TransientError
+from quadrille_sandbox.testing import Running, running
 
 HEADERS = [
     "From",
@@ -141,7 +141,7 @@ def test_a_restarted_server_costs_no_mail(tmp_path: Path, order_id: str) -> None
         sandbox.process.terminate()
         sandbox.process.wait(60)
 
-        with pytest.raises(Transient, match="ConnectionRefusedError"):
+        with pytest.raises(TransientError, match="ConnectionRefusedError"):
             send_mail(mail(order_id), mailer)
 
         with running(tmp_path, QUADRILLE_SMTP_BIND=address) as back:
@@ -165,7 +165,7 @@ def test_a_restarted_server_costs_no_mail(tmp_path: Path, order_id: str) -> None
 )
 def test_trouble_of_the_server_is_tried_again(order_id: str, script: tuple[bytes, ...], expected: str) -> None:
     """Whatever is not a refusal of this very mail leaves the intent open."""
-    with scripted(script) as url, closing(Mailer(url)) as mailer, pytest.raises(Transient, match=expected):
+    with scripted(script) as url, closing(Mailer(url)) as mailer, pytest.raises(TransientError, match=expected):
         send_mail(mail(order_id), mailer)
 
 
@@ -178,7 +178,7 @@ def test_trouble_of_the_server_is_tried_again(order_id: str, script: tuple[bytes
     ],
 )
 def test_a_refusal_tells_codes_not_words(order_id: str, script: tuple[bytes, ...], told: str) -> None:
-    """The server's words may hold an address, so only its codes reach a fact or a log."""
+    """The server's words may hold an address, so only its codes reach an event or a log."""
     with scripted(script) as url, closing(Mailer(url)) as mailer:
         failed = send_mail(mail(order_id), mailer)
 
@@ -188,7 +188,7 @@ def test_a_refusal_tells_codes_not_words(order_id: str, script: tuple[bytes, ...
 def test_a_silent_server_is_left_within_the_lease(order_id: str) -> None:
     """A server that takes the mail and never answers is given up after the time of one delivery."""
     script = (b"220 x", b"250 x", b"250 x", b"250 x", b"354 go", b"")
-    with scripted(script) as url, closing(Mailer(url, timeout=0.3)) as mailer, pytest.raises(Transient):
+    with scripted(script) as url, closing(Mailer(url, timeout=0.3)) as mailer, pytest.raises(TransientError):
         send_mail(mail(order_id), mailer)
 
 
@@ -257,7 +257,7 @@ def test_no_encoded_word_makes_another_header(parts: tuple[str, str, str]) -> No
 
 def test_a_mail_is_given_up_by_name() -> None:
     """At the top of its ladder a mail is told as failed, with a fixed phrase."""
-    exhausted = outside.errands[SendMail].exhausted
+    exhausted = outside.policies[SendMail].exhausted
     assert exhausted is not None
     assert exhausted(mail("o")) == MailFailed("o", "confirmed", GIVEN_UP)
 

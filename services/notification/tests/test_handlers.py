@@ -6,9 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from chassis.outside import Ruling
-from chassis.testing import InMemory
-from chassis.words import Message
 from notification.domain import CustomerId, Kind, OrderId, Post, State
 from notification.events import (
     ContactErased,
@@ -27,6 +24,9 @@ from notification.events import (
     SendMailDropped,
 )
 from notification.handlers import on, when_mail
+from quadrille.intents import Decision
+from quadrille.messages import Message
+from quadrille.testing.in_memory import InMemory
 
 CONFIRMED = OrderConfirmed("o-1", "cust_demo", 2500, "EUR")
 CANCEL = OrderCancellationRequested("o-1")
@@ -148,10 +148,10 @@ def test_a_cancellation_heard_first_suppresses_the_confirmation(notification: In
 def test_a_cancellation_before_the_lease_drops_the_confirmation(notification: InMemory[Post]) -> None:
     """A confirmation still waiting when the cancellation is heard is dropped at its lease and said as suppressed."""
     notification.given(CONFIRMED)
-    assert when_mail(MAIL, notification.work) is Ruling.GO
+    assert when_mail(MAIL, notification.work) is Decision.PROCEED
 
     notification.given(CANCEL)
-    assert when_mail(MAIL, notification.work) is Ruling.DROP
+    assert when_mail(MAIL, notification.work) is Decision.CANCEL
     notification.hears(DROPPED, times=2)
 
     assert notification.said() == [NotificationSuppressed("o-1", "confirmed", "CANCELLED")]
@@ -165,14 +165,14 @@ def test_a_cancelled_order_still_hears_that_it_is_cancelled(notification: InMemo
 
     (mail,) = notification.said()
     assert isinstance(mail, SendMail)
-    assert when_mail(mail, notification.work) is Ruling.GO
+    assert when_mail(mail, notification.work) is Decision.PROCEED
 
 
 def test_an_erased_customer_gets_no_mail(notification: InMemory[Post]) -> None:
     """A customer erased before the lease gets no mail: it is dropped and said as suppressed without an address."""
     notification.given(CONFIRMED, DeleteContact("cust_demo"))
 
-    assert when_mail(MAIL, notification.work) is Ruling.DROP
+    assert when_mail(MAIL, notification.work) is Decision.CANCEL
     notification.hears(DROPPED)
 
     assert notification.said() == [NotificationSuppressed("o-1", "confirmed", "NO_ADDRESS")]
@@ -182,12 +182,12 @@ def test_a_mail_that_waits_follows_its_customer(notification: InMemory[Post]) ->
     """Erased and entered anew before the lease: nothing goes to the old address, the same mail to the new one."""
     notification.given(CONFIRMED, DeleteContact("cust_demo"), PutContact("cust_demo", "new@example.com"))
 
-    assert when_mail(MAIL, notification.work) is Ruling.DROP
+    assert when_mail(MAIL, notification.work) is Decision.CANCEL
     notification.hears(DROPPED)
 
     moved = replace(MAIL, address="new@example.com")
     assert notification.said() == [moved]
-    assert when_mail(moved, notification.work) is Ruling.GO
+    assert when_mail(moved, notification.work) is Decision.PROCEED
 
 
 @pytest.mark.proves("L11")
@@ -205,7 +205,7 @@ def test_an_ended_notice_absorbs_everything(notification: InMemory[Post], past: 
 
     assert notification.said() == []
     assert state(notification) is before
-    assert when_mail(MAIL, notification.work) is Ruling.DROP
+    assert when_mail(MAIL, notification.work) is Decision.CANCEL
 
 
 def test_answers_nobody_asked_for_are_absorbed(notification: InMemory[Post]) -> None:
@@ -256,4 +256,4 @@ def test_every_edge_of_the_map_was_walked() -> None:
         notification.hears(*story)
         walked |= notification.exercised
 
-    assert walked == {(r.name, said.type) for r in on.reactions.values() for said in r.says}
+    assert walked == {(r.name, said.type) for r in on.specs.values() for said in r.emits}

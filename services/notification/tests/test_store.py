@@ -10,10 +10,6 @@ from uuid import uuid4
 import pytest
 import sqlalchemy as sa
 
-from chassis.outside import Ruling
-from chassis.registry import Reactions
-from chassis.service import Store
-from chassis.testing_commit import OnPostgres, drift
 from notification import store
 from notification.domain import Contact, CustomerId, Kind, Post, State
 from notification.events import (
@@ -30,12 +26,16 @@ from notification.events import (
     SendMailDropped,
 )
 from notification.handlers import on, when_mail
+from quadrille.handlers import HandlerRegistry
+from quadrille.intents import Decision
+from quadrille.service import Store
+from quadrille.testing.postgres import OnPostgres, drift
 
 Office = OnPostgres[Post]
 
 
 @pytest.fixture(scope="module")
-def migrated(on_postgres: Callable[[Reactions[Post], Store[Post]], Office]) -> Office:
+def migrated(on_postgres: Callable[[HandlerRegistry[Post], Store[Post]], Office]) -> Office:
     return on_postgres(on, store)
 
 
@@ -74,13 +74,13 @@ def said(notification: Office, order: str) -> list[str]:
     return [f"{kind} {body['kind']}" for kind, body in notification.published(order)]
 
 
-def ruling(notification: Office, mail: SendMail) -> Ruling:
+def ruling(notification: Office, mail: SendMail) -> Decision:
     with notification.tx.transaction():
         return when_mail(mail, store.load(notification.tx, [mail]))
 
 
 def test_both_mails_of_an_order(notification: Office, customer: str, order: str) -> None:
-    """Confirmed, cancelled: one intent and one fact each, and the API shows both, the oldest first."""
+    """Confirmed, cancelled: one intent and one event each, and the API shows both, the oldest first."""
     notification.given(OrderConfirmed(order, customer, 2500, "EUR"))
     notification.given(MailSent(order, "confirmed"))
     notification.given(OrderCancellationRequested(order))
@@ -131,10 +131,10 @@ def test_a_waiting_mail_is_judged_against_the_database(notification: Office, cus
     notification.given(OrderConfirmed(order, customer, 2500, "EUR"))
     (mail,) = notification.intents(order)
     assert isinstance(mail, SendMail)
-    assert ruling(notification, mail) is Ruling.GO
+    assert ruling(notification, mail) is Decision.PROCEED
 
     notification.given(OrderCancellationRequested(order))
-    assert ruling(notification, mail) is Ruling.DROP
+    assert ruling(notification, mail) is Decision.CANCEL
     notification.given(SendMailDropped(order, "confirmed", customer, mail.subject, mail.text))
 
     assert said(notification, order) == ["notification.suppressed confirmed"]
@@ -147,10 +147,10 @@ def test_an_erased_customer_is_judged_against_the_database(notification: Office,
     assert isinstance(mail, SendMail)
 
     notification.given(DeleteContact(customer))
-    assert ruling(notification, mail) is Ruling.DROP
+    assert ruling(notification, mail) is Decision.CANCEL
 
     notification.given(PutContact(customer, "new@example.com"))
-    assert ruling(notification, mail) is Ruling.DROP
+    assert ruling(notification, mail) is Decision.CANCEL
     notification.given(SendMailDropped(order, "confirmed", customer, mail.subject, mail.text))
 
     assert notification.intents(order)[-1] == replace(mail, address="new@example.com")

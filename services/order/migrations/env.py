@@ -1,5 +1,5 @@
 """Runs this history over the connection it is given."""
 
-from chassis.migrate import run
+from quadrille.db.migrations import run
 
 run()

@@ -9,17 +9,17 @@ import psycopg
 import pytest
 from services.order.tests.shopfront import Shop
 
-from chassis.registry import Reactions
-from chassis.service import Store
-from chassis.testing import START, InMemory
-from chassis.testing_api import serving
-from chassis.testing_commit import OnPostgres
 from order import api, store
 from order.domain import Orders
 from order.events import Line, PlaceOrder
 from order.handlers import on
+from quadrille.handlers import HandlerRegistry
+from quadrille.service import Store
+from quadrille.testing.api import serving
+from quadrille.testing.in_memory import START, InMemory
+from quadrille.testing.postgres import OnPostgres
 
-Wire = Callable[[Reactions[Orders], Store[Orders]], OnPostgres[Orders]]
+Wire = Callable[[HandlerRegistry[Orders], Store[Orders]], OnPostgres[Orders]]
 
 
 @pytest.fixture

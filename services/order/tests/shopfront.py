@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 
 import psycopg
 
-from chassis.testing_commit import OnPostgres
 from order.domain import Orders
+from quadrille.testing.postgres import OnPostgres
 
 ORDER: dict[str, Any] = {
     "customer_id": "cust_demo",
@@ -70,7 +70,7 @@ class Shop:
         return self.ask("POST", "/v1/orders", ORDER | changed, {"Idempotency-Key": key})
 
     def written(self) -> tuple[int, ...]:
-        """Return how many orders, requests, facts and timers there are."""
+        """Return how many orders, requests, events and timers there are."""
         with psycopg.connect(self.db.logins.owner) as tx:
             return tuple(tx.execute(WRITTEN).fetchone() or ())
 
@@ -79,7 +79,7 @@ class Shop:
         return self.ask("POST", f"/v1/orders/{order_id}/cancel", None, headers)
 
     def said(self, order_id: str) -> list[str]:
-        """Return the types of the facts told of an order, in sequence."""
+        """Return the types of the events told of an order, in sequence."""
         return [kind for kind, _ in self.db.published(order_id)]
 
     @contextmanager

@@ -9,9 +9,6 @@ from typing import TypeAlias
 
 import pytest
 
-from chassis.stuck import OrderCheck
-from chassis.testing import START, InMemory
-from chassis.words import Fact, Message, Said
 from order.domain import PHASES, Order, Orders, Status
 from order.events import (
     CancelOrder,
@@ -38,9 +35,12 @@ from order.events import (
     StockResolved,
 )
 from order.handlers import on
+from quadrille.messages import Emitted, Event, Message
+from quadrille.stuck import OrderCheck
+from quadrille.testing.in_memory import START, InMemory
 
 Story: TypeAlias = tuple[Order, tuple[str, ...]]
-Reached: TypeAlias = dict[Story, list[tuple[Story, tuple[Said, ...]]]]
+Reached: TypeAlias = dict[Story, list[tuple[Story, tuple[Emitted, ...]]]]
 HEARD: tuple[Message, ...] = (
     OrderDeadline("o-1", START + timedelta(minutes=5)),
     CancelOrder("o-1", "local", "local"),
@@ -65,7 +65,7 @@ TOLD = (CONFIRMED, REQUESTED, CANCELLED)
 def explored(order: InMemory[Orders], place: PlaceOrder) -> Reached:
     """Return every state that any sequence of messages leads to, with what follows it and what is said there.
 
-    A state is the order's row without its times and counters, and the facts it has said so far.
+    A state is the order's row without its times and counters, and the events it has said so far.
     """
     order.given(place)
     reached: Reached = {}
@@ -87,7 +87,7 @@ def explored(order: InMemory[Orders], place: PlaceOrder) -> Reached:
 
 
 def waits_for_a_day(empty: InMemory[Orders], place: PlaceOrder) -> None:
-    """Let an order wait: for the first fact while its deadline is far off, then for its undo."""
+    """Let an order wait: for the first event while its deadline is far off, then for its undo."""
     empty.work.rows.drop("o-1")
     patient = replace(place, idempotency_key="a third", reference=None, deadline_at=place.placed_at + timedelta(days=1))
     empty.hears(patient, OrderCheck("o-1", START + timedelta(minutes=5)))
@@ -128,13 +128,13 @@ def test_the_laws_hold_in_every_state(reached: Reached) -> None:
 
 @pytest.mark.proves("L11")
 def test_nothing_changes_after_the_end(reached: Reached) -> None:
-    """A cancelled order absorbs everything: its row stays and no fact is said."""
+    """A cancelled order absorbs everything: its row stays and no event is said."""
     ended = [story for story in reached if story[0].status is Status.CANCELLED]
     assert ended
     for story in ended:
         for after, said in reached[story]:
             assert after == story
-            assert not any(isinstance(one, Fact) for one in said)
+            assert not any(isinstance(one, Event) for one in said)
 
 
 @pytest.mark.proves("order.resolved")
@@ -153,7 +153,7 @@ def test_a_failure_is_announced_and_resolved_in_pairs(reached: Reached) -> None:
 
 
 def test_no_state_is_without_an_exit(reached: Reached) -> None:
-    """From every state some facts lead to an end: no combination of facts strands an order."""
+    """From every state some events lead to an end: no combination of events strands an order."""
     leads: dict[Story, set[Story]] = {}
     for story, following in reached.items():
         for after, _ in following:
@@ -174,5 +174,5 @@ def test_every_declared_edge_is_said(empty: InMemory[Orders], place: PlaceOrder)
     explored(empty, replace(place, customer_id="cust_blocked", idempotency_key="another", reference=None))
     waits_for_a_day(empty, place)
 
-    declared = {(reaction.name, said.type) for reaction in on.reactions.values() for said in reaction.says}
+    declared = {(reaction.name, said.type) for reaction in on.specs.values() for said in reaction.emits}
     assert empty.exercised == declared

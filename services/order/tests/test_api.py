@@ -12,7 +12,6 @@ import psycopg
 import pytest
 from services.order.tests.shopfront import LINE, ORDER, Got, Shop
 
-from chassis.words import Message
 from order.events import (
     CancelOrder,
     PaymentCharged,
@@ -22,6 +21,7 @@ from order.events import (
     StockReleased,
     StockReserved,
 )
+from quadrille.messages import Message
 
 
 def slug(got: Got) -> str:
@@ -30,7 +30,7 @@ def slug(got: Got) -> str:
 
 @pytest.mark.proves("order.place")
 def test_an_order_is_accepted(shop: Shop) -> None:
-    """202 tells the whole order, where it is, its version and when to look again; one fact and one timer are said."""
+    """202 tells the whole order, where it is, its version and when to look again; one event and one timer are said."""
     got = shop.place(reference="basket-4711")
     body = got.body
 
@@ -200,7 +200,7 @@ def test_a_missing_key(shop: Shop, key: str | None) -> None:
     ids=["cut", "duplicate member", "trailing", "65 KiB"],
 )
 def test_what_is_no_json(shop: Shop, body: bytes, status: int, expected: str) -> None:
-    """Malformed JSON is 400, a body of 65 KiB is 413; nothing is written."""
+    """MalformedJsonError JSON is 400, a body of 65 KiB is 413; nothing is written."""
     got = shop.ask("POST", "/v1/orders", body, {"Idempotency-Key": "k-1"})
 
     assert (got.status, got.slug) == (status, expected)
@@ -265,7 +265,7 @@ def test_a_plus_in_a_query_says_what_to_do(shop: Shop, time: str) -> None:
 
 
 def test_an_etag_spares_the_reading(shop: Shop) -> None:
-    """If-None-Match with the version in hand is 304; after a fact the version is another."""
+    """If-None-Match with the version in hand is 304; after an event the version is another."""
     placed = shop.place()
     path, order_id = placed.headers["location"], placed.body["order_id"]
     assert shop.ask("GET", path, headers={"If-None-Match": '"v1"'}).status == 304

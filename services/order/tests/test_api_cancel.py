@@ -18,11 +18,6 @@ import psycopg
 import pytest
 from services.order.tests.shopfront import Shop
 
-from chassis.commit import commit
-from chassis.ids import uuid7
-from chassis.inputs import Done, Input, Parked, Unreadable
-from chassis.service import Service, Tx
-from chassis.words import Message
 from order.domain import Orders, Rules
 from order.events import (
     CancelAnswered,
@@ -36,13 +31,18 @@ from order.events import (
     StockReleased,
     StockReserved,
 )
+from quadrille.ids import uuid7
+from quadrille.messages import Message
+from quadrille.processing.batch import process_batch
+from quadrille.processing.envelope import Envelope, Handled, Parked, Unreadable
+from quadrille.service import Service, Tx
 
 CUT_OFF = "UPDATE orders SET cancellable_until = now() - interval '1 second' WHERE order_id = %s"
 RACES, BATCH = 10_000, 40
 
 
 def placed(shop: Shop, *facts: Callable[[str], Message]) -> str:
-    """Place an order, let facts about it arrive, and return its id."""
+    """Place an order, let events about it arrive, and return its id."""
     order_id = str(shop.place(f"k-{uuid4()}").body["order_id"])
     if facts:
         shop.db.given(*(fact(order_id) for fact in facts))
@@ -51,7 +51,7 @@ def placed(shop: Shop, *facts: Callable[[str], Message]) -> str:
 
 @pytest.mark.proves("order.cancel")
 def test_an_undecided_order_is_cancelled(shop: Shop) -> None:
-    """202 shows the order being undone, for the customer; the fact is said once, and no link to cancel is left."""
+    """202 shows the order being undone, for the customer; the event is said once, and no link to cancel is left."""
     order = placed(shop, StockReserved)
     got = shop.cancel(order)
     body = got.body
@@ -178,16 +178,16 @@ def test_a_foreign_order_is_not_found(shop: Shop) -> None:
 
 @pytest.mark.proves("late.line")
 def test_no_parked_fact_holds_a_cancellation_up(shop: Shop) -> None:
-    """A fact of the order that cannot be read waits in its line; cancelling does not wait behind it."""
+    """An event of the order that cannot be read waits in its line; cancelling does not wait behind it."""
     order = placed(shop)
-    strange = Input(uuid7(), order, Unreadable("no bytes"), datetime.now(UTC), "stock.reserved")
+    strange = Envelope(uuid7(), order, Unreadable("no bytes"), datetime.now(UTC), "stock.reserved")
     assert [type(outcome) for outcome in shop.db.takes([strange])] == [Parked]
 
     assert shop.cancel(order).status == 202
 
 
 def test_fifty_clients_cancel_one_order(shop: Shop) -> None:
-    """At once: one of them is told 202, all others 200; the fact is said once."""
+    """At once: one of them is told 202, all others 200; the event is said once."""
     order = placed(shop, PaymentCharged)
     with ThreadPoolExecutor(25) as pool:
         answers = Counter(got.status for got in pool.map(lambda _: shop.cancel(order), range(50)))
@@ -273,10 +273,10 @@ def _shuffled(orders: Sequence[str], seed: int) -> Iterable[list[str]]:
 
 def _told(tx: Tx, service: Service[Orders], messages: Sequence[Message]) -> list[object]:
     now = datetime.now(UTC)
-    heard = [Input(uuid7(), str(m.order_id), m, now, m.type) for m in messages]  # type: ignore[attr-defined] # both have one
-    outcomes = commit(tx, service, heard)
-    assert all(isinstance(outcome, Done) for outcome in outcomes), outcomes
-    return [said for outcome in outcomes if isinstance(outcome, Done) for said in outcome.said]
+    heard = [Envelope(uuid7(), str(m.order_id), m, now, m.type) for m in messages]  # type: ignore[attr-defined] # both have one
+    outcomes = process_batch(tx, service, heard)
+    assert all(isinstance(outcome, Handled) for outcome in outcomes), outcomes
+    return [said for outcome in outcomes if isinstance(outcome, Handled) for said in outcome.said]
 
 
 def _many(shop: Shop, service: Service[Orders], count: int) -> list[str]:

@@ -15,10 +15,10 @@ import psycopg
 import pytest
 from services.order.tests.shopfront import Got, Shop, Told
 
-from chassis.ids import lock_key
-from chassis.testing_api import serving
 from order import api
 from order.events import PaymentCharged, PaymentRefunded, PaymentSkipped, StockRejected, StockReleased, StockReserved
+from quadrille.ids import lock_key
+from quadrille.testing.api import serving
 
 KEYS, AT_ONCE = 1_000, int(os.environ.get("POSTS_AT_ONCE", "8"))
 FOR_EVER = 3600.0
@@ -159,10 +159,10 @@ def test_no_client_misses_anything(shop: Shop) -> None:
 
 def test_a_quiet_stream_is_kept_alive(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """While nothing happens a comment is sent now and then; after its time the client is asked to come back."""
-    monkeypatch.setattr("chassis.waiting.KEEP_ALIVE_SECONDS", 0.05)
+    monkeypatch.setattr("quadrille.web.sse.KEEP_ALIVE_SECONDS", 0.05)
     with shop.stream(placed(shop)) as events:
         assert [next(events).name for _ in range(4)] == ["snapshot", "", "", ""]
-    monkeypatch.setattr("chassis.waiting.STREAM_SECONDS", (0.2, 0.3))
+    monkeypatch.setattr("quadrille.web.sse.STREAM_SECONDS", (0.2, 0.3))
     with shop.stream(placed(shop)) as events:
         names = [event.name for event in events]
 
@@ -182,7 +182,7 @@ def test_fifty_streams_do_not_hold_the_end_up(shop: Shop, monkeypatch: pytest.Mo
     """Told to end, an api tells fifty streams to come back and answers ten who wait, though all of them would stay."""
     monkeypatch.setattr("order.api.wait_of", lambda prefer: FOR_EVER if prefer else 0)
     for name, value in (("KEEP_ALIVE_SECONDS", FOR_EVER), ("STREAM_SECONDS", (FOR_EVER, FOR_EVER))):
-        monkeypatch.setattr(f"chassis.waiting.{name}", value)
+        monkeypatch.setattr(f"quadrille.web.sse.{name}", value)
     order = placed(shop)
     with ExitStack() as server, ExitStack() as clients, ThreadPoolExecutor(10) as pool:
         url = server.enter_context(serving(api.make, shop.db.service, shop.db.connect))

@@ -18,22 +18,22 @@ import psutil
 import pytest
 from services.order.tests.shopfront import ORDER
 
-from chassis.registry import Reactions
-from chassis.schema_ids import numbered
-from chassis.schemas import said_by
-from chassis.service import Store
-from chassis.testing_commit import OnPostgres
-from chassis.tests.served import free_port
-from chassis.tests.workbench import wait_until
 from order import store
 from order.domain import Orders
 from order.handlers import on
+from quadrille.avro.registry import numbered
+from quadrille.avro.schemas import said_by
+from quadrille.handlers import HandlerRegistry
+from quadrille.service import Store
+from quadrille.testing.postgres import OnPostgres
+from tests.chassis.support.database import wait_until
+from tests.chassis.support.http_harness import free_port
 
 FILES = 256
 
 
 @pytest.fixture(scope="module")
-def db(on_postgres: Callable[[Reactions[Orders], Store[Orders]], OnPostgres[Orders]]) -> OnPostgres[Orders]:
+def db(on_postgres: Callable[[HandlerRegistry[Orders], Store[Orders]], OnPostgres[Orders]]) -> OnPostgres[Orders]:
     return on_postgres(on, store)
 
 

@@ -8,10 +8,10 @@ import psycopg
 import pytest
 from services.order.tests.shopfront import Shop
 
-from chassis import upkeep
-from chassis.ids import milliseconds, uuid7
-from chassis.settings import Settings
 from order.main import PROGRAM
+from quadrille.db import retention
+from quadrille.ids import milliseconds, uuid7
+from quadrille.settings import Settings
 
 KEYS = "SELECT key FROM request ORDER BY key"
 AGE = "UPDATE request SET at = at - %s WHERE key = ANY(%s)"
@@ -59,7 +59,7 @@ def test_a_clock_that_jumps_ahead_forgets_no_key(shop: Shop) -> None:
 
 def test_keys_go_when_their_time_is_over(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many there are; one that still counts stays, and one that went makes a new order (failure F5)."""
-    monkeypatch.setattr(upkeep, "AT_ONCE", 2)
+    monkeypatch.setattr(retention, "AT_ONCE", 2)
     first = {key: shop.place(key).body["order_id"] for key in ("a", "b", "c", "young", "edge")}
     age(shop, 75, "a", "b", "c")
     live_on(shop)

@@ -7,10 +7,6 @@ from datetime import timedelta
 
 import pytest
 
-from chassis.facts import FindingRaised
-from chassis.stuck import OrderCheck
-from chassis.testing import START, InMemory
-from chassis.words import Fact, Message, NotYet
 from order.domain import PHASES, Detail, Order, Orders, Status
 from order.events import (
     CancelAnswered,
@@ -38,6 +34,10 @@ from order.events import (
     StockReserved,
     StockResolved,
 )
+from quadrille.messages import Event, Message, NotYet
+from quadrille.stuck import OrderCheck
+from quadrille.system_messages import FindingRaised
+from quadrille.testing.in_memory import START, InMemory
 
 Desk = InMemory[Orders]
 EXPIRED = OrderDeadline("o-1", START + timedelta(minutes=5))
@@ -57,7 +57,7 @@ SKIPPED = PaymentSkipped("o-1")
 REFUNDED = PaymentRefunded("o-1", "VOID", 2800)
 REFUND_FAILED = PaymentRefundFailed("o-1", "BUSINESS", "card_closed", 1)
 PAYMENT_RESOLVED = PaymentResolved("o-1", "EXTERNAL")
-# Each participant's facts in rank; those of one rank in one tuple.
+# Each participant's events in rank; those of one rank in one tuple.
 INVENTORY = ((RESERVED,), (COMMITTED,), (RELEASE_FAILED,), (REJECTED, RELEASED, STOCK_RESOLVED))
 PAYMENT = ((UNKNOWN,), (CHARGED,), (REFUND_FAILED,), (DECLINED, SKIPPED, REFUNDED, PAYMENT_RESOLVED))
 FACTS = [fact for ranked in (*INVENTORY, *PAYMENT) for fact in ranked]
@@ -107,8 +107,8 @@ def test_a_placed_order_is_pending(empty: Desk, place: PlaceOrder) -> None:
 
 @pytest.mark.proves("order.not-newer", "order.rank", "L11")
 @pytest.mark.parametrize(("earlier", "later"), NOT_NEWER)
-def test_a_fact_that_is_not_newer_changes_nothing(order: Desk, earlier: Fact, later: Fact) -> None:
-    """A fact of a rank that is folded already is a no-op, in whatever state the order is (law L11)."""
+def test_a_fact_that_is_not_newer_changes_nothing(order: Desk, earlier: Event, later: Event) -> None:
+    """An event of a rank that is folded already is a no-op, in whatever state the order is (law L11)."""
     order.given(earlier)
     before = row(order)
 
@@ -140,7 +140,7 @@ def test_out_of_stock(order: Desk) -> None:
 
 @pytest.mark.proves("order.charged", "L8", "late.charged-first")
 @pytest.mark.parametrize("before", UNDECIDED)
-def test_charged(order: Desk, before: tuple[Fact, ...]) -> None:
+def test_charged(order: Desk, before: tuple[Event, ...]) -> None:
     """payment.charged confirms an undecided order, stock.reserved read or not (law L8), until its cut-off."""
     order.given(*before)
 
@@ -153,7 +153,7 @@ def test_charged(order: Desk, before: tuple[Fact, ...]) -> None:
 
 @pytest.mark.proves("order.charged-rejected", "L2")
 @pytest.mark.parametrize("before", UNDECIDED)
-def test_charged_but_rejected(empty: Desk, place: PlaceOrder, before: tuple[Fact, ...]) -> None:
+def test_charged_but_rejected(empty: Desk, place: PlaceOrder, before: tuple[Event, ...]) -> None:
     """payment.charged of a blocked customer is not confirmed but undone."""
     empty.given(replace(place, customer_id="cust_blocked"), *before)
 
@@ -165,7 +165,7 @@ def test_charged_but_rejected(empty: Desk, place: PlaceOrder, before: tuple[Fact
 
 @pytest.mark.proves("order.declined", "L2")
 @pytest.mark.parametrize("before", UNDECIDED)
-def test_declined(order: Desk, before: tuple[Fact, ...]) -> None:
+def test_declined(order: Desk, before: tuple[Event, ...]) -> None:
     """payment.declined undoes an undecided order and keeps the code."""
     order.given(*before)
     status = row(order).status
@@ -183,15 +183,15 @@ def test_declined(order: Desk, before: tuple[Fact, ...]) -> None:
     [(CANCEL, "CUSTOMER", "local"), (OPERATE, "OPERATOR", "ada"), (EXPIRED, "DEADLINE", "order")],
 )
 def test_an_undecided_order_is_cancelled(
-    order: Desk, before: tuple[Fact, ...], cause: Message, reason: str, by: str
+    order: Desk, before: tuple[Event, ...], cause: Message, reason: str, by: str
 ) -> None:
-    """The customer, an operator and the deadline undo an undecided order, each by the same fact (law L2)."""
+    """The customer, an operator and the deadline undo an undecided order, each by the same event (law L2)."""
     order.given(*before)
     status = row(order).status
 
     order.hears(cause)
 
-    facts = [said for said in order.said() if isinstance(said, Fact)]
+    facts = [said for said in order.said() if isinstance(said, Event)]
     assert facts == [asked(reason, status, by)]
     assert (row(order).status, row(order).reason) == (Status.CANCELLING, reason)
     assert row(order).history[-1].because == "order.cancellation_requested"
@@ -278,7 +278,7 @@ def test_released_before_declined(order: Desk) -> None:
 @pytest.mark.parametrize("stock", [REJECTED, RELEASED, STOCK_RESOLVED])
 @pytest.mark.parametrize("money", [DECLINED, SKIPPED, REFUNDED, PAYMENT_RESOLVED])
 @pytest.mark.parametrize("stock_first", [True, False])
-def test_an_order_ends_when_everyone_has_settled(order: Desk, stock: Fact, money: Fact, stock_first: bool) -> None:  # noqa: FBT001 - a parameter of the case
+def test_an_order_ends_when_everyone_has_settled(order: Desk, stock: Event, money: Event, stock_first: bool) -> None:  # noqa: FBT001 - a parameter of the case
     """The first acknowledgement leaves a cancelling order as it is, the second ends it, in any order (law L3)."""
     order.given(CANCEL)
     first, second = (stock, money) if stock_first else (money, stock)
@@ -321,7 +321,7 @@ def test_a_refund_is_kept_for_the_client(order: Desk) -> None:
     ],
 )
 def test_a_failed_undo_freezes(
-    order: Desk, before: tuple[Message, ...], failure: Fact, said: OrderCompensationFailed
+    order: Desk, before: tuple[Message, ...], failure: Event, said: OrderCompensationFailed
 ) -> None:
     """A failed undo freezes a cancelling order, is said once, and commands are refused from then on."""
     order.given(*before)
@@ -357,7 +357,7 @@ def test_both_undos_fail(order: Desk) -> None:
         (REFUND_FAILED, PAYMENT_RESOLVED, "payment", "EXTERNAL"),
     ],
 )
-def test_a_failed_undo_is_resolved(order: Desk, failure: Fact, undone: Fact, participant: str, how: str) -> None:
+def test_a_failed_undo_is_resolved(order: Desk, failure: Event, undone: Event, participant: str, how: str) -> None:
     """What ends an announced failure says how, and ends the order once everyone has settled."""
     other = REFUNDED if participant == "inventory" else RELEASED
     order.given(CHARGED, CANCEL, failure)
@@ -403,8 +403,8 @@ def test_the_last_failure_resolved_ends_the_order(order: Desk) -> None:
         ((CANCEL, REFUND_FAILED), RESERVED),
     ],
 )
-def test_any_other_newer_fact_is_folded(order: Desk, before: tuple[Message, ...], fact: Fact) -> None:
-    """A fact that decides nothing is folded into the order, which stays where it is and says nothing (law L5)."""
+def test_any_other_newer_fact_is_folded(order: Desk, before: tuple[Message, ...], fact: Event) -> None:
+    """An event that decides nothing is folded into the order, which stays where it is and says nothing (law L5)."""
     order.given(*before)
     then = row(order)
 
@@ -418,8 +418,8 @@ def test_any_other_newer_fact_is_folded(order: Desk, before: tuple[Message, ...]
 
 @pytest.mark.proves("order.conflict", "L5")
 @pytest.mark.parametrize("fact", [RELEASED, REJECTED, STOCK_RESOLVED, RELEASE_FAILED, DECLINED, SKIPPED, REFUNDED])
-def test_a_confirmed_order_contradicted(order: Desk, fact: Fact) -> None:
-    """A fact that contradicts a confirmation changes no status: it marks the order for a person, and is a finding."""
+def test_a_confirmed_order_contradicted(order: Desk, fact: Event) -> None:
+    """An event that contradicts a confirmation changes no status: it marks the order for a person, and is a finding."""
     order.given(RESERVED, CHARGED)
 
     order.hears(fact, times=2)
@@ -444,7 +444,7 @@ def test_a_decision_after_everyone_has_settled(order: Desk, decision: Message) -
 
     order.hears(decision)
 
-    assert [said.type for said in order.said() if isinstance(said, Fact)] == [
+    assert [said.type for said in order.said() if isinstance(said, Event)] == [
         "order.cancellation_requested",
         "order.cancelled",
     ]
@@ -452,8 +452,8 @@ def test_a_decision_after_everyone_has_settled(order: Desk, decision: Message) -
 
 @pytest.mark.proves("late.unknown-order")
 @pytest.mark.parametrize("fact", FACTS)
-def test_a_fact_of_an_unknown_order(empty: Desk, fact: Fact) -> None:
-    """A fact of an order that was never placed here asks to be heard later."""
+def test_a_fact_of_an_unknown_order(empty: Desk, fact: Event) -> None:
+    """An event of an order that was never placed here asks to be heard later."""
     with pytest.raises(NotYet):
         empty.hears(fact)
 

@@ -15,13 +15,6 @@ import psycopg
 import pytest
 from services.order.tests.shopfront import Got, Shop
 
-from chassis import ops
-from chassis.program import Face
-from chassis.settings import Settings
-from chassis.testing import START
-from chassis.throttle import PROBES, Gate, Limits, Seen, State
-from chassis.tracing import Spans
-from chassis.words import Said
 from order.domain import Status
 from order.events import (
     OrderCancellationRequested,
@@ -34,6 +27,13 @@ from order.events import (
 )
 from order.main import ops as ops_routes
 from order.main import outcome
+from quadrille.context import Face
+from quadrille.messages import Emitted
+from quadrille.observability.tracing import Spans
+from quadrille.ops import server as ops
+from quadrille.settings import Settings
+from quadrille.testing.in_memory import START
+from quadrille.web.admission import PROBES, AdmissionControl, AdmissionState, Limits, State
 
 LIMITS = Limits()
 NEWS = "SELECT type FROM outbox WHERE type LIKE 'intake.%' ORDER BY ctid"
@@ -56,7 +56,7 @@ def requested(reason: str, then: Status = Status.PENDING) -> OrderCancellationRe
         (OrderCancelled("o-1", "c", "DEADLINE", ()), (0, 0)),
     ],
 )
-def test_what_counts_as_failed(said: Said, counted: tuple[int, int]) -> None:
+def test_what_counts_as_failed(said: Emitted, counted: tuple[int, int]) -> None:
     """A deadline and a failed undo do; out of stock, declined and cancelled never; each saga is counted once."""
     assert outcome(said) == counted
 
@@ -78,7 +78,7 @@ def test_what_counts_as_failed(said: Said, counted: tuple[int, int]) -> None:
 )
 def test_when_the_state_turns(state: State, seconds: int, ended: int, failed: int, wanted: State) -> None:
     """More than 5 % of at least 20; half a minute's rest; five good ones; never out of a person's pause."""
-    assert Seen(state, START, START + timedelta(seconds=seconds), ended, failed).next(LIMITS) == wanted
+    assert AdmissionState(state, START, START + timedelta(seconds=seconds), ended, failed).next(LIMITS) == wanted
 
 
 @pytest.fixture
@@ -174,7 +174,7 @@ def test_a_repeat_is_none_of_the_trickle(till: Till) -> None:
     till.place("known")
     face = Face(Settings.model_validate(NOWHERE), till.shop.db.service, till.shop.db.connect, Spans.disabled())
     now = 100.0
-    gate = Gate(face, lambda: now)
+    gate = AdmissionControl(face, lambda: now)
     assert not gate.shut
     till.sql("UPDATE intake SET state = 'TRICKLE', since = clock_timestamp()")
     with till.shop.db.connect() as tx:
@@ -189,7 +189,7 @@ def test_a_repeat_is_none_of_the_trickle(till: Till) -> None:
 def test_two_processes_announce_it_once(till: Till) -> None:
     """Every api process looks; the one that turns the state announces it."""
     face = Face(Settings.model_validate(NOWHERE), till.shop.db.service, till.shop.db.connect, Spans.disabled())
-    gates = [Gate(face) for _ in range(3)]
+    gates = [AdmissionControl(face) for _ in range(3)]
     till.ended(40, 20)
     connections = [till.shop.db.connect() for _ in gates]
     for gate, tx in zip(gates, connections, strict=True):
@@ -205,7 +205,7 @@ def test_old_failures_count_no_more(till: Till) -> None:
     till.sql("INSERT INTO tally (at, ended, failed) VALUES (now() - interval '6 min', 40, 40)")
     till.sql("UPDATE intake SET since = now() - interval '1 h'")
     face = Face(Settings.model_validate(NOWHERE), till.shop.db.service, till.shop.db.connect, Spans.disabled())
-    gate = Gate(face)
+    gate = AdmissionControl(face)
     with till.shop.db.connect() as tx:
         gate.judge(tx)
 

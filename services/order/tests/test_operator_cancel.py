@@ -12,11 +12,6 @@ import psycopg
 import pytest
 from services.order.tests.shopfront import Shop
 
-from chassis import operators, ops
-from chassis.program import Face
-from chassis.settings import Settings
-from chassis.tracing import Spans
-from chassis.words import Message
 from order.events import (
     PaymentCharged,
     PaymentRefunded,
@@ -26,6 +21,12 @@ from order.events import (
     StockReserved,
 )
 from order.main import PROGRAM
+from quadrille.context import Face
+from quadrille.messages import Message
+from quadrille.observability.tracing import Spans
+from quadrille.ops import actions
+from quadrille.ops import server as ops
+from quadrille.settings import Settings
 
 CUT_OFF = "UPDATE orders SET cancellable_until = '2026-11-21T09:44:03.120Z' WHERE order_id = %s"
 AUDIT = "SELECT actor, action, reason, before -> 'order' ->> 'order_status', after ->> 'outcome' FROM audit"
@@ -39,7 +40,7 @@ def ask(shop: Shop) -> Iterator[Ask]:
     with psycopg.connect(shop.db.logins.owner) as tx:
         tx.execute("TRUNCATE audit")
     face = Face(Settings.model_validate(NOWHERE), shop.db.service, shop.db.connect, Spans.disabled())
-    routes = operators.routes(PROGRAM.operators, face, "api")
+    routes = actions.routes(PROGRAM.operators, face, "api")
     with ops.serve("127.0.0.1:0", "order", "api", {}, routes=routes) as server:
 
         def ask(order_id: str, reason: str = "fraud", **more: object) -> tuple[int, Any]:
@@ -55,7 +56,7 @@ def ask(shop: Shop) -> Iterator[Ask]:
 
 
 def placed(shop: Shop, *facts: Callable[[str], Message]) -> str:
-    """Place an order, let facts about it arrive, and return its id."""
+    """Place an order, let events about it arrive, and return its id."""
     order_id = str(shop.place(f"k-{uuid4()}").body["order_id"])
     for fact in facts:
         shop.db.given(fact(order_id))
@@ -63,7 +64,7 @@ def placed(shop: Shop, *facts: Callable[[str], Message]) -> str:
 
 
 def traces(shop: Shop, order_id: str) -> list[str]:
-    """Return the traces the facts of an order are told in."""
+    """Return the traces the events of an order are told in."""
     with psycopg.connect(shop.db.logins.owner) as tx:
         found = tx.execute(
             "SELECT DISTINCT split_part(traceparent, '-', 2) FROM outbox WHERE aggregateid = %s", [order_id]
@@ -77,7 +78,7 @@ def audited(shop: Shop) -> list[tuple[Any, ...]]:
 
 
 def said(shop: Shop, order_id: str) -> list[str]:
-    """The facts of an order, by type."""
+    """The events of an order, by type."""
     return [kind for kind, _ in shop.db.published(order_id)]
 
 

@@ -7,10 +7,10 @@ from datetime import timedelta
 
 import pytest
 
-from chassis.testing import InMemory
-from chassis.words import Fact
 from order.domain import Orders
 from order.events import PlaceAnswered, PlaceOrder
+from quadrille.messages import Event
+from quadrille.testing.in_memory import InMemory
 
 Desk = InMemory[Orders]
 
@@ -75,4 +75,4 @@ def test_a_second_order(order: Desk, place: PlaceOrder, reference: str | None) -
     """Another key with another reference, or none, places another order of the same customer."""
     order.hears(replace(place, order_id="o-2", idempotency_key="k-2", reference=reference))
 
-    assert [said.type for said in order.said() if isinstance(said, Fact)] == ["order.placed"]
+    assert [said.type for said in order.said() if isinstance(said, Event)] == ["order.placed"]

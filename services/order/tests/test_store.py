@@ -13,16 +13,6 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from chassis.commit import commit
-from chassis.ids import lock_key, uuid7
-from chassis.inputs import Busy, Done, Parked
-from chassis.migrate import upgrade
-from chassis.registry import Reactions
-from chassis.service import Store
-from chassis.stuck import OrderCheck
-from chassis.testing_commit import OnPostgres, drift
-from chassis.words import Fact, Message, Timer
-from chassis.worker import connection
 from order import store
 from order.domain import Order, Orders, Status
 from order.events import (
@@ -47,14 +37,24 @@ from order.events import (
 )
 from order.handlers import on
 from order.store import Filters
-from quadrille.testing import Start
+from quadrille.db.connection import connection
+from quadrille.db.migrations import upgrade
+from quadrille.handlers import HandlerRegistry
+from quadrille.ids import lock_key, uuid7
+from quadrille.messages import Event, Message, Timer
+from quadrille.processing.batch import process_batch
+from quadrille.processing.envelope import Busy, Handled, Parked
+from quadrille.service import Store
+from quadrille.stuck import OrderCheck
+from quadrille.testing.postgres import OnPostgres, drift
+from quadrille_cli.testing import Start
 
 Desk = OnPostgres[Orders]
 Wish = Callable[..., PlaceOrder]
 
 
 @pytest.fixture(scope="module")
-def migrated(on_postgres: Callable[[Reactions[Orders], Store[Orders]], Desk]) -> Desk:
+def migrated(on_postgres: Callable[[HandlerRegistry[Orders], Store[Orders]], Desk]) -> Desk:
     return on_postgres(on, store)
 
 
@@ -265,7 +265,7 @@ def test_two_processes_want_one_reference(order: Desk, wish: Wish) -> None:
             start.wait(60)
             (outcome,) = order.takes(order.inputs([mine]), tx=tx)
             with lock:
-                answered.append(outcome.said[-1] if isinstance(outcome, Done) else outcome)
+                answered.append(outcome.said[-1] if isinstance(outcome, Handled) else outcome)
 
     threads = [threading.Thread(target=ask, args=(mine,)) for mine in wishes]
     for thread in threads:
@@ -339,8 +339,8 @@ def at_once(order: Desk, *messages: Message) -> list[str]:
     def ask(message: Message) -> None:
         with order.connect() as tx:
             start.wait(30)
-            (outcome,) = commit(tx, order.service, order.inputs([message]))
-            told.append(outcome.said if isinstance(outcome, Done) else outcome)
+            (outcome,) = process_batch(tx, order.service, order.inputs([message]))
+            told.append(outcome.said if isinstance(outcome, Handled) else outcome)
 
     threads = [threading.Thread(target=ask, args=(message,)) for message in messages]
     for thread in threads:
@@ -351,7 +351,7 @@ def at_once(order: Desk, *messages: Message) -> list[str]:
     return [
         one.outcome if isinstance(one, PlaceAnswered) else repr(one)
         for one in said
-        if not isinstance(one, Fact | Timer)
+        if not isinstance(one, Event | Timer)
     ]
 
 
@@ -389,11 +389,11 @@ def test_a_key_another_process_works_on(order: Desk, wish: Wish) -> None:
         other.execute("SELECT pg_advisory_xact_lock(%s)", [lock_key(f"request:{held}")])
         outcomes = order.takes(inputs)
     assert isinstance(outcomes[0], Busy)
-    assert isinstance(outcomes[1], Done)
+    assert isinstance(outcomes[1], Handled)
 
     (then,) = order.takes(inputs[:1])
 
-    assert isinstance(then, Done)
+    assert isinstance(then, Handled)
     assert row(order, busy).status is Status.PENDING
 
 
@@ -417,7 +417,7 @@ def test_a_deadline_after_the_confirmation(order: Desk, wish: Wish) -> None:
 
 @pytest.mark.proves("late.unknown-order")
 def test_a_fact_before_its_order(order: Desk, wish: Wish) -> None:
-    """A fact of an order that was never placed is parked as CAUSALITY, alone; its neighbour is handled."""
+    """An event of an order that was never placed is parked as CAUSALITY, alone; its neighbour is handled."""
     placed = wish()
     order.given(placed)
 
@@ -425,7 +425,7 @@ def test_a_fact_before_its_order(order: Desk, wish: Wish) -> None:
 
     assert isinstance(early, Parked)
     assert early.error_class == "CAUSALITY"
-    assert isinstance(fine, Done)
+    assert isinstance(fine, Handled)
 
 
 @pytest.mark.proves("L1", "L9")

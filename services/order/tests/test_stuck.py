@@ -7,10 +7,6 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from chassis.facts import OrderStuck
-from chassis.stuck import OrderCheck, Patience
-from chassis.testing import START, InMemory
-from chassis.words import Message, Timer
 from order.domain import Order, Orders, Status
 from order.events import (
     CancelOrder,
@@ -25,6 +21,10 @@ from order.events import (
     StockReleased,
     StockReserved,
 )
+from quadrille.messages import Message, Timer
+from quadrille.stuck import OrderCheck, Patience
+from quadrille.system_messages import OrderStuck
+from quadrille.testing.in_memory import START, InMemory
 
 Desk = InMemory[Orders]
 DEADLINE = START + timedelta(minutes=5)
@@ -71,7 +71,7 @@ def run(order: Desk, until: datetime) -> list[OrderStuck]:
 def test_who_owes_what_is_told_at_each_level_once(
     order: Desk, before: tuple[Message, ...], owed: list[tuple[str, str]]
 ) -> None:
-    """After 5, 10 and 30 minutes everyone who owes a fact is named, with the level, since when, and never again."""
+    """After 5, 10 and 30 minutes everyone who owes an event is named, with the level, since when, and never again."""
     order.given(*before)
 
     told = run(order, START + DAY)
@@ -136,7 +136,7 @@ def test_the_goods_of_a_confirmed_order_are_committed_late(order: Desk) -> None:
 
 
 def test_one_of_two_debtors_pays(order: Desk) -> None:
-    """The order stays marked while anyone still owes it a fact; only that one is named at the next level."""
+    """The order stays marked while anyone still owes it an event; only that one is named at the next level."""
     run(order, DEADLINE + timedelta(minutes=5))
     order.hears(StockReleased("o-1"))
 

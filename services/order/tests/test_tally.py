@@ -9,12 +9,12 @@ import psycopg
 import pytest
 from services.order.tests.shopfront import Shop
 
-from chassis.tally import Tally
-from chassis.testing_api import serving
 from order import api
 from order.domain import Status
 from order.events import OrderCancellationRequested, OrderCancelled, OrderCompensationFailed, OrderConfirmed
 from order.main import PROGRAM
+from quadrille.processing.telemetry import SagaOutcomes
+from quadrille.testing.api import serving
 
 Sums = Callable[[], tuple[int, int, int]]
 
@@ -33,7 +33,7 @@ def sums(shop: Shop) -> Sums:
     return sums
 
 
-def process(shop: Shop) -> Tally:
+def process(shop: Shop) -> SagaOutcomes:
     """Return a process's own count."""
     made = PROGRAM.tally(shop.db.connect)
     assert made

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from chassis.testing import InMemory
 from payment.domain import Payments
 from payment.handlers import on
+from quadrille.testing.in_memory import InMemory
 
 
 @pytest.fixture

@@ -13,25 +13,25 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from chassis.pool import Pool
-from chassis.registry import Reactions
-from chassis.service import Store, Tx
-from chassis.testing_api import serving
-from chassis.testing_commit import OnPostgres
-from chassis.testing_fuzz import fuzz
 from payment import api, store
 from payment.domain import Payments
 from payment.events import CardCharged, CardDeclined, CardRefunded, OrderCancellationRequested, OrderPlaced
 from payment.events import StockReserved as Reserved
 from payment.handlers import on
-from quadrille.client import Client, Reply
+from quadrille.handlers import HandlerRegistry
+from quadrille.service import Store, Tx
+from quadrille.testing.api import serving
+from quadrille.testing.fuzz import fuzz
+from quadrille.testing.postgres import OnPostgres
+from quadrille.web.api import Pool
+from quadrille_cli.client import Client, Reply
 
 Money = OnPostgres[Payments]
 LATER = datetime(2100, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture(scope="module")
-def payment(on_postgres: Callable[[Reactions[Payments], Store[Payments]], Money]) -> Money:
+def payment(on_postgres: Callable[[HandlerRegistry[Payments], Store[Payments]], Money]) -> Money:
     return on_postgres(on, store)
 
 

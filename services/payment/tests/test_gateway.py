@@ -10,8 +10,6 @@ from contextlib import closing, contextmanager
 
 import pytest
 
-from chassis.breaker import Limits, State
-from chassis.outside import FOR_A_DAY, INQUIRY, Transient
 from payment.events import (
     CardCharged,
     CardDeclined,
@@ -27,7 +25,9 @@ from payment.events import (
     RefundRefused,
 )
 from payment.gateway import Processor, charge, inquire_charge, inquire_refund, outside, refund
-from sandbox.testing import Running, running
+from quadrille.gateway.breaker import Limits, State
+from quadrille.intents import FOR_A_DAY, INQUIRY, TransientError
+from quadrille_sandbox.testing import Running, running
 
 TIMEOUT = 0.3  # seconds; nothing here depends on the 3 s of production
 _numbers = itertools.count(1)
@@ -113,7 +113,7 @@ def test_a_lost_call_is_made_again(processor: Processor, sandbox: Running, order
 def test_a_slow_charge_is_unknown_and_then_found(processor: Processor, sandbox: Running, order_id: str) -> None:
     """Longer than all tries: unknown, never declined (law L7); inquiry is patient and then finds the one charge."""
     assert charge(asked(order_id, "tok_slow_6s"), processor) == ChargeUnknown(order_id, 3)
-    with pytest.raises(Transient):
+    with pytest.raises(TransientError):
         inquire_charge(InquireCharge(order_id), processor)
 
     found = wait_for(lambda: inquire_charge(InquireCharge(order_id), processor))
@@ -126,7 +126,7 @@ def test_a_slow_charge_is_unknown_and_then_found(processor: Processor, sandbox: 
 def test_a_charge_still_processing_is_unknown(processor: Processor, sandbox: Running, order_id: str) -> None:
     """Processing is no answer: three tries say so, and an inquiry is to be made again later."""
     assert charge(asked(order_id, "tok_pending_15s"), processor) == ChargeUnknown(order_id, 3)
-    with pytest.raises(Transient, match="202"):
+    with pytest.raises(TransientError, match="202"):
         inquire_charge(InquireCharge(order_id), processor)
     assert kinds(sandbox, order_id) == []
 
@@ -142,7 +142,7 @@ def test_another_amount_under_the_same_key_is_neither_charged_nor_declined(
     """A key with other parameters is our bug: the intent stays open for a person to see."""
     charge(asked(order_id), processor)
 
-    with pytest.raises(Transient, match="422"):
+    with pytest.raises(TransientError, match="422"):
         charge(ChargeCard(order_id, 9999, "EUR", "tok_ok"), processor)
     assert kinds(sandbox, order_id) == ["CAPTURE"]
 
@@ -177,7 +177,7 @@ def test_a_failing_refund_climbs_its_ladder(processor: Processor, sandbox: Runni
     """Three errors use up the fast tries of one rung; the next rung gives the money back, once."""
     charge(asked(order_id, "tok_refund_flaky"), processor)
 
-    with pytest.raises(Transient):
+    with pytest.raises(TransientError):
         refund(RefundCard(order_id, 2500), processor)
     assert isinstance(refund(RefundCard(order_id, 2500), processor), CardRefunded)
     assert kinds(sandbox, order_id) == ["CAPTURE", "VOID"]
@@ -187,9 +187,9 @@ def test_a_slow_refund_is_neither_done_nor_absent(processor: Processor, sandbox:
     """While it runs neither the refund nor the inquiry has an answer, so nobody resolves it; then it is found."""
     charge(asked(order_id, "tok_refund_slow_6s"), processor)
 
-    with pytest.raises(Transient):
+    with pytest.raises(TransientError):
         refund(RefundCard(order_id, 2500), processor)
-    with pytest.raises(Transient):
+    with pytest.raises(TransientError):
         inquire_refund(InquireRefund(order_id), processor)
 
     assert isinstance(wait_for(lambda: inquire_refund(InquireRefund(order_id), processor)), CardRefunded)
@@ -201,7 +201,7 @@ def test_a_slow_refund_is_neither_done_nor_absent(processor: Processor, sandbox:
 
 def test_a_processor_that_is_away_leaves_the_intent_open(sandbox: Running, order_id: str) -> None:
     """Nothing was sent, so nothing is unknown: the intent is tried again later."""
-    with closed_port() as url, connected(url) as away, pytest.raises(Transient, match="not reached"):
+    with closed_port() as url, connected(url) as away, pytest.raises(TransientError, match="not reached"):
         charge(asked(order_id), away)
     assert kinds(sandbox, order_id) == []
 
@@ -216,7 +216,7 @@ def test_an_open_breaker_leaves_the_intent_open(order_id: str) -> None:
             lambda: refund(RefundCard(order_id, 2500), sick),
             lambda: inquire_charge(InquireCharge(order_id), sick),
         ):
-            with pytest.raises(Transient, match="breaker OPEN"):
+            with pytest.raises(TransientError, match="breaker OPEN"):
                 carry_out()
 
 
@@ -251,18 +251,18 @@ def test_what_is_not_understood_is_no_answer(order_id: str, status: int, body: s
             lambda: refund(RefundCard(order_id, 2500), stranger),
             lambda: inquire_refund(InquireRefund(order_id), stranger),
         ):
-            with pytest.raises(Transient):
+            with pytest.raises(TransientError):
                 carry_out()
 
 
 def test_charge_and_inquiry_never_give_up_and_a_refund_tries_for_a_day() -> None:
     """No ladder of a charge has a top; a refund's has one after 24 h, and it is told as exhausted."""
     for asking in (ChargeCard, InquireCharge, InquireRefund):
-        assert (outside.errands[asking].exhausted, outside.errands[asking].ladder) == (None, INQUIRY)
-    exhausted = outside.errands[RefundCard].exhausted
+        assert (outside.policies[asking].exhausted, outside.policies[asking].ladder) == (None, INQUIRY)
+    exhausted = outside.policies[RefundCard].exhausted
     assert exhausted is not None
     assert exhausted(RefundCard("o", 1)) == RefundExhausted("o")
-    assert outside.errands[RefundCard].ladder == FOR_A_DAY
+    assert outside.policies[RefundCard].ladder == FOR_A_DAY
 
 
 def wait_for(carry_out: Callable[[], object]) -> object:
@@ -272,7 +272,7 @@ def wait_for(carry_out: Callable[[], object]) -> object:
         while not late.wait(0.1):
             try:
                 return carry_out()
-            except Transient:
+            except TransientError:
                 continue
     pytest.fail("no answer in 15 s")
 

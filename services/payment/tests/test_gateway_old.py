@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from chassis.outside import Transient
 from payment.events import (
     CardCharged,
     CardDeclined,
@@ -24,6 +23,7 @@ from payment.events import (
     RefundRefused,
 )
 from payment.gateway import Processor, inquire_refund, outside, refund
+from quadrille.intents import TransientError
 
 CHARGED = {"status": "charged", "reference": "ch_1"}
 DECLINED = {"status": "declined", "code": "insufficient_funds"}
@@ -81,7 +81,7 @@ def processor(calls: Calls) -> Iterator[Processor]:
 
 def first(intent: type[ChargeCard | RefundCard]) -> Callable[[Any, Any], object]:
     """Return what the agenda asks before it carries out an intent older than 20 h."""
-    inquires = outside.errands[intent].inquires
+    inquires = outside.policies[intent].look_up
     assert inquires is not None
     return inquires
 
@@ -132,7 +132,7 @@ def test_a_persons_retry_asks_first_however_new_it_is() -> None:
 def test_a_persons_retry_posts_nothing_while_nobody_can_tell() -> None:
     """The processor is not understood: the retry waits for its next turn, and money is not sent twice."""
     calls = Calls(REFUNDED, (401, {}))
-    with processor(calls) as made, pytest.raises(Transient):
+    with processor(calls) as made, pytest.raises(TransientError):
         refund(RefundCard("o-1", 2500, again=True), made)
     assert {method for method, _ in calls.asked} == {"GET"}
 

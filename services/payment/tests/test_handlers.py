@@ -6,9 +6,6 @@ from datetime import timedelta
 
 import pytest
 
-from chassis.testing import START, InMemory
-from chassis.undo import ResolveUndo, RetryUndo
-from chassis.words import Message
 from payment.domain import OrderId, Payments, State
 from payment.events import (
     CardCharged,
@@ -35,6 +32,9 @@ from payment.events import (
     StockReserved,
 )
 from payment.handlers import on
+from quadrille.messages import Message
+from quadrille.system_messages import ResolveCompensation, RetryCompensation
+from quadrille.testing.in_memory import START, InMemory
 
 PLACED = OrderPlaced("o-1", 2500, "EUR", "tok_ok", START + timedelta(minutes=5))
 RESERVED = StockReserved("o-1")
@@ -51,8 +51,8 @@ DROPPED = ChargeCardDropped("o-1"), RefundCardDropped("o-1")
 CHARGED = PaymentCharged("o-1", "charge:o-1", "ch-1", 2500, "EUR")
 REFUNDED = PaymentRefunded("o-1", "refund:o-1", "VOID", 2500, "EUR")
 GONE = RefundNotFound("o-1")
-RETRY = RetryUndo("o-1")
-RESOLVE = ResolveUndo("o-1", "EXTERNAL", "ann", "T-7")
+RETRY = RetryCompensation("o-1")
+RESOLVE = ResolveCompensation("o-1", "EXTERNAL", "ann", "T-7")
 EVERYTHING = [PLACED, RESERVED, CANCEL, UNKNOWN, NOT_FOUND, TAKEN, REFUSED, BACK, CLOSED, EXHAUSTED, GONE, *DROPPED]
 CANCELLED_AFTER_CHARGE = [PLACED, RESERVED, TAKEN, CANCEL]
 
@@ -294,4 +294,4 @@ def test_every_edge_of_the_map_was_walked() -> None:
         payment.hears(*story)
         walked |= payment.exercised
 
-    assert walked == {(r.name, said.type) for r in on.reactions.values() for said in r.says}
+    assert walked == {(r.name, said.type) for r in on.specs.values() for said in r.emits}

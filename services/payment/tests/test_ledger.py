@@ -6,8 +6,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chassis.testing import START, InMemory
-from chassis.words import Message
 from payment.domain import OrderId, Payments, State
 from payment.events import (
     CardCharged,
@@ -27,6 +25,8 @@ from payment.events import (
     StockReserved,
 )
 from payment.handlers import on
+from quadrille.messages import Message
+from quadrille.testing.in_memory import START, InMemory
 
 AMOUNT = 2500
 KEPT = (State.CHARGED, State.REFUNDING, State.REFUND_FAILED)

@@ -10,15 +10,15 @@ from uuid import uuid4
 
 import pytest
 
-from chassis.outside import INQUIRY, Outside
-from chassis.registry import Reactions
-from chassis.service import Store
-from chassis.testing_commit import OnPostgres
 from payment import store
 from payment.domain import Payments
 from payment.events import ChargeNotFound, ChargeUnknown, OrderPlaced, StockReserved
 from payment.gateway import outside
 from payment.handlers import on
+from quadrille.handlers import HandlerRegistry
+from quadrille.intents import INQUIRY, Gateway
+from quadrille.service import Store
+from quadrille.testing.postgres import OnPostgres
 
 Money = OnPostgres[Payments]
 LATER = datetime(2100, 1, 1, tzinfo=UTC)
@@ -36,11 +36,11 @@ def order(payment: Money) -> str:
 
 
 @pytest.fixture(scope="module")
-def payment(on_postgres: Callable[[Reactions[Payments], Store[Payments]], Money]) -> Money:
+def payment(on_postgres: Callable[[HandlerRegistry[Payments], Store[Payments]], Money]) -> Money:
     return on_postgres(on, store)
 
 
-def rounds(payment: Money, order: str, by: Outside) -> list[tuple[str, float]]:
+def rounds(payment: Money, order: str, by: Gateway) -> list[tuple[str, float]]:
     """Answer a charge with unknown and its inquiry with not found, again and again; return what waits how long."""
     payment.service, found = replace(payment.service, outside=by), []
     for number in range(ROUNDS):
@@ -65,7 +65,7 @@ def test_unknown_and_not_found_climb_one_ladder(payment: Money, order: str) -> N
 
 def test_without_one_ladder_each_round_would_be_at_once(payment: Money, order: str) -> None:
     """Planted: an outside whose intents do not climb together asks as fast as it is answered."""
-    alone = Outside("payment")
-    alone.errands = {intent: replace(errand, goes_on=False) for intent, errand in outside.errands.items()}
+    alone = Gateway("payment")
+    alone.policies = {intent: replace(errand, continues=False) for intent, errand in outside.policies.items()}
 
     assert all(wait <= 0 for _, wait in rounds(payment, order, alone))

@@ -6,9 +6,6 @@ from datetime import timedelta
 
 import pytest
 
-from chassis.outside import Ruling
-from chassis.testing import START, InMemory
-from chassis.words import Message, stamp
 from payment.domain import Payments
 from payment.events import (
     CardCharged,
@@ -24,6 +21,9 @@ from payment.events import (
     StockReserved,
 )
 from payment.handlers import when_charge, when_refund
+from quadrille.intents import Decision
+from quadrille.messages import Message, stamp
+from quadrille.testing.in_memory import START, InMemory
 
 DEADLINE = START + timedelta(minutes=5)
 PLACED = OrderPlaced("o-1", 2500, "EUR", "tok_ok", DEADLINE)
@@ -31,7 +31,7 @@ BEGUN: list[Message] = [PLACED, StockReserved("o-1")]
 CANCEL = OrderCancellationRequested("o-1", "DEADLINE")
 
 
-def charge(payment: InMemory[Payments], after: timedelta) -> Ruling:
+def charge(payment: InMemory[Payments], after: timedelta) -> Decision:
     intent = stamp(ChargeCard("o-1", 2500, "EUR", "tok_ok"), DEADLINE + after)
     return when_charge(intent, payment.work)
 
@@ -40,7 +40,7 @@ def test_a_charge_goes_out_before_its_deadline(payment: InMemory[Payments]) -> N
     """Up to the deadline a charge goes out."""
     payment.given(*BEGUN)
 
-    assert charge(payment, timedelta(0)) is Ruling.GO
+    assert charge(payment, timedelta(0)) is Decision.PROCEED
 
 
 @pytest.mark.proves("late.charge-waits", "L1")
@@ -48,7 +48,7 @@ def test_a_charge_past_its_deadline_waits_for_the_decider(payment: InMemory[Paym
     """Past the deadline a charge not yet begun waits: only the order service decides (law L1)."""
     payment.given(*BEGUN)
 
-    assert charge(payment, timedelta(seconds=1)) is Ruling.WAIT
+    assert charge(payment, timedelta(seconds=1)) is Decision.DEFER
 
 
 @pytest.mark.proves("late.charge-waits", "L7")
@@ -56,7 +56,7 @@ def test_a_cancelled_charge_goes_out_past_its_deadline(payment: InMemory[Payment
     """Under cancel_wanted a charge goes out whatever the deadline, so that its key has its one answer (law L7)."""
     payment.given(*BEGUN, CANCEL)
 
-    assert charge(payment, timedelta(hours=1)) is Ruling.GO
+    assert charge(payment, timedelta(hours=1)) is Decision.PROCEED
 
 
 @pytest.mark.proves("late.charge-waits", "L7")
@@ -64,7 +64,7 @@ def test_a_charge_asked_again_goes_out_past_its_deadline(payment: InMemory[Payme
     """A charge that was not found is asked again whatever the deadline (law L7)."""
     payment.given(*BEGUN, ChargeUnknown("o-1", 3), ChargeNotFound("o-1"))
 
-    assert charge(payment, timedelta(hours=1)) is Ruling.GO
+    assert charge(payment, timedelta(hours=1)) is Decision.PROCEED
 
 
 @pytest.mark.parametrize("answer", [CardCharged("o-1", "ch-1"), CardDeclined("o-1", "expired_card")])
@@ -72,7 +72,7 @@ def test_an_answered_charge_is_dropped(payment: InMemory[Payments], answer: Mess
     """A charge whose answer is known is not sent again."""
     payment.given(*BEGUN, answer)
 
-    assert charge(payment, timedelta(0)) is Ruling.DROP
+    assert charge(payment, timedelta(0)) is Decision.CANCEL
 
 
 @pytest.mark.proves("late.charge-waits")
@@ -81,7 +81,7 @@ def test_a_refund_goes_out_while_it_is_owed(payment: InMemory[Payments]) -> None
     payment.given(*BEGUN, CardCharged("o-1", "ch-1"), CANCEL)
 
     intent = stamp(RefundCard("o-1", 2500), DEADLINE + timedelta(days=1))
-    assert when_refund(intent, payment.work) is Ruling.GO
+    assert when_refund(intent, payment.work) is Decision.PROCEED
 
 
 @pytest.mark.parametrize("answer", [CardRefunded("o-1", "VOID", "re-1"), RefundRefused("o-1", "card_closed")])
@@ -89,4 +89,4 @@ def test_an_ended_refund_is_dropped(payment: InMemory[Payments], answer: Message
     """A refund that has ended is not sent again."""
     payment.given(*BEGUN, CardCharged("o-1", "ch-1"), CANCEL, answer)
 
-    assert when_refund(RefundCard("o-1", 2500), payment.work) is Ruling.DROP
+    assert when_refund(RefundCard("o-1", 2500), payment.work) is Decision.CANCEL

@@ -13,10 +13,6 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from chassis.inputs import Done, Seen
-from chassis.registry import Reactions
-from chassis.service import Store
-from chassis.testing_commit import OnPostgres, drift
 from payment import store
 from payment.domain import Entry, OrderId, Payment, Payments, Price, State
 from payment.events import (
@@ -33,13 +29,17 @@ from payment.events import (
     StockReserved,
 )
 from payment.handlers import on
+from quadrille.handlers import HandlerRegistry
+from quadrille.processing.envelope import Duplicate, Handled
+from quadrille.service import Store
+from quadrille.testing.postgres import OnPostgres, drift
 
 Money = OnPostgres[Payments]
 LATER = datetime(2100, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture(scope="module")
-def migrated(on_postgres: Callable[[Reactions[Payments], Store[Payments]], Money]) -> Money:
+def migrated(on_postgres: Callable[[HandlerRegistry[Payments], Store[Payments]], Money]) -> Money:
     return on_postgres(on, store)
 
 
@@ -193,7 +193,7 @@ def test_an_answer_twice_is_seen(payment: Money, order: str) -> None:
 
     outcomes = [*payment.takes([answer, answer]), *payment.takes([answer])]
 
-    assert [type(outcome) for outcome in outcomes] == [Done, Seen, Seen]
+    assert [type(outcome) for outcome in outcomes] == [Handled, Duplicate, Duplicate]
     assert said(payment, order) == ["payment.charged"]
 
 
@@ -239,7 +239,7 @@ def test_a_second_entry_under_one_key_is_refused(payment: Money, order: str) -> 
 
     (outcome,) = payment.hears(CardCharged(order, "ch-1"))
 
-    assert not isinstance(outcome, Done)
+    assert not isinstance(outcome, Handled)
     assert said(payment, order) == []
 
 

@@ -6,11 +6,6 @@ from typing import Literal
 
 import pytest
 
-from chassis.facts import FindingRaised
-from chassis.outside import Ruling
-from chassis.testing import START, InMemory
-from chassis.undo import ResolveUndo, RetryUndo, UndoAnswered
-from chassis.words import Message, tell_waiting
 from payment.domain import OrderId, Payments, State
 from payment.events import (
     CardCharged,
@@ -32,6 +27,10 @@ from payment.events import (
     StockReserved,
 )
 from payment.handlers import when_refund
+from quadrille.intents import Decision
+from quadrille.messages import Message, tell_waiting
+from quadrille.system_messages import CompensationAnswered, FindingRaised, ResolveCompensation, RetryCompensation
+from quadrille.testing.in_memory import START, InMemory
 
 PLACED = OrderPlaced("o-1", 2500, "EUR", "tok_ok", START)
 RESERVED = StockReserved("o-1")
@@ -42,7 +41,7 @@ CLOSED, EXHAUSTED = RefundRefused("o-1", "card_closed"), RefundExhausted("o-1")
 BACK, GONE = CardRefunded("o-1", "VOID", "re-1"), RefundNotFound("o-1")
 DROPPED = RefundCardDropped("o-1")
 INQUIRY, AGAIN = InquireRefund("o-1"), RefundCard("o-1", 2500, again=True)
-RETRY = RetryUndo("o-1")
+RETRY = RetryCompensation("o-1")
 RESOLVED = PaymentResolved("o-1", "EXTERNAL", "ann", "T-7")
 REFUNDED = PaymentRefunded("o-1", "refund:o-1", "VOID", 2500, "EUR")
 CHARGED: list[Message] = [PLACED, RESERVED, TAKEN]
@@ -51,15 +50,15 @@ FAILED = [*REFUNDING, CLOSED]
 Outcome = Literal["ASKED", "CHARGE_OPEN", "NOT_OWED", "UNKNOWN"]
 
 
-def resolve(*waiting: str, how: Literal["WRITTEN_OFF", "EXTERNAL"] = "EXTERNAL") -> ResolveUndo:
+def resolve(*waiting: str, how: Literal["WRITTEN_OFF", "EXTERNAL"] = "EXTERNAL") -> ResolveCompensation:
     """Return a wish to resolve that finds these types parked or discarded."""
-    wish = ResolveUndo("o-1", how, "ann", "T-7")
+    wish = ResolveCompensation("o-1", how, "ann", "T-7")
     tell_waiting(wish, waiting)
     return wish
 
 
-def replied(outcome: Outcome, state: str) -> UndoAnswered:
-    return UndoAnswered("o-1", outcome, state)
+def replied(outcome: Outcome, state: str) -> CompensationAnswered:
+    return CompensationAnswered("o-1", outcome, state)
 
 
 def state(payment: InMemory[Payments]) -> State:
@@ -135,7 +134,7 @@ def test_nothing_is_owed_without_a_cancellation_or_after_its_acknowledgement(
 
 @pytest.mark.proves("resolve.owed")
 def test_an_order_known_only_by_what_waits_is_not_unknown(payment: InMemory[Payments]) -> None:
-    """Parked facts of an order are something heard of it, though nothing is owed before its cancellation came."""
+    """Parked events of an order are something heard of it, though nothing is owed before its cancellation came."""
     payment.hears(resolve("order.placed"))
 
     assert payment.said() == [replied("NOT_OWED", "NONE")]
@@ -261,7 +260,7 @@ def test_an_open_refund_is_dropped_once_resolved_and_asked_for(payment: InMemory
     """A refund whose answer was lost may have landed: dropped, it asks, and what is found is a finding."""
     payment.given(*REFUNDING, resolve(), GONE)
 
-    assert when_refund(RefundCard("o-1", 2500), payment.work) is Ruling.DROP
+    assert when_refund(RefundCard("o-1", 2500), payment.work) is Decision.CANCEL
     payment.hears(DROPPED)
 
     assert payment.said() == [INQUIRY]

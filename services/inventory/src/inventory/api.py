@@ -11,16 +11,17 @@ from fastapi import Depends, Header, Path, Query, Request, Response
 from pydantic import Field
 from starlette.types import ASGIApp
 
-from chassis import web
-from chassis.desk import AtDesk, Desk, Document, answer, etag, matches, unchanged
-from chassis.openapi import Answer
-from chassis.problems import refuse
-from chassis.program import Face
 from inventory import handlers, store
 from inventory.domain import MOST, Level
 from inventory.events import SetStock, StockChanged, StockSet
+from quadrille.context import Face
+from quadrille.web import app
+from quadrille.web.api import Api, TheApi, answer
+from quadrille.web.documents import Document, etag, matches, unchanged
+from quadrille.web.openapi import Answer
+from quadrille.web.problems import refuse
 
-routes = web.Routes()
+routes = app.Routes()
 SKU = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$"
 SkuPath = Annotated[str, Path(pattern=SKU, description="The SKU.", examples=["SKU-TEA"])]
 IfMatch = Annotated[str | None, Header(alias="If-Match", description="The ETag you have read, or `*`.")]
@@ -76,7 +77,7 @@ class Wanted(Document):
     answers=[Answer(200, "A page; `Link` with rel=next leads to the next one, if any.", Page, {"stock": [LEVEL]})],
 )  # fmt: skip
 async def list_stock(
-    desk: AtDesk,
+    desk: TheApi,
     limit: Annotated[int, Query(ge=1, le=200, description="SKUs a page.")] = 50,
     cursor: Annotated[str | None, Query(max_length=200, description="From the link of the page before.")] = None,
 ) -> Response:
@@ -92,7 +93,7 @@ async def list_stock(
     "GET", "/v1/stock/{sku}", scope="stock:read", problems=("not-found",),
     answers=[Answer(200, "The SKU.", Stock, LEVEL, TAG), Answer(304, "As you have read it.", headers=TAG)],
 )  # fmt: skip
-async def show_stock(desk: AtDesk, sku: SkuPath, if_none_match: IfNoneMatch = None) -> Response:
+async def show_stock(desk: TheApi, sku: SkuPath, if_none_match: IfNoneMatch = None) -> Response:
     """Show the stock of one SKU."""
     level = await desk.read(store.stock_of, sku)
     if level is None:
@@ -111,11 +112,11 @@ async def show_stock(desk: AtDesk, sku: SkuPath, if_none_match: IfNoneMatch = No
         Answer(201, "A new SKU.", Stock, {**LEVEL, "version": 1}, {**TAG, "Location": "Where it is."}),
     ],
 )  # fmt: skip
-async def set_stock(request: Request, desk: AtDesk, sku: SkuPath, wanted: Wanted, conditions: AtConditions) -> Response:
+async def set_stock(request: Request, desk: TheApi, sku: SkuPath, wanted: Wanted, conditions: AtConditions) -> Response:
     """Set what is available of a SKU you have read: `If-Match` its ETag, or `If-None-Match: *` for a new one."""
     version = await _allowed_on(desk, sku, conditions)
     command = SetStock(sku, wanted.available, wanted.sealed, version)
-    said = await desk.ask(request, handlers.set_stock, command)
+    said = await desk.execute(request, handlers.set_stock, command)
     if isinstance(said, StockChanged):
         _refuse("version-mismatch", said.version)
     headers = {"ETag": etag(said.version)}
@@ -124,7 +125,7 @@ async def set_stock(request: Request, desk: AtDesk, sku: SkuPath, wanted: Wanted
     return answer(_stock(said), headers=headers)
 
 
-async def _allowed_on(desk: Desk, sku: str, given: Conditions) -> int | None:
+async def _allowed_on(desk: Api, sku: str, given: Conditions) -> int | None:
     """Return the version a change is allowed on, to be compared in its transaction; 0 for a SKU that is not there.
 
     None is whatever is there then: If-Match: * asks for no more, and a SKU once there never goes.
@@ -175,5 +176,5 @@ def _sku_of(cursor: str) -> str:
 
 def make(face: Face) -> ASGIApp:
     """Return inventory's API."""
-    desk = Desk(face)
-    return web.make_app("Quadrille inventory", routes, desk, face.spans, desk.base)
+    desk = Api(face)
+    return app.make_app("Quadrille inventory", routes, desk, face.spans, desk.base)

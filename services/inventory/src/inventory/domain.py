@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import NewType
 
-from chassis.rows import Rows
 from inventory.events import Line, Shortage
+from quadrille.rows import Rows
 
 OrderId = NewType("OrderId", str)
 Sku = NewType("Sku", str)
-MOST = 2**31 - 1  # the largest count a fact can carry
+MOST = 2**31 - 1  # the largest count an event can carry
 
 
 class HoldState(StrEnum):
@@ -28,7 +28,7 @@ class HoldState(StrEnum):
 
     @property
     def ended(self) -> bool:
-        """Tell whether every further fact is absorbed: what there was to say was said."""
+        """Tell whether every further event is absorbed: what there was to say was said."""
         return self not in (HoldState.RESERVED, HoldState.COMMITTED)
 
     @property

@@ -1,10 +1,10 @@
-"""The words inventory hears and says: facts of others, its own facts, and the commands of its stock keepers."""
+"""The words inventory hears and says: events of others, its own events, and the commands of its stock keepers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from chassis.words import Command, Fact, Reply
+from quadrille.messages import Command, Event, Reply
 
 # heard ---------------------------------------------------------------------------------------------------------------
 
@@ -18,7 +18,7 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class OrderPlaced(Fact, source="order"):
+class OrderPlaced(Event, source="order"):
     """An order whose lines are to be held, all or none; it may name a SKU twice."""
 
     order_id: str
@@ -26,21 +26,21 @@ class OrderPlaced(Fact, source="order"):
 
 
 @dataclass(frozen=True, slots=True)
-class OrderConfirmed(Fact, source="order"):
+class OrderConfirmed(Event, source="order"):
     """The order goes on: what it holds is sold."""
 
     order_id: str
 
 
 @dataclass(frozen=True, slots=True)
-class OrderCancellationRequested(Fact, source="order"):
+class OrderCancellationRequested(Event, source="order"):
     """The order is to be undone, whatever the cause (law L2)."""
 
     order_id: str
 
 
 @dataclass(frozen=True, slots=True)
-class PaymentDeclined(Fact, source="payment"):
+class PaymentDeclined(Event, source="payment"):
     """The card was declined: the goods can go back before the cancellation arrives (the fast path)."""
 
     order_id: str
@@ -59,7 +59,7 @@ class Shortage:
 
 
 @dataclass(frozen=True, slots=True)
-class StockReserved(Fact):
+class StockReserved(Event):
     """Every line of the order is held, one line a SKU."""
 
     order_id: str
@@ -67,7 +67,7 @@ class StockReserved(Fact):
 
 
 @dataclass(frozen=True, slots=True)
-class StockRejected(Fact):
+class StockRejected(Event):
     """Nothing is held for the order, because these SKUs are short."""
 
     order_id: str
@@ -75,14 +75,14 @@ class StockRejected(Fact):
 
 
 @dataclass(frozen=True, slots=True)
-class StockCommitted(Fact):
+class StockCommitted(Event):
     """What the order held is sold."""
 
     order_id: str
 
 
 @dataclass(frozen=True, slots=True)
-class StockReleased(Fact):
+class StockReleased(Event):
     """The order holds nothing; ``had_hold``: it did before, ``returned``: the goods had been sold already."""
 
     order_id: str
@@ -91,7 +91,7 @@ class StockReleased(Fact):
 
 
 @dataclass(frozen=True, slots=True)
-class StockReleaseFailed(Fact):
+class StockReleaseFailed(Event):
     """The goods cannot come back: a person has to decide."""
 
     order_id: str
@@ -101,7 +101,7 @@ class StockReleaseFailed(Fact):
 
 
 @dataclass(frozen=True, slots=True)
-class StockResolved(Fact):
+class StockResolved(Event):
     """A person has ended what inventory still owed the order."""
 
     order_id: str

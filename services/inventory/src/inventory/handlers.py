@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from chassis.registry import Reactions
-from chassis.undo import ResolveUndo, RetryUndo, UndoAnswered, not_owed
 from inventory.domain import (
     Changed,
     Held,
@@ -33,8 +31,10 @@ from inventory.events import (
     StockResolved,
     StockSet,
 )
+from quadrille.handlers import HandlerRegistry
+from quadrille.system_messages import CompensationAnswered, ResolveCompensation, RetryCompensation, not_owed
 
-on = Reactions("inventory", Stock)
+on = HandlerRegistry("inventory", Stock)
 
 
 @on.step
@@ -72,24 +72,30 @@ def commit_stock(order: OrderConfirmed, stock: Stock) -> StockCommitted | None:
 
 
 @on.command
-def retry_release(wish: RetryUndo, stock: Stock) -> tuple[StockReleased, UndoAnswered] | UndoAnswered:
+def retry_release(
+    wish: RetryCompensation, stock: Stock
+) -> tuple[StockReleased, CompensationAnswered] | CompensationAnswered:
     """Give back what could not come back before, if it may now; the reply says so if it still may not."""
     match stock.retry(OrderId(wish.order_id)):
         case Released(had_hold, returned):
-            return StockReleased(wish.order_id, had_hold, returned), UndoAnswered(wish.order_id, "DONE", "RELEASED")
+            return StockReleased(wish.order_id, had_hold, returned), CompensationAnswered(
+                wish.order_id, "DONE", "RELEASED"
+            )
         case Kept():
-            return UndoAnswered(wish.order_id, "STILL_FAILED", "RELEASE_FAILED")
+            return CompensationAnswered(wish.order_id, "STILL_FAILED", "RELEASE_FAILED")
         case Nothing():
             return not_owed(wish, stock.state(OrderId(wish.order_id)))
 
 
 @on.command
-def resolve_stock(wish: ResolveUndo, stock: Stock) -> tuple[StockResolved, UndoAnswered] | UndoAnswered:
+def resolve_stock(
+    wish: ResolveCompensation, stock: Stock
+) -> tuple[StockResolved, CompensationAnswered] | CompensationAnswered:
     """End by a person's word what is owed; it is owed once the cancellation came, until it is acknowledged."""
     match stock.resolve(OrderId(wish.order_id), cancelled=OrderCancellationRequested.type in wish.waiting):
         case Resolved():
             fact = StockResolved(wish.order_id, wish.how, wish.operator, wish.evidence)
-            return fact, UndoAnswered(wish.order_id, "DONE", "RESOLVED")
+            return fact, CompensationAnswered(wish.order_id, "DONE", "RESOLVED")
         case Nothing():
             return not_owed(wish, stock.state(OrderId(wish.order_id)))
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from chassis.operators import undo_deeds
-from chassis.program import Program
 from inventory import store
 from inventory.handlers import on
+from quadrille.app import Program
+from quadrille.ops.actions import compensation_actions
 
-PROGRAM = Program(on, store, api="inventory.api:make", operators=undo_deeds(store.standing))
+PROGRAM = Program(on, store, api="inventory.api:make", operators=compensation_actions(store.standing))

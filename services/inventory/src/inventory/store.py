@@ -8,10 +8,6 @@ import sqlalchemy as sa
 from psycopg.types.json import Json
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from chassis.rows import Rows
-from chassis.service import Tx
-from chassis.undo import ResolveUndo, RetryUndo
-from chassis.words import Message
 from inventory.domain import Hold, HoldState, Level, OrderId, Sku, Stock
 from inventory.events import (
     Line,
@@ -21,6 +17,10 @@ from inventory.events import (
     PaymentDeclined,
     SetStock,
 )
+from quadrille.messages import Message
+from quadrille.rows import Rows
+from quadrille.service import Tx
+from quadrille.system_messages import ResolveCompensation, RetryCompensation
 
 metadata = sa.MetaData()
 hold = sa.Table(
@@ -105,7 +105,7 @@ def standing(tx: Tx, order_id: str) -> dict[str, object] | None:
     return row[0] if row else None
 
 
-_LATER = OrderConfirmed | OrderCancellationRequested | PaymentDeclined | RetryUndo | ResolveUndo
+_LATER = OrderConfirmed | OrderCancellationRequested | PaymentDeclined | RetryCompensation | ResolveCompensation
 
 
 def _hold(order_id: str, skus: Sequence[str], quantities: Sequence[int], state: str) -> Hold:

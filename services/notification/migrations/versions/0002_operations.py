@@ -2,11 +2,11 @@
 
 from alembic import op
 
-from chassis import tables
+from quadrille.db import schema
 
 revision = "0002"
 down_revision = "0001"
 
 
 def upgrade() -> None:
-    tables.upgrade(op, 2)
+    schema.upgrade(op, 2)

@@ -2,11 +2,11 @@
 
 from alembic import op
 
-from chassis import tables
+from quadrille.db import schema
 
 revision = "0004"
 down_revision = "0003"
 
 
 def upgrade() -> None:
-    tables.upgrade(op, 4)
+    schema.upgrade(op, 4)

@@ -1,5 +1,5 @@
 """``python -m notification api | worker | relay | migrate``."""
 
-from chassis.run import main
+from quadrille.app import main
 
 main("notification")

@@ -9,16 +9,17 @@ from fastapi import Path, Query, Request, Response
 from pydantic import Field
 from starlette.types import ASGIApp
 
-from chassis import web
-from chassis.desk import AtDesk, Desk, Document, Time, answer
-from chassis.openapi import Answer
-from chassis.problems import refuse
-from chassis.program import Face
 from notification import handlers, store
 from notification.events import DeleteContact, PutContact
 from notification.store import Sent
+from quadrille.context import Face
+from quadrille.web import app
+from quadrille.web.api import Api, TheApi, answer
+from quadrille.web.documents import Document, Time
+from quadrille.web.openapi import Answer
+from quadrille.web.problems import refuse
 
-routes = web.Routes()
+routes = app.Routes()
 PRIVATE = {"Cache-Control": "no-store"}
 ORDER = "01a1fd62-57f0-7eeb-be96-e59ce40f9cb1"
 CUSTOMER = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$"
@@ -65,7 +66,7 @@ class Notices(Document):
     "GET", "/v1/contacts/{customer_id}", scope="contacts:read", problems=("not-found",),
     answers=[Answer(200, "The customer's address.", Contact, CONTACT)],
 )  # fmt: skip
-async def show_contact(desk: AtDesk, customer_id: CustomerPath) -> Response:
+async def show_contact(desk: TheApi, customer_id: CustomerPath) -> Response:
     """Show where a customer is written to."""
     found = await desk.read(store.contact_of, customer_id)
     if found is None:
@@ -80,9 +81,9 @@ async def show_contact(desk: AtDesk, customer_id: CustomerPath) -> Response:
         Answer(201, "A new customer.", Contact, CONTACT, {"Location": "Where it is."}),
     ],
 )  # fmt: skip
-async def put_contact(request: Request, desk: AtDesk, customer_id: CustomerPath, address: Address) -> Response:
+async def put_contact(request: Request, desk: TheApi, customer_id: CustomerPath, address: Address) -> Response:
     """Set where a customer is written to."""
-    said = await desk.ask(request, handlers.put_contact, PutContact(customer_id, address.email))
+    said = await desk.execute(request, handlers.put_contact, PutContact(customer_id, address.email))
     document = Contact(customer_id=said.customer_id, email=said.address)
     if said.created:
         return answer(document, 201, {**PRIVATE, "Location": f"{desk.base}/v1/contacts/{customer_id}"})
@@ -93,9 +94,9 @@ async def put_contact(request: Request, desk: AtDesk, customer_id: CustomerPath,
     "DELETE", "/v1/contacts/{customer_id}", scope="contacts:write", problems=("outcome-unknown",),
     answers=[Answer(204, "The customer is not in the address book, whether there was one or not.")],
 )  # fmt: skip
-async def delete_contact(request: Request, desk: AtDesk, customer_id: CustomerPath) -> Response:
+async def delete_contact(request: Request, desk: TheApi, customer_id: CustomerPath) -> Response:
     """Erase a customer from the address book; no mail goes out to the address any more."""
-    await desk.ask(request, handlers.delete_contact, DeleteContact(customer_id))
+    await desk.execute(request, handlers.delete_contact, DeleteContact(customer_id))
     return Response(status_code=204)
 
 
@@ -103,9 +104,9 @@ async def delete_contact(request: Request, desk: AtDesk, customer_id: CustomerPa
     "GET", "/v1/notices", scope="notices:read", problems=(),
     answers=[Answer(200, "The mails about the order, none if there is none yet.", Notices, {"notices": [NOTICE]})],
 )  # fmt: skip
-async def list_notices(request: Request, desk: AtDesk, order_id: Annotated[UUID, Query(examples=[ORDER])]) -> Response:
+async def list_notices(request: Request, desk: TheApi, order_id: Annotated[UUID, Query(examples=[ORDER])]) -> Response:
     """List the mails about an order, without their addresses."""
-    order = web.call_of(request).order_id = str(order_id)
+    order = app.call_of(request).order_id = str(order_id)
     found = await desk.read(store.notices_of, order)
     return answer(Notices(notices=[_notice(sent) for sent in found]))
 
@@ -117,5 +118,5 @@ def _notice(sent: Sent) -> Notice:
 
 def make(face: Face) -> ASGIApp:
     """Return notification's API."""
-    desk = Desk(face)
-    return web.make_app("Quadrille notification", routes, desk, face.spans, desk.base)
+    desk = Api(face)
+    return app.make_app("Quadrille notification", routes, desk, face.spans, desk.base)

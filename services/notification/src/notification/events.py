@@ -1,16 +1,16 @@
-"""The words notification hears and says: facts of the order, its own facts, its mail and the address book."""
+"""The words notification hears and says: events of the order, its own events, its mail and the address book."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from chassis.words import Answer, Command, Fact, Intent, Reply
+from quadrille.messages import Command, Event, Intent, Reply, Result
 
 # heard ---------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class OrderConfirmed(Fact, source="order"):
+class OrderConfirmed(Event, source="order"):
     """The order is confirmed: the customer is to be told."""
 
     order_id: str
@@ -20,14 +20,14 @@ class OrderConfirmed(Fact, source="order"):
 
 
 @dataclass(frozen=True, slots=True)
-class OrderCancellationRequested(Fact, source="order"):
+class OrderCancellationRequested(Event, source="order"):
     """The order is to be undone: a confirmation not yet sent would be a lie."""
 
     order_id: str
 
 
 @dataclass(frozen=True, slots=True)
-class OrderCancelled(Fact, source="order"):
+class OrderCancelled(Event, source="order"):
     """The order is undone: the customer is to be told."""
 
     order_id: str
@@ -39,7 +39,7 @@ class OrderCancelled(Fact, source="order"):
 
 
 @dataclass(frozen=True, slots=True)
-class NotificationSent(Fact):
+class NotificationSent(Event):
     """The message of this kind was handed over."""
 
     order_id: str
@@ -48,7 +48,7 @@ class NotificationSent(Fact):
 
 
 @dataclass(frozen=True, slots=True)
-class NotificationFailed(Fact):
+class NotificationFailed(Event):
     """The message of this kind was given up; ``error`` is a fixed phrase without a personal datum."""
 
     order_id: str
@@ -57,7 +57,7 @@ class NotificationFailed(Fact):
 
 
 @dataclass(frozen=True, slots=True)
-class NotificationSuppressed(Fact):
+class NotificationSuppressed(Event):
     """The message of this kind is not to be sent; ``reason`` is NO_ADDRESS or CANCELLED."""
 
     order_id: str
@@ -81,7 +81,7 @@ class SendMail(Intent, effect="mail"):
 
 
 @dataclass(frozen=True, slots=True)
-class MailSent(Answer):
+class MailSent(Result):
     """The mail server has taken the mail."""
 
     order_id: str
@@ -89,7 +89,7 @@ class MailSent(Answer):
 
 
 @dataclass(frozen=True, slots=True)
-class MailFailed(Answer):
+class MailFailed(Result):
     """The mail server refuses the mail for good, or every try was used up; ``error`` is a fixed phrase."""
 
     order_id: str
@@ -98,7 +98,7 @@ class MailFailed(Answer):
 
 
 @dataclass(frozen=True, slots=True)
-class SendMailDropped(Answer):
+class SendMailDropped(Result):
     """The mail was not to be sent any more, or not to this address, when its turn came."""
 
     order_id: str

@@ -15,10 +15,10 @@ from email.utils import formatdate
 from functools import partial
 from urllib.parse import unquote, urlsplit
 
-from chassis.outside import FOR_A_DAY, Outside, Transient
-from chassis.peer import still_open
 from notification.events import MailFailed, MailSent, SendMail, SendMailDropped
 from notification.handlers import when_mail
+from quadrille.gateway.http_client import still_open
+from quadrille.intents import FOR_A_DAY, Gateway, TransientError
 
 DOMAIN = "quadrille.example"
 SENDER = f"orders@{DOMAIN}"
@@ -27,7 +27,7 @@ BOUNCES = frozenset((550, 551, 552, 553, 554, 556))  # RFC 5321, 4.2.3: about th
 TAKEN = frozenset((250, 251, 252))
 TROUBLE = (OSError, smtplib.SMTPException)
 CONNECT_SECONDS = 3.0  # for each of connecting, greeting and introducing ourselves
-outside = Outside("notification")
+outside = Gateway("notification")
 _ADDRESS = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.-]{0,188}[A-Za-z0-9])?", re.ASCII)
 _PLAIN = re.compile(r"[ -~]{1,900}")  # visible ASCII; SMTP allows lines of 998
 _ENHANCED = re.compile(rb"[245]\.\d{1,3}\.\d{1,3}(?=\s|$)")
@@ -64,7 +64,7 @@ class Mailer:
         self._idle: deque[smtplib.SMTP] = deque()
 
     def deliver(self, recipient: str, content: bytes) -> None:
-        """Hand a mail over; raises Bounced for a refusal for good, Transient for everything else."""
+        """Hand a mail over; raises Bounced for a refusal for good, TransientError for everything else."""
         deadline = time.monotonic() + self._timeout
         try:
             server = self._connected()
@@ -114,15 +114,15 @@ class Mailer:
             self._idle.append(server)
 
 
-@outside.carries_out(
+@outside.executes(
     SendMail,
-    when=when_mail,
+    precondition=when_mail,
     ladder=FOR_A_DAY,
     exhausted=lambda intent: MailFailed(intent.order_id, intent.kind, GIVEN_UP),
-    dropped=lambda mail: SendMailDropped(mail.order_id, mail.kind, mail.customer_id, mail.subject, mail.text),
+    cancelled=lambda mail: SendMailDropped(mail.order_id, mail.kind, mail.customer_id, mail.subject, mail.text),
 )
 def send_mail(intent: SendMail, mailer: Mailer) -> MailSent | MailFailed:
-    """Send one mail with a Message-ID of its order and kind; raises Transient when no server has answered for good."""
+    """Send one mail with a Message-ID of its order and kind; raises TransientError when no server has answered for good."""
     try:
         mailer.deliver(intent.address, compose(intent, time.time()))
     except (Unsafe, Bounced) as refused:
@@ -200,5 +200,5 @@ def _hand_over(server: smtplib.SMTP, recipient: str, content: bytes, deadline: f
             raise smtplib.SMTPResponseException(code, "")
 
 
-def _unknown(trouble: Exception) -> Transient:
-    return Transient(f"no mail server: {type(trouble).__name__}")
+def _unknown(trouble: Exception) -> TransientError:
+    return TransientError(f"no mail server: {type(trouble).__name__}")

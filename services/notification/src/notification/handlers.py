@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from chassis.outside import Ruling
-from chassis.registry import Reactions
 from notification.domain import Contact, CustomerId, Ended, Kind, Nothing, OrderId, Post, Suppressed, Write
 from notification.events import (
     ContactErased,
@@ -23,8 +21,10 @@ from notification.events import (
     SendMail,
     SendMailDropped,
 )
+from quadrille.handlers import HandlerRegistry
+from quadrille.intents import Decision
 
-on = Reactions("notification", Post)
+on = HandlerRegistry("notification", Post)
 _DIGITS = dict.fromkeys(("BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW", "PYG", "RWF"), 0)  # ISO 4217: else 2
 _DIGITS |= dict.fromkeys(("UGX", "UYI", "VND", "VUV", "XAF", "XOF", "XPF"), 0)
 _DIGITS |= dict.fromkeys(("BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"), 3)
@@ -116,11 +116,11 @@ def delete_contact(contact: DeleteContact, post: Post) -> ContactErased:
     return ContactErased(contact.customer_id, post.erase(CustomerId(contact.customer_id)))
 
 
-def when_mail(intent: SendMail, post: Post) -> Ruling:
+def when_mail(intent: SendMail, post: Post) -> Decision:
     """Rule on a mail about to be leased: an untrue one, or one to an address that is not in the book, is dropped."""
     there = Contact(CustomerId(intent.customer_id), intent.address)
     may_go = post.may_send(OrderId(intent.order_id), Kind(intent.kind), there)
-    return Ruling.GO if may_go else Ruling.DROP
+    return Decision.PROCEED if may_go else Decision.CANCEL
 
 
 def _money(amount_minor: int, currency: str) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from chassis.program import Program
-from chassis.settings import Settings
 from notification import gateway, store
 from notification.handlers import on
+from quadrille.app import Program
+from quadrille.settings import Settings
 
 
 def mailer(found: Settings) -> gateway.Mailer:

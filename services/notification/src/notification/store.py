@@ -8,9 +8,6 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
-from chassis.rows import Rows
-from chassis.service import Tx
-from chassis.words import Message, key_of
 from notification.domain import Contact, CustomerId, Kind, Notice, OrderId, Post, State
 from notification.events import (
     DeleteContact,
@@ -20,6 +17,9 @@ from notification.events import (
     SendMail,
     SendMailDropped,
 )
+from quadrille.messages import Message, key_of
+from quadrille.rows import Rows
+from quadrille.service import Tx
 
 metadata = sa.MetaData()
 notice = sa.Table(
@@ -42,7 +42,7 @@ contact = sa.Table(
 NOTICES = """
 SELECT order_id, kind, state, outdated, because
   FROM notice WHERE order_id = ANY(%b) ORDER BY order_id, kind FOR UPDATE"""
-# Only commands write a contact, under their customer's key lock; a fact reads the address as it stands, without a lock.
+# Only commands write a contact, under their customer's key lock; an event reads the address as it stands, without a lock.
 CONTACTS = "SELECT customer_id, address FROM contact WHERE customer_id = ANY(%b)"
 ADD_NOTICES = """
 INSERT INTO notice (order_id, kind, state, outdated, because)

@@ -2,7 +2,7 @@
 
 from alembic import op
 
-from chassis import tables
+from quadrille.db import schema
 
 revision = "0005"
 down_revision = "0004"
@@ -14,5 +14,5 @@ GRANT DELETE ON request TO app;
 
 
 def upgrade() -> None:
-    tables.upgrade(op, 3)
+    schema.upgrade(op, 3)
     op.execute(OWN)

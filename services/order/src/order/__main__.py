@@ -1,5 +1,5 @@
 """``python -m order api | worker | relay | migrate``."""
 
-from chassis.run import main
+from quadrille.app import main
 
 main("order")

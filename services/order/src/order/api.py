@@ -15,22 +15,23 @@ from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 from starlette.types import ASGIApp
 
-from chassis import documents
-from chassis.desk import EVENTS, AtDesk, Desk, Document, etag, events, matches, plain, shown, unchanged
-from chassis.edge import Call
-from chassis.ids import from_milliseconds, uuid7
-from chassis.inputs import Input
-from chassis.money import SAFE, Currency, Price
-from chassis.openapi import Answer
-from chassis.problems import refuse
-from chassis.program import Face
-from chassis.settings import Settings
-from chassis.values import Idempotency, Identifier, Text
-from chassis.waiting import stream, wait_of
-from chassis.web import Routes, call_of, make_app
 from order import store
 from order.domain import FINAL, PHASES, ROUTE, Attention, Detail, Entry, Order, Phase, Reason, Status, placed
 from order.events import CancelAnswered, CancelOrder, Line, PlaceAnswered, PlaceOrder
+from quadrille.context import Face
+from quadrille.ids import from_milliseconds, uuid7
+from quadrille.money import SAFE, Currency, Price
+from quadrille.processing.envelope import Envelope
+from quadrille.settings import Settings
+from quadrille.values import Idempotency, Identifier, Text
+from quadrille.web import documents
+from quadrille.web.api import EVENTS, Api, TheApi, events
+from quadrille.web.app import Routes, call_of, make_app
+from quadrille.web.documents import Document, etag, matches, plain, shown, unchanged
+from quadrille.web.middleware import RequestContext
+from quadrille.web.openapi import Answer
+from quadrille.web.problems import refuse
+from quadrille.web.sse import stream, wait_of
 
 routes = Routes()
 
@@ -145,15 +146,15 @@ REFUSED = "not-found", "not-cancellable", "version-mismatch", "order-frozen", "o
              Answer(201, "Final within the time you would wait.", OrderDocument, EXAMPLE, PLACED)],
 )  # fmt: skip
 async def place(
-    request: Request, desk: AtDesk, order: NewOrder, key: Annotated[Idempotency, Header(alias="Idempotency-Key")],
+    request: Request, desk: TheApi, order: NewOrder, key: Annotated[Idempotency, Header(alias="Idempotency-Key")],
     prefer: Annotated[str | None, Header()] = None,
 ) -> Response:  # fmt: skip
     """Place an order, once per Idempotency-Key; with Prefer: wait=N it is shown as it is when final, or after N s."""
     call = call_of(request)
     wish = _wish(order, key, call, desk.settings)
     at, name = wish.placed_at, f"{wish.caller} {ROUTE} {key}"
-    heard = Input(UUID(wish.order_id), wish.order_id, wish, at, wish.type, request=name, trace=call.trace)
-    reply = await desk.ask_once(heard, PlaceAnswered)
+    heard = Envelope(UUID(wish.order_id), wish.order_id, wish, at, wish.type, request=name, trace=call.trace)
+    reply = await desk.execute_idempotent(heard, PlaceAnswered)
     call.order_id = reply.order_id
     if reply.outcome == "KEY_REUSED":
         refuse("idempotency-key-reused", order=reply.order_id)
@@ -176,7 +177,7 @@ async def place(
              Answer(200, "It was being undone already, or is.", OrderDocument, UNDONE, VERSION)],
 )  # fmt: skip
 async def cancel(
-    request: Request, desk: AtDesk, order_id: UUID, if_match: Annotated[str | None, Header()] = None
+    request: Request, desk: TheApi, order_id: UUID, if_match: Annotated[str | None, Header()] = None
 ) -> Response:
     """Cancel an order that is not decided yet, or confirmed and before its cut-off."""
     order, version = await _mine(call := call_of(request), desk, order_id), None
@@ -184,8 +185,8 @@ async def cancel(
     if if_match is not None and if_match.strip() != "*":
         version = order.version if matches(if_match, etag(order.version)) else 0  # which no order has
     wish = CancelOrder(str(order_id), call.caller, "customer", version)
-    heard = Input(uuid7(), wish.order_id, wish, datetime.now(UTC), wish.type, trace=call.trace)
-    outcome = (await desk.ask_once(heard, CancelAnswered)).outcome
+    heard = Envelope(uuid7(), wish.order_id, wish, datetime.now(UTC), wish.type, trace=call.trace)
+    outcome = (await desk.execute_idempotent(heard, CancelAnswered)).outcome
     order = await _mine(call, desk, order_id)
     if outcome == "CHANGED":
         refuse("version-mismatch", current_etag=etag(order.version))
@@ -201,7 +202,7 @@ async def cancel(
     answers=[Answer(200, "snapshot, status …, end; or restart.", None, TOLD, media_type=EVENTS)],
 )  # fmt: skip
 async def follow(
-    request: Request, desk: AtDesk, order_id: UUID, last_event_id: Annotated[str | None, Header()] = None
+    request: Request, desk: TheApi, order_id: UUID, last_event_id: Annotated[str | None, Header()] = None
 ) -> Response:
     """Follow an order until it is final; with Last-Event-ID from there on, without a gap."""
     order = await _mine(call := call_of(request), desk, order_id)
@@ -214,7 +215,7 @@ async def follow(
     answers=[Answer(200, "The order.", OrderDocument, EXAMPLE, VERSION), Answer(304, "You have this version.")],
 )  # fmt: skip
 async def read(
-    request: Request, desk: AtDesk, order_id: UUID, if_none_match: Annotated[str | None, Header()] = None
+    request: Request, desk: TheApi, order_id: UUID, if_none_match: Annotated[str | None, Header()] = None
 ) -> Response:
     """Read an order; with If-None-Match it is told only if it has changed."""
     order = await _mine(call_of(request), desk, order_id)
@@ -226,7 +227,7 @@ async def read(
     "GET", "/v1/orders", scope="orders:read", problems=("invalid-cursor",),
     answers=[Answer(200, "A page; a Link with rel=next leads on.", OrderList, {"orders": [EXAMPLE]})],
 )  # fmt: skip
-async def browse(request: Request, desk: AtDesk, asked: Annotated[store.Filters, Query()]) -> Response:
+async def browse(request: Request, desk: TheApi, asked: Annotated[store.Filters, Query()]) -> Response:
     """List your orders, newest first."""
     found, more = await desk.page(request, asked, store.list_orders, lambda order: order.order_id)
     page = {"orders": [document(order, desk.settings) for order in found]}
@@ -235,15 +236,15 @@ async def browse(request: Request, desk: AtDesk, asked: Annotated[store.Filters,
 
 def make(face: Face) -> ASGIApp:
     """Return order's API."""
-    return make_app("Quadrille order", routes, Desk(face, store.is_known), face.spans, face.settings.public_base)
+    return make_app("Quadrille order", routes, Api(face, store.is_known), face.spans, face.settings.public_base)
 
 
-async def _mine(call: Call, desk: Desk, order_id: UUID | str) -> Order:
+async def _mine(call: RequestContext, desk: Api, order_id: UUID | str) -> Order:
     call.order_id = str(order_id)
     return await desk.read(store.get_order, call.caller, call.order_id) or refuse("not-found")
 
 
-async def _refuse_taken(desk: Desk, call: Call) -> NoReturn:
+async def _refuse_taken(desk: Api, call: RequestContext) -> NoReturn:
     """Refuse a reference that another order bears, and say which, where that stands, and what to do."""
     other = await _mine(call, desk, str(call.order_id))
     detail = f"Order {other.order_id} of this customer bears this reference and is {other.status}. {_way_out(other)}"
@@ -262,12 +263,12 @@ def _way_out(other: Order) -> str:
     return "It goes on: read it until it is final; if it ends CANCELLED the reference is free again."
 
 
-def _told(order: Order, desk: Desk, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+def _told(order: Order, desk: Api, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     body = documents.json_of(document(order, desk.settings))
     return Response(body, status, {**(headers or {}), "ETag": etag(order.version)}, "application/json")
 
 
-def _wish(order: NewOrder, key: str, call: Call, settings: Settings) -> PlaceOrder:
+def _wish(order: NewOrder, key: str, call: RequestContext, settings: Settings) -> PlaceOrder:
     """Return the command, with the 202 rendered: what is stored is what every repeat gets."""
     lines = tuple(Line(line.sku, line.quantity, line.unit_price_minor) for line in order.lines)
     at = from_milliseconds(now := time.time_ns() // 1_000_000)

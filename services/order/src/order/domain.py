@@ -7,11 +7,11 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Literal, NamedTuple, TypeAlias
 
-from chassis.idempotency import Request
-from chassis.rows import Rows
-from chassis.stuck import Patience
-from chassis.words import Fact, NotYet, key_of
 from order import events
+from quadrille.messages import Event, NotYet, key_of
+from quadrille.rows import Rows
+from quadrille.stuck import Patience
+from quadrille.web.idempotency import Request
 
 Phase: TypeAlias = Literal["PENDING", "SUCCEEDED", "COMPENSATING", "COMPENSATED", "COMPENSATION_FAILED"]
 Reason: TypeAlias = Literal[
@@ -83,7 +83,7 @@ class States:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A status the order passed through, and the fact that made it so."""
+    """A status the order passed through, and the event that made it so."""
 
     sequence: int
     status: Status
@@ -102,8 +102,8 @@ class Detail:
     resolved: str | None = None
     stuck: int = 0
 
-    def knowing(self, fact: Fact) -> Detail:
-        """Return the detail with what a fact adds to it."""
+    def knowing(self, fact: Event) -> Detail:
+        """Return the detail with what an event adds to it."""
         if isinstance(fact, events.StockRejected):
             return replace(self, shortages=fact.shortages)
         if isinstance(fact, events.PaymentDeclined):
@@ -141,7 +141,7 @@ class Order:
         history = (*self.history, Entry(len(self.history) + 1, status, at, because))
         return replace(self.freed(), status=status, history=history, version=self.version + 1)
 
-    def knowing(self, fact: Fact, participant: str, state: str) -> Order:
+    def knowing(self, fact: Event, participant: str, state: str) -> Order:
         """Return the order with what a participant did; what contradicts an order that goes on is marked."""
         rank, goes_on = RANKS[participant][state], self.reason is None
         conflict = goes_on and (rank == FAILED or (rank == SETTLED and self.status is Status.CONFIRMED))
@@ -161,7 +161,7 @@ class Order:
 
     @property
     def debts(self) -> tuple[tuple[str, str], ...]:
-        """Return who owes the order which fact; none once it is over."""
+        """Return who owes the order which event; none once it is over."""
         owed, ranks = UNDONE if self.reason else OWED, [(name, self.states.rank(name)) for name in RANKS]
         found = [(name, owed[name][rank]) for name, rank in ranks if rank < len(owed[name])]
         next_step = found[:1] if self.states.inventory == "NONE" else found[-1:]
@@ -187,7 +187,7 @@ def placed(wish: events.PlaceOrder) -> Order:
 
 
 class Decision(NamedTuple):
-    """The decision to undo an order: why, when, because of which fact, into which status, and who wants it."""
+    """The decision to undo an order: why, when, because of which event, into which status, and who wants it."""
 
     reason: Reason
     at: datetime
@@ -223,8 +223,8 @@ class Orders:
         message = "an order that was never placed here"
         raise NotYet(message)
 
-    def fold(self, fact: Fact, participant: str, state: str) -> Order | None:
-        """Return the order, knowing the fact now, or None if it knew as much already (law L11)."""
+    def fold(self, fact: Event, participant: str, state: str) -> Order | None:
+        """Return the order, knowing the event now, or None if it knew as much already (law L11)."""
         order = self.known(key_of(fact))
         if RANKS[participant][state] <= order.states.rank(participant):
             return None

@@ -1,4 +1,4 @@
-"""The words order hears and says: commands with their replies, its own facts, the participants' facts, its timer."""
+"""The words order hears and says: commands with their replies, its own events, the participants' events, its timer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, TypeAlias
 
-from chassis.words import Command, Fact, Reply, Timer
+from quadrille.messages import Command, Event, Reply, Timer
 
 Outcome: TypeAlias = Literal["ACCEPTED", "ALREADY", "TOO_LATE", "FROZEN", "CHANGED", "UNKNOWN"]
 
@@ -77,7 +77,7 @@ class CancelAnswered(Reply):
 
 
 @dataclass(frozen=True, slots=True)
-class OrderPlaced(Fact):
+class OrderPlaced(Event):
     """An order was accepted; nothing is held or charged yet."""
 
     order_id: str
@@ -90,7 +90,7 @@ class OrderPlaced(Fact):
 
 
 @dataclass(frozen=True, slots=True)
-class OrderConfirmed(Fact):
+class OrderConfirmed(Event):
     """Stock is held and money is taken: the order goes through."""
 
     order_id: str
@@ -100,7 +100,7 @@ class OrderConfirmed(Fact):
 
 
 @dataclass(frozen=True, slots=True)
-class OrderCancellationRequested(Fact):
+class OrderCancellationRequested(Event):
     """The order is to be undone, whatever the cause; said once (laws L2, L9)."""
 
     order_id: str
@@ -110,7 +110,7 @@ class OrderCancellationRequested(Fact):
 
 
 @dataclass(frozen=True, slots=True)
-class OrderCancelled(Fact):
+class OrderCancelled(Event):
     """Everything is undone: ``settlement`` names how each participant ended (law L3)."""
 
     order_id: str
@@ -120,7 +120,7 @@ class OrderCancelled(Fact):
 
 
 @dataclass(frozen=True, slots=True)
-class OrderCompensationFailed(Fact):
+class OrderCompensationFailed(Event):
     """A participant could not undo its part: the order is frozen until a person acts."""
 
     order_id: str
@@ -131,7 +131,7 @@ class OrderCompensationFailed(Fact):
 
 
 @dataclass(frozen=True, slots=True)
-class OrderCompensationResolved(Fact):
+class OrderCompensationResolved(Event):
     """What could not be undone is undone now, or ended by a person: RETRIED, WRITTEN_OFF or EXTERNAL."""
 
     order_id: str
@@ -148,14 +148,14 @@ class OrderDeadline(Timer):
 
 
 @dataclass(frozen=True, slots=True)
-class StockReserved(Fact, source="inventory"):
+class StockReserved(Event, source="inventory"):
     """Every line of the order is held."""
 
     order_id: str
 
 
 @dataclass(frozen=True, slots=True)
-class StockRejected(Fact, source="inventory"):
+class StockRejected(Event, source="inventory"):
     """Some SKU is short: nothing is held."""
 
     order_id: str
@@ -163,21 +163,21 @@ class StockRejected(Fact, source="inventory"):
 
 
 @dataclass(frozen=True, slots=True)
-class StockCommitted(Fact, source="inventory"):
+class StockCommitted(Event, source="inventory"):
     """The goods are taken for good."""
 
     order_id: str
 
 
 @dataclass(frozen=True, slots=True)
-class StockReleased(Fact, source="inventory"):
+class StockReleased(Event, source="inventory"):
     """The order holds nothing any more, or never did."""
 
     order_id: str
 
 
 @dataclass(frozen=True, slots=True)
-class StockReleaseFailed(Fact, source="inventory"):
+class StockReleaseFailed(Event, source="inventory"):
     """The goods cannot come back."""
 
     order_id: str
@@ -187,7 +187,7 @@ class StockReleaseFailed(Fact, source="inventory"):
 
 
 @dataclass(frozen=True, slots=True)
-class StockResolved(Fact, source="inventory"):
+class StockResolved(Event, source="inventory"):
     """A person ended inventory's undo."""
 
     order_id: str
@@ -195,14 +195,14 @@ class StockResolved(Fact, source="inventory"):
 
 
 @dataclass(frozen=True, slots=True)
-class PaymentCharged(Fact, source="payment"):
+class PaymentCharged(Event, source="payment"):
     """The card is charged; by law L8 the stock is held."""
 
     order_id: str
 
 
 @dataclass(frozen=True, slots=True)
-class PaymentDeclined(Fact, source="payment"):
+class PaymentDeclined(Event, source="payment"):
     """The card was declined, definitely."""
 
     order_id: str
@@ -210,21 +210,21 @@ class PaymentDeclined(Fact, source="payment"):
 
 
 @dataclass(frozen=True, slots=True)
-class PaymentOutcomeUnknown(Fact, source="payment"):
+class PaymentOutcomeUnknown(Event, source="payment"):
     """Nobody knows yet whether the card was charged."""
 
     order_id: str
 
 
 @dataclass(frozen=True, slots=True)
-class PaymentSkipped(Fact, source="payment"):
+class PaymentSkipped(Event, source="payment"):
     """No charge began, and none will."""
 
     order_id: str
 
 
 @dataclass(frozen=True, slots=True)
-class PaymentRefunded(Fact, source="payment"):
+class PaymentRefunded(Event, source="payment"):
     """The money went back."""
 
     order_id: str
@@ -233,7 +233,7 @@ class PaymentRefunded(Fact, source="payment"):
 
 
 @dataclass(frozen=True, slots=True)
-class PaymentRefundFailed(Fact, source="payment"):
+class PaymentRefundFailed(Event, source="payment"):
     """The money did not go back."""
 
     order_id: str
@@ -243,7 +243,7 @@ class PaymentRefundFailed(Fact, source="payment"):
 
 
 @dataclass(frozen=True, slots=True)
-class PaymentResolved(Fact, source="payment"):
+class PaymentResolved(Event, source="payment"):
     """A person ended payment's undo."""
 
     order_id: str

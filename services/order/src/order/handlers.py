@@ -6,13 +6,13 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TypeAlias
 
-from chassis.facts import FindingRaised, OrderStuck
-from chassis.idempotency import Request
-from chassis.registry import Reactions
-from chassis.stuck import LEVELS, OrderCheck
-from chassis.words import Fact
 from order import events
 from order.domain import OPEN, ROUTE, Decision, Order, Orders, Reason, Status, placed
+from quadrille.handlers import HandlerRegistry
+from quadrille.messages import Event
+from quadrille.stuck import LEVELS, OrderCheck
+from quadrille.system_messages import FindingRaised, OrderStuck
+from quadrille.web.idempotency import Request
 
 Placing: TypeAlias = (
     events.PlaceAnswered | tuple[events.OrderPlaced | events.OrderDeadline | OrderCheck | events.PlaceAnswered, ...]
@@ -23,7 +23,7 @@ GivingUp: TypeAlias = tuple[events.OrderCancellationRequested | events.OrderCanc
 Freezing: TypeAlias = tuple[events.OrderCompensationFailed | FindingRaised, ...]
 Closing: TypeAlias = tuple[events.OrderCompensationResolved | events.OrderCancelled | FindingRaised, ...]
 
-on = Reactions("order", Orders)
+on = HandlerRegistry("order", Orders)
 
 
 @on.command
@@ -209,21 +209,21 @@ def _checks(orders: Orders, order_id: str, at: datetime) -> tuple[OrderCheck, ..
     return (OrderCheck(order_id, orders.rules.patience.next(order.since, at)),) if order.debts else ()
 
 
-def _over(fact: Fact, orders: Orders, order: Order | None) -> Ending:
+def _over(fact: Event, orders: Orders, order: Order | None) -> Ending:
     """End an order that waits for nobody any more; what contradicts one that goes on is a finding."""
     if order is None:
         return ()
     return _contradicts(fact, order) or orders.close(order, fact.at, fact.type)
 
 
-def _contradicts(fact: Fact, order: Order) -> tuple[FindingRaised, ...]:
-    """Return the finding that a fact is, which contradicts an order that goes on."""
+def _contradicts(fact: Event, order: Order) -> tuple[FindingRaised, ...]:
+    """Return the finding that an event is, which contradicts an order that goes on."""
     if order.reason or order.attention != "CONFLICT":
         return ()
     return (FindingRaised("order", "3", f"{fact.type} while {order.status}", order.order_id),)
 
 
-def _acknowledged(fact: Fact, orders: Orders, participant: str, state: str) -> Closing:
+def _acknowledged(fact: Event, orders: Orders, participant: str, state: str) -> Closing:
     """Take an undo as done, announced failures of it as resolved, and end the order if it was the last."""
     order = orders.fold(fact, participant, state)
     if order is None:
@@ -238,7 +238,7 @@ def _acknowledged(fact: Fact, orders: Orders, participant: str, state: str) -> C
     return resolved, *orders.close(order, fact.at, fact.type)
 
 
-def _frozen(fact: Fact, orders: Orders, state: str, failure: events.OrderCompensationFailed) -> Freezing:
+def _frozen(fact: Event, orders: Orders, state: str, failure: events.OrderCompensationFailed) -> Freezing:
     """Freeze an order that is being undone; nobody fails an undo that was not asked for, unless the order forgot."""
     order = orders.fold(fact, failure.participant, state)
     if order is None or order.reason is None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from chassis import ops_orders, upkeep
-from chassis.operators import Deed, Refusal, Success
-from chassis.ops_routes import Routes
-from chassis.program import Face, Program
-from chassis.service import Tx
-from chassis.settings import Settings
-from chassis.stuck import Patience
-from chassis.words import Said
 from order import events, store
 from order.domain import Rules, Status
 from order.handlers import on
+from quadrille.app import Program
+from quadrille.context import Face
+from quadrille.db import retention
+from quadrille.messages import Emitted
+from quadrille.ops import orders
+from quadrille.ops.actions import OperatorAction, Refusal, Success
+from quadrille.ops.routes import Routes
+from quadrille.service import Tx
+from quadrille.settings import Settings
+from quadrille.stuck import Patience
 
 
 def rules(settings: Settings) -> Rules:
@@ -21,7 +23,7 @@ def rules(settings: Settings) -> Rules:
     return Rules(settings.order_deadline, settings.order_cancel_cutoff, settings.idempotency_ttl, patience)
 
 
-def outcome(said: Said) -> tuple[int, int]:
+def outcome(said: Emitted) -> tuple[int, int]:
     """Return how many sagas end by this, and how many fail: by their deadline, or because an undo did (saga.md, 7)."""
     if isinstance(said, events.OrderCancellationRequested):
         return int(said.status_then != Status.CONFIRMED), int(said.reason == "DEADLINE")
@@ -30,17 +32,17 @@ def outcome(said: Said) -> tuple[int, int]:
 
 def forget(tx: Tx, settings: Settings) -> int:
     """Forget some idempotency keys whose time is over; from then on they make new orders (reliability.md, F5)."""
-    return upkeep.forget_requests(tx, settings.idempotency_ttl)
+    return retention.forget_requests(tx, settings.idempotency_ttl)
 
 
 def ops(face: Face) -> Routes:
     """Return what an operator may ask of the api beside commands."""
-    return {**ops_orders.intake(face), **ops_orders.queue(face, store.waiting)}
+    return {**orders.intake(face), **orders.queue(face, store.waiting)}
 
 
 LATE = "The cut-off has passed: the goods may be on their way, and nobody can cancel any more."
 FROZEN = "Its undo has failed already and waits for a person: quadrille resolve, at the participant that owes it."
-CANCEL = Deed(
+CANCEL = OperatorAction(
     "cancel", events.CancelOrder, store.standing, role="api", actor="requested_by", fixed={"caller": None},
     answers={
         "ACCEPTED": Success(202, "It is being undone: look at its status."),

@@ -9,16 +9,15 @@ import sqlalchemy as sa
 from pydantic import TypeAdapter
 from sqlalchemy.dialects.postgresql import JSONB, UUID
 
-from chassis.documents import rfc3339
-from chassis.idempotency import Request
-from chassis.ids import floor_of, milliseconds
-from chassis.rows import Rows
-from chassis.service import Tx
-from chassis.stuck import Waiting
-from chassis.values import Identifier, Moment, Paged, Text
-from chassis.words import Message, key_of
 from order.domain import FINAL, PHASES, ROUTE, Attention, Order, Orders, Phase, Reason, Status
 from order.events import PaymentCharged, PlaceOrder
+from quadrille.ids import floor_of, milliseconds
+from quadrille.messages import Message, key_of
+from quadrille.rows import Rows
+from quadrille.service import Tx
+from quadrille.stuck import Waiting
+from quadrille.values import Identifier, Moment, Paged, Text, rfc3339
+from quadrille.web.idempotency import Request
 
 # A row is one JSON document each way: pydantic reads and writes the domain's own classes faster than columns do.
 _ORDER, _ORDERS = TypeAdapter(Order), TypeAdapter(list[Order])
@@ -161,7 +160,7 @@ def is_known(db: sa.Connection, wish: PlaceOrder) -> bool:
 
 
 def waiting(tx: Tx) -> Iterable[Waiting]:
-    """Return the orders that wait for a fact: the unfinished, and the confirmed that are called stuck."""
+    """Return the orders that wait for an event: the unfinished, and the confirmed that are called stuck."""
     for (row,) in tx.execute(WAITING):
         order = _ORDER.validate_json(row)
         waits = order.debts, order.since, order.detail.stuck

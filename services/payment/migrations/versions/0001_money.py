@@ -2,7 +2,7 @@
 
 from alembic import op
 
-from chassis import tables
+from quadrille.db import schema
 
 revision = "0001"
 down_revision = None
@@ -24,5 +24,5 @@ GRANT SELECT, INSERT ON entry TO app;
 
 
 def upgrade() -> None:
-    tables.upgrade(op, 1)
+    schema.upgrade(op, 1)
     op.execute(OWN)

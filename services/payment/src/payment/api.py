@@ -9,16 +9,17 @@ from fastapi import Query, Request, Response
 from pydantic import Field
 from starlette.types import ASGIApp
 
-from chassis import web
-from chassis.desk import AtDesk, Desk, Document, Time, answer
-from chassis.openapi import Answer
-from chassis.program import Face
 from payment import store
 from payment.domain import Entry as Line
 from payment.domain import Resolution as Wish
 from payment.store import Account, Pending
+from quadrille.context import Face
+from quadrille.web import app
+from quadrille.web.api import Api, TheApi, answer
+from quadrille.web.documents import Document, Time
+from quadrille.web.openapi import Answer
 
-routes = web.Routes()
+routes = app.Routes()
 ORDER = "01a1fd62-57f0-7eeb-be96-e59ce40f9cb1"
 PAYMENT = {
     "order_id": ORDER,
@@ -112,9 +113,9 @@ class Payments(Document):
     "GET", "/v1/payments", scope="payments:read", problems=(),
     answers=[Answer(200, "What is known of the order's money.", Payments, {"payments": [PAYMENT]})],
 )  # fmt: skip
-async def show_payments(request: Request, desk: AtDesk, order_id: Annotated[UUID, Query(examples=[ORDER])]) -> Response:
+async def show_payments(request: Request, desk: TheApi, order_id: Annotated[UUID, Query(examples=[ORDER])]) -> Response:
     """Show an order's payment: where it stands, its ledger, its open intents with their attempts."""
-    order = web.call_of(request).order_id = str(order_id)
+    order = app.call_of(request).order_id = str(order_id)
     account = await desk.read(store.payment_of, order)
     return answer(Payments(payments=[_payment(account)] if account else []))
 
@@ -164,5 +165,5 @@ def _intent(pending: Pending) -> Intent:
 
 def make(face: Face) -> ASGIApp:
     """Return payment's API."""
-    desk = Desk(face)
-    return web.make_app("Quadrille payment", routes, desk, face.spans, desk.base)
+    desk = Api(face)
+    return app.make_app("Quadrille payment", routes, desk, face.spans, desk.base)

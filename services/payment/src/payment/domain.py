@@ -7,8 +7,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Literal, NewType
 
-from chassis.rows import Rows
 from payment.events import charge_key, refund_key
+from quadrille.rows import Rows
 
 OrderId = NewType("OrderId", str)
 

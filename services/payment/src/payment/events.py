@@ -1,17 +1,17 @@
-"""The words payment hears and says: facts of others, its own facts, its intents and the processor's answers."""
+"""The words payment hears and says: events of others, its own events, its intents and the processor's answers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from chassis.words import Answer, Fact, Intent
+from quadrille.messages import Event, Intent, Result
 
 # heard ---------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class OrderPlaced(Fact, source="order"):
+class OrderPlaced(Event, source="order"):
     """An order with its amount and the token of the card; stock may or may not be held yet."""
 
     order_id: str
@@ -22,14 +22,14 @@ class OrderPlaced(Fact, source="order"):
 
 
 @dataclass(frozen=True, slots=True)
-class StockReserved(Fact, source="inventory"):
+class StockReserved(Event, source="inventory"):
     """The permission to charge: every line of the order is held."""
 
     order_id: str
 
 
 @dataclass(frozen=True, slots=True)
-class OrderCancellationRequested(Fact, source="order"):
+class OrderCancellationRequested(Event, source="order"):
     """The order is to be undone, whatever the cause (law L2)."""
 
     order_id: str
@@ -40,7 +40,7 @@ class OrderCancellationRequested(Fact, source="order"):
 
 
 @dataclass(frozen=True, slots=True)
-class PaymentCharged(Fact):
+class PaymentCharged(Event):
     """The card was charged; ``payment_id`` is the charge's key."""
 
     order_id: str
@@ -51,7 +51,7 @@ class PaymentCharged(Fact):
 
 
 @dataclass(frozen=True, slots=True)
-class PaymentDeclined(Fact):
+class PaymentDeclined(Event):
     """The card was declined, definitely: nothing was or will be charged."""
 
     order_id: str
@@ -59,7 +59,7 @@ class PaymentDeclined(Fact):
 
 
 @dataclass(frozen=True, slots=True)
-class PaymentOutcomeUnknown(Fact):
+class PaymentOutcomeUnknown(Event):
     """Nobody knows yet whether the card was charged; payment keeps asking."""
 
     order_id: str
@@ -68,7 +68,7 @@ class PaymentOutcomeUnknown(Fact):
 
 
 @dataclass(frozen=True, slots=True)
-class PaymentSkipped(Fact):
+class PaymentSkipped(Event):
     """The order was cancelled before a charge began: there is nothing to undo, and there never will be."""
 
     order_id: str
@@ -76,7 +76,7 @@ class PaymentSkipped(Fact):
 
 
 @dataclass(frozen=True, slots=True)
-class PaymentRefunded(Fact):
+class PaymentRefunded(Event):
     """The money went back: ``kind`` is VOID before settlement, REFUND after it."""
 
     order_id: str
@@ -87,7 +87,7 @@ class PaymentRefunded(Fact):
 
 
 @dataclass(frozen=True, slots=True)
-class PaymentRefundFailed(Fact):
+class PaymentRefundFailed(Event):
     """The money did not go back: refused for a business reason, or every try used up."""
 
     order_id: str
@@ -97,7 +97,7 @@ class PaymentRefundFailed(Fact):
 
 
 @dataclass(frozen=True, slots=True)
-class PaymentResolved(Fact):
+class PaymentResolved(Event):
     """A person has ended what payment still owed the order."""
 
     order_id: str
@@ -149,7 +149,7 @@ class InquireRefund(Intent, effect="refund"):
 
 
 @dataclass(frozen=True, slots=True)
-class CardCharged(Answer):
+class CardCharged(Result):
     """The processor has charged the card; ``reference`` is its own name for the charge."""
 
     order_id: str
@@ -157,7 +157,7 @@ class CardCharged(Answer):
 
 
 @dataclass(frozen=True, slots=True)
-class CardDeclined(Answer):
+class CardDeclined(Result):
     """The processor has declined the card for good."""
 
     order_id: str
@@ -165,7 +165,7 @@ class CardDeclined(Answer):
 
 
 @dataclass(frozen=True, slots=True)
-class ChargeUnknown(Answer):
+class ChargeUnknown(Result):
     """Every fast try ended without a definite answer: the card may be charged or not (law L7)."""
 
     order_id: str
@@ -173,14 +173,14 @@ class ChargeUnknown(Answer):
 
 
 @dataclass(frozen=True, slots=True)
-class ChargeNotFound(Answer):
+class ChargeNotFound(Result):
     """The processor knows no such charge yet, which is no answer: a frozen worker may still send it (law L7)."""
 
     order_id: str
 
 
 @dataclass(frozen=True, slots=True)
-class CardRefunded(Answer):
+class CardRefunded(Result):
     """The processor has given the money back: ``kind`` is VOID or REFUND."""
 
     order_id: str
@@ -189,7 +189,7 @@ class CardRefunded(Answer):
 
 
 @dataclass(frozen=True, slots=True)
-class RefundRefused(Answer):
+class RefundRefused(Result):
     """The processor refuses the refund for a business reason, for example a closed card."""
 
     order_id: str
@@ -197,28 +197,28 @@ class RefundRefused(Answer):
 
 
 @dataclass(frozen=True, slots=True)
-class RefundExhausted(Answer):
+class RefundExhausted(Result):
     """Every try of the refund's ladder ended without an answer."""
 
     order_id: str
 
 
 @dataclass(frozen=True, slots=True)
-class RefundNotFound(Answer):
+class RefundNotFound(Result):
     """The processor has given nothing back under this key."""
 
     order_id: str
 
 
 @dataclass(frozen=True, slots=True)
-class ChargeCardDropped(Answer):
+class ChargeCardDropped(Result):
     """The charge was not to be made any more when its turn came."""
 
     order_id: str
 
 
 @dataclass(frozen=True, slots=True)
-class RefundCardDropped(Answer):
+class RefundCardDropped(Result):
     """The refund was not to be made any more when its turn came."""
 
     order_id: str

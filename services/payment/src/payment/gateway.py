@@ -11,9 +11,6 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from urllib.parse import quote
 
-from chassis.breaker import Breaker, Limits, Refused
-from chassis.outside import FOR_A_DAY, INQUIRY, Outside, Transient
-from chassis.peer import Peer, Unanswered
 from payment.events import (
     CardCharged,
     CardDeclined,
@@ -33,10 +30,13 @@ from payment.events import (
     refund_key,
 )
 from payment.handlers import when_charge, when_refund
+from quadrille.gateway.breaker import Breaker, CircuitOpenError, Limits
+from quadrille.gateway.http_client import HttpClient, NoResponseError
+from quadrille.intents import FOR_A_DAY, INQUIRY, Gateway, TransientError
 
 FAST_TRIES = (0.0, 0.1, 0.2)  # seconds to wait before each
 JITTER = 0.1
-outside = Outside("payment")
+outside = Gateway("payment")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +47,10 @@ class Told:
     document: Mapping[str, object]
 
     def text(self, name: str) -> str:
-        """Return a member that is text; raises Transient, so that an answer not understood is no answer."""
+        """Return a member that is text; raises TransientError, so that an answer not understood is no answer."""
         if not isinstance(value := self.document.get(name), str) or not value:
             message = f"the processor's answer has no {name}"
-            raise Transient(message)
+            raise TransientError(message)
         return value
 
 
@@ -65,7 +65,7 @@ class Processor:
     """The processor's API; any thread may use it. ``url`` is its base, ``timeout`` in seconds is an answer's."""
 
     def __init__(self, url: str, timeout: float = 3.0, limits: Limits | None = None) -> None:
-        self.peer = Peer(url, timeout, limits)
+        self.peer = HttpClient(url, timeout, limits)
 
     @property
     def breaker(self) -> Breaker:
@@ -73,7 +73,7 @@ class Processor:
         return self.peer.breaker
 
     def insist(self, path: str, key: str, body: Mapping[str, object]) -> Told | Unsettled:
-        """POST up to three times under one key, 100 and 200 ms + U(0, 100) ms apart; raises Transient if none was sent.
+        """POST up to three times under one key, 100 and 200 ms + U(0, 100) ms apart; raises TransientError if none was sent.
 
         A breaker that refuses ends the tries: the next ones would be refused too.
         """
@@ -83,41 +83,41 @@ class Processor:
                 time.sleep(wait + random.uniform(0, JITTER))  # noqa: S311 - jitter
             try:
                 return self.ask("POST", path, key, body)
-            except Unanswered as lost:
+            except NoResponseError as lost:
                 sent, trouble = sent + lost.sent, str(lost)
-            except Refused as refused:
+            except CircuitOpenError as refused:
                 trouble = str(refused)
                 break
         if not sent:
-            raise Transient(trouble)
+            raise TransientError(trouble)
         return Unsettled(sent)
 
     def look_up(self, path: str, key: str) -> Told:
-        """GET what is stored under a key; raises Transient when that cannot be known now."""
+        """GET what is stored under a key; raises TransientError when that cannot be known now."""
         try:
             return self.ask("GET", f"{path}/{quote(key, safe=':')}", key)
-        except (Unanswered, Refused) as trouble:
-            raise Transient(str(trouble)) from trouble
+        except (NoResponseError, CircuitOpenError) as trouble:
+            raise TransientError(str(trouble)) from trouble
 
     def ask(self, method: str, path: str, key: str, body: Mapping[str, object] | None = None) -> Told:
-        """Make one call; raises Unanswered, Refused when it was not made, Transient for an answer not understood."""
+        """Make one call; raises NoResponseError, Refused when it was not made, TransientError for an answer not understood."""
         content = None if body is None else json.dumps(body).encode()
         headers = {} if body is None else {"Idempotency-Key": key, "Content-Type": "application/json"}
         status, answer = self.peer.call(method, path, headers, content)
         why = f"the processor answered {status:d}"
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in (HTTPStatus.ACCEPTED, HTTPStatus.CONFLICT):
-            raise Unanswered(why, sent=True)
+            raise NoResponseError(why, sent=True)
         told = Told(status == HTTPStatus.OK, _document(answer))
         if told.found or (status == HTTPStatus.NOT_FOUND and told.document.get("error") == "not_found"):
             return told
-        raise Transient(why)  # neither done nor declined: our mistake or a stranger's page, so a person must look
+        raise TransientError(why)  # neither done nor declined: our mistake or a stranger's page, so a person must look
 
 
-@outside.carries_out(
-    ChargeCard, when=when_charge, ladder=INQUIRY, dropped=lambda intent: ChargeCardDropped(intent.order_id)
+@outside.executes(
+    ChargeCard, precondition=when_charge, ladder=INQUIRY, cancelled=lambda intent: ChargeCardDropped(intent.order_id)
 )
 def charge(intent: ChargeCard, processor: Processor) -> CardCharged | CardDeclined | ChargeUnknown:
-    """Charge once under the key ``charge:<order>``; raises Transient when nothing was sent."""
+    """Charge once under the key ``charge:<order>``; raises TransientError when nothing was sent."""
     body = {
         "payment_token": intent.payment_token,
         "amount_minor": intent.amount_minor,
@@ -131,32 +131,34 @@ def charge(intent: ChargeCard, processor: Processor) -> CardCharged | CardDeclin
             return _charge_told(intent.order_id, told)
 
 
-@outside.inquires(ChargeCard)
+@outside.looks_up(ChargeCard)
 def look_for_charge(intent: ChargeCard, processor: Processor) -> CardCharged | CardDeclined | None:
-    """Ask for an old charge before it is made; raises Transient while it is processing or nobody answers."""
+    """Ask for an old charge before it is made; raises TransientError while it is processing or nobody answers."""
     told = processor.look_up("/v1/charges", charge_key(intent.order_id))
     return _charge_told(intent.order_id, told) if told.found else None
 
 
-@outside.carries_out(InquireCharge, ladder=INQUIRY)
+@outside.executes(InquireCharge, ladder=INQUIRY)
 def inquire_charge(intent: InquireCharge, processor: Processor) -> CardCharged | CardDeclined | ChargeNotFound:
-    """Ask what became of the charge; raises Transient while it is processing or nobody answers."""
+    """Ask what became of the charge; raises TransientError while it is processing or nobody answers."""
     told = processor.look_up("/v1/charges", charge_key(intent.order_id))
     return _charge_told(intent.order_id, told) if told.found else ChargeNotFound(intent.order_id)
 
 
-outside.one_ladder(ChargeCard, InquireCharge)  # unknown, not found and asked again: less and less often, without an end
+outside.share_retries(
+    ChargeCard, InquireCharge
+)  # unknown, not found and asked again: less and less often, without an end
 
 
-@outside.carries_out(
+@outside.executes(
     RefundCard,
-    when=when_refund,
+    precondition=when_refund,
     ladder=FOR_A_DAY,
     exhausted=lambda intent: RefundExhausted(intent.order_id),
-    dropped=lambda intent: RefundCardDropped(intent.order_id),
+    cancelled=lambda intent: RefundCardDropped(intent.order_id),
 )
 def refund(intent: RefundCard, processor: Processor) -> CardRefunded | RefundRefused:
-    """Give the charge back once under the key ``refund:<order>``; raises Transient while the outcome is unknown.
+    """Give the charge back once under the key ``refund:<order>``; raises TransientError while the outcome is unknown.
 
     An operator's retry inquires first, whatever its own age: the first try may be long ago.
     """
@@ -166,20 +168,20 @@ def refund(intent: RefundCard, processor: Processor) -> CardRefunded | RefundRef
     match processor.insist("/v1/refunds", refund_key(intent.order_id), body):
         case Unsettled():
             message = "the refund's outcome is unknown"
-            raise Transient(message)
+            raise TransientError(message)
         case Told() as told:
             return _refund_told(intent.order_id, told)
 
 
-@outside.inquires(RefundCard)
+@outside.looks_up(RefundCard)
 def look_for_refund(intent: RefundCard, processor: Processor) -> CardRefunded | None:
-    """Ask for an old refund before it is made; raises Transient when nobody can tell now."""
+    """Ask for an old refund before it is made; raises TransientError when nobody can tell now."""
     return _refund_stored(intent.order_id, processor)
 
 
-@outside.carries_out(InquireRefund, ladder=INQUIRY)
+@outside.executes(InquireRefund, ladder=INQUIRY)
 def inquire_refund(intent: InquireRefund, processor: Processor) -> CardRefunded | RefundNotFound:
-    """Ask what became of the refund; raises Transient when nobody can tell now."""
+    """Ask what became of the refund; raises TransientError when nobody can tell now."""
     return _refund_stored(intent.order_id, processor) or RefundNotFound(intent.order_id)
 
 
@@ -198,7 +200,7 @@ def _charge_told(order_id: str, told: Told) -> CardCharged | CardDeclined:
             return CardDeclined(order_id, told.text("code"))
         case other:
             message = f"the processor's status of a charge is {other[:20]!r}"
-            raise Transient(message)
+            raise TransientError(message)
 
 
 def _refund_told(order_id: str, told: Told) -> CardRefunded | RefundRefused:
@@ -209,7 +211,7 @@ def _refund_told(order_id: str, told: Told) -> CardRefunded | RefundRefused:
             return RefundRefused(order_id, told.text("code"))
         case other:
             message = f"the processor's status of a refund is {other[:20]!r}"
-            raise Transient(message)
+            raise TransientError(message)
 
 
 def _document(content: bytes) -> Mapping[str, object]:

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from chassis.facts import FindingRaised
-from chassis.outside import Ruling
-from chassis.registry import Reactions
-from chassis.undo import ResolveUndo, RetryUndo, UndoAnswered, not_owed
 from payment.domain import (
     OPEN,
     Due,
@@ -46,8 +42,17 @@ from payment.events import (
     charge_key,
     refund_key,
 )
+from quadrille.handlers import HandlerRegistry
+from quadrille.intents import Decision
+from quadrille.system_messages import (
+    CompensationAnswered,
+    FindingRaised,
+    ResolveCompensation,
+    RetryCompensation,
+    not_owed,
+)
 
-on = Reactions("payment", Payments)
+on = HandlerRegistry("payment", Payments)
 
 
 @on.learns
@@ -174,44 +179,48 @@ def refund_not_found(answer: RefundNotFound, payments: Payments) -> PaymentResol
 
 
 @on.command
-def retry_refund(wish: RetryUndo, payments: Payments) -> tuple[RefundCard, UndoAnswered] | UndoAnswered:
+def retry_refund(
+    wish: RetryCompensation, payments: Payments
+) -> tuple[RefundCard, CompensationAnswered] | CompensationAnswered:
     """Start a failed refund again, which asks first what became of it; one under way is tried at once."""
     match payments.retry(OrderId(wish.order_id)):
         case Due(price):
-            asked = UndoAnswered(wish.order_id, "ASKED", State.REFUNDING)
+            asked = CompensationAnswered(wish.order_id, "ASKED", State.REFUNDING)
             return RefundCard(wish.order_id, price.amount_minor, again=True), asked
         case "HURRIED":
-            return UndoAnswered(wish.order_id, "ASKED", State.REFUNDING)
+            return CompensationAnswered(wish.order_id, "ASKED", State.REFUNDING)
         case None:
             return not_owed(wish, payments.known(OrderId(wish.order_id)))
 
 
 @on.command
-def resolve_payment(wish: ResolveUndo, payments: Payments) -> tuple[InquireRefund, UndoAnswered] | UndoAnswered:
+def resolve_payment(
+    wish: ResolveCompensation, payments: Payments
+) -> tuple[InquireRefund, CompensationAnswered] | CompensationAnswered:
     """Ask what became of the refund, whose answer ends what is owed; a charge without an answer is asked for only."""
     resolution = Resolution(wish.how, wish.operator, wish.evidence)
     cancelled = OrderCancellationRequested.type in wish.waiting
     match payments.resolve(OrderId(wish.order_id), resolution, cancelled=cancelled):
         case "INQUIRED":
-            asked = UndoAnswered(wish.order_id, "ASKED", payments.state(OrderId(wish.order_id)))
+            asked = CompensationAnswered(wish.order_id, "ASKED", payments.state(OrderId(wish.order_id)))
             return InquireRefund(wish.order_id), asked
         case "HURRIED":
-            return UndoAnswered(wish.order_id, "CHARGE_OPEN", payments.state(OrderId(wish.order_id)))
+            return CompensationAnswered(wish.order_id, "CHARGE_OPEN", payments.state(OrderId(wish.order_id)))
         case None:
             return not_owed(wish, payments.known(OrderId(wish.order_id)))
 
 
-def when_charge(intent: ChargeCard, payments: Payments) -> Ruling:
+def when_charge(intent: ChargeCard, payments: Payments) -> Decision:
     """Rule on a charge about to be leased at ``intent.at``: past its deadline it waits for the decider (law L1)."""
     order_id = OrderId(intent.order_id)
     if payments.state(order_id) not in OPEN:
-        return Ruling.DROP
-    return Ruling.GO if payments.may_begin(order_id, intent.at) else Ruling.WAIT
+        return Decision.CANCEL
+    return Decision.PROCEED if payments.may_begin(order_id, intent.at) else Decision.DEFER
 
 
-def when_refund(intent: RefundCard, payments: Payments) -> Ruling:
+def when_refund(intent: RefundCard, payments: Payments) -> Decision:
     """Rule on a refund about to be leased: only one that is still owed goes out."""
-    return Ruling.GO if payments.state(OrderId(intent.order_id)) is State.REFUNDING else Ruling.DROP
+    return Decision.PROCEED if payments.state(OrderId(intent.order_id)) is State.REFUNDING else Decision.CANCEL
 
 
 def _charge(order_id: str, transition: Due | None) -> ChargeCard | None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from chassis.operators import undo_deeds
-from chassis.program import Program
-from chassis.settings import Settings
 from payment import gateway, store
 from payment.handlers import on
+from quadrille.app import Program
+from quadrille.ops.actions import compensation_actions
+from quadrille.settings import Settings
 
 
 def processor(found: Settings) -> gateway.Processor:
@@ -16,5 +16,5 @@ def processor(found: Settings) -> gateway.Processor:
 
 PROGRAM = Program(
     on, store, api="payment.api:make", outside=gateway.outside, client=processor,
-    operators=undo_deeds(store.standing),
+    operators=compensation_actions(store.standing),
 )  # fmt: skip

@@ -10,11 +10,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from chassis.rows import Rows
-from chassis.service import Tx
-from chassis.words import Message, key_of
 from payment.domain import Entry, OrderId, Payment, Payments, Price, Resolution, State
 from payment.events import charge_key, refund_key
+from quadrille.messages import Message, key_of
+from quadrille.rows import Rows
+from quadrille.service import Tx
 
 metadata = sa.MetaData()
 payment = sa.Table(

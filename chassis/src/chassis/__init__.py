@@ -1,1 +1,0 @@
-"""The reusable half of Quadrille: it knows no event and no service."""

@@ -1,0 +1,245 @@
+"""What a service's main.py wires, and what its HTTP face is made from."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import structlog
+
+from quadrille import file_limits, settings
+from quadrille.context import Face
+from quadrille.db.conninfo import unhear
+from quadrille.handlers import HandlerRegistry
+from quadrille.intents import Gateway
+from quadrille.observability import logs
+from quadrille.observability.tracing import Spans, name_unheard
+from quadrille.ops import server
+from quadrille.ops.health import breaker_closed, database_can_write, nothing_parked, relay_publishes
+from quadrille.ops.server import Check
+from quadrille.service import Service, Store, Tx
+from quadrille.settings import Settings
+
+if TYPE_CHECKING:
+    from quadrille.avro.codec import Codec
+    from quadrille.db.retention import Upkeep
+    from quadrille.ops.actions import OperatorAction
+    from quadrille.processing.telemetry import SagaOutcome, SagaOutcomes
+    from quadrille.service import Service
+
+W = TypeVar("W")
+
+
+def _nobody(_: Settings) -> None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Program(Generic[W]):
+    """What a service's main.py wires: handlers, store, errands with their client, rules, and where its HTTP face is.
+
+    ``api`` is the name of a function ``make(face: Face)`` giving an ASGI app, imported by the api role alone;
+    ``outcome`` tells how a saga ends by what is said; ``forget`` lets some of its own rows go that are past their time
+    and returns how many; ``operators`` are the commands a person may give over the ops
+    port, ``ops`` the names of functions ``routes(face: Face)`` giving what else the api's ops port answers.
+    """
+
+    on: HandlerRegistry[W]
+    store: Store[W]
+    api: str
+    outside: Gateway = field(default_factory=lambda: Gateway(""))
+    client: Callable[[Settings], object] = _nobody
+    rules: Callable[[Settings], object] = _nobody
+    outcome: SagaOutcome | None = None
+    forget: Callable[[Tx, Settings], int] | None = None
+    operators: Sequence[OperatorAction] = ()
+    ops: Sequence[str] = ()
+
+    def upkeep(self, settings: Settings) -> Upkeep:
+        """Return how a worker keeps the service's database in order."""
+        from quadrille.db.retention import Upkeep  # noqa: PLC0415 - the worker's alone
+
+        forget = self.forget
+        return Upkeep(settings.inbox_window, (lambda tx: forget(tx, settings)) if forget else None)
+
+    def tally(self, connect: Callable[[], Tx]) -> SagaOutcomes | None:
+        """Return a process's own count of how sagas end, None where that is not counted."""
+        from quadrille.processing.telemetry import SagaOutcomes  # noqa: PLC0415 - the relay knows no database of ours
+
+        return SagaOutcomes(connect, self.outcome) if self.outcome else None
+
+
+log = structlog.get_logger()
+
+
+def main(name: str, arguments: Sequence[str] | None = None) -> None:
+    """Run one role of a service until SIGTERM or SIGINT, then exit; ``name`` is the service's package."""
+    role, *flags = arguments or sys.argv[1:] or [""]
+    if role not in ROLES:
+        sys.stderr.write(f"usage: python -m {name} {' | '.join(ROLES)} [--setting=value ...]\n")
+        sys.exit(2)
+    found = settings.read(flags)
+    logs.configure(name, role, found.log_level)
+    name_unheard(os.environ)
+    file_limits.take_all()
+    for variable in unhear():
+        log.warning("setting is not heard", setting=variable, reason="DATABASE_URL alone says how it is reached")
+    ROLES[role](name, found, _stop_on_signals())
+
+
+def _stop_on_signals() -> threading.Event:
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+def _program(name: str) -> Program[Any]:
+    program: Program[Any] = importlib.import_module(f"{name}.main").PROGRAM
+    return program
+
+
+def _named(name: str) -> Callable[[Any], Any]:
+    """Return the function ``module:function``, imported now."""
+    module, _, function = name.partition(":")
+    found: Callable[[Any], Any] = getattr(importlib.import_module(module), function)
+    return found
+
+
+def _service(program: Program[Any], found: Settings) -> tuple[Service[Any], Codec]:
+    from quadrille.avro.codec import Codec  # noqa: PLC0415 - not the relay's
+    from quadrille.avro.registry import (  # noqa: PLC0415 - as above
+        Cache,
+        Registry,
+        SchemaIds,
+    )
+    from quadrille.avro.schemas import said_by  # noqa: PLC0415 - as above
+    from quadrille.service import Service  # noqa: PLC0415 - as above
+
+    said = *said_by(program.on.service), *said_by("chassis")
+    codec = Codec(said, SchemaIds(Registry(found.registry_url), Cache(found.schema_cache)))
+    return Service(program.on, program.store, codec, program.outside, program.rules(found)), codec
+
+
+def _worker(name: str, found: Settings, stop: threading.Event) -> None:
+    from quadrille.consumer.worker import Worker, WorkerRole  # noqa: PLC0415 - as above
+    from quadrille.context import Surroundings  # noqa: PLC0415 - as above
+    from quadrille.db.connection import connection  # noqa: PLC0415 - as above
+    from quadrille.ops import actions  # noqa: PLC0415 - the worker's and the api's
+    from quadrille.replay.manager import Replays  # noqa: PLC0415 - the worker's alone
+
+    program = _program(name)
+    service, codec = _service(program, found)
+    spans, connect = Spans(name, "worker", found.otlp_endpoints, found.trace_ratio), connection(found.database_url)
+    tally, client = program.tally(connect), program.client(found)
+    around = Surroundings(
+        connect, found.kafka_bootstrap, codec, spans, client, found.batch_max, beats=True, tally=tally,
+        upkeep=program.upkeep(found), patience=found.patience,
+    )  # fmt: skip
+    worker = WorkerRole(lambda: Worker(service, around))
+    checks: dict[str, Check] = {
+        "database": lambda: database_can_write(found.database_url),
+        "kafka": worker.kafka_answers,
+        "schemas": codec.prepare,
+        "worker": worker.allowed,
+        "assignment": worker.assigned,
+        "progress": worker.progressing,
+    }
+    face = Face(found, service, connect, spans, tally, stop)
+    replays = Replays(service, around)
+    routes = {**actions.routes(program.operators, face, "worker"), **replays.routes()}
+    with (
+        tally or nullcontext(),
+        replays,
+        server.serve(
+            found.ops_bind,
+            name,
+            "worker",
+            checks,
+            found.shown(),
+            routes=routes,
+            warns={**_degraded(found), "outside": lambda: breaker_closed(client)},
+        ),
+    ):
+        worker.run(stop)
+    spans.stop()
+
+
+def _api(name: str, found: Settings, stop: threading.Event) -> None:
+    from quadrille.db.connection import connection  # noqa: PLC0415 - as above
+    from quadrille.ops import actions  # noqa: PLC0415 - the worker's and the api's
+    from quadrille.web.app import serve  # noqa: PLC0415 - HTTP is the api's alone
+
+    program = _program(name)
+    service, codec = _service(program, found)
+    spans, connect = Spans(name, "api", found.otlp_endpoints, found.trace_ratio), connection(found.database_url)
+    tally = program.tally(connect)
+    face = Face(found, service, connect, spans, tally, stop)
+    app = _named(program.api)(face)
+    checks: dict[str, Check] = {
+        "database": lambda: database_can_write(found.database_url),
+        "schemas": codec.prepare,
+        "api": lambda: _listens(found.api_bind),
+    }
+    routes = dict(actions.routes(program.operators, face, "api"))
+    for name_of_more in program.ops:
+        routes |= _named(name_of_more)(face)
+    with (
+        tally or nullcontext(),
+        server.serve(found.ops_bind, name, "api", checks, found.shown(), routes=routes, warns=_degraded(found)),
+    ):
+        serve(app, found.api_bind, stop)
+    spans.stop()
+
+
+def _relay(name: str, found: Settings, stop: threading.Event) -> None:
+    from quadrille.relay.relay import Relay, RelayConfig, topics_of  # noqa: PLC0415 - the relay's alone
+
+    spans = Spans(name, "relay", found.otlp_endpoints, found.trace_ratio)
+    plan = RelayConfig(
+        name, found.database_url, found.kafka_bootstrap, topics_of(name), found.inbox_window,
+        accepted=found.kafka_cluster, patience=found.patience,
+    )  # fmt: skip
+    relay = Relay(plan, spans)
+    checks: dict[str, Check] = {
+        "database": lambda: database_can_write(found.database_url),  # what an idle relay would not notice
+        "relay": relay.ready,
+    }
+    with server.serve(found.ops_bind, name, "relay", checks, found.shown()):
+        relay.run(stop)
+    spans.stop()
+
+
+def _migrate(name: str, found: Settings, _: threading.Event) -> None:
+    from quadrille.db.migrations import upgrade  # noqa: PLC0415 - Alembic is needed here only
+
+    upgrade(name, found.database_url)
+
+
+def _degraded(found: Settings) -> dict[str, Check]:
+    """Return the checks of what an api or a worker can do without for a while."""
+    return {
+        "relay": lambda: relay_publishes(found.database_url),
+        "parked": lambda: nothing_parked(found.database_url),
+    }
+
+
+def _listens(bind: settings.Bind) -> None:
+    """Raise OSError until the API's own port answers: nobody is told to come before it is open."""
+    socket.create_connection((bind.host, bind.port), timeout=1).close()
+
+
+ROLES: dict[str, Callable[[str, Settings, threading.Event], None]] = {
+    "api": _api,
+    "worker": _worker,
+    "relay": _relay,
+    "migrate": _migrate,
+}

@@ -1,0 +1,1 @@
+"""Avro on the wire: events to bytes and back, schemas bounded, ids from the registry."""

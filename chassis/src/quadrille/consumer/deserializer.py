@@ -1,0 +1,93 @@
+"""From the bytes of a record to an input: what cannot be read is parked under its order, never skipped as unheard."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from datetime import UTC, date, datetime
+from typing import Any
+
+from confluent_kafka import Message as KafkaMessage
+
+from quadrille.avro.decoder import DecodeError
+from quadrille.ids import id_milliseconds, id_time, record_id
+from quadrille.kafka import headers as envelope
+from quadrille.messages import Event, Infrastructure, Message, key_of
+from quadrille.observability.trace_context import new_trace, parse
+from quadrille.processing.envelope import Envelope, OffsetRange, Record, Unreadable
+from quadrille.service import Decoder
+
+TOO_OLD = "the event is older than the inbox can tell", "BELOW_FLOOR"
+KEY_MAX = 512
+LATEST_MS = 253_402_300_799_000  # the end of the year 9999: what a datetime can say
+
+
+class RecordDeserializer:
+    """Reads records for one service: its event classes by wire type.
+
+    From ``floor_ms`` on the inbox tells every id; of the days before it, only those of the days ``kept``.
+    """
+
+    def __init__(self, heard: Mapping[str, type[Event]], decoder: Decoder) -> None:
+        self.heard = heard
+        self.decoder = decoder
+        self.floor_ms = 0
+        self.kept: frozenset[date] = frozenset()
+        self._names = frozenset(name.encode() for name in heard)
+
+    def unheard(self, record: Record) -> bool:
+        """Tell whether no handler is for this type; decided on one header, before anything is decoded."""
+        named = envelope.type_of(record.headers)
+        return named is not None and named not in self._names and named != b"" and named.isascii()
+
+    def read(self, record: Record, key: bytes | None, origin: OffsetRange | None, at_ms: int) -> Envelope:
+        """Return the input of a record; its time is its header's, or ``at_ms`` (the broker's) without one."""
+        headers, at_ms = envelope.read_headers(record.headers), min(max(at_ms, 0), LATEST_MS)
+        text = (key or b"").decode("utf-8", "replace").replace("\0", "\ufffd")  # which no text column holds
+        text = text[:KEY_MAX]  # a longer one finds no place in an index, not even to be parked under
+        identity = headers.id
+        if identity is None:
+            place = (origin.topic, origin.partition, origin.next - 1) if origin else ("", 0, 0)
+            identity = record_id(*place, at_ms)
+        at = headers.time if isinstance(headers, envelope.CloudEvent) else datetime.fromtimestamp(at_ms / 1000, UTC)
+        trace = parse(headers.traceparent) or new_trace()
+        body = self._body(record, text, headers)
+        return Envelope(identity, text, body, at, headers.type or "unknown", record, origin, trace=trace)
+
+    def _body(
+        self, record: Record, key: str, headers: envelope.CloudEvent | envelope.MalformedHeadersError
+    ) -> Message | Unreadable:
+        if isinstance(headers, envelope.MalformedHeadersError):
+            return Unreadable(headers.reason)
+        if id_milliseconds(headers.id) < self.floor_ms and id_time(headers.id).date() not in self.kept:
+            return Unreadable(*TOO_OLD)
+        if (cls := self.heard.get(headers.type)) is None:
+            return Unreadable("no handler here hears this type any more", "UNHEARD")
+        try:
+            body = self.decoder.decode(record.raw, cls)
+        except DecodeError as wrong:
+            return Unreadable(str(wrong))
+        except Infrastructure:
+            raise
+        except Exception as bug:  # noqa: BLE001 - a decoder's bug is this record's alone, as a handler's is
+            return Unreadable(f"{type(bug).__name__} while decoding")
+        return body if key_of(body) == key else Unreadable("the record's key is not its body's first field")
+
+
+# For a name that is not UTF-8 the client returns a broken list with an exception set. A plain call, once specialised by
+# the interpreter, would not look, and the list would end the process; a methodcaller's call is checked every time.
+HEADERS_OF: Callable[[KafkaMessage], Any] = operator.methodcaller("headers")
+
+
+def record_of(message: KafkaMessage) -> Record:
+    """Return a record with its headers as they came; none of them if one has a name that is no text."""
+    try:
+        headers = HEADERS_OF(message)
+    except (SystemError, UnicodeDecodeError):  # a name that is not UTF-8: without headers the record is parked
+        headers = None
+    pairs = headers.items() if isinstance(headers, dict) else headers or ()
+    return Record(message.value() or b"", tuple((name, _bytes(value)) for name, value in pairs))
+
+
+def _bytes(value: str | bytes | None) -> bytes:
+    return value.encode() if isinstance(value, str) else value or b""

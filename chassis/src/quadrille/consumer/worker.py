@@ -1,0 +1,210 @@
+"""One worker process: a thread that hears topics, a thread that works off the agenda, both through ``commit``."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import structlog
+from confluent_kafka import Consumer, KafkaError
+
+from quadrille.consumer.deserializer import RecordDeserializer
+from quadrille.consumer.heartbeat import HeartbeatMonitor
+from quadrille.consumer.loop import RETRIABLE, ConsumerLoop, ConsumerPorts, hinted
+from quadrille.consumer.parking import redrive_open
+from quadrille.consumer.progress import ConsumerProgress
+from quadrille.context import Surroundings
+from quadrille.kafka.config import consumer_settings
+from quadrille.kafka.topics import StoppedError, Topics
+from quadrille.messages import Event
+from quadrille.observability.logs import ThrottledLog
+from quadrille.observability.readiness import NotReadyError, reason
+from quadrille.processing.envelope import Handled
+from quadrille.processing.outbox import tell_recoveries
+from quadrille.processing.telemetry import Telemetry
+from quadrille.service import Service, Tx
+from quadrille.tasks.scheduler import TaskScheduler
+
+UPKEEP_SECONDS = 600.0
+WATCH_SECONDS = 10.0
+RETRY_SECONDS = 10.0
+STOPPED_EVERY = 60.0
+Work: TypeAlias = Callable[[threading.Event], None]
+log = structlog.get_logger()
+
+
+class Worker:
+    """Everything one worker process does; ``run`` returns when told to stop, or raises StoppedError with the reason."""
+
+    def __init__(self, service: Service[Any], around: Surroundings) -> None:
+        self.service, self.connect, self.upkeep = service, around.connect, around.upkeep
+        self.reader = RecordDeserializer(service.on.consumes(Event), around.decoder)
+        notes = Telemetry(around.spans, around.tally)
+
+        def client() -> Consumer:
+            told = {"error_cb": self._say, "on_commit": hinted}
+            return Consumer(consumer_settings(around.bootstrap, service.name) | told)
+
+        self.topics = Topics(around.bootstrap)
+        self.listener = ConsumerLoop(service, self.connect, ConsumerPorts(client, self.topics, self.reader), notes)
+        self.progress = ConsumerProgress(service, self.topics, self.listener, around.patience)
+        self.agenda = TaskScheduler(service, self.connect, notes, around.client)
+        if around.beats:
+            self.listener.heartbeat = HeartbeatMonitor(service, self.topics, around.decoder)
+        self.listener.take, self.listener.room = self.agenda.heard, self.agenda.room
+        self.agenda.caught_up = self.listener.caught_up
+        self.listener.batch_max = self.agenda.batch_max = around.batch_max
+        self._failure: BaseException | None = None
+        self._troubles = ThrottledLog()
+
+    def run(self, stop: threading.Event) -> None:
+        """Work until told to stop; raises StoppedError when a topic is not what it was."""
+        if not self._prepare(stop):
+            return
+        heard_all = threading.Event()  # the agenda ends last: it takes in hand what the last batch says
+        listening = self._thread("listener", self.listener.run, stop, stop)
+        working = self._thread("agenda", self.agenda.run, heard_all, stop)
+        watching = self._thread("watchdog", self._watch, stop, stop)
+        listening.start()
+        watching.start()
+        if not self.agenda.idle:
+            working.start()
+        self._guarded(self._look_after, stop, stop)
+        listening.join()
+        watching.join()
+        heard_all.set()
+        if not self.agenda.idle:
+            self.agenda.wake()
+            working.join()
+        if self._failure:
+            raise self._failure
+
+    def _thread(self, name: str, work: Work, until: threading.Event, stop: threading.Event) -> threading.Thread:
+        return threading.Thread(target=self._guarded, args=(work, until, stop), name=name)
+
+    def _guarded(self, work: Work, until: threading.Event, stop: threading.Event) -> None:
+        try:
+            work(until)
+        except BaseException as failure:  # noqa: BLE001 - raised again by run, in the main thread
+            self._failure = self._failure or failure
+        finally:
+            stop.set()
+
+    def _prepare(self, stop: threading.Event) -> bool:
+        """Check the topics, refresh the floor and try what is parked again; wait for what is not up yet."""
+        while not stop.is_set():
+            try:
+                with self.connect() as tx:
+                    self.upkeep.prepare(tx, self.reader)
+                    self._check(tx)
+                    outcomes = list(redrive_open(tx, self.service, self.reader))
+            except RETRIABLE as trouble:
+                self.listener.waiting = f"it waits for what it needs: {reason(trouble)}"
+                self._troubles.warn("worker waits", type(trouble).__name__)
+                stop.wait(0.5)
+            else:
+                if outcomes:
+                    done = sum(isinstance(outcome, Handled) for outcome in outcomes)
+                    log.info("parked inputs tried again", tried=len(outcomes), done=done)
+                return True
+        return False
+
+    def _look_after(self, stop: threading.Event) -> None:
+        """See to it that topics stay what they are, days come and go in time and recoveries are told of.
+
+        Raises StoppedError.
+        """
+        kept_up = -math.inf
+        while not stop.wait(WATCH_SECONDS):
+            try:
+                with self.connect() as tx:
+                    self.upkeep.prepare(tx, self.reader)  # each time: a clock that stood still or jumped is no excuse
+                    self._check(tx)
+                    if time.monotonic() - kept_up >= UPKEEP_SECONDS:
+                        self.upkeep.clear(tx)
+                        kept_up = time.monotonic()
+            except RETRIABLE as trouble:
+                self._troubles.warn("upkeep waits", type(trouble).__name__)
+
+    def _watch(self, stop: threading.Event) -> None:
+        """Look whether what lies on the topics is handled, in a thread that hears nothing and so cannot get stuck."""
+        while not stop.wait(self.progress.patience.look_every):
+            try:
+                with self.connect() as tx:
+                    self.progress.look(tx)
+            except RETRIABLE as trouble:
+                self.progress.suspend()
+                self._troubles.warn("watchdog waits", type(trouble).__name__)
+
+    def _check(self, tx: Tx) -> None:
+        self.topics.check(tx, list(self.service.on.topics()))
+        tell_recoveries(tx, self.service)
+
+    def _say(self, error: KafkaError) -> None:
+        """Pass on what the client says; it does so only when it is polled, which the listener does."""
+        self.listener.trouble(error)
+
+
+class WorkerRole:
+    """A worker for as long as its process lives: one that had to stop says why, and another begins where it stood.
+
+    So the reason can be asked for while it lasts, and whoever has removed it need not start anything again.
+    """
+
+    def __init__(self, make: Callable[[], Worker], retry_seconds: float = RETRY_SECONDS) -> None:
+        self._make, self._retry_seconds = make, retry_seconds
+        self._worker: Worker | None = None
+        self._inner = threading.Event()
+        self._stopped = ""
+        self._said = ThrottledLog(STOPPED_EVERY)
+
+    def allowed(self) -> None:
+        """Raise NotReadyError with the reason why the last worker stopped, until another has its partitions."""
+        if self._stopped and self._worker is not None and self._worker.listener.joined:
+            self._stopped = ""
+        if self._stopped:
+            raise NotReadyError(self._stopped)
+
+    def kafka_answers(self) -> None:
+        """Raise KafkaException unless the broker answers the worker that runs."""
+        if self._worker is not None:
+            self._worker.topics.answers()
+
+    def assigned(self) -> None:
+        """Raise NotReadyError unless the worker has its place in the group and its batches are committed."""
+        if self._worker is None:
+            message = "no worker runs"
+            raise NotReadyError(message)
+        self._worker.listener.ready()
+
+    def progressing(self) -> None:
+        """Raise NotReadyError while records lie ahead that nobody handles."""
+        if self._worker is not None:
+            self._worker.progress.ready()
+
+    def run(self, stop: threading.Event) -> None:
+        """Work until told to stop."""
+        ending = threading.Thread(target=self._pass_on, args=(stop,), name="stop", daemon=True)
+        ending.start()
+        while not stop.is_set():
+            try:
+                self._work(stop)
+            except StoppedError as why:
+                self._worker, self._stopped = None, str(why)
+                if self._said.met(self._stopped):
+                    log.critical("worker stopped", reason=self._stopped, seconds=self._retry_seconds)
+                stop.wait(self._retry_seconds)
+
+    def _work(self, stop: threading.Event) -> None:
+        self._inner = threading.Event()
+        if not stop.is_set():
+            self._worker = self._make()
+            self._worker.run(self._inner)
+
+    def _pass_on(self, stop: threading.Event) -> None:
+        """Tell the worker at hand that the process is to end; a worker that ends by itself tells only itself."""
+        stop.wait()
+        self._inner.set()

@@ -1,0 +1,1 @@
+"""The service's database: connections, tables with their migrations, the audit chain, retention."""

@@ -1,0 +1,80 @@
+"""A connection of one thread's own, made anew after trouble; and a transaction in as few round trips as can be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+import psycopg
+import structlog
+from psycopg.pq import TransactionStatus
+
+from quadrille.db.conninfo import pinned, settled
+from quadrille.service import Tx
+
+# Statements are few, keyed and run for ever: planning the inbox's days anew for each batch is a tenth of its cost.
+PLAN_ONCE = "SELECT set_config('plan_cache_mode', 'force_generic_plan', false)"
+log = structlog.get_logger()
+
+
+class Session:
+    """Call it for the connection; after ``close`` the next call makes another. Used by one thread alone."""
+
+    def __init__(self, connect: Callable[[], Tx]) -> None:
+        self._connect = connect
+        self._tx: Tx | None = None
+
+    def __call__(self) -> Tx:
+        """Return the connection; raises psycopg's OperationalError when there is none to be had."""
+        if self._tx is None:
+            self._tx = self._connect()
+            self._tx.execute(PLAN_ONCE)
+        return self._tx
+
+    def close(self) -> None:
+        """Close the connection, which may be broken already."""
+        tx, self._tx = self._tx, None
+        if tx is None:
+            return
+        try:
+            tx.close()
+        except psycopg.Error as trouble:
+            log.debug("connection was broken", error_class=type(trouble).__name__)
+
+
+@contextmanager
+def pipelined(tx: Tx) -> Iterator[None]:
+    """Run the block as one transaction in one pipeline: what it queues last goes out together with the COMMIT.
+
+    psycopg's own ``transaction`` waits for an answer before its COMMIT, after it, and once more at the pipeline's end.
+    Inside a transaction of the caller's it is a savepoint. Raises what the block or any statement raised, rolled back.
+    """
+    if tx.info.transaction_status is not TransactionStatus.IDLE:
+        with tx.pipeline(), tx.transaction():
+            yield
+        return
+    try:
+        with tx.pipeline():
+            tx.execute("BEGIN", prepare=False)
+            yield
+            tx.execute("COMMIT", prepare=False)
+    except BaseException:
+        with suppress(psycopg.Error):  # a lost connection has rolled back; whoever uses it next is told
+            tx.rollback()
+        raise
+
+
+def connection(url: str) -> Callable[[], Tx]:
+    """Return a function that opens a connection as the chassis wants it: autocommit, prepared statements at once.
+
+    Nothing of it depends on the environment or on what the server speaks by default.
+    """
+
+    def connect() -> Tx:
+        tx: Tx = psycopg.connect(
+            pinned(url, connect_timeout=5, keepalives_idle=5, tcp_user_timeout=10_000),
+            autocommit=True, prepare_threshold=0,
+        )  # fmt: skip
+        return settled(tx)
+
+    return connect

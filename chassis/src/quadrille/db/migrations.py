@@ -1,0 +1,60 @@
+"""A service's tables, brought up to date by its own Alembic history; two at once wait for each other."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import psycopg
+import sqlalchemy
+from alembic import command, context
+from alembic.config import Config
+
+from quadrille.db.conninfo import pinned, settled
+
+LOCK = "SELECT pg_advisory_xact_lock(hashtext('migrations'))"
+LIMITS = "SET LOCAL lock_timeout = '2s'"
+
+
+def upgrade(package: str, url: str, revision: str = "head") -> None:
+    """Run every migration of a package, up to a revision, that its database has not seen, in one transaction.
+
+    ``url`` names the owner's login; raises sqlalchemy's errors, after which nothing has changed.
+    """
+    config = Config()
+    config.set_main_option("script_location", str(scripts(package)).replace("%", "%%"))
+    engine = sqlalchemy.create_engine("postgresql+psycopg://", creator=lambda: login(url))
+    try:
+        with engine.begin() as connection:
+            connection.execute(sqlalchemy.text(LOCK))
+            connection.execute(sqlalchemy.text(LIMITS))
+            config.attributes["connection"] = connection
+            command.upgrade(config, revision)
+    finally:
+        engine.dispose()
+
+
+def login(url: str) -> psycopg.Connection:
+    """Open the session of a migration."""
+    return settled(psycopg.connect(pinned(url, connect_timeout=5)))
+
+
+def run() -> None:
+    """Run the history over the connection it was given: the whole of every service's ``env.py``."""
+    context.configure(connection=context.config.attributes["connection"], transactional_ddl=True)
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+def scripts(package: str) -> Path:
+    """Return the folder of a package's migrations: in its wheel, or beside ``src`` in a checkout.
+
+    Raises FileNotFoundError if there is neither.
+    """
+    found = importlib.util.find_spec(package)
+    home = Path(found.origin).parent if found and found.origin else Path()
+    for folder in (home / "migrations", home.parent.parent / "migrations"):
+        if (folder / "env.py").is_file():
+            return folder
+    message = f"{package} has no migrations: neither in its wheel nor beside its sources"
+    raise FileNotFoundError(message)

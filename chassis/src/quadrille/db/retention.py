@@ -1,0 +1,106 @@
+"""What a database needs beside its inputs: the coming days have a place, and what is past its time goes.
+
+Guarantee: nothing goes that is still owed to somebody. No event that is not proven published, no id that an input could
+still be compared with: an input below the floor is parked, not handled, unless its day is kept; the floor moves before
+a day goes, and without its day the database itself would refuse the input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from typing import TypeAlias
+
+import psycopg
+import structlog
+
+from quadrille.consumer.deserializer import RecordDeserializer
+from quadrille.db.schema import AHEAD_DAYS, INBOX_DAYS
+from quadrille.ids import milliseconds
+from quadrille.service import Tx
+
+Forget: TypeAlias = Callable[[Tx], int]
+"""Lets some of a service's own rows go that are past their time, and returns how many; 0 is no more of them."""
+DAY = timedelta(days=1)
+MARGIN = timedelta(hours=1)  # whoever decides by a clock that is late still finds it
+AT_ONCE = 1000
+TOLD = "SELECT inbox_floor(%b), array(SELECT inbox_kept(%b))"
+MAKE_DAYS = "SELECT ensure_partitions(%b, %b)"
+MAKE_TODAY = f"""{MAKE_DAYS}
+ WHERE to_regclass('outbox_' || to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD')) IS NULL"""
+# Nobody is waited for, and nobody waits for long: a request that is used anew at this moment stays.
+FORGET_REQUESTS = """
+DELETE FROM request WHERE ctid = ANY(ARRAY(
+  SELECT ctid FROM request WHERE at < least(now() - %b::interval, lived_since(%b))
+   ORDER BY at LIMIT %b FOR UPDATE SKIP LOCKED))"""
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Upkeep:
+    """How long days are kept, and what else of the service's is to be forgotten."""
+
+    window: timedelta = INBOX_DAYS * DAY
+    forget: Forget | None = None
+
+    @property
+    def days(self) -> int:
+        """The window in whole days."""
+        return -(-self.window // DAY)
+
+    def prepare(self, tx: Tx, reader: RecordDeserializer) -> None:
+        """Make the coming days' places, and let a reader know which days' ids can be told."""
+        make_days(tx)
+        self.inform(tx, reader)
+
+    def inform(self, tx: Tx, reader: RecordDeserializer) -> None:
+        """Let a reader know the floor, and the days below it that are kept."""
+        floor, kept = tx.execute(TOLD, [self.days, self.days]).fetchone() or (datetime.now(UTC).date(), [])
+        reader.kept = frozenset(kept)  # before the floor, which moves up: whoever reads meanwhile knows enough
+        reader.floor_ms = _milliseconds(floor)
+
+    def floor(self, tx: Tx) -> int:
+        """Return the floor in Unix milliseconds: an id from before it is known only if its day is one of those kept."""
+        row = tx.execute("SELECT inbox_floor(%b)", [self.days]).fetchone()
+        return _milliseconds(row[0] if row else datetime.now(UTC).date())
+
+    def clear(self, tx: Tx) -> None:
+        """Let go what is past its time; a table that is busy is left for the next time rather than waited for."""
+        try:
+            while row := tx.execute("SELECT drop_old_day(%b) AS day", [self.days]).fetchone():
+                if row[0] is None:
+                    break
+                log.info("old day dropped", reason=row[0])
+        except psycopg.errors.LockNotAvailable:
+            log.info("old day is left for the next time: its table is busy")
+        rows = 0
+        while self.forget and (some := self.forget(tx)):
+            rows += some
+        if rows:
+            log.info("old rows forgotten", rows=rows)
+
+
+def make_days(tx: Tx) -> None:
+    """Make a place for each day that has none, from the last one there is to the coming ones.
+
+    Every role that writes does it when the database says that there is none: whoever keeps days ahead may be away.
+    """
+    tx.execute(MAKE_DAYS, [INBOX_DAYS, AHEAD_DAYS])
+
+
+def make_today(tx: Tx) -> None:
+    """Make the days' places if today has none: where it is not there an event is about to be written."""
+    tx.execute(MAKE_TODAY, [INBOX_DAYS, AHEAD_DAYS])
+
+
+def forget_requests(tx: Tx, kept: timedelta) -> int:
+    """Forget some requests (``chassis.idempotency``) older than they are kept; return how many, 0 when no more are.
+
+    As many days must have been lived since: a clock that jumps ahead forgets no key that is still to be honoured.
+    """
+    return tx.execute(FORGET_REQUESTS, [kept + MARGIN, -(-kept // DAY) + 1, AT_ONCE]).rowcount
+
+
+def _milliseconds(day: date) -> int:
+    return milliseconds(datetime.combine(day, time(), UTC))

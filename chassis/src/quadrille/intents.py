@@ -1,0 +1,123 @@
+"""How the outside world is reached: one function per intent, called with no transaction open (law L10)."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any, TypeVar, get_type_hints
+
+from quadrille.handlers import BASES
+from quadrille.messages import Intent, Result
+
+T = TypeVar("T", bound=Intent)
+C = TypeVar("C")
+A = TypeVar("A", bound=Result)
+
+
+class TransientError(Exception):
+    """Nothing can be known yet: the intent climbs its ladder and is tried again."""
+
+
+class Decision(enum.Enum):
+    """What is to become of an intent about to be leased."""
+
+    PROCEED = "GO"
+    DEFER = "WAIT"
+    CANCEL = "DROP"
+
+
+@dataclass(frozen=True, slots=True)
+class IntentPolicy:
+    """How one type of intent is carried out.
+
+    ``call`` takes the intent and the client of the outside and returns an Answer; ``when`` judges the intent against
+    the working set and ``dropped`` is the answer when it says DROP; ``ladder`` are the waits between tries, the last
+    one repeating when ``exhausted`` is None. ``inquires`` asks what became of an intent that is old: an answer, or
+    None where the outside knows nothing of it. ``goes_on``: one said because of an answer begins on the rung where the
+    tries that led to that answer stopped, so that intents which lead to one another climb one ladder together.
+    """
+
+    call: Callable[[Any, Any], Result]
+    precondition: Callable[[Any, Any], Decision] | None
+    ladder: tuple[timedelta, ...]
+    exhausted: Callable[[Any], Result] | None
+    cancelled: Callable[[Any], Result] | None = None
+    look_up: Callable[[Any, Any], Result | None] | None = None
+    continues: bool = False
+
+    def rung(self, tries: int) -> timedelta:
+        """Return how long to wait after so many tries, to be taken ± 50 %."""
+        return self.ladder[min(tries, len(self.ladder)) - 1]
+
+    @property
+    def patience(self) -> timedelta:
+        """How long an intent is tried before it is given up."""
+        return sum(self.ladder, timedelta())
+
+
+# saga.md, section 7; each wait is taken ± 50 %
+DELAYED = tuple(timedelta(seconds=s) for s in (1, 5, 30, 120, 600))
+FOR_A_DAY = (*DELAYED, *(timedelta(minutes=15) for _ in range(95)))  # then every 15 min up to 24 h
+INQUIRY = (  # soon, then every 5 s for 5 min, then every 2 min without an end
+    *(timedelta(seconds=s) for s in (0.5, 1, 2, 4)),
+    *(timedelta(seconds=5) for _ in range(60)),
+    timedelta(minutes=2),
+)
+OLD = timedelta(hours=20)
+"""From this age on an intent inquires before it acts: a processor that forgets its keys does so after a day."""
+
+
+class Gateway:
+    """The errands of one service: which function carries out which intent."""
+
+    def __init__(self, service: str) -> None:
+        self.service = service
+        self.policies: dict[type[Intent], IntentPolicy] = {}
+
+    def executes(
+        self,
+        intent: type[T],
+        *,
+        precondition: Callable[[T, Any], Decision] | None = None,
+        ladder: tuple[timedelta, ...] = DELAYED,
+        exhausted: Callable[[T], Result] | None = None,
+        cancelled: Callable[[T], Result] | None = None,
+    ) -> Callable[[Callable[[T, C], A]], Callable[[T, C], A]]:
+        """Register the function that carries out an intent; raises TypeError for a second one or a wrong annotation."""
+        if intent in self.policies or intent in BASES:
+            message = f"{self.service}: {intent.__name__} is carried out already, or names no intent"
+            raise TypeError(message)
+
+        def register(call: Callable[[T, C], A]) -> Callable[[T, C], A]:
+            if next(iter(get_type_hints(call).values())) is not intent:
+                message = f"{self.service}: the first parameter must be {intent.__name__}"
+                raise TypeError(message)
+            self.policies[intent] = IntentPolicy(call, precondition, ladder, exhausted, cancelled)
+            return call
+
+        return register
+
+    def looks_up(self, intent: type[T]) -> Callable[[Callable[[T, C], A | None]], Callable[[T, C], A | None]]:
+        """Register what is asked before an intent is carried out that is ``OLD`` by the time in its row's id.
+
+        It returns the answer the outside has already, or None where it knows nothing; then the intent is carried out.
+        A restored or long paused service so never repeats what was done. Raises TypeError like ``carries_out``.
+        """
+        if intent not in self.policies or self.policies[intent].look_up:
+            message = f"{self.service}: {intent.__name__} is not carried out, or inquires already"
+            raise TypeError(message)
+
+        def register(call: Callable[[T, C], A | None]) -> Callable[[T, C], A | None]:
+            if next(iter(get_type_hints(call).values())) is not intent:
+                message = f"{self.service}: the first parameter must be {intent.__name__}"
+                raise TypeError(message)
+            self.policies[intent] = replace(self.policies[intent], look_up=call)
+            return call
+
+        return register
+
+    def share_retries(self, *intents: type[Intent]) -> None:
+        """Let intents that lead to one another climb one ladder together; raises KeyError for one not carried out."""
+        self.policies |= {intent: replace(self.policies[intent], continues=True) for intent in intents}

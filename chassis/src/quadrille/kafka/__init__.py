@@ -1,0 +1,1 @@
+"""Kafka: client settings with their reasons, topics and their identities, CloudEvents headers."""

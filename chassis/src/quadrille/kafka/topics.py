@@ -1,0 +1,129 @@
+"""What the broker says about the topics a service hears: whether they are what they were, and what they hold.
+
+Asked on a connection of its own: behind the consumer's fetches every question would wait half a second.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeAlias
+
+from confluent_kafka import KafkaException, TopicCollection, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._listoffsets import OffsetSpec  # typed there, re-exported untyped
+
+from quadrille.kafka.config import client_settings
+from quadrille.observability.readiness import NotReadyError
+from quadrille.service import Tx
+
+Place: TypeAlias = tuple[str, int]
+ASK_SECONDS = 5.0
+ALIVE_SECONDS = 1.5
+RENEW_SECONDS = 30.0
+"""A client without an answer for so long is replaced: some never have one again, though the broker is back."""
+KNOWN_TOPICS = "SELECT name, topic_id, partitions, cluster_id FROM topic WHERE name = ANY(%b)"
+# A row that was written before clusters were noted belongs to the cluster where its topic is found.
+ADD_TOPIC = """
+INSERT INTO topic (name, topic_id, partitions, cluster_id) VALUES (%b, %b, %b, %b)
+ON CONFLICT (name) DO UPDATE SET cluster_id = excluded.cluster_id WHERE topic.cluster_id IS NULL"""
+
+
+class StoppedError(NotReadyError):
+    """The worker must not go on: a topic is not what it was; the message says found, wanted and fix."""
+
+
+class Topics:
+    """The broker's answers; each raises KafkaException or TimeoutError while it is away."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self._bootstrap = bootstrap
+        self._admin = AdminClient(client_settings(bootstrap))
+        self._answered = time.monotonic()
+        self._renewing = threading.Lock()
+
+    def answers(self) -> None:
+        """Raise KafkaException unless the broker answers at once."""
+        with self._asking() as admin:
+            admin.list_topics(timeout=ALIVE_SECONDS)
+
+    def check(self, tx: Tx, names: list[str]) -> None:
+        """Compare cluster and topics with what they were when first read; raises StoppedError if one is another now."""
+        known = {name: (found, cluster) for name, *found, cluster in tx.execute(KNOWN_TOPICS, [names])}
+        with self._asking() as admin:
+            cluster = str(admin.describe_cluster(request_timeout=ASK_SECONDS).result(ASK_SECONDS + 1).cluster_id)
+        for name, (_, wanted) in known.items():
+            if wanted not in (None, cluster):
+                raise StoppedError(_another_cluster(self._bootstrap, cluster, wanted, name))
+        with self._asking() as admin:
+            asked = admin.describe_topics(TopicCollection(names), request_timeout=ASK_SECONDS)
+            described = {name: answer.result(ASK_SECONDS + 1) for name, answer in asked.items()}
+        for name, found in described.items():
+            now = [str(found.topic_id), len(found.partitions)]
+            if name in known and known[name][0] != now:
+                raise StoppedError(_another_topic(name, now, known[name][0]))
+            if known.get(name) != (now, cluster):
+                tx.execute(ADD_TOPIC, [name, *now, cluster])
+
+    def watermarks(self, places: Iterable[Place]) -> dict[Place, tuple[int, int]]:
+        """Return the first offset and the end of each partition."""
+        partitions = [TopicPartition(*place) for place in places]
+        lows = self._offsets(partitions, OffsetSpec.earliest())  # type: ignore[no-untyped-call] # confluent's
+        highs = self._offsets(partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call] # confluent's
+        return {place: (low, highs[place]) for place, low in lows.items()}
+
+    def places(self, name: str) -> list[Place]:
+        """Return the partitions of a topic, none if there is no such topic."""
+        with self._asking() as admin:
+            found = admin.list_topics(timeout=ASK_SECONDS).topics.get(name)
+        return sorted((name, number) for number in found.partitions) if found and found.error is None else []
+
+    def since(self, places: Iterable[Place], at_ms: int) -> dict[Place, tuple[int, int]]:
+        """Return each partition's first record at or after a time: offset and time, both -1 where there is none."""
+        spec = OffsetSpec.for_timestamp(at_ms)
+        wanted = {TopicPartition(*place): spec for place in places}
+        with self._asking() as admin:
+            asked = admin.list_offsets(wanted, request_timeout=ASK_SECONDS)
+            answers = {(one.topic, one.partition): f.result(ASK_SECONDS + 1) for one, f in asked.items()}
+        return {place: (found.offset, found.timestamp) for place, found in answers.items()}
+
+    def _offsets(self, partitions: list[TopicPartition], spec: OffsetSpec) -> dict[Place, int]:
+        if not partitions:
+            return {}
+        with self._asking() as admin:
+            asked = admin.list_offsets(dict.fromkeys(partitions, spec), request_timeout=ASK_SECONDS)
+            return {(one.topic, one.partition): f.result(ASK_SECONDS + 1).offset for one, f in asked.items()}
+
+    @contextmanager
+    def _asking(self) -> Iterator[AdminClient]:
+        """Lend the client for a question; what is asked after one has been without an answer for long gets another."""
+        admin = self._admin
+        try:
+            yield admin
+        except (KafkaException, TimeoutError):
+            with self._renewing:
+                if admin is self._admin and time.monotonic() - self._answered >= RENEW_SECONDS:
+                    self._admin, self._answered = AdminClient(client_settings(self._bootstrap)), time.monotonic()
+            raise
+        self._answered = time.monotonic()
+
+
+def _another_cluster(bootstrap: str, found: str, wanted: str, topic: str) -> str:
+    return (
+        f"KAFKA_BOOTSTRAP={bootstrap} is another Kafka cluster: found {found}, wanted {wanted}, from which {topic} "
+        "was first read; correct the address, or see docs/troubleshooting.md if Kafka was replaced on purpose"
+    )
+
+
+def _another_topic(name: str, found: list[object], wanted: list[object]) -> str:
+    if found[0] == wanted[0]:
+        return (
+            f"{name} has {found[1]} partitions, wanted {wanted[1]}: with another number an order's facts lie on two "
+            "partitions and are no longer in order; see docs/troubleshooting.md"
+        )
+    return (
+        f"{name} is not the topic first read, it was deleted and made anew: found id {found[0]}, wanted {wanted[0]}; "
+        "to hear the new one from its beginning see docs/troubleshooting.md"
+    )

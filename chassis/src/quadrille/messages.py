@@ -1,0 +1,213 @@
+"""The kinds of message a handler hears and says; the guarantee: a wire name is derived, never written twice."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any, ClassVar, TypeAlias, TypeVar
+
+from pydantic import TypeAdapter
+
+_WORD = re.compile(r"(?<!^)(?=[A-Z])")
+UNDATED = datetime.fromtimestamp(0, UTC)
+
+
+def wire_type(name: str) -> str:
+    """Return the wire name of a class: ``StockReserved`` is ``stock.reserved``."""
+    noun, *rest = _WORD.sub("_", name).lower().split("_")
+    return f"{noun}.{'_'.join(rest)}" if rest else noun
+
+
+def _snake(name: str) -> str:
+    return _WORD.sub("_", name).lower()
+
+
+class _Dated:
+    """Holds the chassis' stamps outside the dataclass fields, so that they never reach Avro, equality or hash."""
+
+    __slots__ = ("_at", "_attempts", "_waiting")
+
+
+class Message(_Dated):
+    """A frozen dataclass whose first field is its key; ``at`` is stamped by the chassis."""
+
+    __slots__ = ()
+    type: ClassVar[str] = ""
+    key_field: ClassVar[str] = ""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "type" not in cls.__dict__:
+            cls.type = cls._wire_name()
+
+    @classmethod
+    def _wire_name(cls) -> str:
+        return wire_type(cls.__name__)
+
+    @property
+    def at(self) -> datetime:
+        """When the input happened: an event's time, a command's intake, a timer's due time, an answer's recording."""
+        return getattr(self, "_at", UNDATED)
+
+
+class Event(Message):
+    """Something that happened, said to the world: an outbox row; type ``noun.past_participle``.
+
+    ``class OrderPlaced(Event, source="order")`` is an event heard from the order service; without a source
+    it is this service's own. ``topic`` is set for the chassis' shared topics only.
+    """
+
+    __slots__ = ()
+    source: ClassVar[str] = ""
+    topic: ClassVar[str] = ""
+
+    def __init_subclass__(cls, source: str = "", topic: str = "") -> None:
+        super().__init_subclass__()
+        if source:  # a slotted dataclass is made twice, the second time without class arguments
+            cls.source = source
+        if topic or source:
+            cls.topic = topic or f"{source}.events"
+
+
+class Command(Message):
+    """A request over HTTP that may be refused; it is never parked.
+
+    ``class ResolveStock(Command, waiting=True)`` is told what waits here: see ``waiting``.
+    """
+
+    __slots__ = ()
+    asks_what_waits: ClassVar[bool] = False
+
+    def __init_subclass__(cls, waiting: bool = False) -> None:  # noqa: FBT001, FBT002 - a class argument, named
+        super().__init_subclass__()
+        if waiting:
+            cls.asks_what_waits = True
+
+    @property
+    def waiting(self) -> frozenset[str]:
+        """The types of the events of its key that are parked or discarded here: they came and were not handled."""
+        return getattr(self, "_waiting", frozenset())
+
+    @classmethod
+    def _wire_name(cls) -> str:
+        return _snake(cls.__name__)
+
+
+class Intent(Message):
+    """A committed promise to do one thing outside; type ``charge_card``.
+
+    ``class ChargeCard(Intent, effect="charge")`` names what it leads to, as an operator says it; else it is the type.
+    """
+
+    __slots__ = ()
+    effect: ClassVar[str] = ""
+
+    def __init_subclass__(cls, effect: str = "") -> None:
+        super().__init_subclass__()
+        cls.effect = effect or cls.__dict__.get("effect", cls.type)  # a slotted dataclass is made twice
+
+    @classmethod
+    def _wire_name(cls) -> str:
+        return _snake(cls.__name__)
+
+
+class Result(Message):
+    """What the outside answered to an intent."""
+
+    __slots__ = ()
+
+    @property
+    def attempts(self) -> int:
+        """How often the intent's agenda row was leased before this answer."""
+        return getattr(self, "_attempts", 1)
+
+    @classmethod
+    def _wire_name(cls) -> str:
+        return _snake(cls.__name__)
+
+
+class Timer(Message):
+    """Said to ourselves, heard when ``due`` has passed; every timer has a field ``due``."""
+
+    __slots__ = ()
+
+    @classmethod
+    def _wire_name(cls) -> str:
+        return _snake(cls.__name__)
+
+
+class Reply(Message):
+    """Said to the asker of a command only, stored nowhere."""
+
+    __slots__ = ()
+
+    @classmethod
+    def _wire_name(cls) -> str:
+        return _snake(cls.__name__)
+
+
+class NotYet(Exception):  # noqa: N818 - the name says what is the case
+    """An event came before what it refers to: parked under CAUSALITY and tried again (saga.md, section 6)."""
+
+
+class Infrastructure(Exception):  # noqa: N818 - a class of trouble, not one error
+    """Something below the business is away: the partition pauses, no attempt is counted, nothing is parked."""
+
+
+M = TypeVar("M", bound=Message)
+Emitted: TypeAlias = Event | Intent | Timer | Reply
+Saying: TypeAlias = Emitted | tuple[Emitted, ...] | None
+
+
+def key_of(message: Message) -> str:
+    """Return the key of a message: the value of its first field, as text."""
+    return str(getattr(message, first_field(type(message))))
+
+
+def first_field(cls: type[Message]) -> str:
+    """Return the name of a message class's key field.
+
+    Raises TypeError for a class that is no dataclass or has no fields.
+    """
+    if not (name := cls.__dict__.get("key_field")):
+        fields = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
+        if not fields:
+            message = f"{cls.__name__} must be a frozen dataclass whose first field is its key"
+            raise TypeError(message)
+        name = cls.key_field = fields[0].name
+    return str(name)
+
+
+def stamp(message: M, at: datetime, attempts: int = 1) -> M:
+    """Give a message its time and return it; done once, by the chassis, before a handler sees it."""
+    object.__setattr__(message, "_at", at)
+    if isinstance(message, Result):
+        object.__setattr__(message, "_attempts", attempts)
+    return message
+
+
+def tell_waiting(command: Command, types: Iterable[str]) -> None:
+    """Tell a command what waits for its key; done once, by the chassis, before its handler sees it."""
+    object.__setattr__(command, "_waiting", frozenset(types))
+
+
+_ADAPTERS: dict[type[Message], TypeAdapter[Any]] = {}
+
+
+def to_json(message: Message) -> bytes:
+    """Return an intent's, timer's or answer's body as canonical JSON."""
+    return _adapter(type(message)).dump_json(message)
+
+
+def from_json(cls: type[Message], body: bytes | str) -> Message:
+    """Return the message of a JSON body; raises pydantic's ValidationError."""
+    found: Message = _adapter(cls).validate_json(body)
+    return found
+
+
+def _adapter(cls: type[Message]) -> TypeAdapter[Any]:
+    if cls not in _ADAPTERS:
+        _ADAPTERS[cls] = TypeAdapter(cls)
+    return _ADAPTERS[cls]

@@ -1,0 +1,228 @@
+"""What an operator may ask of a service about an order: a command through the service's own ``commit``.
+
+The command, what it says and the audit's row are one transaction. A deed the service refuses leaves a row too: somebody
+tried. What never became a command (a malformed body, no reason) leaves none: nothing was tried.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, TypeAlias, get_args, get_type_hints
+
+import psycopg
+from pydantic import create_model
+
+from quadrille.context import Face
+from quadrille.db import audit
+from quadrille.ids import lock_key, uuid7
+from quadrille.messages import Command, Infrastructure, Reply
+from quadrille.observability.tracing import SERVER
+from quadrille.ops.routes import Body, OpsRequest, OpsResponse, Routes
+from quadrille.processing.batch import OUTAGE, is_outage, process_batch
+from quadrille.processing.envelope import Envelope, Failed, Handled, Outcome
+from quadrille.processing.telemetry import Telemetry
+from quadrille.service import Service, Tx
+from quadrille.system_messages import ResolveCompensation, RetryCompensation
+from quadrille.values import Text
+from quadrille.web.problems import KINDS, Problem, refuse
+
+PATH = "/ops/orders/{order_id}/"
+PATIENCE = "SET LOCAL lock_timeout = '5s'"
+LOCK_KEY = "SELECT pg_advisory_xact_lock(%b)"
+Look: TypeAlias = Callable[[Tx, str], Mapping[str, object] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Success:
+    """How an outcome that is one is told: 200 done, 202 under way; and in words what is so now."""
+
+    status: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """How an outcome that is no success is told: the problem's slug, what to do now, the rule it names.
+
+    ``members`` are taken from what the store says of the order.
+    """
+
+    slug: str
+    detail: str = ""
+    rule: str = ""
+    members: tuple[str, ...] = ()
+
+
+UNKNOWN = Refusal("not-found", "Nothing is known of this order here: check the id, and the participant.")
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorAction:
+    """One thing an operator may ask for: ``POST /ops/orders/{order_id}/<name>``.
+
+    ``command`` has the order's id as its first field; ``fixed`` are fields nobody may choose, ``actor`` is the field
+    for who asks, every other one is a member of the body. Its reply has an ``outcome``: ``answers`` has each but
+    UNKNOWN, which is 404. ``look`` is what the store says of the order, kept before and after.
+    """
+
+    name: str
+    command: type[Command]
+    look: Look
+    answers: Mapping[str, Success | Refusal]
+    role: str = "worker"
+    actor: str = ""
+    fixed: Mapping[str, object] = field(default_factory=dict)
+
+    def model(self) -> type[Body]:
+        """Return what the body may say beside its reason."""
+        hints = get_type_hints(self.command)
+        own = dataclasses.fields(self.command)[1:]  # type: ignore[arg-type]  # it is a dataclass
+        chosen = {f.name: (Text if hints[f.name] is str else hints[f.name], _default(f))
+                  for f in own if f.name not in (*self.fixed, self.actor)}  # fmt: skip
+        made: type[Body] = create_model(self.command.__name__, __base__=Body, **chosen)  # type: ignore[call-overload]  # told at run time
+        return made
+
+
+AGAIN = "The outside is being asked: its answer decides."
+OPEN = (
+    "Its charge has no answer yet, and a charge without an answer is never closed by hand: it is asked for now. "
+    "Resolve it again when it has one."
+)
+NOT_OWED = Refusal(
+    "operation-refused",
+    "Nothing of this order is owed here: no cancellation has reached it, or its undo is acknowledged already. "
+    "Look at the order, and at the other participant.",
+    rule="NOT_OWED",
+    members=("state",),
+)
+STILL_FAILED = Refusal(
+    "operation-refused",
+    "The undo is still not possible, for the same reason; nothing has changed. End it with how, evidence and a reason.",
+    rule="STILL_FAILED",
+    members=("state",),
+)
+UNDO: Mapping[str, Success | Refusal] = {
+    "DONE": Success(200, "Its part of the undo is acknowledged: the order goes on to its end."),
+    "ASKED": Success(202, AGAIN),
+    "CHARGE_OPEN": Success(202, OPEN),
+    "STILL_FAILED": STILL_FAILED,
+    "NOT_OWED": NOT_OWED,
+}
+
+
+def compensation_actions(look: Look) -> tuple[OperatorAction, OperatorAction]:
+    """Return what a participant lets an operator do about an undo it owes: try it again, or end it with evidence."""
+    return OperatorAction("retry-compensation", RetryCompensation, look, UNDO), OperatorAction(
+        "resolve", ResolveCompensation, look, UNDO, actor="operator"
+    )
+
+
+def routes(deeds: Sequence[OperatorAction], face: Face, role: str) -> Routes:
+    """Return the routes of a role's deeds; raises TypeError for a reply with an outcome that nobody answers."""
+    found: dict[tuple[str, str], Callable[[OpsRequest], OpsResponse]] = {}
+    for deed in deeds:
+        _check(deed, face.service)
+        if deed.role == role:
+            found["POST", PATH + deed.name] = partial(_do, face, deed, deed.model())
+    return found
+
+
+def _do(face: Face, deed: OperatorAction, model: type[Body], asked: OpsRequest) -> OpsResponse:
+    order_id, began_ns, began = str(asked.identity("order_id")), time.time_ns(), time.monotonic()
+    chosen = {name: value for name, value in asked.read(model) if name in model.model_fields}
+    given = {**deed.fixed, **chosen, **({deed.actor: asked.actor} if deed.actor else {})}
+    command = deed.command(order_id, **given)  # type: ignore[call-arg]  # as above
+    heard = Envelope(uuid7(), order_id, command, datetime.now(UTC), command.type, trace=asked.trace)
+    done = _commit(face, deed, heard, asked)
+    Telemetry(face.spans, face.tally).handled([(done.heard, done.outcome)], began_ns)
+    route = f"POST {PATH}{deed.name}"
+    face.spans.record(
+        route, done.heard.trace, None, began_ns, began_ns + int((time.monotonic() - began) * 1e9), kind=SERVER,
+        attributes={"http.route": PATH + deed.name, "quadrille.order_id": order_id},
+    )  # fmt: skip
+    return _told(deed, done, order_id)
+
+
+@dataclass(frozen=True, slots=True)
+class _ActionDone:
+    """A deed that is durable: as it was heard, what became of it, what the order is now, its row in the audit."""
+
+    heard: Envelope
+    outcome: Outcome
+    said: str
+    after: Mapping[str, object]
+    number: int
+
+
+def _commit(face: Face, deed: OperatorAction, heard: Envelope, asked: OpsRequest) -> _ActionDone:
+    """Commit command and audit row together; refuses when the database or registry is away, telling what may be."""
+    try:
+        tx = face.connect()
+    except psycopg.OperationalError:
+        refuse("dependency-unavailable", dependency="database", retry_after=1)
+    with closing(tx):
+        try:
+            with tx.transaction():
+                return _within(tx, face, deed, (heard, asked))
+        except Infrastructure:
+            refuse("dependency-unavailable", dependency="registry", retry_after=1)
+        except OUTAGE as trouble:  # an error the server told of has undone everything; a lost line may hide a commit
+            if not is_outage(trouble):
+                raise
+            slug = "outcome-unknown" if tx.closed else "dependency-unavailable"
+            raise Problem(slug, dependency="database", retry_after=1) from None
+
+
+def _within(tx: Tx, face: Face, deed: OperatorAction, asking: tuple[Envelope, OpsRequest]) -> _ActionDone:
+    """Do it under the order's lock; in the order's own trace, where its store knows that (invariant 21)."""
+    heard, asked = asking
+    tx.execute(PATIENCE)
+    tx.execute(LOCK_KEY, [lock_key(heard.key)])  # what is kept as before must be what the handler sees
+    before = deed.look(tx, heard.key)
+    if before and (trace_id := before.get("trace_id")):
+        heard = replace(heard, trace=face.spans.within(str(trace_id)))
+    outcome = process_batch(tx, face.service, [heard])[0]
+    said = _outcome(outcome)
+    after = deed.look(tx, heard.key)
+    kept = {"outcome": said, "order": after}
+    row = audit.Action(asked.actor, deed.name, heard.key, asked.reason, before and {"order": before}, kept)
+    return _ActionDone(heard, outcome, said, after or {}, audit.record(tx, row))
+
+
+def _told(deed: OperatorAction, done: _ActionDone, order_id: str) -> OpsResponse:
+    answer = {"UNKNOWN": UNKNOWN, **deed.answers}[done.said]
+    if isinstance(answer, Refusal):
+        extra: dict[str, object] = {name: done.after.get(name) for name in answer.members}
+        extra |= {"rule": answer.rule} if answer.rule else {}
+        raise Problem(answer.slug, answer.detail, headers=None, **extra)
+    document = {"order_id": order_id, "action": deed.name, "outcome": done.said, "detail": answer.detail}
+    return OpsResponse(answer.status, {**document, "audit_number": done.number, "order": done.after}, done.heard.trace)
+
+
+def _outcome(outcome: Outcome) -> str:
+    if isinstance(outcome, Failed):
+        raise outcome.error
+    said = outcome.said if isinstance(outcome, Handled) else ()
+    reply = next(message for message in said if isinstance(message, Reply))
+    return str(getattr(reply, "outcome"))  # noqa: B009 - _check has seen that the reply has one
+
+
+def _check(deed: OperatorAction, service: Service[Any]) -> None:
+    """See to it that every outcome a reply may have is answered, by a problem that exists."""
+    reaction = service.on.specs.get(deed.command)
+    replies = [cls for cls in reaction.emits if issubclass(cls, Reply)] if reaction else []
+    outcomes = {one for cls in replies for one in get_args(get_type_hints(cls).get("outcome"))}
+    slugs = {answer.slug for answer in deed.answers.values() if isinstance(answer, Refusal)}
+    if not outcomes or outcomes - {"UNKNOWN", *deed.answers} or slugs - set(KINDS):
+        message = f"{deed.name}: {deed.command.__name__} may come to {sorted(outcomes)}, not all of them answered"
+        raise TypeError(message)
+
+
+def _default(member: dataclasses.Field[Any]) -> object:
+    return ... if member.default is dataclasses.MISSING else member.default

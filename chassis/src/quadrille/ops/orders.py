@@ -1,0 +1,89 @@
+"""What an operator may ask of the service that takes orders: who is stuck, and to take no more for a while."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+
+from quadrille.context import Face
+from quadrille.db import sqlstate
+from quadrille.db.audit import Action, record
+from quadrille.ids import uuid7
+from quadrille.ops.routes import Body, OpsRequest, OpsResponse, Route, Routes
+from quadrille.processing.outbox import announce
+from quadrille.service import Tx
+from quadrille.settings import parse_duration
+from quadrille.stuck import Waiting
+from quadrille.system_messages import IntakePaused, IntakeResumed
+from quadrille.web.admission import CAUSES, State
+from quadrille.web.problems import refuse
+
+SHOWN = 1000
+STATE = "SELECT state FROM intake FOR UPDATE"
+SET_STATE = "UPDATE intake SET state = %b, since = clock_timestamp()"
+
+
+def intake(face: Face) -> Routes:
+    """Return POST /ops/intake/pause and /resume: both are kept in the audit, a change is announced."""
+    return {("POST", "/ops/intake/pause"): _turn(face, "PAUSED"), ("POST", "/ops/intake/resume"): _turn(face, "OPEN")}
+
+
+def _turn(face: Face, wanted: State) -> Route:
+    def turn(asked: OpsRequest) -> OpsResponse:
+        asked.read(Body)
+        with _database(face) as tx, tx.transaction():
+            row = tx.execute(STATE).fetchone()
+            before: State = row[0] if row else "OPEN"
+            if before != wanted:
+                tx.execute(SET_STATE, [wanted])
+                name = face.service.name
+                news = IntakePaused(name, "PAUSED") if wanted == "PAUSED" else IntakeResumed(name, CAUSES[before])
+                announce(tx, face.service, uuid7(), news)
+            verb = "pause" if wanted == "PAUSED" else "resume"
+            deed = Action(asked.actor, f"intake.{verb}", "intake", asked.reason, {"state": before}, {"state": wanted})
+            record(tx, deed)
+        return OpsResponse(200, {"intake": wanted, "before": before})
+
+    return turn
+
+
+def queue(face: Face, waiting: Callable[[Tx], Iterable[Waiting]]) -> Routes:
+    """Return GET /ops/stuck: failed undos and the stuck; with ``older_than`` whatever has waited as long."""
+
+    def stuck(asked: OpsRequest) -> OpsResponse:
+        with _database(face) as tx:
+            found = list(waiting(tx))
+        if (text := asked.query.get("older_than")) is not None:
+            before = datetime.now(UTC) - _duration(text)
+            found = [one for one in found if one.since <= before]
+        else:
+            found = [one for one in found if one.level or one.status == "COMPENSATION_FAILED"]
+        shown = [one.shown() for one in sorted(found, key=lambda one: one.urgency)[:SHOWN]]
+        return OpsResponse(200, {"count": len(found), "stuck": shown})
+
+    return {("GET", "/ops/stuck?older_than"): stuck}
+
+
+@contextmanager
+def _database(face: Face) -> Iterator[Tx]:
+    """Open a connection for one request; refuses when the database refuses, telling what may be."""
+    tx = None
+    try:
+        with face.connect() as tx:
+            yield tx
+    except psycopg.Error as trouble:
+        if sqlstate.blames_input(trouble):
+            raise
+        slug = "outcome-unknown" if tx and tx.broken else "dependency-unavailable"
+        refuse(slug, dependency="database", retry_after=1)
+
+
+def _duration(text: str) -> timedelta:
+    try:
+        return parse_duration(text)
+    except ValueError as wrong:
+        error = {"pointer": "query:older_than", "code": "duration", "message": f"Wanted: {wrong}"}
+        refuse("validation-failed", errors=[error])

@@ -1,0 +1,1 @@
+"""Batch processing: inputs, state, inbox, outbox and positions in one transaction."""

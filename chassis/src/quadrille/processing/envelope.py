@@ -1,0 +1,144 @@
+"""What a service is given and what became of it: every input has an id, a key, a body and a place in a trace."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TypeAlias
+from uuid import UUID
+
+from quadrille.ids import id_time
+from quadrille.messages import Emitted, Intent, Message
+from quadrille.observability.trace_context import Context, new_span_id, new_trace
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A record that could not be decoded, with the error class it is parked under and a fixed phrase."""
+
+    reason: str
+    error_class: str = "UNDECODABLE"
+
+
+@dataclass(frozen=True, slots=True)
+class OffsetRange:
+    """A step on a partition: from the position ``since`` to ``upto``, the offset after this record.
+
+    ``moves`` is false for a record that is read again: the service's own position stays where it is.
+    """
+
+    topic: str
+    partition: int
+    first: int
+    next: int
+    moves: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """The bytes of a record as they came, kept for parking; ``headers`` are (name, value) pairs."""
+
+    raw: bytes
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """Anything a handler is given: an event heard, a command, an result of the outside, a due timer.
+
+    ``agenda`` is the row an answer or timer ends; ``request`` is a key a command is looked up by and locked under;
+    ``redriven`` says that the input comes from its parked row; ``undoes`` is the step an answer tells the undoing of;
+    ``span_id`` is the id of its future process span.
+    """
+
+    id: UUID
+    key: str
+    body: Message | Unreadable
+    at: datetime
+    type: str
+    record: Record | None = None
+    origin: OffsetRange | None = None
+    from_task: UUID | None = None
+    request: str | None = None
+    redriven: bool = False
+    attempts: int = 1
+    compensates: str | None = None
+    trace: Context = field(default_factory=new_trace)
+    span_id: str = field(default_factory=new_span_id)
+
+    @property
+    def alone(self) -> bool:
+        """Whether it waits for nobody: answers and timers have no order relative to topics."""
+        return self.from_task is not None
+
+    @property
+    def lane(self) -> str:
+        """The line it is parked in: its key's, or its own if it waits for nobody."""
+        return str(self.from_task) if self.alone else self.key
+
+    @property
+    def inside(self) -> Context:
+        """The place of the handler's span: what it says hangs below it."""
+        return Context(self.trace.trace_id, self.span_id, self.trace.sampled)
+
+
+@dataclass(frozen=True, slots=True)
+class LeasedIntent:
+    """An intent of the agenda in this worker's hand; the lease is ours until ``expires`` on our monotonic clock."""
+
+    id: UUID
+    key: str
+    intent: Intent
+    attempts: int
+    expires: float
+    trace: Context
+
+
+@dataclass(frozen=True, slots=True)
+class Handled:
+    """Handled now: what was said, and the intents this process may carry out itself."""
+
+    said: tuple[Emitted, ...] = ()
+    handed: tuple[LeasedIntent, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """Handled before, or not to be handled again: nothing happened."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """Set aside with its order; ``reason`` is a fixed phrase."""
+
+    error_class: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A command raised: nothing happened, the asker is told."""
+
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """Another transaction holds this command's request key: nothing happened, ask again alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class EffectBlocked:
+    """Kept back by a replay's fence: nothing happened; ``verdict`` says why, ``effects`` what it would have led to."""
+
+    verdict: str
+    effects: frozenset[str] = frozenset()
+
+
+Outcome: TypeAlias = Handled | Duplicate | Parked | Failed | Busy | EffectBlocked
+
+
+def due_of(timer: Message | Unreadable, identity: UUID) -> datetime:
+    """Return when a timer was due, to the microsecond: its id has whole milliseconds, which is before that."""
+    due: datetime = getattr(timer, "due", None) or id_time(identity)
+    return due

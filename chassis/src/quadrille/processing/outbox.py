@@ -1,0 +1,104 @@
+"""What the chassis itself has to say; the guarantee: it is in the outbox if and only if what it tells of has happened.
+
+It is written in the transaction of what it tells, numbered in its stream without a gap, whoever else writes there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any, TypeAlias
+from uuid import UUID
+
+from quadrille.db.retention import make_today
+from quadrille.ids import event_id, lock_key
+from quadrille.messages import key_of
+from quadrille.observability.trace_context import Context, new_trace
+from quadrille.processing.unit_of_work import LOCK_KEYS, OutboxRecord
+from quadrille.service import Service, Tx
+from quadrille.system_messages import FindingRaised, ProgressResumed, ProgressStalled, RelayRecovered, SystemEvent
+
+# One statement numbers and writes: the stream's row is its lock, the first one included, held until the transaction
+# ends, so that records stand in the log in the order of their numbers.
+ADD_NUMBERED = """
+WITH numbered AS (
+  INSERT INTO stream AS s (topic, key, sequence) VALUES (%(topic)b, %(key)b, 1)
+  ON CONFLICT (key, topic) DO UPDATE SET sequence = s.sequence + 1 RETURNING s.sequence)
+INSERT INTO outbox (id, aggregatetype, aggregateid, type, sequence, payload, causationid, traceparent, parent_span)
+SELECT %(id)b, %(topic)b, %(key)b, %(type)b, sequence, %(payload)b, %(cause)b, %(traceparent)b, %(parent_span)b
+  FROM numbered"""
+UNTOLD = """
+UPDATE relay_recovery r SET announced = true
+  FROM (SELECT id FROM relay_recovery WHERE NOT announced ORDER BY at FOR UPDATE SKIP LOCKED) u
+ WHERE r.id = u.id RETURNING r.id, r.cause, r.rows, r.seconds"""
+# Who finds another at it waits: two who shared the notices would mix their order.
+UNTOLD_NOTICES = """
+UPDATE relay_notice n SET announced = true
+  FROM (SELECT id FROM relay_notice WHERE NOT announced ORDER BY at FOR UPDATE) u
+ WHERE n.id = u.id RETURNING n.id, n.kind, n.detail, n.since_at, n.took_ms, n.at"""
+Speaker: TypeAlias = Service[Any]
+
+
+def announce(
+    tx: Tx, service: Speaker, cause: UUID, *facts: SystemEvent, ordinal: int = 0, trace: Context | None = None
+) -> None:
+    """Say events of the chassis inside the caller's transaction.
+
+    ``cause`` is the row or input they tell of (a fresh uuid7 where there is none), ``ordinal`` the attempt or level.
+    In the global lock order this comes last, for a stream keyed by the service is shared by all: change your rows
+    first, and where those rows are such as ``commit`` touches under an order's key, call ``lock`` before that.
+    """
+    said = [saying(service, cause, fact, ordinal, trace) for fact in facts]
+    lock(tx, (one.key for one in said if one.key != service.name))
+    write(tx, said)
+
+
+def lock(tx: Tx, keys: Iterable[str]) -> None:
+    """Take the locks of keys until the transaction ends, in the global order: whoever commits for them waits."""
+    if wanted := sorted({lock_key(key) for key in keys}):
+        tx.execute(LOCK_KEYS, [wanted])
+
+
+def saying(
+    service: Speaker, cause: UUID, fact: SystemEvent, ordinal: int = 0, trace: Context | None = None
+) -> OutboxRecord:
+    """Return an event of the chassis ready to be written: its id is of now, and of its cause and ordinal."""
+    inside = trace or new_trace()
+    identity = event_id(service.name, cause, fact.type, ordinal, time.time_ns() // 1_000_000)
+    topic = fact.said_on or f"{service.name}.events"
+    return OutboxRecord(
+        identity, topic, key_of(fact), fact.type, service.codec.encode(fact), cause, inside.child().traceparent,
+        bytes.fromhex(inside.span_id),
+    )  # fmt: skip
+
+
+def write(tx: Tx, facts: Sequence[OutboxRecord]) -> None:
+    """Number events and put them into the outbox; the locks of keys that orders have are held by the caller."""
+    make_today(tx)
+    for said in sorted(facts, key=lambda one: (one.topic, one.key)):  # stable: two of one stream stay in order
+        row = {name: getattr(said, name) for name in OutboxRecord.__slots__}
+        tx.execute(ADD_NUMBERED, row)
+
+
+def tell_recoveries(tx: Tx, service: Speaker) -> int:
+    """Announce what the relay, who may not write into the outbox, has noted: recoveries, stalls; return how many."""
+    with tx.transaction():
+        rows = tx.execute(UNTOLD).fetchall()
+        for identity, cause, count, seconds in rows:
+            announce(tx, service, identity, RelayRecovered(service.name, cause, count, round(seconds * 1000)))
+        notices = tx.execute(UNTOLD_NOTICES).fetchall()
+        for identity, kind, detail, since, took_ms, _ in sorted(notices, key=lambda row: row[-1]):
+            announce(tx, service, identity, _noticed(service.name, kind, detail, since, took_ms))
+    return len(rows) + len(notices)
+
+
+def _noticed(service: str, kind: str, detail: str, since: datetime, took_ms: int) -> SystemEvent:
+    """Return the event of a relay's notice."""
+    match kind:
+        case "STALLED":
+            return ProgressStalled(service, "relay", detail, since)
+        case "RESUMED":
+            return ProgressResumed(service, "relay", since, took_ms)
+        case _:
+            return FindingRaised(service, "relay.left_out", detail)

@@ -1,0 +1,170 @@
+"""How sagas end, counted where it is decided and written down each second, for whoever judges by it.
+
+A saga that fails twice, by its deadline and then in its undo, is one that failed: its key is written down with it.
+A count may be lost with the process that held it; nothing but the breaker of the intake rests on it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from types import TracebackType
+from typing import Protocol, Self, TypeAlias
+
+import psycopg
+import structlog
+
+from quadrille.db.connection import Session
+from quadrille.messages import Emitted, key_of
+from quadrille.observability import metrics, tracing
+from quadrille.observability.logs import ThrottledLog
+from quadrille.observability.tracing import CLIENT, CONSUMER, INTERNAL, Spans
+from quadrille.processing.envelope import Envelope, Handled, LeasedIntent, Outcome, Parked
+from quadrille.service import Tx
+
+log = structlog.get_logger()
+
+SECONDS = 1.0
+KEPT = "2 days"  # longer than an undo is tried: who failed by a deadline is still known when it fails for good
+WRITE = """
+INSERT INTO tally (ended, failed, key) SELECT * FROM unnest(%b::int[], %b::int[], %b::text[]) ON CONFLICT DO NOTHING"""
+FORGET = f"DELETE FROM tally WHERE at < now() - interval '{KEPT}'"  # noqa: S608 - a constant of this file
+FORGET_EVERY = 1000
+SagaOutcome: TypeAlias = Callable[[Emitted], tuple[int, int]]
+"""How many sagas are ended by what was said, and whether the one it is about is known as failed now: 0 or 1 each."""
+
+
+class SagaOutcomes:
+    """A process's own count, written down while it is open as a context; ``add`` may be called by any thread."""
+
+    def __init__(self, connect: Callable[[], Tx], outcome: SagaOutcome) -> None:
+        self._connection, self._outcome = Session(connect), outcome
+        self._lock = threading.Lock()
+        self._ended = self._written = 0
+        self._failed: set[str] = set()
+        self._troubles, self._end = ThrottledLog(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="tally", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def add(self, said: Iterable[Emitted]) -> None:
+        """Count what one input made a handler say."""
+        for one in said:
+            ended, failed = self._outcome(one)
+            if ended or failed:
+                with self._lock:
+                    self._ended += ended
+                    self._failed |= {key_of(one)} if failed else set()
+
+    def _run(self) -> None:
+        """Write the count down each second to the end, and once more then."""
+        ended = False
+        while not ended:
+            ended = self._end.wait(SECONDS)
+            try:
+                self.write()
+            except psycopg.Error as trouble:
+                self._troubles.warn("tally waits", type(trouble).__name__)
+                self._connection.close()
+        self._connection.close()
+
+    def write(self) -> None:
+        """Write down what was counted since; a count that is refused is kept for the next time."""
+        with self._lock:
+            ended, failed = self._ended, sorted(self._failed)
+        if not ended and not failed:
+            return
+        none, ones = [0] * len(failed), [1] * len(failed)
+        self._connection().execute(WRITE, [[ended, *none], [0, *ones], [None, *failed]])
+        with self._lock:
+            self._ended -= ended
+            self._failed -= set(failed)
+        if self._written % FORGET_EVERY == 0:
+            self._connection().execute(FORGET)
+        self._written += 1
+
+
+class Telemetry:
+    """Spans, counters and log lines of what a worker did; after the commit, so that they tell only what is true."""
+
+    def __init__(self, spans: Spans, tally: SagaOutcomes | None = None) -> None:
+        self.spans, self.tally = spans, tally
+
+    def handled(self, batch: Sequence[tuple[Envelope, Outcome]], began_ns: int) -> None:
+        """Note a committed batch."""
+        ended_ns = time.time_ns()
+        metrics.BATCH.observe(len(batch))
+        metrics.COMMIT.observe((ended_ns - began_ns) / 1e9)
+        for heard, outcome in batch:
+            metrics.count_outcome(heard.type, outcome)
+            if self.spans.on:
+                self._span(heard, outcome, began_ns, ended_ns)
+            if isinstance(outcome, Parked):
+                self._parked(heard, outcome)
+            elif self.tally and isinstance(outcome, Handled):
+                self.tally.add(outcome.said)
+
+    def called(self, entry: LeasedIntent, began_ns: int, trouble: Exception | None = None) -> None:
+        """Note a call outside that has ended."""
+        ended_ns, kind = time.time_ns(), entry.intent.type
+        metrics.ERRANDS.labels(kind, type(trouble).__name__ if trouble else "answered").inc()
+        metrics.ERRAND.labels(kind).observe((ended_ns - began_ns) / 1e9)
+        attributes: dict[str, tracing.Value] = {"quadrille.order_id": entry.key, "quadrille.attempt": entry.attempts}
+        error = type(trouble).__name__ if trouble else None
+        self.spans.record(
+            kind, entry.trace.child(), entry.trace.span_id, began_ns, ended_ns, kind=CLIENT, attributes=attributes,
+            error=error,
+        )  # fmt: skip
+
+    def _span(self, heard: Envelope, outcome: Outcome, began_ns: int, ended_ns: int) -> None:
+        attributes: dict[str, tracing.Value] = {
+            "quadrille.order_id": heard.key,
+            "quadrille.event_type": heard.type,
+            "quadrille.outcome": type(outcome).__name__.lower(),
+        }
+        name = f"process {heard.type}"
+        if heard.origin:
+            name = f"process {heard.origin.topic}"
+            attributes |= {
+                "messaging.system": "kafka",
+                "messaging.operation.type": "process",
+                "messaging.destination.name": heard.origin.topic,
+                "messaging.message.id": str(heard.id),
+            }
+        self.spans.record(
+            name, heard.inside, heard.trace.span_id, began_ns, ended_ns,
+            kind=CONSUMER if heard.origin else INTERNAL,
+            attributes=attributes,
+            links=(heard.trace,) if heard.origin else (),
+            error=outcome.error_class if isinstance(outcome, Parked) else None,
+        )  # fmt: skip
+
+    def _parked(self, heard: Envelope, outcome: Parked) -> None:
+        place = heard.origin
+        log.error(
+            "input parked",
+            order_id=heard.key, event_id=str(heard.id), event_type=heard.type, error_class=outcome.error_class,
+            topic=place and place.topic, partition=place and place.partition, offset=place and place.next - 1,
+            trace_id=heard.trace.trace_id,
+        )  # fmt: skip
+
+
+class Observer(Protocol):
+    """Is told what became of every batch: spans, metrics and logs hang here."""
+
+    def handled(self, batch: Sequence[tuple[Envelope, Outcome]], began_ns: int) -> None:
+        """Note a committed batch."""
+        ...
+
+    def called(self, entry: LeasedIntent, began_ns: int, trouble: Exception | None = None) -> None:
+        """Note a call outside that has ended."""
+        ...

@@ -1,0 +1,1 @@
+"""The relay: outbox rows from the write-ahead log to Kafka."""

@@ -1,0 +1,261 @@
+"""The relay: outbox rows from the write-ahead log to Kafka, one process at a time per database.
+
+Guarantee: every committed row is delivered at least once, each key's first copies in commit order, aborted rows never.
+A position is stored when every record before it has a delivery report, and only then is the slot answered with it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+
+import psycopg
+import structlog
+from confluent_kafka import KafkaException
+from psycopg import pq
+
+from quadrille.observability.logs import ThrottledLog
+from quadrille.observability.progress import Change, Patience, ProgressWatchdog
+from quadrille.observability.tracing import Spans
+from quadrille.relay.publisher import Care, DeliveryFailedError, Elsewhere, Publisher, Transaction, Unproven
+from quadrille.relay.recovery import Recovery, admit, cause
+from quadrille.relay.replication import Position, Stream, StreamError, command, connect
+from quadrille.relay.session import LEASE_SECONDS, Cluster, NotReadyError, Progress, RelaySession
+from quadrille.relay.streaming import FAILURES, RECOVERIES, REFUSED, STALLED, STREAMING, Halted, Sight, Streamer
+
+REBUILD_SECONDS = 10.0
+"""A producer that failed is built anew at most this often."""
+SILENT_SECONDS = 2.0 * LEASE_SECONDS
+"""A database that has not answered for so long may have given the lock to another relay: this one is not ready."""
+_STANDBY_SECONDS = 0.3
+_BEAT_SECONDS = 1.0
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RelayConfig:
+    """What a relay is to do: ``topics`` are those its outbox may name, ``window`` the age its hearers still accept."""
+
+    service: str
+    dsn: str
+    bootstrap: str
+    topics: tuple[str, ...]
+    window: timedelta = timedelta(days=7)
+    accepted: str = ""
+    """The id of the Kafka cluster that is ours, where a person has said it."""
+    patience: Patience = field(default_factory=Patience)
+
+    @property
+    def slot(self) -> str:
+        """The replication slot's name: fixed, so that there is one."""
+        return f"quadrille_{self.service.replace('-', '_')}"
+
+
+def topics_of(service: str) -> tuple[str, ...]:
+    """Return the topics a service's relay writes: its own two, and the two all services share."""
+    return f"{service}.events", f"{service}.dead-letters", "saga.audit", "ops.events"
+
+
+class Stalled(NotReadyError):
+    """Nothing has been delivered for long: sessions and producer are made anew."""
+
+
+class Relay:
+    """One relay; ``run`` returns when told to stop, whatever happens to PostgreSQL or Kafka meanwhile."""
+
+    def __init__(self, plan: RelayConfig, spans: Spans | None = None) -> None:
+        if pq.__impl__ == "python":
+            message = "psycopg runs in pure Python: install psycopg[binary], it takes 2.5 times less"
+            raise RuntimeError(message)
+        self._plan = plan
+        self._spans = spans or Spans.disabled()
+        self._keeper: RelaySession | None = None
+        self._outlet: Publisher | None = None
+        self._build_at = 0.0
+        self._known: Progress | None = None
+        self._care = Care()
+        self._dog = ProgressWatchdog(plan.patience)
+        self._best = (0, 0, 0), 0
+        self._stall: str | None = None
+        self._seldom = ThrottledLog()
+        self.state = "starting"
+        """`streaming`, `standby`, `recovering`, `waiting` (for what ``trouble`` says) or `stopped`."""
+        self.trouble: str | None = "starting"
+
+    def ready(self) -> None:
+        """Raise NotReadyError with one line of reason unless this relay delivers or stands by."""
+        keeper, outlet = self._keeper, self._outlet
+        if keeper is not None and (silent := time.monotonic() - keeper.heard) > SILENT_SECONDS:
+            message = f"PostgreSQL has not answered for {silent:.0f} s"
+            raise NotReadyError(message)
+        away = outlet.away if outlet is not None and self.state != "standby" else None
+        trouble = self._care.reason if self.state == "streaming" else self._care.reason or self.trouble
+        if reason := trouble or away or self._stall:
+            raise NotReadyError(reason)
+
+    def run(self, stop: threading.Event) -> None:
+        """Relay until told to stop."""
+        while not stop.is_set():
+            try:
+                self._serve(stop)
+            except Halted:
+                break
+            except (Elsewhere, Stalled) as reason:
+                self._enter("waiting", str(reason))
+                self._discard()
+            except (NotReadyError, StreamError) as reason:
+                self._enter("waiting", str(reason))
+            except (DeliveryFailedError, KafkaException) as failed:
+                FAILURES.inc()
+                self._enter("waiting", self._care.reason or f"sent again: {failed}")
+                self._discard()
+            except psycopg.Error as lost:
+                self._dog.suspend()
+                self._enter("waiting", f"PostgreSQL: {(str(lost) or type(lost).__name__).splitlines()[0]}")
+            stop.wait(_STANDBY_SECONDS)
+        self._discard()
+        self._enter("stopped", "stopped")
+
+    def _serve(self, stop: threading.Event) -> None:
+        """Stand by until the lock is ours, then stream; whatever ends it, know how far the deliveries came."""
+        pump = None
+        try:
+            with closing(RelaySession(self._plan.dsn, self._plan.slot)) as keeper, ExitStack() as opened:
+                self._keeper = keeper
+                while not keeper.try_lock():
+                    self._enter("standby")
+                    self._watch(keeper, Sight(ahead=False, delivered=(0, 0, 0), end=0, words=""))
+                    _rest(stop, _STANDBY_SECONDS)
+                with keeper.beating():
+                    outlet = self._reliable_outlet(keeper, stop)
+                    walsender = opened.enter_context(closing(connect(self._plan.dsn)))
+                    pump = self._pump(keeper, walsender, outlet, stop)
+                self._enter("streaming", self._care.reason)
+                pump.run()
+        except DeliveryFailedError as failed:
+            if not isinstance(failed, Unproven):
+                self._care.refused(failed, pump.unsettled if pump is not None else 1)
+            raise
+        finally:  # with both sessions closed: neither a stand-by nor the server's shutdown waits for Kafka
+            if pump is not None:
+                self._known, clean = pump.drain()
+                if not clean:
+                    self._discard()
+
+    def _pump(
+        self, keeper: RelaySession, walsender: psycopg.Connection, outlet: Publisher, stop: threading.Event
+    ) -> Streamer:
+        """Start the stream where it has to go on."""
+        system, timeline, *_ = command(walsender, "IDENTIFY_SYSTEM")
+        start = self._start(keeper, outlet, Cluster(int(system), int(timeline)), stop)
+        keeper.free_slot()
+        stream = Stream(walsender, self._plan.slot, start.position.lsn)
+        stream.watch(keeper.connection.fileno())
+        return Streamer(keeper, stream, outlet, start, stop, watch=partial(self._watch, keeper))
+
+    def _reliable_outlet(self, keeper: RelaySession, stop: threading.Event) -> Publisher:
+        """Return a producer, once its topics were seen to be right."""
+        while self._outlet is None:
+            if time.monotonic() >= self._build_at:
+                self._outlet = Publisher(
+                    self._plan.bootstrap, self._plan.service, self._plan.topics, self._spans, self._care
+                )
+                self._build_at = time.monotonic() + REBUILD_SECONDS
+            else:
+                self._wait_refused(keeper, stop, _STANDBY_SECONDS)
+        look, patience = self._outlet.look(), time.monotonic() + _BEAT_SECONDS
+        while not self._outlet.seen(look):
+            self._outlet.check()
+            if time.monotonic() > patience and (reason := self._outlet.away or self._outlet.trouble):
+                self._enter("waiting", reason)
+            self._wait_refused(keeper, stop, 0.02)
+        self._outlet.check()
+        return self._outlet
+
+    def _wait_refused(self, keeper: RelaySession, stop: threading.Event, seconds: float) -> None:
+        """Keep the lease for a moment; while a row is refused, others wait behind it."""
+        keeper.beat_seldom()
+        if self._care.reason is not None:
+            self._watch(keeper, Sight(ahead=True, delivered=(0, 0, 0), end=0, words=self._care.reason))
+        _rest(stop, seconds)
+
+    def _start(self, keeper: RelaySession, outlet: Publisher, cluster: Cluster, stop: threading.Event) -> Progress:
+        """Return the position to go on from, after a recovery if there must be one."""
+        stored, known, target = keeper.progress(), self._known, outlet.target
+        found = Progress(cluster, Position(0, 0), keeper.publication(), target)
+        admit(stored, target, self._plan.accepted)
+        reason = cause(stored, found, keeper.slot())
+        if stored is None or reason is not None:
+            recovery = Recovery(self._plan.dsn, self._plan.slot, self._plan.window, reason or "", stored)
+            self._enter("recovering", f"scanning the outbox: {reason}")
+            RECOVERIES.labels((reason or "").partition(":")[0]).inc()
+            progress = recovery.run(keeper, outlet, found, partial(self._alive, keeper, outlet, stop, reason))
+            self._care.forget()
+            return progress
+        if stored.target is None or stored.target.topics != target.topics:
+            topics = {**(stored.target.topics if stored.target else {}), **target.topics}
+            keeper.adopt(replace(target, topics=topics))
+        same = (cluster, found.publication, target)
+        if known is None or (known.cluster, known.publication, known.target) != same:
+            return replace(stored, target=target)
+        if known.position <= stored.position:
+            return replace(stored, target=target)
+        keeper.store(known.position)  # delivered before the connection was lost: not sent again
+        return known
+
+    def _alive(
+        self, keeper: RelaySession, outlet: Publisher, stop: threading.Event, reason: str | None, sent: Transaction
+    ) -> None:
+        """Keep the lease while a recovery takes its time, and show how far it is; raises when it is to end."""
+        outlet.check()
+        if stop.is_set():
+            raise Halted
+        if time.monotonic() - keeper.heard > _BEAT_SECONDS:
+            keeper.beat()
+            self.trouble = f"scanning the outbox: {reason}: {sent.delivered} rows delivered so far"
+            if self._seldom.met("recovering"):
+                log.info("relay.recovering", cause=reason, rows=sent.delivered)
+            waiting = sent.handed > sent.delivered
+            words = f"{sent.handed - sent.delivered} rows of a recovery wait: {outlet.away or 'none is acknowledged'}"
+            self._watch(keeper, Sight(ahead=waiting, delivered=(0, sent.delivered, 0), end=0, words=words))
+
+    def _watch(self, keeper: RelaySession, sight: Sight) -> None:
+        """Judge whether anything moves; a stall is told in the log, by readiness, and through the worker to all."""
+        delivered, end = self._best
+        self._best = max(delivered, sight.delivered), max(end, sight.end)
+        dog = self._dog
+        change = dog.look(ahead=sight.ahead, handled=self._best)
+        STALLED.set(dog.seconds if dog.stalled else 0)
+        REFUSED.set(self._care.reason is not None)
+        self._stall = f"nothing delivered for {dog.seconds:.0f} s: {sight.words}" if dog.stalled else None
+        if change is Change.STALLED:
+            log.error("relay.stalled", slot=self._plan.slot, seconds=round(dog.seconds), reason=sight.words)
+            keeper.note("STALLED", sight.words[:500], datetime.now(UTC) - timedelta(seconds=dog.seconds))
+        elif change is Change.RESUMED:
+            log.info("relay.resumed", slot=self._plan.slot, seconds=round(dog.lasted))
+            since = datetime.now(UTC) - timedelta(seconds=dog.lasted)
+            keeper.note("RESUMED", "", since, round(dog.lasted * 1000))
+        if dog.renewal_due() and self._outlet is not None and self._outlet.away is None and not self._care.reason:
+            raise Stalled(self._stall or "stalled")
+
+    def _enter(self, state: str, trouble: str | None = None) -> None:
+        """Note what the relay does now, and log it when it changes."""
+        if (state, trouble) != (self.state, self.trouble):
+            (log.warning if state == "waiting" else log.info)(f"relay.{state}", slot=self._plan.slot, reason=trouble)
+        self.state, self.trouble = state, trouble
+        STREAMING.set(state == "streaming")
+
+    def _discard(self) -> None:
+        if self._outlet is not None:
+            self._outlet.discard()
+            self._outlet = None
+
+
+def _rest(stop: threading.Event, seconds: float) -> None:
+    if stop.wait(seconds):
+        raise Halted

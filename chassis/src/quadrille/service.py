@@ -1,0 +1,75 @@
+"""One service as the chassis sees it: its handlers, its store, its errands and its words' codec."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+
+import psycopg
+
+from quadrille.handlers import HandlerRegistry
+from quadrille.intents import Gateway
+from quadrille.messages import Event, Message
+from quadrille.rows import Rows
+
+W = TypeVar("W")
+Tx: TypeAlias = psycopg.Connection[tuple[Any, ...]]
+
+
+class Store(Protocol[W]):
+    """The SQL of one service; a plain module satisfies it."""
+
+    def load(self, tx: Tx, heard: Sequence[Message]) -> W:
+        """Bring every row these messages may touch, own rows first, then shared rows, each ORDER BY key FOR UPDATE."""
+        ...
+
+    def save(self, tx: Tx, work: W) -> None:
+        """Write back what changed: INSERT added, UPDATE changed, DELETE dropped; never an upsert."""
+        ...
+
+
+class Encoder(Protocol):
+    """Turns a said event into the bytes of its record."""
+
+    def encode(self, fact: Event) -> bytes:
+        """Return Confluent wire bytes: 0, four bytes of schema id, Avro."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Service(Generic[W]):
+    """A service wired for one process; ``rules`` are the frozen settings its working set carries."""
+
+    on: HandlerRegistry[W]
+    store: Store[W]
+    codec: Encoder
+    outside: Gateway = field(default_factory=lambda: Gateway(""))
+    rules: object = None
+
+    @property
+    def name(self) -> str:
+        """The service's name, which is its topic's, database's and consumer group's too."""
+        return self.on.service
+
+    def load(self, tx: Tx, heard: Sequence[Message]) -> W:
+        """Return the working set of a batch, with the rules put in."""
+        work = self.store.load(tx, heard)
+        return work if self.rules is None else replace(work, rules=self.rules)  # type: ignore[type-var]  # W is a dataclass: HandlerRegistry refuses others
+
+
+def tables(work: object) -> tuple[Rows[Any, Any], ...]:
+    """Return the tables of a working set, for marking and rewinding."""
+    values = (getattr(work, f.name) for f in fields(work))  # type: ignore[arg-type]  # a dataclass: HandlerRegistry refuses others
+    return tuple(v for v in values if isinstance(v, Rows))
+
+
+F = TypeVar("F", bound=Event)
+
+
+class Decoder(Protocol):
+    """Turns the bytes of a record into an event of a consumer's own class."""
+
+    def decode(self, value: bytes, cls: type[F]) -> F:
+        """Return the projection; raises DecodeError, or Infrastructure while the schema cannot be fetched."""
+        ...

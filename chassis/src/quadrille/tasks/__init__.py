@@ -1,0 +1,1 @@
+"""The task scheduler: intents and timers, leased, executed and recorded."""

@@ -1,0 +1,1 @@
+"""For tests of services: handlers in memory, stores on Postgres, APIs, fuzzing, relays."""

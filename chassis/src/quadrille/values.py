@@ -1,0 +1,62 @@
+"""Values as they come over HTTP, checked: texts, identifiers, times, a listing's size; named without HTTP."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from datetime import UTC, datetime
+from typing import Annotated
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic_core import PydanticCustomError
+
+# Control characters (C0, DEL, C1), line and paragraph separators, and all that turns the direction of text.
+_PLAIN = r"^[^\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]*$"
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
+TEXT_MAX = 255
+FIRST, LAST = datetime(2000, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)  # nothing of ours is before or after
+
+
+def _composed(text: str) -> str:
+    """Return the text as it is kept and compared, which may be longer than it was; bounds are those of what is kept."""
+    composed = unicodedata.normalize("NFC", text)
+    if len(composed) > TEXT_MAX:
+        kind, message = "string_too_long", "String should have at most 255 characters once composed (NFC)"
+        raise PydanticCustomError(kind, message)
+    return composed
+
+
+def _written(value: object) -> object:
+    if isinstance(value, str) and not _RFC3339.fullmatch(value):
+        kind, text = "datetime_format", "Input should be a time of RFC 3339, with its offset"
+        if _RFC3339.fullmatch("+".join(value.rsplit(" ", 1))):
+            text = "In a query a + is a blank: write %2B before the offset, or use Z"
+        raise PydanticCustomError(kind, text)
+    return value
+
+
+def _within(moment: datetime) -> datetime:
+    """Return the nearest time a database knows: one beyond everything of ours is as good as the first or last."""
+    return min(max(moment, FIRST), LAST)
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_written), AfterValidator(_within)]
+Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$")]
+Text = Annotated[str, StringConstraints(min_length=1, max_length=TEXT_MAX, pattern=_PLAIN), AfterValidator(_composed)]
+Idempotency = Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,255}$")]
+
+
+class Paged(BaseModel):
+    """A listing's query: how many, and where to go on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    limit: int = Field(default=50, ge=1, le=200, description="How many at most.")
+    cursor: str | None = Field(
+        default=None, max_length=200, pattern="^[A-Za-z0-9_-]*$", description="From a Link's next."
+    )
+
+
+def rfc3339(at: datetime) -> str:
+    """Return a time as every interface shows it: RFC 3339, UTC, milliseconds."""
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

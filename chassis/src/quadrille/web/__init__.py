@@ -1,0 +1,1 @@
+"""The HTTP API: admission, idempotency, problems, documents, server-sent events."""

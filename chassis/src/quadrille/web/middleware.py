@@ -1,0 +1,193 @@
+"""The outermost layer of an API: every request has an id, a trace of its own, a bound, a span and one answer."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import structlog
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from quadrille import file_limits
+from quadrille.ids import uuid7
+from quadrille.observability import metrics
+from quadrille.observability.trace_context import Context, parse
+from quadrille.observability.tracing import SERVER, Spans, Value
+from quadrille.web.headers import Repeated, settled
+from quadrille.web.problems import MEDIA_TYPE, Problem, refuse
+
+Message: TypeAlias = MutableMapping[str, Any]
+HEADERS_MAX = URL_MAX = 16_384
+IN_FLIGHT_MAX = 200
+RESTING_MAX = 1000  # those who wait for news cost little; each is a socket and some kilobytes
+SERVER_ERROR = 500
+CALL = "quadrille.call"
+UNREAD = "quadrille.unread"  # in the scope of a request that could not be read: the Problem to answer it with
+_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+_LAST = {"Connection": "close"}
+_HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=%:\[\]-]*")
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class RequestContext:
+    """One request: its id, its place in a trace, who asks, and whose trace it was called from."""
+
+    request_id: str
+    trace: Context
+    caller: str
+    edge: RequestMiddleware
+    from_outside: Context | None = None
+    order_id: str | None = None
+    status: int = 0
+
+    def join(self, trace_id: str) -> None:
+        """Go on in the trace of what is asked about, so that what comes of it is told there; before anything is."""
+        self.trace = self.edge.spans.within(trace_id)
+
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """Do not count as work in flight while waiting for news."""
+        self.edge.in_flight -= 1
+        self.edge.resting += 1
+        try:
+            yield
+        finally:
+            self.edge.resting -= 1
+            self.edge.in_flight += 1
+
+    @property
+    def may_rest(self) -> bool:
+        """Whether one more may wait for news."""
+        return self.edge.resting < min(RESTING_MAX, self.edge.connections // 2)
+
+
+class RequestMiddleware:
+    """Wraps an ASGI app; whatever happens inside, the client gets one answer, without our values."""
+
+    def __init__(self, app: ASGIApp, spans: Spans, base: str) -> None:
+        self.app, self.spans, self.base = app, spans, base
+        self.in_flight = self.resting = 0
+        self.connections = (
+            file_limits.shares().api
+        )  # of which those who wait for news may take half, work in flight a quarter
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or pass on what is none (the lifespan)."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        call, began_ns, began, method = self._begin(scope), time.time_ns(), time.perf_counter(), scope["method"]
+        if method == "HEAD":  # answered as GET is, without the body (RFC 9110, 9.3.2)
+            scope = {**scope, "method": "GET"}
+        self.in_flight += 1
+        metrics.IN_FLIGHT.inc()
+        error = None
+        try:
+            await self._answer(scope, receive, _sender(send, call, head=method == "HEAD"))
+        except Exception as raised:
+            error = type(raised).__name__
+            log.exception("request failed", request_id=call.request_id, trace_id=call.trace.trace_id, method=method)
+        finally:
+            self.in_flight -= 1
+            metrics.IN_FLIGHT.dec()
+        self._end(scope, method, began_ns, time.perf_counter() - began, error)
+
+    def _begin(self, scope: Scope) -> RequestContext:
+        named = [value for name, value in scope["headers"] if name == b"x-request-id"]
+        known = len(named) == 1 and _REQUEST_ID.fullmatch(named[0])
+        request_id = named[0].decode("ascii") if known else str(uuid7())
+        parents = [value for name, value in scope["headers"] if name == b"traceparent"]
+        outside = (
+            parse(parents[0].decode("latin-1")) if len(parents) == 1 else None
+        )  # of two, neither is whom it is from
+        call = scope[CALL] = RequestContext(request_id, self.spans.root(), "local", self, outside)
+        return call
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            self._check(scope)
+        except Problem as problem:
+            await respond(scope, problem)(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+    def _check(self, scope: Scope) -> None:
+        """Refuse what is refused whatever is asked, and make headers told in parts whole; raises Problem."""
+        if unread := scope.get(UNREAD):
+            raise unread
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > HEADERS_MAX:
+            refuse("headers-too-large", limit=HEADERS_MAX)
+        try:
+            scope["headers"] = settled(scope["headers"])
+        except Repeated as twice:
+            detail = f"{twice.header} came more than once, with different values."
+            refuse("repeated-header", detail, header=twice.header, headers=_LAST)
+        hosts = [value for name, value in scope["headers"] if name == b"host"]
+        if (not hosts and scope.get("http_version") != "1.0") or not all(map(_HOST.fullmatch, hosts)):
+            detail = "HTTP/1.1 wants one header Host: a name, with or without a port."
+            refuse("malformed-request", detail, headers=_LAST)
+        if b"%2f" in scope.get("raw_path", b"").lower():  # decoded it would lead to another path
+            refuse("not-found", "No path of this API has a slash within a segment.")
+        if self.in_flight > min(IN_FLIGHT_MAX, self.connections // 4):
+            refuse("overloaded", cause="POOL_EXHAUSTED", retry_after=1)
+
+    def _end(self, scope: Scope, method: str, began_ns: int, seconds: float, error: str | None) -> None:
+        call: RequestContext = scope[CALL]
+        route = str(getattr(scope.get("route"), "path", "unmatched"))
+        method = method if method in _METHODS else "OTHER"
+        metrics.REQUESTS.labels(method, route, call.status).inc()
+        metrics.REQUEST.labels(route).observe(seconds)
+        attributes: dict[str, Value] = {
+            "http.request.method": method,
+            "http.route": route,
+            "http.response.status_code": call.status,
+            "quadrille.request_id": call.request_id,
+        }
+        if call.order_id:
+            attributes["quadrille.order_id"] = call.order_id
+        self.spans.record(
+            f"{method} {route}",
+            call.trace,
+            None,
+            began_ns,
+            began_ns + int(seconds * 1e9),
+            kind=SERVER,
+            attributes=attributes,
+            links=(call.from_outside,) if call.from_outside else (),
+            error=error or (f"status {call.status}" if call.status >= SERVER_ERROR else None),
+        )
+
+
+def respond(scope: Scope, problem: Problem) -> JSONResponse:
+    """Return the response of a problem, with what every problem tells."""
+    call: RequestContext = scope[CALL]
+    document = problem.document(call.edge.base, scope["path"], call.request_id, call.trace.trace_id)
+    headers = {"Cache-Control": "no-store", **(problem.headers or {})}
+    return JSONResponse(document, problem.status_code, headers, MEDIA_TYPE)
+
+
+def _sender(send: Send, call: RequestContext, *, head: bool) -> Callable[[Message], Awaitable[None]]:
+    """Put our headers on the answer, note its status, and leave out the body of a HEAD."""
+    ours = [(b"x-request-id", call.request_id.encode()), (b"x-content-type-options", b"nosniff")]
+    ended = False
+
+    async def sending(message: Message) -> None:
+        nonlocal ended
+        if message["type"] == "http.response.start":
+            call.status = message["status"]
+            trace = b"x-trace-id", call.trace.trace_id.encode()
+            message["headers"] = [*message.get("headers", ()), *ours, trace]
+        elif head and message["type"] == "http.response.body":
+            message = {**message, "body": b"", "more_body": False}
+        if not ended:
+            ended = head and message["type"] == "http.response.body"
+            await send(message)
+
+    return sending

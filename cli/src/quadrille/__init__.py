@@ -1,1 +1,0 @@
-"""The quadrille command: the local stack of real parts, and what one asks of a running system."""

@@ -1,5 +1,0 @@
-"""`python -m quadrille` is `quadrille`."""
-
-from quadrille.command import run
-
-run()

@@ -1,0 +1,7 @@
+"""`python -m quadrille` is `quadrille`."""
+
+from __future__ import annotations
+
+from quadrille_cli.command import run
+
+run()

@@ -1,0 +1,276 @@
+"""`quadrille operations`: the services' long actions, which outlive the terminal: look, pause, resume, cancel."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+from typer import echo
+
+from quadrille_cli import console as screen
+from quadrille_cli.client import Client, Refused
+from quadrille_cli.commands import stack as supervisor
+from quadrille_cli.commands.shared import NOT_FOUND, UNREACHABLE, an_id, asked, bad, form, reason, running, told
+from quadrille_cli.stack import Stack
+from quadrille_cli.stack.ports import SERVICES
+
+VERDICTS = ("SEEN", "NEW", "FENCED", "PARKED", "OLD", "UNHEARD", "UNDECODABLE")
+WITHHELD = ("FENCED", "PARKED", "OLD")
+PARTLY = 8
+LOOK_SECONDS, AWAY_SECONDS = 0.2, 20.0
+STATES = ("PLANNED", "RUNNING", "PAUSED", "DONE", "FAILED", "CANCELLED")
+SAMPLE = "01a1fd6b-57f0-7eeb-be96-e59ce40f9cb1"
+Document = Mapping[str, Any]
+Data = Annotated[Path | None, typer.Option("--data", help="Data directory of the running stack.")]
+Identity = Annotated[str, typer.Argument(metavar="ID", help="The operation.")]
+Why = Annotated[str, typer.Option("--reason", help="Why; kept for ever with the deed.")]
+Output = Annotated[str, typer.Option("-o", "--output", help="table or json.")]
+
+
+def _examples(*lines: str) -> str:
+    return "\b\nExamples:\n" + "\n".join(f"  quadrille operations {line}" for line in lines)
+
+
+LS = _examples("ls", "ls --state RUNNING -o json")
+SHOW = _examples(f"show {SAMPLE}", f"show {SAMPLE} -o json")
+PAUSE = _examples(f"pause {SAMPLE}", f"pause {SAMPLE} --reason 'the shop is busy'")
+RESUME = _examples(f"resume {SAMPLE}", f"resume {SAMPLE} --reason 'the night has come'")
+CANCEL = _examples(f"cancel {SAMPLE}", f"cancel {SAMPLE} --reason 'the wrong topic'")
+app = typer.Typer(
+    help="Long actions: list, show, pause, resume, cancel.", no_args_is_help=True, rich_markup_mode=None, epilog=LS
+)
+
+
+@app.command("ls", epilog=LS)
+def ls(
+    service: Annotated[str, typer.Option("--service", help="Only this service's.")] = "",
+    state: Annotated[str, typer.Option("--state", help=f"Only those {', '.join(STATES)}.")] = "",
+    limit: Annotated[int, typer.Option("--limit", min=1, max=200, help="How many of each service at most.")] = 20,
+    output: Output = "table",
+    *,
+    data: Data = None,
+) -> None:
+    """List long actions, newest first."""
+    names, wanted = services(service), state.upper()
+    form(output)
+    if wanted and wanted not in STATES:
+        bad("--state", ", ".join(STATES))
+    stack, found = running(data, *(f"{name}-worker" for name in names)), []
+    for name in names:
+        with asked(stack.url(f"{name}-worker")) as ops:
+            query = f"limit={limit}" + (f"&state={wanted}" if wanted else "")
+            found += ops.demand("GET", f"/ops/operations?{query}").body["operations"]
+    found.sort(key=lambda one: str(one["operation_id"]), reverse=True)
+    if output == "json":
+        echo(json.dumps(found, indent=2))
+    else:
+        table = Table("operation", "service", "kind", "state", "records", "by", "why", box=None, pad_edge=False)
+        for one in found:
+            kind, records = f"{one['kind']} {one['plan']['mode']}", f"{one['progress'].get('records', 0):,}"
+            why = escape(one["reason"] or "")
+            table.add_row(one["operation_id"], one["service"], kind, one["state"], records, one["actor"], why)
+        console = Console(highlight=False)
+        console.width = max(console.width, 0 if console.is_terminal else 200)
+        console.print(table)
+
+
+@app.command("show", epilog=SHOW)
+def show(identity: Identity, output: Output = "table", *, data: Data = None) -> None:
+    """Show one, with its plan, how far it is, and what became of its records."""
+    form(output)
+    _, document = find(running(data), identity)
+    echo(json.dumps(document, indent=2) if output == "json" else "\n".join(lines(document)))
+
+
+@app.command("pause", epilog=PAUSE)
+def pause(identity: Identity, why: Why = "paused by hand", *, data: Data = None) -> None:
+    """Let it rest between two transactions; resume goes on exactly there."""
+    _turn(identity, "pause", why, data)
+
+
+@app.command("resume", epilog=RESUME)
+def resume(identity: Identity, why: Why = "resumed by hand", *, data: Data = None) -> None:
+    """Go on exactly where it stands, and watch; one that is running is only watched."""
+    stack, document = find(running(data), identity)
+    if document["state"] != "RUNNING":
+        document = _turn(identity, "resume", why, data)
+    document = follow(stack, document)
+    echo("\n".join(lines(document)))
+    end(document)
+
+
+@app.command("cancel", epilog=CANCEL)
+def cancel(identity: Identity, why: Why = "cancelled by hand", *, data: Data = None) -> None:
+    """End it for good; what it has done stays done."""
+    _turn(identity, "cancel", why, data)
+
+
+def _turn(identity: str, verb: str, why: str, data: Path | None) -> Document:
+    stack, document = find(running(data), identity)
+    with asked(stack.url(f"{document['service']}-worker")) as ops:
+        body = {"reason": reason(why)}
+        turned: Document = ops.demand("POST", f"/ops/operations/{document['operation_id']}/{verb}", body).body
+    echo(f"{turned['operation_id']} {turned['state']}")
+    return turned
+
+
+def services(named: str) -> tuple[str, ...]:
+    """Return the services meant: the one named, or all."""
+    if named and named not in SERVICES:
+        bad("--service", ", ".join(SERVICES))
+    return (named,) if named else SERVICES
+
+
+def find(stack: Stack, identity: str) -> tuple[Stack, Document]:
+    """Return an operation from the service that has it; says so and exits 5 when none has, 7 when one is silent."""
+    method, path, silent = "GET", f"/ops/operations/{an_id('ID', identity, 'an operation')}", []
+    for name in SERVICES:
+        try:
+            with Client(stack.url(f"{name}-worker")) as ops:
+                found = ops.ask(method, path)
+        except (OSError, http.client.HTTPException):
+            silent.append(name)
+            continue
+        if found.status == http.client.OK:
+            return stack, found.body
+        if found.status == http.client.SERVICE_UNAVAILABLE:
+            silent.append(name)
+        elif found.status != http.client.NOT_FOUND:
+            raise typer.Exit(told(Refused(method, path, found)))
+    screen.fail(f"no service knows operation {identity}" + (f"; silent: {', '.join(silent)}" if silent else ""))
+    raise typer.Exit(UNREACHABLE if silent else NOT_FOUND)
+
+
+def follow(stack: Stack, document: Document) -> Document:
+    """Show how far an operation is until it goes no further, and return it; Ctrl-C lets go of it and exits 130."""
+    identity, columns = document["operation_id"], (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    console = Console(stderr=True, highlight=False)
+    with Progress(*columns, TextColumn("{task.fields[verdicts]}"), console=console) as progress:
+        task = progress.add_task(f"replay {document['plan']['mode']}", total=None, verdicts="")
+        try:
+            for now in watched(stack.url(f"{document['service']}-worker"), document):
+                document = now
+                done, whole = reached(document)
+                progress.update(task, completed=done, total=whole, verdicts=_verdicts(document))
+        except KeyboardInterrupt:
+            progress.stop()
+            screen.fail(
+                f"detached: it goes on\n  watch  quadrille operations resume {identity}\n"
+                f"  stop   quadrille operations pause {identity}"
+            )
+            raise typer.Exit(supervisor.INTERRUPTED) from None
+    return document
+
+
+def watched(url: str, document: Document) -> Iterator[Document]:
+    """Yield an operation as it is, five times a second; a worker that is away for long ends the watching, exit 7.
+
+    One whose database or registry is away is as good as away itself.
+    """
+    path, heard = f"/ops/operations/{document['operation_id']}", time.monotonic()
+    while True:
+        try:
+            with Client(url) as ops:
+                while document["state"] == "RUNNING":
+                    document, heard = ops.demand("GET", path).body, time.monotonic()
+                    yield document
+                    time.sleep(LOOK_SECONDS)
+                return
+        except (OSError, http.client.HTTPException, Refused) as trouble:
+            if isinstance(trouble, Refused) and trouble.reply.status != http.client.SERVICE_UNAVAILABLE:
+                raise typer.Exit(told(trouble)) from None
+            if time.monotonic() - heard > AWAY_SECONDS:
+                fix = f"quadrille up --detach; then it goes on: quadrille operations resume {document['operation_id']}"
+                screen.fail(f"{document['service']}-worker does not answer\n  fix: {fix}")
+                raise typer.Exit(UNREACHABLE) from None
+            time.sleep(LOOK_SECONDS)
+
+
+def reached(document: Document) -> tuple[int, int]:
+    """Return how far an operation is, and how far it goes: records of a plan, offsets while there is none."""
+    plan, progress = document["plan"], document["progress"]
+    if plan["mode"] == "live":
+        return int(progress.get("records", 0)), int(plan["records"])
+    at = progress.get("next", {})
+    passed = sum(at.get(number, since) - since for number, (since, _) in plan["ranges"].items())
+    return passed, sum(upto - since for since, upto in plan["ranges"].values())
+
+
+def total(document: Document, verdict: str) -> int:
+    """Return how many records had a verdict."""
+    return sum(counts.get(verdict, 0) for counts in document["progress"].get("verdicts", {}).values())
+
+
+def end(document: Document) -> None:
+    """Exit as the operation has ended: 0 done, 8 with something kept back or not finished, 1 failed or cancelled."""
+    if document["state"] in ("FAILED", "CANCELLED"):
+        raise typer.Exit(supervisor.FAILED)
+    kept_back = any(total(document, verdict) for verdict in WITHHELD) and document["plan"]["mode"] == "live"
+    if document["state"] == "PAUSED" or kept_back:
+        raise typer.Exit(PARTLY)
+
+
+def lines(document: Document) -> Iterator[str]:
+    """Say what an operation is, and what became of its records: a head, a row a type, and what it comes to."""
+    plan, progress = document["plan"], document["progress"]
+    partitions = sum(since < upto for since, upto in plan["ranges"].values())
+    what = "plan" if document["state"] == "PLANNED" else f"{plan['mode']} replay"
+    yield (
+        f"{what} {document['operation_id']}  {plan['topic']}, {partitions} of {len(plan['ranges'])} partitions, "
+        f"{plan['since']} to {plan['until']}, for {document['service']}: {progress.get('records', 0):,} records"
+        + ("" if document["state"] == "PLANNED" else f", {document['state']}")
+    )
+    if plan["left"]:
+        yield f"{plan['left']:,} more are not read by {document['service']}'s worker yet: they are left to it"
+    yield from _rows(progress.get("verdicts", {}))
+    if 0 < progress.get("records", 0) == total(document, "UNHEARD"):
+        yield f"{document['service']} hears none of these"
+    yield _outcome(document)
+    for one in progress.get("unreadable", ()):
+        place = f"{plan['topic']}[{one['partition']}]@{one['offset']}"
+        yield f"undecodable {place}: {one['reason']}; begins {one['bytes'] or 'with nothing'}"
+    if kept := progress.get("kept_back"):
+        effects = ", ".join(f"{count} {effect}" for effect, count in sorted(kept.items()))
+        yield f"fenced: {effects}; opened by --allow-effects {','.join(sorted(kept))} --reason TEXT"
+    if failed := progress.get("parked"):
+        yield "parked by their handlers: " + ", ".join(f"{n} {kind}" for kind, n in sorted(failed.items()))
+    if progress.get("failure"):
+        yield f"why: {progress['failure']}"
+
+
+def _rows(verdicts: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
+    heard = {kind: counts for kind, counts in sorted(verdicts.items()) if set(counts) - {"UNHEARD"}}
+    others = [counts["UNHEARD"] for counts in verdicts.values() if set(counts) == {"UNHEARD"}]
+    shown = [(kind, dict(counts)) for kind, counts in heard.items()]
+    if others:
+        plural = "s" if len(others) > 1 else ""
+        shown.append((f"others ({len(others)} type{plural})", {"UNHEARD": sum(others)}))
+    width = max([len(kind) for kind, _ in shown] + [16])
+    yield f"{'type':<{width}}  records  " + "  ".join(f"{verdict:>6}" for verdict in VERDICTS)
+    for kind, counts in shown:
+        columns = (f"{counts.get(verdict, 0):>{max(6, len(verdict))},}" for verdict in VERDICTS)
+        yield f"{kind:<{width}}  {sum(counts.values()):>7,}  " + "  ".join(columns)
+
+
+def _outcome(document: Document) -> str:
+    dry, progress = document["plan"]["mode"] == "dry", document["progress"]
+    said = ", ".join(f"{count} {kind}" for kind, count in sorted(progress.get("facts", {}).items())) or "none"
+    new = f"{total(document, 'NEW'):,} records"
+    if dry:
+        upto = "" if said == "none" else "up to "
+        return f"would handle {new} of {progress.get('orders', 0):,} orders; facts: {upto}{said}; effects: none"
+    allowed = ", ".join(document["plan"]["allow_effects"]) or "none"
+    return f"handled {new}; facts: {said}; effects allowed: {allowed}"
+
+
+def _verdicts(document: Document) -> str:
+    return "  ".join(f"{count:,} {verdict}" for verdict in VERDICTS if (count := total(document, verdict)))

@@ -1,0 +1,96 @@
+"""`quadrille replay`: a part of a topic read again by one service: first a plan, then, asked twice, for real."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer import echo
+
+from quadrille_cli import console
+from quadrille_cli.commands.operations import Document, end, find, follow, lines, services
+from quadrille_cli.commands.shared import an_id, asked, bad, form, reason, running
+from quadrille_cli.stack import Stack
+
+EPILOG = """\b
+Examples:
+  quadrille replay --topic payment.events --from 10m --service inventory
+  quadrille replay --plan 01a1fd6b-57f0-7eeb-be96-e59ce40f9cb1 --into live --confirm inventory"""
+EFFECTS = ("charge", "refund", "mail")
+LOOKING, DOING = "a dry run: nothing is handled", "a live replay of its plan"
+
+
+def command(  # noqa: PLR0913, PLR0917 - one parameter per option
+    topic: Annotated[str, typer.Option("--topic", help="What to read again: payment.events.")] = "",
+    since: Annotated[str, typer.Option("--from", help="10m ago, a time, offset:N, beginning.")] = "10m",
+    until: Annotated[str, typer.Option("--to", help="10m ago, a time, offset:N, end.")] = "end",
+    partition: Annotated[int, typer.Option("--partition", help="Only this one; an offset needs it.")] = -1,
+    order: Annotated[str, typer.Option("--order", help="Only this order's records.")] = "",
+    kind: Annotated[str, typer.Option("--type", help="Only records of this type.")] = "",
+    event: Annotated[list[str] | None, typer.Option("--event", help="Only this event, discarded or not.")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=0, help="At most so many records; 0 is all.")] = 0,
+    service: Annotated[str, typer.Option("--service", help="Who is to read them: inventory.")] = "",
+    into: Annotated[str, typer.Option("--into", help="dry: judge each record; live: do what was planned.")] = "dry",
+    plan: Annotated[str, typer.Option("--plan", help="The plan a dry run has made; kept for an hour.")] = "",
+    confirm: Annotated[str, typer.Option("--confirm", help="The service's name once more, for live.")] = "",
+    allow: Annotated[str, typer.Option("--allow-effects", help="charge,refund,mail: what the fence lets out.")] = "",
+    why: Annotated[str, typer.Option("--reason", help="Why; kept for ever. Effects need one.")] = "",
+    rate: Annotated[int, typer.Option("--rate", min=1, max=100_000, help="Records handled a second.")] = 200,
+    output: Annotated[str, typer.Option("-o", "--output", help="table or json.")] = "table",
+    data: Annotated[Path | None, typer.Option("--data", help="Data directory of the running stack.")] = None,
+) -> None:
+    """Read a part of a topic again: dry judges every record and keeps a plan; live does what was planned.
+
+    The service's own positions never move, its inbox decides what is new, and no charge, refund or mail leaves unless
+    it is allowed by name. Ctrl-C detaches: the replay goes on. Exit codes: 0 done, 1 failed, 2 wrong usage, 5 unknown,
+    6 against a rule, 7 nothing answers, 8 something was kept back, 130 detached.
+    """
+    form(output)
+    if into not in ("dry", "live"):
+        bad("--into", "dry or live: a shadow of a read model comes with the operators' console")
+    if into == "live":
+        if topic or order or kind or event or limit or partition >= 0 or until != "end":
+            bad("--plan", "a plan is frozen: what is read again was chosen in its dry run")
+        wish = {"confirm": confirm, "allow_effects": _effects(allow), "rate": rate}
+        stack, document = _live(data, plan, wish, why)
+    else:
+        events = [an_id("--event", one, "an event") for one in event or ()]
+        selection = {"order": order and an_id("--order", order), "type": kind, "events": events, "limit": limit}
+        chosen: dict[str, Any] = {name: value for name, value in selection.items() if value}
+        chosen |= {"partition": partition} if partition >= 0 else {}
+        if not topic or not service or plan:
+            bad("--topic", "a dry run needs --topic and --service; a plan is for --into live")
+        body = {"topic": topic, "from": since, "to": until, **chosen}
+        stack = running(data, f"{services(service)[0]}-worker")
+        document = _ask(stack, service, {"into": "dry", "reason": why or LOOKING, **body})
+    document = follow(stack, document)
+    echo(json.dumps(document, indent=2) if output == "json" else "\n".join(lines(document)))
+    if document["state"] == "PLANNED":
+        console.fail(f"next  quadrille replay --plan {document['operation_id']} --into live --confirm {service}")
+    end(document)
+
+
+def _effects(named: str) -> list[str]:
+    """Return the effects to be let out; one that nothing leads to would be kept back without a word."""
+    effects = [one.strip() for one in named.split(",") if one.strip()]
+    if unknown := [one for one in effects if one not in EFFECTS]:
+        bad("--allow-effects", f"{', '.join(unknown)}: {', '.join(EFFECTS)}")
+    return effects
+
+
+def _live(data: Path | None, plan: str, wish: dict[str, Any], why: str) -> tuple[Stack, Document]:
+    if not plan or not wish["confirm"]:
+        bad("--plan", "live is asked twice: --plan with a dry run's plan, and --confirm with the service's name")
+    if wish["allow_effects"]:
+        reason(why)
+    stack, planned = find(running(data), an_id("--plan", plan, "a plan"))
+    body = {"into": "live", "plan": planned["operation_id"], "reason": why or DOING, **wish}
+    return stack, _ask(stack, planned["service"], body)
+
+
+def _ask(stack: Stack, service: str, body: dict[str, Any]) -> Document:
+    with asked(stack.url(f"{service}-worker")) as ops:
+        asked_for: Document = ops.demand("POST", "/ops/replays", body).body
+    return asked_for

@@ -1,0 +1,219 @@
+"""up, down, status, logs: one stack per data directory, managed by pid and nothing broader."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from confluent_kafka import KafkaException
+from typer import echo
+
+from quadrille_cli import console
+from quadrille_cli.stack import EVERYTHING, CannotRun, Stack, shell, usage
+from quadrille_cli.stack import logs as journal
+from quadrille_cli.stack import paths as places
+from quadrille_cli.stack import topics as declared
+from quadrille_cli.stack.servers import jaeger
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from quadrille_cli.stack import Process
+
+FAILED, NOT_HERE, UNREACHABLE, INTERRUPTED = 1, 9, 7, 130
+WATCH = 0.5
+WIDTH = 21
+MEMORY_BAR_MB, CPU_BAR = 2048, 10
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What `up` was asked for."""
+
+    given: Mapping[str, int] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
+    jaeger: bool = False
+    fresh: bool = False
+
+
+def up(data: Path | None, asked: Asked, *, detach: bool) -> int:
+    """Start what does not run yet; attached, it runs until Ctrl-C."""
+    where = places.data_dir(data)
+    began = time.monotonic()
+    try:
+        with console.Checklist() as progress:
+            stack = start(where, asked, progress)
+    except CannotRun as refused:
+        console.fail(str(refused))
+        return NOT_HERE
+    except KeyboardInterrupt:
+        console.fail("interrupted: what was started has been ended")
+        return INTERRUPTED
+    _welcome(stack, time.monotonic() - began, detach=detach)
+    return 0 if detach else _watch(stack)
+
+
+def start(data: Path, asked: Asked, progress: console.Checklist) -> Stack:
+    """The whole stack in this directory, started; raises CannotRun."""
+    for line in shell.unheard():
+        progress.said(line)
+    there = Stack.found(data)
+    if there is not None and asked.fresh:
+        there.stop()
+        there.wipe()
+    parts = set(EVERYTHING) | ({"jaeger"} if asked.jaeger else set())
+    if asked.jaeger and not jaeger.available():
+        progress.said(jaeger.NO_GO)
+        parts.remove("jaeger")
+    stack = Stack(data, parts=parts, given=asked.given, settings=asked.settings, progress=progress)
+    stack.start()
+    return stack
+
+
+def down(data: Path | None, *, wipe: bool) -> int:
+    """End exactly the processes of this stack."""
+    where = places.data_dir(data)
+    stack = Stack.found(where)
+    if stack is None:
+        echo(f"nothing was started in {where}")
+        return 0
+    running = [name for name, process in stack.processes.items() if process.running]
+    took = stack.stop()
+    if wipe:
+        stack.wipe()
+    kept = "the data is gone" if wipe else f"the data stays in {where}"
+    echo(f"{len(running)} processes ended in {took:.1f} s, {kept}")
+    return 0
+
+
+def status(data: Path | None, output: str, sample: float) -> int:
+    """Print what runs, what it costs and why it is not ready; exit 1 when something is missing, 7 when nothing runs."""
+    stack = Stack.found(places.data_dir(data))
+    if stack is None or not any(process.running for process in stack.processes.values()):
+        console.fail("no stack runs here\n  fix: quadrille up --detach")
+        return UNREACHABLE
+    found = usage.costs(stack, sample)
+    whole, waiting = usage.total(found), usage.not_ready(stack)
+    if output == "json":
+        rows = [dataclasses.asdict(cost) | {"not_ready": waiting.get(cost.name, [])} for cost in found]
+        echo(json.dumps({"processes": rows, "total": dataclasses.asdict(whole)}, indent=2))
+    else:
+        _table(found, whole)
+        for name, reasons in waiting.items():
+            for reason in reasons:
+                echo(f"not ready: {name}: {reason}")
+    return 0 if all(cost.running for cost in found) and not waiting else FAILED
+
+
+def settings(data: Path | None, output: str, _sample: float) -> int:
+    """Print every process's settings and where each comes from; secrets as ***."""
+    stack = Stack.found(places.data_dir(data))
+    if stack is None:
+        console.fail("no stack was started here\n  fix: quadrille up --detach")
+        return UNREACHABLE
+    rows = [row for process in stack.processes.values() for row in _settings(stack, process)]
+    if output == "json":
+        echo(
+            json.dumps([dict(zip(("process", "name", "value", "source"), row, strict=True)) for row in rows], indent=2)
+        )
+    else:
+        for process, name, value, source in rows:
+            echo(f"{process:<{WIDTH}} {name:<20} {value:<60} {source}")
+    return 0
+
+
+def logs(data: Path | None, names: Sequence[str], wish: journal.Wish, *, follow: bool) -> int:
+    """Print the logs, merged; with follow until Ctrl-C."""
+    home = places.data_dir(data) / "logs"
+    files = {path.stem: path for path in sorted(home.glob("*.log"))}
+    chosen = {name.replace(":", "-"): files.get(name.replace(":", "-")) for name in names or files}
+    missing = [name for name, path in chosen.items() if path is None]
+    if missing or not files:
+        console.fail(f"no log of {', '.join(missing) or 'anything'} in {home}\n  fix: one of {', '.join(files)}")
+        return UNREACHABLE
+    paths = {name: path for name, path in chosen.items() if path is not None}
+    try:
+        for name, text in (journal.follow if follow else journal.merged)(paths, wish):
+            echo(f"{name:<{WIDTH}} {text}")
+    except (KeyboardInterrupt, BrokenPipeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return INTERRUPTED
+    return 0
+
+
+def topics(data: Path | None, verb: str, bootstrap: str) -> int:
+    """Plan, apply or judge the topics of the running stack or of a broker."""
+    stack = None if bootstrap else Stack.found(places.data_dir(data))
+    if not bootstrap and (stack is None or "kafka" not in stack.ports):
+        console.fail("no stack was started here\n  fix: quadrille up --detach, or name a broker: --bootstrap HOST:PORT")
+        return UNREACHABLE
+    broker = bootstrap or (stack.kafka_bootstrap if stack else "")
+    try:
+        plan = declared.apply(broker) if verb == "apply" else declared.plan(broker)
+    except KafkaException as unreachable:
+        console.fail(f"no broker answers at {broker}: {unreachable.args[0].str()}\n  fix: quadrille up --detach")
+        return UNREACHABLE
+    done = "made" if verb == "apply" else "missing"
+    for wanted in plan.create:
+        echo(f"{done:<12} {wanted.name}  {wanted.partitions} partitions, {wanted.config}")
+    for wanted in plan.configure:
+        echo(f"{'set' if verb == 'apply' else 'differs':<12} {wanted.name}  {wanted.config}")
+    for name, reason in plan.refused.items():
+        echo(f"{'refused':<12} {name}  {reason}")
+    same = not (plan.create or plan.configure or plan.refused)
+    echo("as declared" if same else "")
+    return FAILED if plan.refused or (verb == "drift" and not same) else 0
+
+
+def _settings(stack: Stack, process: Process) -> list[tuple[str, str, str, str]]:
+    rows = []
+    for key, value in sorted(process.spec.env.items()):
+        name = key.removeprefix("QUADRILLE_")
+        if name != key:
+            source = "--set" if name in stack.settings else "stack"
+            rows.append((process.name, name, value.replace(stack.password, "***"), source))
+    return rows
+
+
+def _welcome(stack: Stack, seconds: float, *, detach: bool) -> None:
+    running = sum(process.running for process in stack.processes.values())
+    echo(f"{running} processes ready in {seconds:.1f} s, data in {stack.data}")
+    echo(f"API docs  {stack.url('order')}/docs")
+    echo(f"mail      {stack.url('sandbox')}/mail")
+    if "jaeger" in stack.parts:
+        echo(f"traces    {stack.url('jaeger')}")
+    echo("look      quadrille status | logs -f      stop  quadrille down" if detach else "Ctrl-C ends it all")
+
+
+def _watch(stack: Stack) -> int:
+    """Stay until Ctrl-C or SIGTERM, telling of any process that ends by itself."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    lost: set[str] = set()
+    try:
+        while True:
+            time.sleep(WATCH)
+            for name, process in stack.processes.items():
+                if name not in lost and not process.running and name != "aot-training":
+                    lost.add(name)
+                    log = "\n".join(f"  | {line}" for line in process.log_tail())
+                    console.fail(f"{name} has ended; its last lines:\n{log}\n  fix: quadrille up starts it again")
+    except KeyboardInterrupt:
+        echo(f"all ended in {stack.stop():.1f} s")
+    return 0
+
+
+def _table(found: Sequence[usage.Cost], whole: usage.Cost) -> None:
+    echo(f"{'process':<{WIDTH}} {'pid':>7} {'RSS MB':>8} {'PSS MB':>8} {'CPU %':>6}  ports")
+    for cost in (*found, whole):
+        pid = "gone" if not cost.running else (cost.pid or "")
+        ports = " ".join(str(port) for port in cost.ports.values())
+        echo(f"{cost.name:<{WIDTH}} {pid:>7} {cost.rss_mb:8.1f} {cost.pss_mb:8.1f} {cost.cpu_percent:6.1f}  {ports}")
+    echo(f"bars for the idle stack: {MEMORY_BAR_MB} MB resident, {CPU_BAR} % of one core (pages shared between")
+    echo("processes count once in PSS and each time in RSS)")

@@ -1,0 +1,1 @@
+"""Load: what is observed while orders are placed."""

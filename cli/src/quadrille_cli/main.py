@@ -1,0 +1,176 @@
+"""The `quadrille` command: every noun and verb in one place, each loaded when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import io
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="quadrille",
+    help="Four services that dance without a conductor: the local stack, and what one asks of it.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+MORE = ("schema", "demo", "load", "saga", "orders", "resolve", "replay", "operations")
+"""Modules of this package that bring commands: a typer `app` of their own, or one function `command`."""
+
+HIGHEST_PORT, NOT_HERE = 65_535, 9
+Data = Annotated[Path | None, typer.Option("--data", help="Data directory (default: $QUADRILLE_DATA or .quadrille).")]
+UP = "Examples:  quadrille up --detach   |   quadrille up --fresh --port kafka=19092"
+DOWN = "Examples:  quadrille down   |   quadrille down --wipe"
+STATUS = "Examples:  quadrille status   |   quadrille status -o json"
+LOGS = "Examples:  quadrille logs --level warning   |   quadrille logs -f --order 01a1fd62-57f0-7eeb-be96-e59ce40f9cb1"
+TOPICS = "Examples:  quadrille topics plan   |   quadrille topics apply"
+
+
+@app.command(epilog=UP)
+def up(  # noqa: PLR0913 - one parameter per option
+    *,
+    data: Data = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Stop what runs and begin with empty data.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Leave it running and return.")] = False,
+    port: Annotated[list[str] | None, typer.Option("--port", help="PART=N; refused when it is busy.")] = None,
+    jaeger: Annotated[bool, typer.Option("--jaeger", help="With a local Jaeger, built from its Go modules.")] = False,
+    setting: Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE for every service.")] = None,
+) -> None:
+    """Start the whole stack: Kafka, registry, four databases, sandbox, four services."""
+    from quadrille_cli.commands import stack  # noqa: PLC0415
+
+    asked = stack.Asked(
+        given={name: int(value) for name, value in _pairs(port or [], "--port")},
+        settings=_checked(dict(_pairs(setting or [], "--set"))),
+        jaeger=jaeger,
+        fresh=fresh,
+    )
+    _end(stack.up(data, asked, detach=detach))
+
+
+@app.command(epilog=DOWN)
+def down(
+    *,
+    data: Data = None,
+    wipe: Annotated[bool, typer.Option("--wipe", help="Remove the data too.")] = False,
+) -> None:
+    """Stop the stack: exactly the processes that `up` started, in under ten seconds."""
+    from quadrille_cli.commands import stack  # noqa: PLC0415
+
+    _end(stack.down(data, wipe=wipe))
+
+
+@app.command(epilog=STATUS)
+def status(
+    *,
+    data: Data = None,
+    config: Annotated[bool, typer.Option("--config", help="The settings of every process and their source.")] = False,
+    output: Annotated[str, typer.Option("-o", "--output", help="table or json.")] = "table",
+    sample: Annotated[float, typer.Option("--sample", min=0, help="Seconds over which CPU is measured.")] = 2.0,
+) -> None:
+    """Show every process with ports, memory and CPU, and the sum."""
+    from quadrille_cli.commands import stack  # noqa: PLC0415
+
+    if output not in ("table", "json"):
+        raise typer.BadParameter("table or json", param_hint="-o")  # noqa: TRY003, EM101 - typer prints it
+    show = stack.settings if config else stack.status
+    _end(show(data, output, sample))
+
+
+@app.command(epilog=LOGS)
+def logs(
+    processes: Annotated[list[str] | None, typer.Argument(help="Only these, e.g. order-api kafka.")] = None,
+    *,
+    data: Data = None,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with what is written from now on.")] = False,
+    order: Annotated[str, typer.Option("--order", help="Only lines about this order.")] = "",
+    level: Annotated[str, typer.Option("--level", help="At least debug, info, warning, error, critical.")] = "debug",
+) -> None:
+    """Print the logs of all processes as one, by time."""
+    from quadrille_cli.commands import stack  # noqa: PLC0415
+    from quadrille_cli.stack.logs import LEVELS, Wish  # noqa: PLC0415
+
+    if level not in LEVELS:
+        raise typer.BadParameter(", ".join(LEVELS), param_hint="--level")
+    _end(stack.logs(data, processes or [], Wish(order, level), follow=follow))
+
+
+@app.command(epilog=TOPICS)
+def topics(
+    verb: Annotated[str, typer.Argument(help="plan: what would be done; apply: do it; drift: exit 1 if they differ.")],
+    data: Data = None,
+    bootstrap: Annotated[str, typer.Option("--bootstrap", help="The broker (default: the local stack's).")] = "",
+) -> None:
+    """Compare the declared topics with the broker's, and make what is missing."""
+    from quadrille_cli.commands import stack  # noqa: PLC0415
+
+    if verb not in ("plan", "apply", "drift"):
+        raise typer.BadParameter("plan, apply or drift", param_hint="VERB")  # noqa: TRY003, EM101 - typer prints it
+    _end(stack.topics(data, verb, bootstrap))
+
+
+def _pairs(texts: list[str], option: str) -> list[tuple[str, str]]:
+    pairs = [text.partition("=") for text in texts]
+    for name, _, value in pairs:
+        if not name or not value:
+            raise typer.BadParameter(f"{name}: NAME=VALUE is wanted", param_hint=option)  # noqa: TRY003, EM102
+        if option == "--port" and not (value.isdecimal() and 0 < int(value) <= HIGHEST_PORT):
+            raise typer.BadParameter(f"{name}={value}: a port is 1 to {HIGHEST_PORT}", param_hint=option)  # noqa: TRY003, EM102
+    return [(name, value) for name, _, value in pairs]
+
+
+def _checked(settings: dict[str, str]) -> dict[str, str]:
+    """Return the settings; refuses what a service would refuse, before anything that runs is ended for it."""
+    if settings:
+        from quadrille.settings import PREFIX, SettingsError, parse  # noqa: PLC0415 - only here
+
+        given = dict.fromkeys(("DATABASE_URL", "KAFKA_BOOTSTRAP", "REGISTRY_URL"), "http://the-stack-knows")
+        try:
+            parse((), {f"{PREFIX}{name}": value for name, value in (given | settings).items()}, Path(os.devnull))
+        except SettingsError as refused:
+            raise typer.BadParameter(str(refused), param_hint="--set") from None
+    return settings
+
+
+def _end(code: int) -> None:
+    if code:
+        raise typer.Exit(code)
+
+
+def _load_more(word: str) -> None:
+    """Add the commands of the module named by the command's first word, of all of them for a help page."""
+    own = {command.callback.__name__ for command in app.registered_commands if command.callback}
+    if word in own:
+        return
+    for name in (word,) if word in MORE else MORE:
+        if importlib.util.find_spec(f"quadrille.{name}") is not None:
+            module = importlib.import_module(f"quadrille.{name}")
+            if hasattr(module, "app"):
+                app.add_typer(module.app, name=name)
+            else:
+                app.command(name, epilog=getattr(module, "EPILOG", None))(module.command)
+
+
+def run() -> None:
+    """The program's entry: what cannot run here is told in a line, with its fix; a traceback is a fault of ours."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a path, or a terminal, that is not of this world's letters
+    try:
+        _load_more(sys.argv[1] if len(sys.argv) > 1 else "")
+        app(prog_name="quadrille")
+    except Exception as error:
+        from quadrille_cli.stack.errors import foreseen  # noqa: PLC0415 - half a second that only a failure spends
+
+        refused = foreseen(error)
+        if refused is None:
+            raise
+        sys.stderr.write(f"{refused}\n")
+        sys.exit(NOT_HERE)

@@ -1,0 +1,1 @@
+"""The saga as handlers' signatures tell it: maps, checks, proofs."""

@@ -1,0 +1,1 @@
+"""The schemas' life: rules, published versions, registration."""

@@ -1,0 +1,220 @@
+"""`quadrille schema`: the language of the services checked offline, put into a registry, compared with one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, TypeVar
+from urllib.parse import quote
+
+import typer
+
+from quadrille.avro import schemas
+from quadrille.avro.registry import Registry, RegistryUnavailableError
+from quadrille.avro.schemas import Schema, UnsafeSchemaError
+from quadrille_cli.schema import published as schema_published
+from quadrille_cli.schema import rules
+from quadrille_cli.schema.published import Published
+
+LEVEL = "FULL_TRANSITIVE"
+AT_ONCE = 4
+FAILED, UNREACHABLE = 1, 7
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+class Refused(Exception):  # noqa: N818 - the name says what is the case
+    """Schemas that may not be published, or a registry that does not take them; one finding a line."""
+
+    def __init__(self, findings: Iterable[str]) -> None:
+        self.findings = tuple(findings)
+        super().__init__("\n".join(self.findings))
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What is in the registry now: the ids of each record's versions, oldest first."""
+
+    ids: dict[str, tuple[int, ...]]
+
+
+def root() -> Path:
+    """Return the directory of the schemas: the package's own, or the checkout's above it."""
+    inside = Path(str(resources.files("quadrille"))) / "schemas"
+    for folder in (inside, *(above / "schemas" for above in Path(__file__).resolve().parents)):
+        if (folder / schema_published.FILE).is_file():
+            return folder
+    message = f"no schemas/{schema_published.FILE} in the package or above it"
+    raise FileNotFoundError(message)
+
+
+def check(folder: Path) -> list[str]:
+    """Say all that is wrong with the schemas of a directory, without any registry; nothing is the good answer."""
+    files, wrong = rules.read(folder)
+    published, changed = schema_published.load(folder)
+    new = schema_published.unpublished(published, files)
+    after = schema_published.extended(published, new.values())
+    clash = [finding for versions in after.versions.values() for finding in schema_published.incompatible(versions)]
+    gone = [f"{name}: published, its file is gone" for name in sorted(published.versions.keys() - files.keys())]
+    unsaid = [f"{name}: not published yet: run quadrille schema publish" for name in sorted(new)]
+    return [*wrong, *changed, *clash, *gone, *(unsaid if not clash else [])]
+
+
+def publish(folder: Path) -> list[str]:
+    """Add every new schema to ``published.json`` and return their names; raises Refused if one may not be published."""
+    files, wrong = rules.read(folder)
+    published, changed = schema_published.load(folder)
+    new = schema_published.unpublished(published, files)
+    after = schema_published.extended(published, new.values())
+    clash = [finding for name in new for finding in schema_published.incompatible(after.versions[name])]
+    if wrong or changed or clash:
+        raise Refused([*wrong, *changed, *clash])
+    schema_published.store(folder, after)
+    return sorted(new)
+
+
+def apply(url: str, folder: Path) -> Applied:
+    """Have every published version in the registry, under its record's name; asked again, nothing changes.
+
+    Args:
+        url: base of the registry's Confluent-compatible interface.
+        folder: the directory with ``published.json``.
+
+    Raises Refused if the registry says no or gives an id for something else, RegistryUnavailableError if it is silent.
+    """
+    published, wrong = schema_published.load(folder)
+    if wrong:
+        raise Refused(wrong)
+    registry = Registry(url)
+    _demand(registry)
+    ids = _each(lambda record: _register(registry, *record), published.versions.items())
+    return Applied(dict(zip(published.versions, ids, strict=True)))
+
+
+def diff(url: str, folder: Path) -> list[str]:
+    """Say where the registry is not what was published; nothing is the good answer."""
+    published, _ = schema_published.load(folder)
+    registry = Registry(url)
+    level = _get(registry, "/config", "compatibilityLevel")
+    status, subjects = registry.ask("GET", "/subjects")
+    there = sorted(s for s in subjects or () if isinstance(s, str)) if status == 200 else []  # noqa: PLR2004 - HTTP
+    found = dict(zip(there, _each(lambda name: _versions(registry, name), there), strict=True))
+    unlike = [] if level == LEVEL else [f"compatibility is {level}, not {LEVEL}"]
+    return [*unlike, *_missing(published, found), *_unknown(published, found)]
+
+
+def _missing(published: Published, found: dict[str, list[str | None]]) -> list[str]:
+    held = ((name, version.fingerprint in found.get(name, ())) for name, version in published)
+    return [f"{name}: a published version is not in the registry" for name, there in held if not there]
+
+
+def _unknown(published: Published, found: dict[str, list[str | None]]) -> list[str]:
+    known = {(name, version.fingerprint) for name, version in published}
+    extra = (name for name, prints in found.items() for fingerprint in prints if (name, fingerprint) not in known)
+    return [f"{name}: the registry has a version that was never published" for name in extra]
+
+
+def _each(do: Callable[[A], B], values: Iterable[A]) -> list[B]:
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return list(pool.map(do, values))
+
+
+def _demand(registry: Registry) -> None:
+    if _get(registry, "/config", "compatibilityLevel") != LEVEL:
+        status, _ = registry.ask("PUT", "/config", {"compatibility": LEVEL})
+        if status != 200:  # noqa: PLR2004 - HTTP
+            raise Refused([f"the registry does not take {LEVEL}: it answered {status}"])
+
+
+def _get(registry: Registry, path: str, name: str) -> object:
+    _, answer = registry.ask("GET", path)
+    return answer.get(name) if isinstance(answer, dict) else None
+
+
+def _register(registry: Registry, name: str, versions: tuple[Schema, ...]) -> tuple[int, ...]:
+    """Put a record's versions in, oldest first, and read each back by its id."""
+    ids = []
+    for schema in versions:
+        number = registry.id_of(schema)
+        if number is None:
+            status, answer = registry.ask("POST", f"/subjects/{quote(name)}/versions", {"schema": schema.text})
+            if not isinstance(answer, dict) or not isinstance(number := answer.get("id"), int):
+                reason = answer.get("message") if isinstance(answer, dict) else None
+                raise Refused([f"{name}: the registry answered {status}: {reason}"])
+        if _fingerprint(registry.text_of(number)) != schema.fingerprint:
+            raise Refused([f"{name}: the registry holds another schema under id {number}"])
+        ids.append(number)
+    return tuple(ids)
+
+
+def _versions(registry: Registry, subject: str) -> list[str | None]:
+    _, numbers = registry.ask("GET", f"/subjects/{quote(subject)}/versions")
+    paths = [f"/subjects/{quote(subject)}/versions/{number}" for number in numbers or ()]
+    return [_fingerprint(_get(registry, path, "schema")) for path in paths]
+
+
+def _fingerprint(text: object) -> str | None:
+    try:
+        return schemas.parse(text).fingerprint if isinstance(text, str) else None
+    except UnsafeSchemaError:
+        return None
+
+
+app = typer.Typer(no_args_is_help=True, help="Check, publish and apply the schemas of the events.")
+Url = Annotated[str, typer.Option("--registry", envvar="QUADRILLE_REGISTRY_URL", help="Base of the registry's API.")]
+Folder = Annotated[Path | None, typer.Option("--schemas", help="Directory with published.json; found if left out.")]
+LOCAL = "http://127.0.0.1:8081/apis/ccompat/v7"
+
+
+def _end(findings: Iterable[str], good: str) -> None:
+    found = list(findings)
+    for finding in found:
+        typer.echo(finding)
+    if found:
+        raise typer.Exit(FAILED)
+    typer.echo(good)
+
+
+@app.command("check", epilog="Examples: quadrille schema check · quadrille schema check --schemas schemas")
+def check_command(schemas: Folder = None) -> None:
+    """Check the schemas offline: language, and every version against every other."""
+    _end(check(schemas or root()), "every schema is in order, and every version reads every other")
+
+
+@app.command("publish", epilog="Examples: quadrille schema publish · quadrille schema publish --schemas schemas")
+def publish_command(schemas: Folder = None) -> None:
+    """Add new and changed schemas to published.json, for ever."""
+    try:
+        names = publish(schemas or root())
+    except Refused as refused:
+        _end(refused.findings, "")
+    else:
+        typer.echo("\n".join(names) or "nothing new")
+
+
+@app.command("apply", epilog="Examples: quadrille schema apply · quadrille schema apply --registry URL")
+def apply_command(registry: Url = LOCAL, schemas: Folder = None) -> None:
+    """Put every published version into the registry; asked again, nothing changes."""
+    try:
+        applied = apply(registry, schemas or root())
+    except RegistryUnavailableError as away:
+        typer.echo(f"{away}: is the stack up?", err=True)
+        raise typer.Exit(UNREACHABLE) from away
+    except Refused as refused:
+        _end(refused.findings, "")
+    else:
+        typer.echo(f"{sum(map(len, applied.ids.values()))} versions of {len(applied.ids)} records are in the registry")
+
+
+@app.command("diff", epilog="Examples: quadrille schema diff · quadrille schema diff --registry URL")
+def diff_command(registry: Url = LOCAL, schemas: Folder = None) -> None:
+    """Compare what was published with what the registry holds."""
+    try:
+        _end(diff(registry, schemas or root()), "the registry holds what was published, and nothing else")
+    except RegistryUnavailableError as away:
+        typer.echo(f"{away}: is the stack up?", err=True)
+        raise typer.Exit(UNREACHABLE) from away

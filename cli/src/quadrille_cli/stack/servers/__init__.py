@@ -1,0 +1,1 @@
+"""The servers of the local stack: Kafka, registry, Postgres, Jaeger, and what they run on."""

@@ -1,0 +1,79 @@
+"""The processes of our own packages: sandbox and, per service, api, worker and relay."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from typing import TYPE_CHECKING
+
+from quadrille_cli.stack import shell
+from quadrille_cli.stack.errors import CannotRun
+from quadrille_cli.stack.processes import Process, Spec
+from quadrille_cli.stack.servers.registry import healthy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+DATABASE_ROLE = {"api": "app", "worker": "app", "relay": "relay"}
+
+
+def required(packages: Iterable[str]) -> None:
+    """Refuse by name, before anything starts, to run without a package or with a stranger of its name."""
+    for name in packages:
+        found = importlib.util.find_spec(name)
+        where = found.origin or ", ".join(found.submodule_search_locations or ()) if found else ""
+        if (
+            found is None
+            or found.submodule_search_locations is None
+            or importlib.util.find_spec(f"{name}.main") is None
+        ):
+            raise CannotRun(
+                what=f"the package {name} is shadowed by {where}" if where else f"the package {name} is not installed",
+                fix="move that away" if where else "make (installs what this checkout has)",
+            )
+
+
+def command(package: str, *arguments: str) -> list[str]:
+    """How a package of ours is run: isolated from the shell and from the directory it stands in."""
+    return [sys.executable, "-I", "-X", "utf8", "-m", package, *arguments]
+
+
+def sandbox(data: Path, logs: Path, ports: Mapping[str, int]) -> Process:
+    """The outside world: card processor and mailbox."""
+    http, smtp = ports["sandbox"], ports["smtp"]
+    settings = {
+        "QUADRILLE_SANDBOX_BIND": f"127.0.0.1:{http}",
+        "QUADRILLE_SMTP_BIND": f"127.0.0.1:{smtp}",
+        "QUADRILLE_SANDBOX_DATA": str(data),
+    }
+    return Process(
+        Spec(
+            name="sandbox",
+            command=lambda: command("sandbox"),
+            log=logs / "sandbox.log",
+            env=shell.program() | settings,
+            cwd=data,
+            ready=lambda: healthy(http, "/livez") or healthy(http, "/ledger"),
+            ports={"sandbox": http, "smtp": smtp},
+        )
+    )
+
+
+def role(service: str, name: str, env: Mapping[str, str], logs: Path, ports: Mapping[str, int]) -> Process:
+    """One process of a service; ready when its ops port says so."""
+    process = f"{service}-{name}"
+    ops = ports[process]
+    listens = {process: ops} | ({service: ports[service]} if name == "api" else {})
+    settings = {"QUADRILLE_OPS_BIND": f"127.0.0.1:{ops}", "QUADRILLE_API_BIND": f"127.0.0.1:{ports[service]}"}
+    return Process(
+        Spec(
+            name=process,
+            command=lambda: command(service, name),
+            log=logs / f"{process}.log",
+            env=dict(env) | settings,
+            cwd=logs,
+            ready=lambda: healthy(ops, "/readyz"),
+            ports=listens,
+        )
+    )

@@ -1,0 +1,437 @@
+"""The stack: real Kafka, registry and Postgres clusters with our services on them, started, found again and ended."""
+
+from __future__ import annotations
+
+import shlex
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from quadrille_cli.stack import leftovers, paths, ports, services, shell, state, topics
+from quadrille_cli.stack.errors import CannotRun, PartFailed, PortTaken
+from quadrille_cli.stack.ports import ROLES, SERVICES
+from quadrille_cli.stack.processes import explain
+from quadrille_cli.stack.servers import aot, artifacts, jaeger, kafka, postgres, registry
+from quadrille_cli.stack.steps import Progress, Silent, Step, run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from types import TracebackType
+
+    from quadrille_cli.stack.processes import Process
+
+
+DATABASES = frozenset(f"postgres:{service}" for service in SERVICES)
+INFRASTRUCTURE = frozenset({"kafka", "registry", *DATABASES})
+EVERYTHING = frozenset({*INFRASTRUCTURE, "topics", "schemas", "sandbox", *SERVICES})
+PARTS = EVERYTHING | {"jaeger"}
+
+LISTENS = {
+    "kafka": ("kafka", "kafka-controller"),
+    "registry": ("registry", "registry-management"),
+    "sandbox": ("sandbox", "smtp"),
+    "jaeger": ("jaeger", "jaeger-otlp", "jaeger-grpc"),
+    "topics": (),
+    "schemas": (),
+    **{service: (service, *(f"{service}-{role}" for role in ROLES)) for service in SERVICES},
+}
+
+
+def is_server(name: str) -> bool:
+    """Whether a part or process is foreign: what our own processes stand on."""
+    return name in {"kafka", "registry", "jaeger"} or name.startswith("postgres:")
+
+
+def part_of(process: str) -> str:
+    """The part a process belongs to: `inventory` for `inventory-worker`, else its own name."""
+    head = process.partition("-")[0]
+    return head if head in SERVICES else process
+
+
+def port_names(parts: Iterable[str]) -> list[str]:
+    """The names of the ports these parts listen on."""
+    return [name for part in sorted(parts) for name in LISTENS.get(part, (part,))]
+
+
+def processes(stack: Stack) -> list[Process]:
+    """Every process of the stack's parts, none of them started."""
+    made = [cluster.process for cluster in stack.clusters.values()]
+    if "kafka" in stack.parts:
+        made.append(kafka.process(stack.data / "kafka", stack.logs, stack.ports))
+    if "registry" in stack.parts:
+        made.append(registry.process(stack.data / "registry", stack.logs, stack.ports))
+    if "jaeger" in stack.parts:
+        made.append(jaeger.process(stack.data / "jaeger", stack.logs, stack.ports, stack.progress.said))
+    if "sandbox" in stack.parts:
+        made.append(services.sandbox(stack.data / "sandbox", stack.logs, stack.ports))
+    for service in [part for part in SERVICES if part in stack.parts]:
+        role = partial(services.role, service, logs=stack.logs, ports=stack.ports)
+        made += [role(name, env=environment(stack, service, name)) for name in ROLES]
+    return made
+
+
+def environment(stack: Stack, service: str, role: str) -> dict[str, str]:
+    """The settings of one process of ours: addresses of this stack, then what was asked for."""
+    settings = {
+        "DATABASE_URL": stack.database_url(service, services.DATABASE_ROLE[role]),
+        "SCHEMA_CACHE": str(stack.data / "schemas" / service),
+    }
+    if "kafka" in stack.parts:
+        settings["KAFKA_BOOTSTRAP"] = stack.kafka_bootstrap
+    if "registry" in stack.parts:
+        settings["REGISTRY_URL"] = stack.registry_url
+    if "sandbox" in stack.parts:
+        settings["PROCESSOR_URL"] = stack.url("sandbox")
+        settings["SMTP_URL"] = f"smtp://127.0.0.1:{stack.ports['smtp']}"
+    if "jaeger" in stack.parts:
+        settings["OTLP_ENDPOINTS"] = stack.url("jaeger-otlp")
+        settings["JAEGER_URL"] = stack.url("jaeger")
+    if service in stack.ports:
+        settings["PUBLIC_URL"] = stack.url(service)
+    named = {f"QUADRILLE_{name}": value for name, value in (settings | stack.settings).items()}
+    return shell.program() | named
+
+
+MEGABYTE = 10**6
+ONE_AT_A_TIME = threading.Lock()
+"""Alembic keeps its context in a module."""
+LOCKS = {"kafka": artifacts.KAFKA, "registry": artifacts.REGISTRY}
+
+
+def prepare(stack: Stack) -> None:
+    """Have every file that is needed and room for the data, or refuse before anything starts."""
+    services.required(part for part in ("sandbox", *SERVICES) if part in stack.parts)
+    artifacts.room(stack.data, sum(_size(part) for part in stack.parts))
+    locks = [lock for part, lock in LOCKS.items() if part in stack.parts]
+    absent = [entry for lock in locks for entry in artifacts.missing(lock)]
+    if absent:  # the archives are unpacked beside them, and templates are made
+        artifacts.room(paths.cache_dir(), 3 * sum(entry.size for entry in absent) + 100 * MEGABYTE)
+    if locks:
+        run([Step("files", lambda: artifacts.bring(locks, stack.progress.said))], stack.progress)
+    user = paths.server_user()
+    if user is not None and stack.clusters:
+        stack.progress.said(f"Postgres runs as {user.pw_name} (uid {user.pw_uid}), because we are root")
+        closed = paths.closed(stack.postgres_home)
+        if closed is not None:  # since they were made: new ones are made where that user can go
+            what = f"{user.pw_name} cannot reach the databases in {stack.postgres_home}: {closed} was closed to others"
+            raise CannotRun(what=what, fix=f"chmod o+x {shlex.quote(str(closed))}")
+        artifacts.room(stack.postgres_home, sum(_size(part) for part in stack.parts & DATABASES))
+        if stack.postgres_home != stack.data / "postgres":
+            stack.progress.said(f"that user cannot reach {stack.data}: databases lie in {stack.postgres_home}")
+
+
+def steps(stack: Stack) -> list[Step]:
+    """The checklist of this stack, in the order it is shown."""
+    servers = [p for name, p in stack.processes.items() if is_server(name)]
+    listed = [Step(p.name, partial(_start, p)) for p in servers]
+    if "topics" in stack.parts:
+        listed.append(Step("topics", partial(_topics, stack), frozenset({"kafka"})))
+    if "schemas" in stack.parts:
+        listed.append(Step("schemas", partial(_schemas, stack), frozenset({"registry"})))
+    for part in ("sandbox", *SERVICES):
+        if part in stack.parts:
+            listed += _ours(stack, part)
+    return listed
+
+
+def _size(part: str) -> int:
+    """Bytes a part's data takes at its start, generously."""
+    if part.startswith("postgres:"):
+        return 60 * MEGABYTE
+    return {"kafka": 100, "registry": 20}.get(part, 5) * MEGABYTE
+
+
+def _start(process: Process) -> str:
+    again = process.running
+    process.start()
+    return "runs already" if again else ", ".join(f"{port}" for port in process.spec.ports.values())
+
+
+def _topics(stack: Stack) -> str:
+    done = topics.apply(stack.kafka_bootstrap)
+    for name, reason in done.refused.items():
+        raise PartFailed(part="topics", cause=f"{name} {reason}", fix="begin beside it: quadrille up --data DIR")
+    return f"{len(topics.TOPICS)} topics, {len(done.create)} new"
+
+
+def _schemas(stack: Stack) -> str:
+    from quadrille_cli.schema import lifecycle  # noqa: PLC0415 - what the command line's start can spare
+
+    try:
+        applied = lifecycle.apply(stack.registry_url, lifecycle.root())
+    except lifecycle.Refused as refused:
+        fix = "quadrille schema check names what must change"
+        raise PartFailed(part="schemas", cause="the registry refused", fix=fix, tail=refused.findings) from refused
+    return f"{sum(len(ids) for ids in applied.ids.values())} versions of {len(applied.ids)} records"
+
+
+def _ours(stack: Stack, part: str) -> list[Step]:
+    if part == "sandbox":
+        return [Step(part, partial(_start, stack.processes[part]))]
+    migrate = f"migrate {part}"
+    needs = frozenset({migrate, "topics", "schemas", "kafka", "registry", "sandbox"})
+    listed = [Step(migrate, partial(_migrate, stack, part), frozenset({f"postgres:{part}"}))]
+    names = [f"{part}-{role}" for role in ROLES]
+    return listed + [Step(name, partial(_start, stack.processes[name]), needs) for name in names]
+
+
+def _migrate(stack: Stack, service: str) -> str:
+    """Bring a service's tables up to date, as their owner; here rather than in four more Pythons."""
+    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
+
+    from quadrille.db import migrations  # noqa: PLC0415 - Alembic and SQLAlchemy take 0.5 s to import
+
+    try:
+        with ONE_AT_A_TIME:
+            migrations.upgrade(service, stack.database_url(service, "owner"))
+    except SQLAlchemyError as refused:
+        log = tuple(str(refused).splitlines()[-20:])
+        cause, fix = explain(log, stack.logs / f"postgres-{service}.log")
+        name = f"migrate {service}"
+        raise PartFailed(part=name, cause=cause or type(refused).__name__, fix=fix, tail=log) from refused
+    return ""
+
+
+OURS = 5.0
+SERVERS = 3.5
+"""Seconds granted before SIGKILL."""
+
+
+def end(processes: Sequence[Process]) -> float:
+    """End these processes; the seconds it took."""
+    began = time.monotonic()
+    _all([p for p in processes if not is_server(p.name)], OURS)
+    _all([p for p in processes if is_server(p.name)], SERVERS)
+    return time.monotonic() - began
+
+
+def _all(processes: Sequence[Process], within: float) -> None:
+    running = [p for p in processes if p.running]
+    if not running:
+        return
+    with ThreadPoolExecutor(len(running)) as pool:
+        list(pool.map(lambda p: p.stop(within), running))
+
+
+ATTEMPTS = 5
+"""A start whose ports are taken while it runs tries as often, each time on others."""
+
+
+class Stack:
+    """A stack in one data directory; as a context manager it starts and stops with the block."""
+
+    def __init__(  # noqa: PLR0913 - keyword only, each with a plain default
+        self,
+        data: Path | str,
+        *,
+        parts: Iterable[str] = INFRASTRUCTURE,
+        given: Mapping[str, int] | None = None,
+        scattered: bool = False,
+        settings: Mapping[str, str] | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.data = Path(data).absolute()
+        self.parts = _checked(parts)
+        self.settings = dict(settings or {})
+        self.progress: Progress = progress or Silent()
+        self.seconds: dict[str, float] = {}
+        self.processes: dict[str, Process] = {}
+        self.clusters: dict[str, postgres.Cluster] = {}
+        self.ports: dict[str, int] = {}
+        self.password = ""
+        self._given, self._scattered = dict(given or {}), scattered
+        self._claims = ports.Claims()
+        self._writing = threading.Lock()
+
+    @classmethod
+    def found(cls, data: Path | str) -> Self | None:
+        """The stack that was last started in this data directory, running or not; None when there was none."""
+        there = state.load(Path(data))
+        if there is None:
+            return None
+        stack = cls(data, parts=there.parts, settings=there.settings)
+        stack.ports, stack.password = there.ports, there.password
+        stack._know(there)
+        return stack
+
+    def __enter__(self) -> Self:
+        """Start every part."""
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Stop every part; the data stays."""
+        self.stop()
+
+    @property
+    def kafka_bootstrap(self) -> str:
+        """The broker's address."""
+        return f"127.0.0.1:{self.ports['kafka']}"
+
+    @property
+    def registry_url(self) -> str:
+        """The base address of the registry's Confluent-compatible API."""
+        return registry.url(self.ports["registry"])
+
+    def database_url(self, service: str, role: str = "app") -> str:
+        """Where a role (owner, app, relay, postgres) reaches a service's database."""
+        return self.clusters[service].url(role)
+
+    def url(self, name: str) -> str:
+        """The HTTP address behind a port's name: `order` (its API), `order-worker` (ops), `sandbox`, `jaeger`."""
+        return f"http://127.0.0.1:{self.ports[name]}"
+
+    @property
+    def logs(self) -> Path:
+        """The directory of the processes' logs."""
+        return self.data / "logs"
+
+    @property
+    def postgres_home(self) -> Path:
+        """Where the clusters' data lies: in the data directory, or where the server's user can reach it."""
+        return paths.databases(self.data)
+
+    def process(self, name: str) -> Process:
+        """One process by name: `kafka`, `postgres:order`, `inventory-worker`."""
+        return self.processes[name]
+
+    def start(self) -> None:
+        """Start every part that does not run yet; a failure ends what this call started."""
+        paths.usable(paths.cache_dir())
+        paths.claimed(self.data)
+        with paths.locked(self.data / "lock"):
+            for left in reversed(range(ATTEMPTS)):
+                try:
+                    self._start()
+                    break
+                except PortTaken as taken:
+                    self._give_way(taken, last=not left)
+            self._learn()
+
+    def _start(self) -> None:
+        """Start on ports that are free now."""
+        with closing(self._claims):
+            there = state.load(self.data) or state.State()
+            self._end_strays(there)
+            self._settle(there)
+            prepare(self)
+            end([p for name, p in self.processes.items() if p.running and self._told_otherwise(there, name)])
+            new = [process for process in self.processes.values() if not process.running]
+            try:
+                self.seconds = run(steps(self), self.progress, abort=lambda: end(new))
+            except BaseException:
+                end(new)  # again: one may have been launched meanwhile
+                raise
+            finally:
+                self.save()
+
+    def _give_way(self, taken: PortTaken, *, last: bool) -> None:
+        """Say that the start begins again on other ports; a port given by hand is never moved."""
+        if taken.name in self._given:
+            raise ports.refusal(taken.name, taken.port) from taken
+        if last:
+            raise taken
+        self.progress.said(f"{taken.owner} took port {taken.port} meanwhile: {taken.name} moves to another one")
+
+    def _end_strays(self, there: state.State) -> None:
+        """End what a killed start has left running and nobody wrote down."""
+        known = {process.pid for process in there.alive.values()}
+        if left := leftovers.strays(self.logs, known):
+            self.progress.said(f"ending {len(left)} processes that a start cut short has left behind")
+            leftovers.end(left, SERVERS)
+
+    def stop(self) -> float:
+        """End every process of this stack, ours first; the seconds it took."""
+        took = end(list(self.processes.values()))
+        leftovers.end(leftovers.strays(self.logs, ()), SERVERS)
+        self.save()
+        return took
+
+    def wipe(self) -> None:
+        """Remove the data, as if it had never run."""
+        elsewhere = self.postgres_home.parent
+        for path in {elsewhere, self.data}:
+            paths.removed(path)
+
+    def save(self) -> None:
+        """Write down what runs, for the commands that come after."""
+        with self._writing:
+            if self.data.exists():
+                state.save(self.data, self._snapshot())
+
+    def _told_otherwise(self, there: state.State, name: str) -> bool:
+        """Whether a process of ours runs with other settings than it would get now."""
+        ours = name != aot.NAME and not is_server(name)
+        return ours and there.processes[name].fingerprint != self.processes[name].fingerprint
+
+    def _learn(self) -> None:
+        """Train the AOT archives behind the user's back, once both servers are here to profit."""
+        if {"kafka", "registry"} <= self.parts and aot.wanted() and not self._trains():
+            self.processes[aot.NAME] = trainer = aot.process(self.logs)
+            trainer.on_change = self.save
+            trainer.launch()
+
+    def _trains(self) -> bool:
+        return aot.NAME in self.processes and self.processes[aot.NAME].running
+
+    def _settle(self, there: state.State) -> None:
+        """Ports and password: those of what still runs stay, the others are found now; then know every process."""
+        for name in ("logs", "schemas", "sandbox"):
+            paths.directory(self.data / name, 0o711)
+        self.parts |= {part_of(name) for name in there.alive} & PARTS  # what runs is never forgotten
+        kept = {name: port for process in there.alive.values() for name, port in process.ports.items()}
+        names = [name for name in port_names(self.parts) if name not in kept]
+        given = {name: port for name, port in self._given.items() if kept.get(name) != port}
+        for name in given.keys() & kept.keys():
+            raise CannotRun(what=f"{name} runs on port {kept[name]}", fix="quadrille down, then up with --port")
+        self.ports = kept | (self._choose(names, given))
+        self.password, known = state.password(self.data, there.password)
+        self._know(there)
+        for cluster in self.clusters.values():
+            cluster.forgotten = not known
+
+    def _choose(self, names: list[str], given: Mapping[str, int]) -> dict[str, int]:
+        take = self._claims.take
+        return ports.scattered(names, take) if self._scattered else ports.choose(names, take, given)
+
+    def _know(self, there: state.State) -> None:
+        self.clusters = {
+            service: postgres.Cluster(service, self.postgres_home / service, self.ports[part], self.logs, self.password)
+            for part, service in ((f"postgres:{s}", s) for s in ports.SERVICES)
+            if part in self.parts
+        }
+        before, self.processes = self.processes, {process.name: process for process in processes(self)}
+        if aot.NAME in there.alive:
+            self.processes[aot.NAME] = aot.process(self.logs)
+        for name, process in self.processes.items():
+            process.on_change = self.save
+            if name in there.alive:
+                process.pid, process.born = there.processes[name].pid, there.processes[name].born
+        for name, process in before.items():
+            if process.running and name in self.processes:  # asked of all: who has ended is reaped by it
+                self.processes[name].follow(process)
+
+    def _snapshot(self) -> state.State:
+        return state.State(
+            ports=self.ports,
+            parts=sorted(self.parts),
+            processes={name: _running(process) for name, process in self.processes.items() if process.pid},
+            password=self.password,
+            settings=self.settings,
+        )
+
+
+def _running(process: Process) -> state.Running:
+    spec = process.spec
+    return state.Running(process.pid, process.born, str(spec.log), dict(spec.ports), process.fingerprint)
+
+
+def _checked(wanted: Iterable[str]) -> frozenset[str]:
+    unknown = frozenset(wanted) - PARTS
+    if unknown:
+        raise CannotRun(what=f"no such part: {min(unknown)}", fix=f"one of: {', '.join(sorted(PARTS))}")
+    return frozenset(wanted)

@@ -1,1 +1,0 @@
-"""The outside world for development: a card processor with its own ledger, and a mailbox; never for production."""

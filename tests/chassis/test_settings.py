@@ -1,0 +1,206 @@
+"""Settings are read once, from four sources, and a mistake is one line that says how to repair it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from quadrille.observability.progress import Patience
+from quadrille.settings import Bind, Settings, SettingsError, parse, parse_duration, read
+
+NEEDED = {
+    "QUADRILLE_DATABASE_URL": "postgresql://app:hunter2@127.0.0.1:5501/order",
+    "QUADRILLE_KAFKA_BOOTSTRAP": "127.0.0.1:9092",
+    "QUADRILLE_REGISTRY_URL": "http://127.0.0.1:8081/apis/ccompat/v7",
+}
+
+
+def settings(*flags: str, file: Path = Path("absent.toml"), **more: str) -> Settings:
+    return parse(flags, NEEDED | {f"QUADRILLE_{k}": v for k, v in more.items()}, file)
+
+
+def test_the_defaults_are_the_published_ones() -> None:
+    """Deadline 5m, cut-off 30m, stuck at 5, 10, 30m, intake 5 % of 20 in 5m, time-out 3s, batch 100, level info."""
+    found = settings()
+
+    assert (found.order_deadline, found.order_cancel_cutoff) == (timedelta(minutes=5), timedelta(minutes=30))
+    assert (found.idempotency_ttl, found.inbox_window) == (timedelta(hours=48), timedelta(days=7))
+    assert [found.stuck_warn, found.stuck_page, found.stuck_escalate] == [timedelta(minutes=m) for m in (5, 10, 30)]
+    assert (found.intake_failure_rate, found.intake_failure_minimum) == (0.05, 20)
+    assert (found.intake_failure_window, found.intake_rest) == (timedelta(minutes=5), timedelta(seconds=30))
+    assert (found.processor_timeout, found.batch_max) == (timedelta(seconds=3), 100)
+    assert (found.trace_ratio, found.log_level) == (1.0, "info")
+    assert found.patience == Patience(stalled_after=30, renew_after=60)
+    assert found.public_base == "http://127.0.0.1:8001"
+
+
+def test_flag_wins_over_environment_over_file_over_default(tmp_path: Path) -> None:
+    """Each source overrides the one below, and every value knows where it came from."""
+    file = tmp_path / "quadrille.toml"
+    file.write_text('order_deadline = "1m"\nbatch_max = 7\nlog_level = "debug"\n')
+    environ = NEEDED | {"QUADRILLE_BATCH_MAX": "8", "QUADRILLE_LOG_LEVEL": "error"}
+
+    found = parse(["--log-level=warning"], environ, file)
+
+    assert (found.order_deadline, found.batch_max, found.log_level) == (timedelta(minutes=1), 8, "warning")
+    assert [found.sources[n] for n in ("trace_ratio", "order_deadline", "batch_max", "log_level")] == [
+        "default",
+        str(file),
+        "environment",
+        "flag",
+    ]
+
+
+def test_an_unknown_name_is_refused_with_the_nearest() -> None:
+    """A misspelt variable stops the start and names the right one."""
+    with pytest.raises(SettingsError, match=r"unknown setting QUADRILLE_BATCH_MAXX; wanted QUADRILLE_BATCH_MAX;"):
+        settings(BATCH_MAXX="3")
+
+
+def test_an_unknown_name_in_the_file_or_a_flag_is_refused(tmp_path: Path) -> None:
+    """The file and the flags are checked as the environment is."""
+    file = tmp_path / "quadrille.toml"
+    file.write_text("batchmax = 7\n")
+    with pytest.raises(SettingsError, match=r"unknown setting batchmax in .*; wanted QUADRILLE_BATCH_MAX"):
+        settings(file=file)
+    with pytest.raises(SettingsError, match="unknown setting --api-bnd; wanted QUADRILLE_API_BIND"):
+        settings("--api-bnd=127.0.0.1:1")
+    with pytest.raises(SettingsError, match="found argument 8001; wanted --name=value"):
+        settings("8001")
+
+
+def test_names_of_the_command_line_and_sandbox_are_let_be() -> None:
+    """Variables of other programs of the family do not stop a service."""
+    settings(CACHE="x", DATA="y", NO_AOT="1", PROFILE="test", SANDBOX_BIND="127.0.0.1:8010", SMTP_BIND="x:1")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        ("ORDER_DEADLINE", "soon", "a duration such as"),
+        ("API_BIND", "8001", "host:port"),
+        ("API_BIND", "127.0.0.1:99999", "host:port"),
+        ("TRACE_RATIO", "2", "less than or equal to 1"),
+        ("BATCH_MAX", "0", "greater than or equal to 1"),
+        ("REGISTRY_URL", "localhost", "match pattern"),
+        ("REGISTRY_URL", "http://localhost:99999", "port"),
+        ("JAEGER_URL", "http://localhost:0", "port"),
+        ("AUTH", "on", "'off'"),
+        ("OTLP_ENDPOINTS", "127.0.0.1:4318", "with its scheme that is http://127.0.0.1:4318"),
+        ("OTLP_ENDPOINTS", "grpc://127.0.0.1:4317", "over HTTP"),
+        ("OTLP_ENDPOINTS", "http://127.0.0.1:4318,collector", "with its scheme that is http://collector"),
+        ("OTLP_ENDPOINTS", "http://127.0.0.1:99999", "port"),
+        ("OTLP_ENDPOINTS", "http://:4318", "http://host:port"),
+        ("OTLP_ENDPOINTS", "http://collector:4318?key=1", "http://host:port"),
+        ("OTLP_ENDPOINTS", "http://col lector:4318", "http://host:port"),
+        ("LOG_LEVEL", "loud", "'debug', 'info'"),
+    ],
+)
+def test_an_invalid_value_is_one_line(name: str, value: str, wanted: str) -> None:
+    """Found, wanted and fix stand on one line, and the exit code is 2."""
+    with pytest.raises(SettingsError) as refused:
+        parse((), NEEDED | {f"QUADRILLE_{name}": value}, Path("absent.toml"))
+
+    text = str(refused.value)
+    assert text.startswith(f"found QUADRILLE_{name}='{value}' (environment); wanted ")
+    assert wanted in text
+    assert "\n" not in text
+    assert refused.value.exit_code == 2
+
+
+def test_what_is_required_is_named() -> None:
+    """A missing required setting is refused by name."""
+    with pytest.raises(SettingsError, match="found no QUADRILLE_DATABASE_URL"):
+        parse((), {}, Path("absent.toml"))
+
+
+def test_secrets_never_show(tmp_path: Path) -> None:
+    """A database's password may come from a file, and prints as ***, also when it is refused."""
+    secret = tmp_path / "url"
+    secret.write_text("postgresql://app:hunter3@db/order\n")
+    environ = {k: v for k, v in NEEDED.items() if "DATABASE" not in k} | {"QUADRILLE_DATABASE_URL_FILE": str(secret)}
+
+    found = parse((), environ, Path("absent.toml"))
+
+    assert found.database_url == "postgresql://app:hunter3@db/order"
+    assert found.shown()["database_url"] == "***"
+    assert "hunter" not in f"{found!r}{found.shown()}"
+    with pytest.raises(SettingsError, match="No such file"):
+        parse((), environ | {"QUADRILLE_DATABASE_URL_FILE": "/absent"}, Path("absent.toml"))
+
+
+def test_without_authentication_only_loopback_is_served() -> None:
+    """An API without keys refuses to start on an address others can reach."""
+    with pytest.raises(SettingsError, match="a loopback address while authentication is off"):
+        settings(API_BIND="0.0.0.0:8001")
+    assert Bind("[::1]:1").loopback
+    assert str(settings(API_BIND="[::1]:8001").api_bind) == "[::1]:8001"
+
+
+def test_a_refused_start_is_one_line_and_exit_code_2(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A process with an invalid setting writes found, wanted and fix on one line and ends with code 2."""
+    monkeypatch.setenv("QUADRILLE_TRACE_RATIOO", "1")
+    with pytest.raises(SystemExit, match="2"):
+        read()
+
+    text = "refused to start: found unknown setting QUADRILLE_TRACE_RATIOO; wanted QUADRILLE_TRACE_RATIO; fix: rename "
+    assert capfd.readouterr().err.startswith(text)
+
+
+@pytest.mark.parametrize("seconds", ["0s", "6s"])
+def test_a_call_must_end_before_its_lease(seconds: str) -> None:
+    """A time-out with which an intent's tries would outlast its lease, or none at all, stops the start."""
+    with pytest.raises(SettingsError, match=r"QUADRILLE_PROCESSOR_TIMEOUT=[06]m?s "):
+        settings(PROCESSOR_TIMEOUT=seconds)
+
+
+def test_a_client_is_not_made_anew_before_the_stall() -> None:
+    """STALL_RENEW_AFTER is refused below STALL_AFTER, in one line that says the bound."""
+    assert settings(STALL_AFTER="20s", STALL_RENEW_AFTER="20s").patience == Patience(20, 20)
+    with pytest.raises(
+        SettingsError, match=r"STALL_RENEW_AFTER='29s' .*at least QUADRILLE_STALL_AFTER, which is 30s; fix"
+    ):
+        settings(STALL_RENEW_AFTER="29s")
+    with pytest.raises(SettingsError, match=r"STALL_AFTER=0ms .*greater than or equal to 1 second"):
+        settings(STALL_AFTER="0s")
+
+
+def test_durations_read_as_they_show() -> None:
+    """A duration's text is what was written."""
+    for text in ("250ms", "3s", "5m", "48h", "7d"):
+        assert settings(ORDER_DEADLINE=text).shown()["order_deadline"] in (text, "2d")
+    assert parse_duration("1.5s") == timedelta(seconds=1.5)
+    for endless in ("999999999999d", "9" * 400 + "s"):
+        with pytest.raises(ValueError, match="a duration such as"):
+            parse_duration(endless)
+
+
+def test_lists_are_split() -> None:
+    """OTLP endpoints come comma separated."""
+    assert settings(OTLP_ENDPOINTS="http://a:4318/, http://b:4318").otlp_endpoints == ("http://a:4318", "http://b:4318")
+
+
+def test_a_password_in_an_address_is_not_shown() -> None:
+    """An endpoint takes none; the refusal does not repeat it."""
+    with pytest.raises(SettingsError, match="http://host:port") as refused:
+        settings(OTLP_ENDPOINTS="http://me:hunter2@collector:4318")
+    assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ("http://a:4318/v1/traces", "http://a:4318"),
+        ("http://a:4318/v1/traces/", "http://a:4318"),
+        ("http://a:4318/v1/traces/v1/traces", "http://a:4318"),
+        ("https://a/otlp/v1/traces", "https://a/otlp"),
+        ("http://[::1]:4318", "http://[::1]:4318"),
+    ],
+)
+def test_a_path_too_much_is_left_out(given: str, wanted: str) -> None:
+    """An endpoint is a base address, as OpenTelemetry has it: what names the traces' own path is the same place."""
+    assert settings(OTLP_ENDPOINTS=given).otlp_endpoints == (wanted,)
