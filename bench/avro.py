@@ -1,8 +1,8 @@
 """What Avro costs: our codec beside fastavro alone, and beside fastavro with the classes handlers need.
 
 Run `python bench/avro.py`. In every round each column is measured in turn, so that their ratios bear a machine whose
-speed varies. Our writer is fastavro with its own validation before it; our reader is `quadrille.avro.decoder`, and fastavro's,
-which lacks its checks, is the peer, not a choice we have.
+speed varies. Our writer is fastavro with its own validation before it; our reader is `quadrille.avro.decoder`, and
+fastavro's, which lacks its checks, is the peer, not a choice we have.
 """
 
 from __future__ import annotations

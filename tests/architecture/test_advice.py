@@ -12,8 +12,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 COSTLY = re.compile(r"--fresh|--wipe|data is lost|data are lost|\brm -|remove the data|delete the (topic|data|volume)")
 OPTIONS = {  # where the options themselves are declared, and what they do is said
-    "cli/src/quadrille/main.py": {"--fresh", "--wipe", "Remove the data too."},
-    "cli/src/quadrille/demo.py": {"--fresh"},
+    "cli/src/quadrille_cli/main.py": {"--fresh", "--wipe", "Remove the data too."},
+    "cli/src/quadrille_cli/commands/demo.py": {"--fresh"},
     "deploy/bootstrap.py": {"see above; or begin anew: rm -r "},  # .venv: what is in it is installed again
 }
 EXAMPLES = re.compile(r"Examples:")
@@ -65,4 +65,4 @@ def test_no_message_offers_the_loss_of_data() -> None:
 )
 def test_an_advice_that_costs_data_turns_the_gate_red(planted: str) -> None:
     """A message that offers it is found, whichever way it is put together."""
-    assert costly("cli/src/quadrille/stack/processes.py", planted)
+    assert costly("cli/src/quadrille_cli/stack/processes.py", planted)

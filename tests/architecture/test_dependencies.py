@@ -25,7 +25,7 @@ BY_NAME = {
     "httptools": "uvicorn's HTTP parser, chosen by name in quadrille.web.app",
     "uvloop": "uvicorn's event loop, chosen by name in quadrille.web.app",
 }
-OWN = {"chassis": "quadrille-chassis"}  # the only package of ours that others may import
+OWN = {"quadrille": "quadrille-chassis"}  # the only package of ours that others may import
 INSIDE = {"pydantic_core": "pydantic"}  # a part that is pinned and brought by its whole
 SHARED = {"opentelemetry"}  # a module that several distributions share, each one name below it
 
@@ -43,7 +43,7 @@ def declared(package: Path) -> set[str]:
 def imported(package: Path) -> set[str]:
     """Return the distributions a package's sources and migrations import, itself not among them."""
     files = [*package.glob("src/**/*.py"), *package.glob("migrations/**/*.py")]
-    files = [file for file in files if not file.name.startswith("testing")]  # only tests import those
+    files = [f for f in files if "testing" not in {f.stem, *f.parts}]  # only tests import those
     modules = {module for file in files for module in _modules(file)}
     mine = {folder.name for folder in (package / "src").iterdir()} | sys.stdlib_module_names
     return {name for module in modules if module.split(".")[0] not in mine for name in _providers(module)}

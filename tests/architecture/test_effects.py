@@ -24,7 +24,7 @@ def test_the_fence_knows_what_each_fact_leads_to() -> None:
 
 
 def test_a_stale_map_is_found(tmp_path: Path) -> None:
-    """An event whose effect is struck from the file, as by a handler that says more than before, makes the check red."""
+    """An event whose effect is struck from the file, as by a handler that says more, makes the check red."""
     made = saga_effects.files(tmp_path, saga_map.saga_of())
     for path, text in made.items():
         path.parent.mkdir(parents=True)

@@ -18,7 +18,7 @@ SERVICES = ("order", "inventory", "payment", "notification")
 SOURCES = [f"services/{name}/src" for name in SERVICES] + ["chassis/src", "cli/src", "sandbox/src"]
 TESTS = [f"services/{name}/tests" for name in SERVICES] + ["sandbox/tests", "tests"]
 # not `-m quadrille`: the command hears no PYTHONPATH, by which the copy is found here
-SAGA_CHECK = (sys.executable, "-c", "from quadrille import main; main.run()", "saga", "--check")
+SAGA_CHECK = (sys.executable, "-c", "from quadrille_cli import main; main.run()", "saga", "--check")
 
 
 def _module(path: Path) -> ModuleType:
@@ -79,7 +79,11 @@ def test_imports_run_one_way(copied: Path) -> None:
         pytest.param(_append("services/payment/src/payment/handlers.py", "\nimport payment.store\n"), id="handler-sql"),
         pytest.param(_append("services/order/src/order/domain.py", "\nimport time\n"), id="domain-clock"),
         pytest.param(_append("services/order/src/order/helpers.py", '"""A room of its own."""\n'), id="unknown-room"),
-        pytest.param(_append("chassis/src/chassis/rows.py", "\nimport inventory.events\n"), id="chassis-service"),
+        pytest.param(_append("chassis/src/quadrille/rows.py", "\nimport inventory.events\n"), id="chassis-service"),
+        pytest.param(_append("chassis/src/quadrille/kafka/topics.py", "\nimport quadrille.web.app\n"), id="upwards"),
+        pytest.param(
+            _append("chassis/src/quadrille/relay/relay.py", "\nimport quadrille.processing.batch\n"), id="beside"
+        ),
         pytest.param(
             _append("services/notification/src/notification/events.py", "\nimport notification.domain\n"), id="upwards"
         ),
@@ -115,6 +119,17 @@ def test_a_stale_map_turns_the_gate_red(copied: Path) -> None:
     assert result.returncode == 1
     assert "stale" in result.stderr
     assert "saga.md" in result.stderr
+
+
+def test_a_stale_diagram_turns_the_gate_red(copied: Path) -> None:
+    """A sequence diagram that names another handler than the signatures do is stale, and its page is named."""
+    page = copied / "docs/choreography.md"
+    text = page.read_text("utf-8")
+    assert "order.placed (reserve_stock)" in text
+    page.write_text(text.replace("order.placed (reserve_stock)", "order.placed (hold_stock)"), "utf-8")
+    result = _run(copied, sys.executable, "-m", "quadrille_cli", "saga", "--check")
+    assert result.returncode == 1
+    assert "stale: run `make saga`: docs/choreography.md" in result.stderr
 
 
 def test_a_row_that_nothing_proves_turns_the_gate_red(copied: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from quadrille.app import Program
 from quadrille.context import Face
 from quadrille.ops.actions import Refusal
-from quadrille.replay.manager import Replays
+from quadrille.ops.replays import ReplayRoutes
 from quadrille_cli.stack.topics import SERVICES
 from quadrille_sandbox.cards import TOKENS
 from quadrille_sandbox.chaos import Plan
@@ -32,7 +32,7 @@ def programs() -> list[Program[Any]]:
 
 def routes() -> Iterator[str]:
     """Yield every route of an ops port that is more than a probe."""
-    yield from (f"{method} {pattern}" for method, pattern in Replays.routes(Replays.__new__(Replays)))
+    yield from (f"{method} {pattern}" for method, pattern in ReplayRoutes.routes(ReplayRoutes.__new__(ReplayRoutes)))
     for program in programs():
         yield from (f"POST /ops/orders/{{order_id}}/{deed.name}" for deed in program.operators)
         for name in program.ops:

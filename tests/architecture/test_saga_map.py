@@ -119,16 +119,16 @@ def _forget(type_: str) -> Callable[[dict[Any, IntentPolicy]], None]:
 
 def _say_nothing(on: HandlerRegistry[Any]) -> None:
     for reaction in [*on.specs.values()]:
-        _changed(on, reaction.name, says=())
+        _changed(on, reaction.name, emits=())
 
 
 FAULTS: dict[str, tuple[Plant, str]] = {
     "a fact nobody says": (
-        handler("order", "note_skipped", hears=RumourHeard),
+        handler("order", "note_skipped", consumes=RumourHeard),
         "order hears rumour.heard, which payment never says",
     ),
     "a fact nobody hears": (
-        handler("inventory", "commit_stock", says=(StockMoved,)),
+        handler("inventory", "commit_stock", emits=(StockMoved,)),
         "inventory says stock.moved, which nobody hears and which is declared for nobody",
     ),
     "a fact no longer declared": (
@@ -157,7 +157,7 @@ FAULTS: dict[str, tuple[Plant, str]] = {
     ),
     "a timer nobody hears": (deaf("order", "expire"), "order: the timer order_deadline is never heard"),
     "a dead end": (
-        handler("order", "give_up_unfilled", says=()),
+        handler("order", "give_up_unfilled", emits=()),
         "inventory says stock.rejected, which leads to no end",
     ),
     "an end no longer declared": (
@@ -165,7 +165,7 @@ FAULTS: dict[str, tuple[Plant, str]] = {
         "inventory says stock.committed, which leads to no end",
     ),
     "a step that nothing undoes": (
-        handler("payment", "undo_payment", role="learns", undoes=None),
+        handler("payment", "undo_payment", role="learns", compensates=None),
         "payment: take_permission is a step with no compensation",
     ),
     "a late step without an undo": (
@@ -185,15 +185,15 @@ FAULTS: dict[str, tuple[Plant, str]] = {
         "order.shrug is declared irreversible, and is not there",
     ),
     "an effect begun by who only learns": (
-        handler("payment", "take_permission", says=()),
+        handler("payment", "take_permission", emits=()),
         "payment.learn_amount begins charge_card outside and is no step",
     ),
     "a deadline that undoes nothing": (
-        handler("order", "expire", says=()),
+        handler("order", "expire", emits=()),
         "order: no deadline leads to order.cancellation_requested",
     ),
     "a wish that undoes nothing": (
-        handler("order", "cancel_order", says=()),
+        handler("order", "cancel_order", emits=()),
         "order: no command leads to order.cancellation_requested",
     ),
     "nobody decides": (
@@ -205,15 +205,15 @@ FAULTS: dict[str, tuple[Plant, str]] = {
         "order.cancellation_requested does not reach the undo of inventory.reserve_stock",
     ),
     "a step that cannot fail": (
-        handler("inventory", "reserve_stock", says=()),
+        handler("inventory", "reserve_stock", emits=()),
         "inventory.reserve_stock cannot fail: none of its facts leads to order.cancellation_requested",
     ),
     "an undo that acknowledges nothing": (
-        handler("inventory", "release_stock", says=()),
+        handler("inventory", "release_stock", emits=()),
         "inventory.release_stock acknowledges nothing (L3)",
     ),
     "an acknowledgement that ends nothing": (
-        handler("order", "note_skipped", says=()),
+        handler("order", "note_skipped", emits=()),
         "payment.undo_payment says payment.skipped, which acknowledges nothing (L3)",
     ),
     "an acknowledgement that is not heard": (
@@ -245,7 +245,7 @@ def test_a_planted_fault_is_a_finding(saga: Saga, fault: str) -> None:
 def test_a_second_abort_fact_is_a_finding(saga: Saga) -> None:
     """An undo on another event of the decider would be a second way to abort (law L2)."""
     confirmed = next(r.consumes for s in saga.services for r in s.specs.values() if r.name == "commit_stock")
-    plant = within("inventory", lambda on: _changed(on, "release_early", hears=confirmed))
+    plant = within("inventory", lambda on: _changed(on, "release_early", consumes=confirmed))
 
     found = list(checks.aborts(plant(saga)))
 

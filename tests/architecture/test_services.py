@@ -18,12 +18,12 @@ ROOT = Path(__file__).parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text("utf-8"))
 CONTRACTS: list[dict[str, Any]] = PROJECT["tool"]["importlinter"]["contracts"]
-OTHERS = {"tests", "chassis", "quadrille", "sandbox"}
+OTHERS = {"tests", "chassis", "sandbox", "quadrille", "quadrille_cli", "quadrille_sandbox"}
 PLACES: dict[str, Iterable[str]] = {
-    "cli/src/quadrille/topics.py": topics.SERVICES,
-    "cli/src/quadrille/stack/ports.py": ports.SERVICES,
-    "cli/src/quadrille/schema_rules.py": rules.SERVICES,
-    "cli/src/quadrille/saga.py": saga_map.SERVICES,
+    "cli/src/quadrille_cli/stack/topics.py": topics.SERVICES,
+    "cli/src/quadrille_cli/stack/ports.py": ports.SERVICES,
+    "cli/src/quadrille_cli/schema/rules.py": rules.SERVICES,
+    "cli/src/quadrille_cli/saga/saga_map.py": saga_map.SERVICES,
     "pyproject.toml, ruff's first-party names": PROJECT["tool"]["ruff"]["lint"]["isort"]["known-first-party"],
     "pyproject.toml, mypy_path": (part.split("/")[-2] for part in PROJECT["tool"]["mypy"]["mypy_path"].split(":")),
     "pyproject.toml, import-linter's packages": PROJECT["tool"]["importlinter"]["root_packages"],

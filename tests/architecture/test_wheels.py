@@ -33,7 +33,7 @@ assert not found, f"siblings are importable: {found}"
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheels")
-    for place in ["chassis", "cli", *(f"services/{name}" for name in SERVICES)]:
+    for place in ["chassis", "cli", "sandbox", *(f"services/{name}" for name in SERVICES)]:
         subprocess.run(
             [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)],
             cwd=ROOT / place, check=True, capture_output=True, timeout=120,
@@ -47,7 +47,7 @@ def test_a_service_runs_from_its_own_wheel(name: str, wheels: Path, tmp_path: Pa
     files = [str(next(wheels.glob(f"quadrille_{part}-*.whl"))) for part in ("chassis", name)]
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-compile"]
     subprocess.run([*pip, "--target", str(tmp_path), *files], check=True, timeout=120)
-    others = " ".join(s for s in (*SERVICES, "quadrille", "sandbox") if s != name)
+    others = " ".join(s for s in (*SERVICES, "quadrille_cli", "quadrille_sandbox") if s != name)
     libraries = sysconfig.get_path("purelib")
     command = [sys.executable, "-I", "-S", "-c", "import importlib\n" + PROOF, name, str(tmp_path), libraries, others]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, cwd=tmp_path)
@@ -59,6 +59,23 @@ def test_the_command_carries_its_schemas(wheels: Path) -> None:
     with zipfile.ZipFile(next(wheels.glob("quadrille_cli-*.whl"))) as wheel:
         held = set(wheel.namelist())
 
-    schemas = {f"quadrille/schemas/{path.relative_to(ROOT / 'schemas')}" for path in (ROOT / "schemas").rglob("*.*")}
+    schemas = {
+        f"quadrille_cli/schemas/{path.relative_to(ROOT / 'schemas')}" for path in (ROOT / "schemas").rglob("*.*")
+    }
     assert schemas <= held
-    assert "quadrille/deploy/kafka/server.properties" in held
+    assert "quadrille_cli/deploy/kafka/server.properties" in held
+
+
+def test_every_wheel_carries_the_licence(wheels: Path) -> None:
+    """Each wheel names the licence and holds its text, which is the one of the repository."""
+    text, built = (ROOT / "LICENSE").read_bytes(), sorted(wheels.glob("*.whl"))
+    for one in built:
+        with zipfile.ZipFile(one) as wheel:
+            [metadata] = [name for name in wheel.namelist() if name.endswith(".dist-info/METADATA")]
+            fields = wheel.read(metadata).decode().splitlines()
+            licence = wheel.read(metadata.replace("METADATA", "licenses/LICENSE"))
+        assert {"License-Expression: Apache-2.0", "License-File: LICENSE"} <= set(fields), one.name
+        assert licence == text, one.name
+
+    assert len(built) == len(SERVICES) + 3
+    assert text.splitlines()[0].strip() == b"Apache License"

@@ -126,13 +126,13 @@ Plant = Callable[[Any, Any], Any]
         ("step", commands, "may not say FillShelf"),
         ("step", rumour, "must name who says it"),
         ("learns", unsafe, "frozen"),
-        ("step", baked, "hears a Fact, not CakeBaked"),
-        ("pivot", baked, "hears a Fact, not CakeBaked"),
-        ("retryable", baked, "hears a Fact, not CakeBaked"),
+        ("step", baked, "hears a Event, not CakeBaked"),
+        ("pivot", baked, "hears a Event, not CakeBaked"),
+        ("retryable", baked, "hears a Event, not CakeBaked"),
         ("command", baked, "hears a Command, not CakeBaked"),
         ("timer", baked, "hears a Timer, not CakeBaked"),
-        ("answer", sample_service.begin_tasting, "hears a Answer, not BeginTasting"),
-        ("learns", sample_service.fill_shelf, "hears a Fact, not FillShelf"),
+        ("answer", sample_service.begin_tasting, "hears a Result, not BeginTasting"),
+        ("learns", sample_service.fill_shelf, "hears a Event, not FillShelf"),
     ],
 )
 def test_a_signature_that_does_not_tell_the_saga_is_refused(role: str, handler: Plant, why: str) -> None:

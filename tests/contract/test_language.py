@@ -13,7 +13,7 @@ import pytest
 from quadrille.avro import schemas
 from quadrille_cli.schema import lifecycle, published, rules
 
-# saga.md, section 2, and contracts.md, section 1: what every event carries, order_id first
+# contracts.md, section 1: what every event carries, order_id first
 EVENTS = {
     "order": {
         "order.placed": "order_id customer_id lines amount_minor currency payment_token deadline_at",

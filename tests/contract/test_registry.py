@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from quadrille.avro import schemas
 from quadrille.avro.registry import Registry, RegistryUnavailableError
+from quadrille_cli.commands import schema
 from quadrille_cli.schema import lifecycle
 from quadrille_cli.schema import published as schema_published
 
@@ -111,7 +112,7 @@ def test_offline_and_registry_judge_alike(url: str, change: str) -> None:
 def test_a_registry_that_is_away_is_said_so() -> None:
     """Applying to, or comparing with, a registry that is away exits with 7, and says so."""
     for command in ("apply", "diff"):
-        ended = RUN.invoke(lifecycle.app, [command, "--registry", NOWHERE])
+        ended = RUN.invoke(schema.app, [command, "--registry", NOWHERE])
         assert ended.exit_code == 7
         assert "is the stack up?" in ended.output
     with pytest.raises(RegistryUnavailableError):
@@ -122,10 +123,8 @@ def test_the_commands_say_what_they_found(url: str, tmp_path: Path) -> None:
     """`quadrille schema check`, `apply` and `diff` print their finding and exit 0 or 1."""
     spoilt = Path(shutil.copytree(lifecycle.root(), tmp_path / "schemas"))
     (spoilt / "payment" / "payment.declined.avsc").unlink()
-    good, bad = (
-        RUN.invoke(lifecycle.app, ["check", "--schemas", str(folder)]) for folder in (lifecycle.root(), spoilt)
-    )
-    applied = RUN.invoke(lifecycle.app, ["apply", "--registry", url])
+    good, bad = (RUN.invoke(schema.app, ["check", "--schemas", str(folder)]) for folder in (lifecycle.root(), spoilt))
+    applied = RUN.invoke(schema.app, ["apply", "--registry", url])
 
     assert (good.exit_code, bad.exit_code, applied.exit_code) == (0, 1, 0)
     assert "its file is gone" in bad.output

@@ -1,4 +1,4 @@
-"""The laws of saga.md as checks: of one reaction, of one thing said, and of every state that is reached.
+"""The laws of law.md as checks: of one reaction, of one thing said, and of every state that is reached.
 
 They restate the page and share no code with the handlers: a table here is a table there.
 """
@@ -73,7 +73,7 @@ FORBIDS: dict[str, Iterable[str]] = {
     "order.compensation_failed of inventory": {CANCELLED},
     "order.compensation_failed of payment": {CANCELLED},
 }
-FOLDS = {  # the rank each event gives its participant (saga.md, section 3, "Newer")
+FOLDS = {  # the rank each event gives its participant (law.md, "Order", row `order.rank`)
     "stock.reserved": ("inventory", 1), "stock.committed": ("inventory", 2), "stock.release_failed": ("inventory", 3),
     "stock.rejected": ("inventory", 4), "stock.released": ("inventory", 4), "payment.outcome_unknown": ("payment", 1),
     "payment.charged": ("payment", 2), "payment.refund_failed": ("payment", 3), "payment.declined": ("payment", 4),
@@ -208,7 +208,7 @@ def _money_owes(wish: Wish, payment: Payment | None) -> str:
 
 
 def _check_wish(wish: Wish, said: tuple[Emitted, ...], wanted: str) -> None:
-    """An operator may act on what is owed, and on nothing else (saga.md, section 3, "Resolving")."""
+    """An operator may act on what is owed, and on nothing else (law.md, "Undo that failed")."""
     answers = [one.outcome for one in said if isinstance(one, CompensationAnswered)]
     answer = REFUSED if answers[0] in ("NOT_OWED", "UNKNOWN") else answers[0]
     must(answer == wanted, "L11", f"{wish.type} is answered {answer}, not {wanted}")

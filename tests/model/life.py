@@ -32,7 +32,7 @@ class Left(NamedTuple):
 class Life(NamedTuple):
     """All that is known of one order but its stock; states and messages by number.
 
-    ``queues``: unread events by consumer and topic, in order; ``lines``: parked events by consumer; ``aside``: discarded
+    ``queues``: unread events by consumer and topic, in order; ``lines``: parked ones by consumer; ``aside``: discarded
     ones; ``adrift``: intents whose senders or requests may still reach the processor though nobody waits for them;
     ``told``: what was ever said; ``seen``: what was handled, by consumer; ``charge``: the processor's stored answer;
     ``stray``: a refund landed that nobody waited for.

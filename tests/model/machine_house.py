@@ -121,7 +121,7 @@ class House:
         return [place for place in self._places() if self._next(place) is not None]
 
     def deliver(self, place: tuple[str, str, str], *, dies: bool = False) -> None:
-        """Let a service hear the next event of an order from a topic; one that dies before its COMMIT reads it again."""
+        """Let a service hear the next event of an order from a topic; who dies before its COMMIT reads it again."""
         came, room = cast("Published", self._next(place)), self.rooms[place[0]]
         room.hear(came, dies=dies)
         self.read[place] += not dies

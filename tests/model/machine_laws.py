@@ -1,4 +1,4 @@
-"""What must hold in a house after every step, and when all has come to rest: laws and invariants of saga.md."""
+"""What must hold in a house after every step, and when all has come to rest: laws and invariants of law.md."""
 
 from __future__ import annotations
 

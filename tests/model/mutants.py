@@ -35,7 +35,7 @@ class Mutant:
     def source(self) -> Path:
         """The file as it is."""
         package = self.file.partition("/")[0]
-        return ROOT / ("chassis/src" if package == "chassis" else f"services/{package}/src") / self.file
+        return ROOT / ("chassis/src" if package == "quadrille" else f"services/{package}/src") / self.file
 
     @property
     def applies(self) -> bool:

@@ -82,7 +82,7 @@ class Operator:
     def command(self, *words: str) -> subprocess.Popen[str]:
         """The command, running."""
         env = {**os.environ, "QUADRILLE_DATA": str(self.shop.stack.data), "COLUMNS": "200"}
-        line = [sys.executable, "-m", "quadrille", *words]
+        line = [sys.executable, "-m", "quadrille_cli", *words]
         return subprocess.Popen(line, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     def examples(self, *words: str) -> list[list[str]]:

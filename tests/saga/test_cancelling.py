@@ -1,4 +1,4 @@
-"""Cancellation at every moment: the rows of saga.md's section 5, on the real stack; money, goods and events agree."""
+"""Cancellation at every moment: the rows of law.md, on the real stack; money, goods and events agree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Orders whose deadline passes while a service is away or an outcome is unknown: F4 and F12 to F14 of saga.md."""
+"""Orders whose deadline passes while a service is away or an outcome is unknown: F4 and F12 to F14 of law.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Undos that fail, for a while or for good: F6 to F11 of saga.md, to the order's honest end."""
+"""Undos that fail, for a while or for good: F6 to F11 of law.md, to the order's honest end."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ CAN = f"import ensurepip, sys, venv; sys.exit(sys.version_info[:2] != {sys.versi
 
 def quadrille(*arguments: str, env: Mapping[str, str] | None = None, before: tuple[str, ...] = ()) -> tuple[int, str]:
     """Run the command as a person would; its exit code and everything it printed."""
-    command = [*before, sys.executable, "-m", "quadrille", *arguments]
+    command = [*before, sys.executable, "-m", "quadrille_cli", *arguments]
     done = subprocess.run(command, env={**os.environ, **(env or {})}, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout + done.stderr
 

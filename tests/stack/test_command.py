@@ -69,7 +69,7 @@ def running(played: Played, demos: Pids) -> Ask:
 
 
 def _run(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "quadrille", *words, "--data", str(home)]
+    command = [sys.executable, "-m", "quadrille_cli", *words, "--data", str(home)]
     return subprocess.run(command, env=dict(os.environ), capture_output=True, text=True, check=False)
 
 

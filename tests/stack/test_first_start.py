@@ -95,7 +95,7 @@ def test_what_was_half_made_is_made_whole(closed: Place) -> None:
     code, text = closed.make("setup", env=mirror)
 
     assert wheel.read_bytes() == whole
-    assert (code, closed.run(python, "-m", "quadrille", "--help")[0]) == (0, 0), text
+    assert (code, closed.run(python, "-m", "quadrille_cli", "--help")[0]) == (0, 0), text
 
 
 @pytest.mark.parametrize(("name", "sign"), [("new\nline", r"'\n'"), ("a:b", "':'"), ("back\\slash", r"'\\'")])

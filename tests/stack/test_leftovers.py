@@ -141,7 +141,7 @@ def test_a_state_that_was_cut_short_costs_nothing(crashed: Stack, text: str, aga
 def test_commands_on_a_state_that_was_cut_short_say_what_to_do(tmp_path: Path, words: tuple[str, ...]) -> None:
     """Whatever is asked of a stack whose state is unreadable: one line, the way out, exit code 7, no traceback."""
     state.file(tmp_path).write_text('{"ports": {"kaf')
-    command = [sys.executable, "-m", "quadrille", *words]
+    command = [sys.executable, "-m", "quadrille_cli", *words]
     env = {**os.environ, "QUADRILLE_DATA": str(tmp_path)}
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
 

@@ -188,7 +188,7 @@ def test_start_again_starts_only_what_is_missing(new_stack: Start) -> None:
 def test_an_interrupted_start_leaves_nothing(tmp_path: Path) -> None:
     """Ctrl-C while `quadrille up` starts ends what was started and exits 130."""
     home = tmp_path / "data"
-    command = [sys.executable, "-m", "quadrille", "up", "--data", str(home)]
+    command = [sys.executable, "-m", "quadrille_cli", "up", "--data", str(home)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as start:
         deadline = time.monotonic() + 120
         while not processes_below(f"{home}/kafka"):

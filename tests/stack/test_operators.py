@@ -35,7 +35,7 @@ class Command:
     def run(self, *words: str) -> tuple[int, str, str]:
         """Return exit code, stdout and stderr."""
         env = {**os.environ, "QUADRILLE_DATA": str(self.data), "COLUMNS": "200"}
-        line = [sys.executable, "-m", "quadrille", *words]
+        line = [sys.executable, "-m", "quadrille_cli", *words]
         done = subprocess.run(line, env=env, capture_output=True, text=True, check=False, timeout=90)
         return done.returncode, done.stdout, done.stderr
 
@@ -189,6 +189,6 @@ def test_without_a_stack_the_exit_code_says_so(tmp_path: Path) -> None:
     """A command about a stack that does not run exits 7, and says how to start one."""
     env = {**os.environ, "QUADRILLE_DATA": str(tmp_path)}
     for words in (["orders", "list"], ["resolve", SAMPLE, "--participant", "payment", "--retry", "--reason", "x"]):
-        line = [sys.executable, "-m", "quadrille", *words]
+        line = [sys.executable, "-m", "quadrille_cli", *words]
         done = subprocess.run(line, env=env, capture_output=True, text=True, check=False)
         assert (done.returncode, "quadrille up --detach" in done.stderr) == (7, True)

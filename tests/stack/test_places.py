@@ -146,7 +146,7 @@ def test_a_disk_that_fills_while_the_cache_is_made_leaves_nothing_half(tmp_path:
         assert sorted(p.name for p in (disk / names[0]).rglob("*")) == sorted(p.name for p in whole.rglob("*"))
 
 
-AS_THE_COMMAND = "from quadrille import main; main._load_more = print; "
+AS_THE_COMMAND = "from quadrille_cli import main; main._load_more = print; "
 AS_THE_COMMAND += "main.app = lambda **_: registry.distribution(); main.run()"
 """Runs one step as the command would, with its way to tell what cannot be."""
 

@@ -145,7 +145,7 @@ def test_the_claims_of_a_killed_start_are_gone() -> None:
 
 def test_a_busy_port_given_by_hand_is_refused(tmp_path: Path) -> None:
     """`up --port` on a held port starts nothing, names the holder with its pid and exits 9."""
-    command = [sys.executable, "-m", "quadrille", "up", "--detach", "--data", str(tmp_path / "data")]
+    command = [sys.executable, "-m", "quadrille_cli", "up", "--detach", "--data", str(tmp_path / "data")]
     with held() as port:
         done = subprocess.run([*command, "--port", f"kafka={port}"], capture_output=True, text=True, check=False)
 

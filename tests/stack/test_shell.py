@@ -201,7 +201,7 @@ def test_a_running_process_holds_nothing_of_the_shell(new_stack: Start, monkeypa
 def test_a_slip_in_a_variable_of_ours_is_refused(tmp_path: Path) -> None:
     """`QUADRILLE_DAT=...` starts nothing anywhere: the refusal names what is meant; exit code 9."""
     code, text = told(
-        {"QUADRILLE_DAT": str(tmp_path)}, sys.executable, "-m", "quadrille", "up", "--data", tmp_path / "x"
+        {"QUADRILLE_DAT": str(tmp_path)}, sys.executable, "-m", "quadrille_cli", "up", "--data", tmp_path / "x"
     )
 
     assert (code, "nothing is named QUADRILLE_DAT; QUADRILLE_DATA is" in text) == (9, True), text

@@ -134,6 +134,7 @@ def _worker(name: str, found: Settings, stop: threading.Event) -> None:
     from quadrille.context import Surroundings  # noqa: PLC0415 - as above
     from quadrille.db.connection import connection  # noqa: PLC0415 - as above
     from quadrille.ops import actions  # noqa: PLC0415 - the worker's and the api's
+    from quadrille.ops.replays import ReplayRoutes  # noqa: PLC0415 - the worker's alone
     from quadrille.replay.manager import Replays  # noqa: PLC0415 - the worker's alone
 
     program = _program(name)
@@ -155,7 +156,7 @@ def _worker(name: str, found: Settings, stop: threading.Event) -> None:
     }
     face = Face(found, service, connect, spans, tally, stop)
     replays = Replays(service, around)
-    routes = {**actions.routes(program.operators, face, "worker"), **replays.routes()}
+    routes = {**actions.routes(program.operators, face, "worker"), **ReplayRoutes(replays).routes()}
     with (
         tally or nullcontext(),
         replays,

@@ -1,9 +1,11 @@
+"""What a process of a service stands in: the context of its HTTP API, and of its worker."""
+
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from quadrille.db.retention import Upkeep
 from quadrille.observability.progress import Patience
@@ -11,10 +13,6 @@ from quadrille.observability.tracing import Spans
 from quadrille.processing.telemetry import SagaOutcomes
 from quadrille.service import Decoder, Service, Tx
 from quadrille.settings import Settings
-
-if TYPE_CHECKING:
-    from quadrille.db.retention import Upkeep
-    from quadrille.processing.telemetry import SagaOutcomes
 
 
 @dataclass(frozen=True, slots=True)

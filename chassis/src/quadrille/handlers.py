@@ -134,7 +134,7 @@ class HandlerRegistry(Generic[W]):
             raise TypeError(message)
         if issubclass(hears, Event) and not hears.source:
             message = (
-                f"{_name(handler)}: {hears.__name__} must name who says it: class {hears.__name__}(Fact, source=…)"
+                f"{_name(handler)}: {hears.__name__} must name who says it: class {hears.__name__}(Event, source=…)"
             )
             raise TypeError(message)
         if first := next((r for r in self.specs.values() if r.consumes.type == hears.type), None):

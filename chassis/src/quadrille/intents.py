@@ -57,7 +57,7 @@ class IntentPolicy:
         return sum(self.ladder, timedelta())
 
 
-# saga.md, section 7; each wait is taken ± 50 %
+# law.md, "Clocks"; each wait is taken ± 50 %
 DELAYED = tuple(timedelta(seconds=s) for s in (1, 5, 30, 120, 600))
 FOR_A_DAY = (*DELAYED, *(timedelta(minutes=15) for _ in range(95)))  # then every 15 min up to 24 h
 INQUIRY = (  # soon, then every 5 s for 5 min, then every 2 min without an end

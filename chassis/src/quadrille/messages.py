@@ -149,7 +149,7 @@ class Reply(Message):
 
 
 class NotYet(Exception):  # noqa: N818 - the name says what is the case
-    """An event came before what it refers to: parked under CAUSALITY and tried again (saga.md, section 6)."""
+    """An event came before what it refers to: parked as CAUSALITY (law.md, "Late, duplicate, out of order")."""
 
 
 class Infrastructure(Exception):  # noqa: N818 - a class of trouble, not one error

@@ -29,14 +29,14 @@ class Rows(Generic[K, V]):
         self._journal: list[tuple[K, object]] = []
 
     def get(self, key: K) -> V | None:
-        """Return the row as it stands now, or None if there is none; raises NotLoadedError for a key never asked for."""
+        """Return the row as it stands now, or None if there is none; raises NotLoadedError for a key not asked for."""
         if key not in self._asked:
             message = f"the store never asked for this row of {len(self._asked)}: add its key to load()"
             raise NotLoadedError(message)
         return self._now.get(key)
 
     def put(self, key: K, row: V) -> None:
-        """Set the row; raises NotLoadedError for a key never asked for."""
+        """Set the row; raises NotLoadedError for a key not asked for."""
         self._remember(key)
         self._now[key] = row
 

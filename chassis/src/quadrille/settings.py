@@ -50,7 +50,7 @@ _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 class SettingsError(Exception):
-    """A process refuses to start: what was found, what is wanted, how to fix it; ``exit_code`` as interfaces.md 12."""
+    """A process refuses to start: what was found, what is wanted, how to fix it; ``exit_code`` as in settings.md."""
 
     exit_code = 2
 
@@ -310,7 +310,7 @@ def _known(name: str, shown: str) -> str:
     if name in Settings.model_fields:
         return name
     near = difflib.get_close_matches(name, Settings.model_fields, 1, 0.5)
-    wanted = f"{PREFIX}{near[0].upper()}" if near else "a name of interfaces.md, section 12"
+    wanted = f"{PREFIX}{near[0].upper()}" if near else "a name of docs/settings.md"
     raise SettingsError(found=f"unknown setting {shown}", wanted=wanted, fix=f"rename {shown}, or remove it")
 
 

@@ -1,4 +1,4 @@
-"""`python -m quadrille` is `quadrille`."""
+"""`python -m quadrille_cli` is `quadrille`."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ def run() -> None:
     for name in [name for name in os.environ if name.startswith(UNHEARD)]:
         del os.environ[name]
     if not (sys.flags.isolated and sys.flags.utf8_mode):
-        os.execv(sys.executable, [sys.executable, "-I", "-X", "utf8", "-m", "quadrille", *sys.argv[1:]])  # noqa: S606
+        os.execv(sys.executable, [sys.executable, "-I", "-X", "utf8", "-m", "quadrille_cli", *sys.argv[1:]])  # noqa: S606
     from quadrille_cli import main  # noqa: PLC0415 - until here a file of the shell's choice could be imported instead
 
     main.run()

@@ -22,7 +22,7 @@ app = typer.Typer(
 )
 
 MORE = ("schema", "demo", "load", "saga", "orders", "resolve", "replay", "operations")
-"""Modules of this package that bring commands: a typer `app` of their own, or one function `command`."""
+"""Modules of ``commands`` that bring commands: a typer `app` of their own, or one function `command`."""
 
 HIGHEST_PORT, NOT_HERE = 65_535, 9
 Data = Annotated[Path | None, typer.Option("--data", help="Data directory (default: $QUADRILLE_DATA or .quadrille).")]
@@ -150,8 +150,8 @@ def _load_more(word: str) -> None:
     if word in own:
         return
     for name in (word,) if word in MORE else MORE:
-        if importlib.util.find_spec(f"quadrille.{name}") is not None:
-            module = importlib.import_module(f"quadrille.{name}")
+        if importlib.util.find_spec(f"quadrille_cli.commands.{name}") is not None:
+            module = importlib.import_module(f"quadrille_cli.commands.{name}")
             if hasattr(module, "app"):
                 app.add_typer(module.app, name=name)
             else:

@@ -1,4 +1,4 @@
-"""``python -m sandbox`` starts the processor and the mailbox."""
+"""``python -m quadrille_sandbox`` starts the processor and the mailbox."""
 
 from __future__ import annotations
 

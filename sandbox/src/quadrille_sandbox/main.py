@@ -26,7 +26,7 @@ STOPPED, WRONG_SETTING, CANNOT_RUN = 0, 2, 9
 
 
 def main() -> int:
-    """Run until SIGTERM or SIGINT; return the exit code of interfaces.md: 0, 2 or 9."""
+    """Run until SIGTERM or SIGINT; return the exit code (settings.md, "Exit codes"): 0, 2 or 9."""
     try:
         settings = read(os.environ)
     except Refused as refused:

@@ -64,7 +64,9 @@ def start(data: Path, **settings: str) -> subprocess.Popen[str]:
     """Start a sandbox process on free ports; ``settings`` are environment variables."""
     ports = {"QUADRILLE_SANDBOX_BIND": "127.0.0.1:0", "QUADRILLE_SMTP_BIND": "127.0.0.1:0"}
     environment = {**os.environ, **ports, "QUADRILLE_SANDBOX_DATA": str(data), **settings}
-    return subprocess.Popen([sys.executable, "-m", "sandbox"], env=environment, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-m", "quadrille_sandbox"], env=environment, stderr=subprocess.PIPE, text=True
+    )
 
 
 @contextmanager

@@ -58,7 +58,7 @@ def test_a_clock_that_jumps_ahead_forgets_no_key(shop: Shop) -> None:
 
 
 def test_keys_go_when_their_time_is_over(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many there are; one that still counts stays, and one that went makes a new order (failure F5)."""
+    """However many there are; one that still counts stays, and one that went makes a new order (failure R13)."""
     monkeypatch.setattr(retention, "AT_ONCE", 2)
     first = {key: shop.place(key).body["order_id"] for key in ("a", "b", "c", "young", "edge")}
     age(shop, 75, "a", "b", "c")

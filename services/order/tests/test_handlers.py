@@ -1,4 +1,4 @@
-"""Every row of the order's machine (saga.md, section 3): given, when it hears, then it says."""
+"""Every row of the order's machine (law.md, "Order"): given, when it hears, then it says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every row of payment's machine (saga.md, section 3): given, when it hears, then it says."""
+"""Every row of payment's machine (law.md, "Payment"): given, when it hears, then it says."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ def test_a_worker_that_hears_no_more_is_noticed_and_made_to(
 
 
 def test_a_stall_is_told_in_every_place_and_once(kitchen: Kitchen, db: Database) -> None:
-    """A partition that its client keeps back: log, metric, not ready and one event of two workers; then a new client."""
+    """A partition that its client keeps back: log, metric, not ready, one event of two workers; then a new client."""
     db.fill(rye=1000)
     kitchen.start_here()
     workers = [kitchen.worker(patience=HASTY) for _ in range(2)]

@@ -16,7 +16,7 @@ from tests.chassis.tasks import test_scheduler, test_scheduler_outages
 
 LEASES = {
     "a lease is not fenced": Plant(
-        leases, "POSTPONE", " AND a.attempts = n.attempts AND a.leased_until < 'infinity'", "",
+        leases, "RESCHEDULE", " AND a.attempts = n.attempts AND a.leased_until < 'infinity'", "",
         test_scheduler_outages.test_who_lost_a_lease_changes_nothing_about_it,
     ),
     "a leased row is leased again": Plant(
@@ -24,7 +24,7 @@ LEASES = {
         test_scheduler.test_an_intent_is_handed_on_already_leased,
     ),
     "waiting is an attempt": Plant(
-        leases, "POSTPONE", "a.attempts - n.untried", "a.attempts - 0 * n.untried",
+        leases, "RESCHEDULE", "a.attempts - n.untried", "a.attempts - 0 * n.untried",
         test_scheduler_outages.test_a_lease_too_short_for_a_call_is_given_back,
     ),
 }  # fmt: skip
@@ -46,7 +46,7 @@ def test_a_fault_in_a_lease_turns_its_promise_red(db: Database, monkeypatch: pyt
 def test_a_timer_before_its_commit_is_noticed(kitchen: Kitchen, db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """Caught up as soon as everything is read, committed or not: its promise turns red."""
     line = "self._commit(inputs)"
-    sow(Plant(loop, "Listener._round", line, f"self.standing.look(); {line}", _unused), monkeypatch)
+    sow(Plant(loop, "ConsumerLoop._round", line, f"self.assignment.look(); {line}", _unused), monkeypatch)
 
     with pytest.raises(AssertionError):
         test_loop.test_a_worker_has_caught_up_only_when_what_it_read_is_committed(kitchen, db)
@@ -57,8 +57,8 @@ def test_a_stop_that_blames_the_topic_is_noticed(
 ) -> None:
     """An error of a partition never taken in hand stops the worker with a reason: its promise turns red."""
     line = "if out_of_range:"
-    blames = f"if error.code() == KafkaError._AUTO_OFFSET_RESET: raise Stopped(error.str())\n    {line}"
-    sow(Plant(loop, "Listener._judge", line, blames, _unused), monkeypatch)
+    blames = f"if error.code() == KafkaError._AUTO_OFFSET_RESET: raise StoppedError(error.str())\n    {line}"
+    sow(Plant(loop, "ConsumerLoop._judge", line, blames, _unused), monkeypatch)
 
     def twenty_stops() -> None:  # the client does not say so at each
         for _ in range(20):

@@ -175,7 +175,7 @@ def test_a_day_that_an_intent_needs_stays(aged: Database) -> None:
 
 
 def test_what_went_is_not_handled_twice(aged: Database) -> None:
-    """An event handled on a day that is gone is parked as too old; by a worker that missed it, as refused: no effect."""
+    """An event handled on a day that is gone is parked as too old; by who missed it, as refused: no effect."""
     aged.fill(rye=100)
     body = BreadOrdered("o-1")
     old = heard(body, uuid7(milliseconds(ago(10))))

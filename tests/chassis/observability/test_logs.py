@@ -17,7 +17,7 @@ from quadrille.observability.logs import Sink, ThrottledLog
 
 PROGRAM = """
 import logging, structlog
-from chassis import logs
+from quadrille.observability import logs
 logs.configure("order", "worker", "{level}")
 log = structlog.get_logger()
 {body}

@@ -14,14 +14,15 @@ import psutil
 import pytest
 
 from quadrille.ops import server as ops
-from quadrille.ops.routes import Body, OpsRequest, OpsResponse
+from quadrille.ops.routes import OpsRequest, OpsResponse
+from quadrille.web.documents import Document
 from quadrille.web.problems import KINDS, refuse
 
 WHY = {"reason": "a customer called"}
 JSON = {"Content-Type": "application/json"}
 
 
-class Wish(Body):
+class Wish(Document):
     """What the test's write takes."""
 
     how: Literal["ONE", "OTHER"]

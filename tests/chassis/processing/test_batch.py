@@ -144,7 +144,7 @@ def test_a_handler_that_raises_is_rewound_and_its_order_alone_waits(db: Database
 
 @pytest.mark.parametrize("mode", [Mode.STRAY, Mode.LARGE, Mode.FOREIGN, Mode.UNLUCKY, Mode.EARLY])
 def test_what_a_failed_handler_said_is_forgotten(db: Database, mode: Mode) -> None:
-    """A row nobody loaded, an event too large, one under another key, a bug, an event too early: parked, nothing said."""
+    """A row nobody loaded, an event too large, one under another key, a bug, one too early: parked, nothing said."""
     db.fill(rye=5)
 
     outcomes = db.commit(heard(BreadOrdered("o-1", mode=mode)), heard(BreadOrdered("o-2")))

@@ -53,25 +53,26 @@ PLANTS = {
         test_races.test_facts_of_one_order_are_numbered_without_gap,
     ),
     "the inbox is written after the transaction": Plant(
-        committing, "_together", "ledger.end(tx, list(zip(inputs, outcomes, strict=True)),",
-        "late = [i.id for i, o in zip(inputs, outcomes) if isinstance(o, Done)]\n"
-        "        ledger.end(tx, [(replace(i, body=Command()), o) for i, o in zip(inputs, outcomes)],",
+        committing, "_process", "unit_of_work.end(tx, list(zip(inputs, outcomes, strict=True)),",
+        "late = [i.id for i, o in zip(inputs, outcomes) if isinstance(o, Handled)]\n"
+        "        unit_of_work.end(tx, [(replace(i, body=Command()), o) for i, o in zip(inputs, outcomes)],",
         test_races.test_the_same_event_by_four_at_once_has_one_effect,
     ),
     "later facts pass a parked one": Plant(
-        unit_of_work, "History.admits", "return not line or line[0] == heard.id", "return True or line",
+        unit_of_work, "BatchState.admits", "return not line or line[0] == heard.id", "return True or line",
         test_parking.test_what_follows_a_parked_fact_of_its_order_waits_behind_it,
     ),
     "a parked input of a halved batch leaves its position": Plant(
-        committing, "_alone", "ledger.begin(tx, [heard])", "ledger.begin(tx, [replace(heard, origin=None)])",
+        committing, "_process_single", "unit_of_work.begin(tx, [heard])",
+        "unit_of_work.begin(tx, [replace(heard, origin=None)])",
         test_batch.test_what_the_database_refuses_is_found_by_halving,
     ),
     "a halved batch forgets its second half": Plant(
-        committing, "commit", "inputs[half:]", "inputs[half + 1 :]",
+        committing, "process_batch", "inputs[half:]", "inputs[half + 1 :]",
         test_batch.test_what_the_database_refuses_is_found_by_halving,
     ),
     "nothing is rewound": Plant(
-        committing, "_react", "table.rewind(place)", "table.mark()",
+        committing, "_dispatch", "table.rewind(place)", "table.mark()",
         test_batch.test_a_handler_that_raises_is_rewound_and_its_order_alone_waits,
     ),
     "an outage is blamed on the input": Plant(
@@ -87,11 +88,12 @@ PLANTS = {
         test_sqlstate.test_a_batch_makes_the_day_that_is_missing,
     ),
     "an id in a line is parked again": Plant(
-        unit_of_work, "History.knows", "waiting = heard.id in self.lines.get(heard.line, ())", "waiting = heard.redriven",
+        unit_of_work, "BatchState.knows",
+        "waiting = heard.id in self.lines.get(heard.lane, ())", "waiting = heard.redriven",
         test_parking.test_a_parked_record_that_comes_again_is_seen,
     ),
     "a redriven head leaves its line in memory": Plant(
-        committing, "_done", "history.lines[heard.line].remove(heard.id)", "pass",
+        committing, "_done", "history.lines[heard.lane].remove(heard.id)", "pass",
         test_parking.test_a_line_is_redriven_in_one_batch,
     ),
 }  # fmt: skip

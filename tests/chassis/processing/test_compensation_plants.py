@@ -14,7 +14,7 @@ from tests.chassis.tasks import test_breaker_recovery, test_old_intents
 
 PLANTS = {
     "a stream keyed by the service is numbered like an order's": Plant(
-        committing, "_tell", "if fact.key == batch.service.name", "if fact is None",
+        committing, "_collect", "if fact.key == batch.service.name", "if fact is None",
         lambda db: test_outbox.test_findings_of_several_workers_at_once_are_numbered_without_a_gap(db, None),
     ),
     "an announcement numbers without its key's lock": Plant(
@@ -26,7 +26,7 @@ PLANTS = {
         test_outbox.test_a_handler_may_raise_a_finding_in_its_services_name,
     ),
     "a row that is not ours any more is told of": Plant(
-        scheduler, "Agenda._postpone", "if row.id in due ... due[row.id]", "if row ... due.get(row.id)",
+        scheduler, "TaskScheduler._postpone", "if row.id in due ... due[row.id]", "if row ... due.get(row.id)",
         test_compensation.test_a_retry_is_told_if_and_only_if_the_row_was_put_off,
     ),
     "a silent handler counts as success": Plant(
@@ -37,18 +37,18 @@ PLANTS = {
         executor, "step_of", "_dropped", "_never", test_compensation.test_a_drop_is_no_try,
     ),
     "a lost worker's try is forgotten": Plant(
-        scheduler, "Agenda._tell_lost", "if told", "if not told",
+        scheduler, "TaskScheduler._tell_lost", "if told", "if not told",
         test_compensation.test_a_try_whose_worker_died_is_told_by_the_next,
     ),
     "an old intent acts without asking": Plant(
-        executor, "Calls._ask", ">= OLD", "< OLD",
+        executor, "IntentExecutor._ask", ">= OLD", "< OLD",
         lambda db: test_old_intents.test_only_an_old_intent_asks_first(db, 20.1, ["o-1"]),
     ),
     "rows hastened come all at once": Plant(
         leases, "HASTEN", "random() *", "0.5 *", test_breaker_recovery.test_what_falls_due_after_the_healing_is_spread,
     ),
     "many tries use up the day": Plant(
-        executor, "Calls.climb", "and self._age(entry) >= errand.patience", "",
+        executor, "IntentExecutor.retry", "and self._age(entry) >= policy.patience", "",
         test_old_intents.test_many_tries_in_a_row_do_not_use_up_a_day,
     ),
 }  # fmt: skip

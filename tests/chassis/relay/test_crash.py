@@ -15,8 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from quadrille.observability.readiness import NotReadyError
 from quadrille.relay.relay import Relay
-from quadrille.relay.session import NotReadyError
 from quadrille.relay.streaming import UNSTORED_ROWS
 from quadrille.testing.relay import Ground, Row
 from quadrille_cli.stack import Stack

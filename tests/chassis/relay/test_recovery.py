@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from quadrille.observability.readiness import NotReadyError
 from quadrille.relay.recovery import admit, cause
 from quadrille.relay.replication import Position
-from quadrille.relay.session import Cluster, NotReadyError, Progress, Slot, Source
+from quadrille.relay.session import Cluster, Progress, Slot, Source
 from quadrille.relay.target import Target
 
 CLUSTER = Cluster(1, 1)

@@ -15,8 +15,8 @@ import pytest
 from prometheus_client import REGISTRY
 
 from quadrille.observability.progress import Patience
+from quadrille.observability.readiness import NotReadyError
 from quadrille.relay.relay import Relay
-from quadrille.relay.session import NotReadyError
 from quadrille.testing.relay import Ground
 from quadrille_cli.stack import Stack
 

@@ -13,10 +13,10 @@ from confluent_kafka.admin import AdminClient
 
 from quadrille.db.schema import TABLES
 from quadrille.kafka.config import client_settings
+from quadrille.observability.readiness import NotReadyError
 from quadrille.observability.tracing import Spans
 from quadrille.relay.relay import Relay
 from quadrille.relay.replication import PgOutputDecoder, lsn_number
-from quadrille.relay.session import NotReadyError
 from quadrille.testing.relay import Ground
 from quadrille_cli.stack import Stack
 from tests.chassis.observability.test_tracing import Sink

@@ -13,8 +13,8 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined] # its stubs do not re-export
 
 from quadrille.kafka.config import client_settings
+from quadrille.observability.readiness import NotReadyError
 from quadrille.relay.relay import Relay
-from quadrille.relay.session import NotReadyError
 from quadrille.relay.target import PARTITIONS, Claim, Witness
 from quadrille.testing.relay import Ground
 from quadrille_cli.stack import Stack

@@ -10,7 +10,7 @@ from confluent_kafka import KafkaError, Message
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quadrille.relay.publisher import DeliveryFailedError, InFlight, Unproven
+from quadrille.relay.publisher import DeliveryFailedError, InFlight, UnprovenError
 from quadrille.relay.replication import Position
 
 START = Position(100, 0)
@@ -96,5 +96,5 @@ def test_an_offset_that_does_not_grow_is_no_delivery(offset: int) -> None:
     transaction.end = Position(200, 1)
 
     assert window.settle()[0] == START
-    with pytest.raises(Unproven, match=rf"t \[0\] acknowledged {offset} after 5"):
+    with pytest.raises(UnprovenError, match=rf"t \[0\] acknowledged {offset} after 5"):
         window.check()

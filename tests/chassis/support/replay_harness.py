@@ -9,6 +9,7 @@ from typing import Any
 
 from quadrille.context import Surroundings
 from quadrille.observability.tracing import Spans
+from quadrille.ops.replays import ReplayRoutes
 from quadrille.ops.routes import OpsRequest, find
 from quadrille.replay.fence import Effects
 from quadrille.replay.manager import Replays
@@ -25,7 +26,7 @@ class Rewinder:
     """One service's replays, running; ``since`` is when the test began."""
 
     def __init__(self, replays: Replays) -> None:
-        self.routes = replays.routes()
+        self.routes = ReplayRoutes(replays).routes()
         self.since = datetime.now(UTC).isoformat(timespec="milliseconds")
 
     def ask(self, method: str, target: str, **body: object) -> dict[str, Any]:

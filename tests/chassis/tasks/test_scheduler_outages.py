@@ -63,7 +63,7 @@ class TastingTimed(Event):
 
 def time_tasting(tasting: BeginTasting, pantry: Pantry) -> TastingTimed:
     """Say what time it is."""
-    if not sample_service.rules.patient and tasting.order_id == "odd":
+    if not pantry.rules.patient and tasting.order_id == "odd":
         raise ValueError(tasting.order_id)
     return TastingTimed(tasting.order_id, tasting.at, tasting.due)
 

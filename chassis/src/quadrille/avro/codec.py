@@ -120,7 +120,7 @@ class Codec:
 
 
 def writer(schema: Schema, cls: type[Event]) -> Writer:
-    """Return what writes the class as this schema, without a head; it raises EncodeError, and this raises SchemaMismatchError."""
+    """Return what writes the class as this schema, without a head; it raises EncodeError, this SchemaMismatchError."""
     flat, parsed = projection.flat(schema, cls), parse_schema(json.loads(schema.text))
 
     def write(fact: Event) -> bytes:

@@ -51,7 +51,7 @@ def _unlike(reason: str) -> NoReturn:
 
 
 def reader(schema: Schema, cls: type) -> DecodeFunction:
-    """Return what reads this version of a record into the class; raises SchemaMismatchError if it lacks what the class needs."""
+    """Return what reads this version of a record into the class; raises SchemaMismatchError if it lacks a field."""
     space, _, name = schema.name.rpartition(".")
     source = getattr(cls, "source", "")
     if name != cls.__name__ or (source and space not in (f"quadrille.{source}", "quadrille.chassis")):
@@ -67,7 +67,7 @@ def generic(schema: Schema) -> DecodeFunction:
 def flat(schema: Schema, cls: type) -> Flat:
     """Return what turns the class into dicts, lists and plain values as fastavro takes them.
 
-    Raises SchemaMismatchError unless class and schema are the same, field by field. What it returns raises EncodeError for a text
+    Raises SchemaMismatchError unless class and schema are alike by field. What it returns raises EncodeError for a text
     with NUL, which the reader refuses and fastavro does not; all else about values is fastavro's to check.
     """
     if found := [*differences(schema.shape, cls, cls.__name__)]:

@@ -18,6 +18,8 @@ MAX_TEXT, MAX_NODES, MAX_DEPTH = 65_536, 1_000, 16
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
 _PLAIN = ("boolean", "int", "long", "string", "bytes")
 
+CHASSIS, CHASSIS_PACKAGE = "chassis", "quadrille"  # whose events have the namespace quadrille.chassis
+
 Kind: TypeAlias = Literal["boolean", "int", "long", "string", "bytes"]
 
 
@@ -123,13 +125,13 @@ def canonical(shape: Shape) -> str:
     return json.dumps(_plain_json(shape, set()), separators=(",", ":"), ensure_ascii=False)
 
 
-def said_by(package: str) -> tuple[Schema, ...]:
+def said_by(owner: str) -> tuple[Schema, ...]:
     """Return the schemas of what a service says (or ``chassis``), sorted by name.
 
     They travel in the package's wheel as ``schemas/*.avsc``; in a checkout the repository's own directory is read.
     Raises FileNotFoundError if neither is there.
     """
-    files = (file for file in folder(package).iterdir() if file.name.endswith(".avsc"))
+    files = (file for file in folder(owner).iterdir() if file.name.endswith(".avsc"))
     found = [of(json.loads(file.read_text("utf-8"))) for file in files]
     return tuple(sorted(found, key=lambda schema: schema.name))
 
@@ -234,17 +236,18 @@ def _plain_json(shape: Shape, named: set[str]) -> object:  # noqa: PLR0911 - one
             return {"name": name, "type": "record", "fields": columns}
 
 
-def folder(package: str) -> Traversable:
-    """Return where a package's language lies: in its wheel or its checkout; raises FileNotFoundError."""
+def folder(owner: str) -> Traversable:
+    """Return where a service's schemas (or the chassis's) lie, in wheel or checkout; raises FileNotFoundError."""
+    package = CHASSIS_PACKAGE if owner == CHASSIS else owner
     inside = resources.files(package) / "schemas"
-    return inside if inside.is_dir() else _checkout(package)
+    return inside if inside.is_dir() else _checkout(package, owner)
 
 
-def _checkout(package: str) -> Path:
-    """Find the repository's ``schemas/<package>`` above an editable package."""
+def _checkout(package: str, owner: str) -> Path:
+    """Find the repository's ``schemas/<owner>`` above an editable package."""
     spec = importlib.util.find_spec(package)
     for above in Path(spec.origin).resolve().parents if spec and spec.origin else ():
-        if (there := above / "schemas" / package).is_dir():
+        if (there := above / "schemas" / owner).is_dir():
             return there
     message = f"{package} carries no schemas and lies in no checkout that has them"
     raise FileNotFoundError(message)

@@ -118,7 +118,7 @@ class Assignment:
 
 
 def _within(tx: Tx, place: Place, known: dict[Place, int], bounds: tuple[int, int]) -> int:
-    """Return a partition's position, its beginning if it has none yet; raises StoppedError if it is not within bounds."""
+    """Return a partition's position, its beginning if it has none yet; raises StoppedError if it is out of bounds."""
     (topic, partition), (low, high) = place, bounds
     if place not in known:
         tx.execute(ADD_POSITION, [topic, partition, low])

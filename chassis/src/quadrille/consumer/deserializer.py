@@ -14,10 +14,9 @@ from quadrille.ids import id_milliseconds, id_time, record_id
 from quadrille.kafka import headers as envelope
 from quadrille.messages import Event, Infrastructure, Message, key_of
 from quadrille.observability.trace_context import new_trace, parse
-from quadrille.processing.envelope import Envelope, OffsetRange, Record, Unreadable
+from quadrille.processing.envelope import TOO_OLD, Envelope, OffsetRange, Record, Unreadable
 from quadrille.service import Decoder
 
-TOO_OLD = "the event is older than the inbox can tell", "BELOW_FLOOR"
 KEY_MAX = 512
 LATEST_MS = 253_402_300_799_000  # the end of the year 9999: what a datetime can say
 

@@ -1,6 +1,6 @@
 """Who did what to whom and why: rows that only grow, each holding the hash of the one before it.
 
-A row is written in the transaction of its deed: there is no deed without a row, and no row without a deed (saga.md,
+A row is written in the transaction of its deed: there is no deed without a row, and no row without a deed (law.md,
 invariant 20). The hash is SHA-256 over the previous hash and the row as jsonb, made by the database that keeps it.
 """
 

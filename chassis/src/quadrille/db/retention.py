@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import psycopg
 import structlog
 
-from quadrille.consumer.deserializer import RecordDeserializer
 from quadrille.db.schema import AHEAD_DAYS, INBOX_DAYS
 from quadrille.ids import milliseconds
 from quadrille.service import Tx
@@ -37,6 +36,13 @@ DELETE FROM request WHERE ctid = ANY(ARRAY(
 log = structlog.get_logger()
 
 
+class DedupHorizon(Protocol):
+    """Whoever compares ids knows from which moment on the inbox tells them, and which days before it are kept."""
+
+    floor_ms: int
+    kept: frozenset[date]
+
+
 @dataclass(frozen=True, slots=True)
 class Upkeep:
     """How long days are kept, and what else of the service's is to be forgotten."""
@@ -49,12 +55,12 @@ class Upkeep:
         """The window in whole days."""
         return -(-self.window // DAY)
 
-    def prepare(self, tx: Tx, reader: RecordDeserializer) -> None:
+    def prepare(self, tx: Tx, reader: DedupHorizon) -> None:
         """Make the coming days' places, and let a reader know which days' ids can be told."""
         make_days(tx)
         self.inform(tx, reader)
 
-    def inform(self, tx: Tx, reader: RecordDeserializer) -> None:
+    def inform(self, tx: Tx, reader: DedupHorizon) -> None:
         """Let a reader know the floor, and the days below it that are kept."""
         floor, kept = tx.execute(TOLD, [self.days, self.days]).fetchone() or (datetime.now(UTC).date(), [])
         reader.kept = frozenset(kept)  # before the floor, which moves up: whoever reads meanwhile knows enough

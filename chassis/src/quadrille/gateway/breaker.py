@@ -31,7 +31,7 @@ class State(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much sickness is borne: counts are calls, times are seconds (saga.md, section 7)."""
+    """How much sickness is borne: counts are calls, times are seconds (law.md, "Clocks")."""
 
     window: int = 20
     failing: float = 0.5

@@ -1,3 +1,5 @@
+"""Readiness: why a role lacks what it needs, said without a secret."""
+
 from __future__ import annotations
 
 import psycopg

@@ -23,13 +23,14 @@ from quadrille.db import audit
 from quadrille.ids import lock_key, uuid7
 from quadrille.messages import Command, Infrastructure, Reply
 from quadrille.observability.tracing import SERVER
-from quadrille.ops.routes import Body, OpsRequest, OpsResponse, Routes
+from quadrille.ops.routes import OpsRequest, OpsResponse, Routes
 from quadrille.processing.batch import OUTAGE, is_outage, process_batch
 from quadrille.processing.envelope import Envelope, Failed, Handled, Outcome
 from quadrille.processing.telemetry import Telemetry
 from quadrille.service import Service, Tx
 from quadrille.system_messages import ResolveCompensation, RetryCompensation
 from quadrille.values import Text
+from quadrille.web.documents import Document
 from quadrille.web.problems import KINDS, Problem, refuse
 
 PATH = "/ops/orders/{order_id}/"
@@ -79,13 +80,13 @@ class OperatorAction:
     actor: str = ""
     fixed: Mapping[str, object] = field(default_factory=dict)
 
-    def model(self) -> type[Body]:
+    def model(self) -> type[Document]:
         """Return what the body may say beside its reason."""
         hints = get_type_hints(self.command)
         own = dataclasses.fields(self.command)[1:]  # type: ignore[arg-type]  # it is a dataclass
         chosen = {f.name: (Text if hints[f.name] is str else hints[f.name], _default(f))
                   for f in own if f.name not in (*self.fixed, self.actor)}  # fmt: skip
-        made: type[Body] = create_model(self.command.__name__, __base__=Body, **chosen)  # type: ignore[call-overload]  # told at run time
+        made: type[Document] = create_model(self.command.__name__, __base__=Document, **chosen)  # type: ignore[call-overload]  # told at run time
         return made
 
 
@@ -133,7 +134,7 @@ def routes(deeds: Sequence[OperatorAction], face: Face, role: str) -> Routes:
     return found
 
 
-def _do(face: Face, deed: OperatorAction, model: type[Body], asked: OpsRequest) -> OpsResponse:
+def _do(face: Face, deed: OperatorAction, model: type[Document], asked: OpsRequest) -> OpsResponse:
     order_id, began_ns, began = str(asked.identity("order_id")), time.time_ns(), time.monotonic()
     chosen = {name: value for name, value in asked.read(model) if name in model.model_fields}
     given = {**deed.fixed, **chosen, **({deed.actor: asked.actor} if deed.actor else {})}

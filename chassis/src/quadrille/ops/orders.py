@@ -12,13 +12,14 @@ from quadrille.context import Face
 from quadrille.db import sqlstate
 from quadrille.db.audit import Action, record
 from quadrille.ids import uuid7
-from quadrille.ops.routes import Body, OpsRequest, OpsResponse, Route, Routes
+from quadrille.ops.routes import OpsRequest, OpsResponse, Route, Routes
 from quadrille.processing.outbox import announce
 from quadrille.service import Tx
 from quadrille.settings import parse_duration
 from quadrille.stuck import Waiting
 from quadrille.system_messages import IntakePaused, IntakeResumed
 from quadrille.web.admission import CAUSES, State
+from quadrille.web.documents import Document
 from quadrille.web.problems import refuse
 
 SHOWN = 1000
@@ -33,7 +34,7 @@ def intake(face: Face) -> Routes:
 
 def _turn(face: Face, wanted: State) -> Route:
     def turn(asked: OpsRequest) -> OpsResponse:
-        asked.read(Body)
+        asked.read(Document)
         with _database(face) as tx, tx.transaction():
             row = tx.execute(STATE).fetchone()
             before: State = row[0] if row else "OPEN"

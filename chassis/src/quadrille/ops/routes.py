@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, NoReturn, TypeAlias, TypeVar
 from urllib.parse import parse_qsl, unquote
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from quadrille.observability.trace_context import Context, new_trace
 from quadrille.values import Text
@@ -19,12 +19,6 @@ from quadrille.web.problems import Problem, refuse
 M = TypeVar("M", bound=BaseModel)
 READS = ("GET", "HEAD")
 _TEXT = TypeAdapter[str](Text)
-
-
-class Body(BaseModel):
-    """The members a write takes beside its reason: these and no others, each of its own type."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,6 @@ from uuid import UUID
 
 import psycopg
 
-from quadrille.consumer.deserializer import TOO_OLD
 from quadrille.db import sqlstate
 from quadrille.db.connection import pipelined
 from quadrille.db.retention import make_days
@@ -35,6 +34,7 @@ from quadrille.messages import (
 )
 from quadrille.processing import compensation, outbox, unit_of_work
 from quadrille.processing.envelope import (
+    TOO_OLD,
     Busy,
     Duplicate,
     EffectBlocked,
@@ -103,7 +103,7 @@ def process_batch(
 ) -> list[Outcome]:
     """Handle a batch of inputs, each id once; ``room`` intents may be leased to this process at once.
 
-    A batch the database refuses is halved until the guilty input stands alone and is parked. Raises FencedError and every
+    A batch the database refuses is halved until the guilty input is alone and parked. Raises FencedError and every
     infrastructure error; then nothing of the refused part happened, or its COMMIT's answer was lost.
     """
     if not inputs:

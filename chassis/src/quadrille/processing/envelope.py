@@ -11,6 +11,8 @@ from quadrille.ids import id_time
 from quadrille.messages import Emitted, Intent, Message
 from quadrille.observability.trace_context import Context, new_span_id, new_trace
 
+TOO_OLD = "the event is older than the inbox can tell", "BELOW_FLOOR"
+
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
@@ -22,7 +24,7 @@ class Unreadable:
 
 @dataclass(frozen=True, slots=True)
 class OffsetRange:
-    """A step on a partition: from the position ``since`` to ``upto``, the offset after this record.
+    """A step on a partition: from the position ``first`` to ``next``, the offset after this record.
 
     ``moves`` is false for a record that is read again: the service's own position stays where it is.
     """

@@ -19,10 +19,10 @@ from quadrille.kafka.config import producer_settings
 from quadrille.kafka.headers import OutboxRow, unix_nanoseconds, uuid_text, write_headers
 from quadrille.observability import tracing
 from quadrille.observability.logs import ThrottledLog
+from quadrille.observability.readiness import NotReadyError
 from quadrille.observability.trace_context import parse
 from quadrille.observability.tracing import Spans
 from quadrille.relay.replication import Position
-from quadrille.relay.session import NotReadyError
 from quadrille.relay.target import Claim, Place, Target, Witness
 
 
@@ -30,7 +30,7 @@ class DeliveryFailedError(Exception):
     """Kafka refused a record for good: the producer is discarded, the stream starts at the last contiguous position."""
 
 
-class Unproven(DeliveryFailedError):
+class UnprovenError(DeliveryFailedError):
     """What was acknowledged is not proven to lie in our log: it is sent again."""
 
 
@@ -104,7 +104,7 @@ class InFlight:
         if self.failure is not None:
             raise DeliveryFailedError(self.failure.str())
         if self.astray is not None:
-            raise Unproven(self.astray)
+            raise UnprovenError(self.astray)
 
     @property
     def sound(self) -> bool:
@@ -145,11 +145,11 @@ _SILENT.propagate = False
 Report: TypeAlias = Callable[[KafkaError | None, Message], None]
 
 
-class Elsewhere(NotReadyError):
+class ElsewhereError(NotReadyError):
     """The topics are not those that the records so far went to: the producer is discarded, nothing of it counts."""
 
 
-class Refused(DeliveryFailedError):
+class RefusedRowError(DeliveryFailedError):
     """One row is refused, and which."""
 
     def __init__(self, row: OutboxRow, reason: str) -> None:
@@ -174,7 +174,7 @@ class Care:
     def refused(self, failed: DeliveryFailedError, unsettled: int) -> None:
         """Remember a refusal, and how many rows are to be watched one by one."""
         self.reason = f"refused: {failed}; what to do: docs/troubleshooting.md"
-        self.row, self.left = failed.row.id if isinstance(failed, Refused) else None, max(unsettled, 1)
+        self.row, self.left = failed.row.id if isinstance(failed, RefusedRowError) else None, max(unsettled, 1)
 
     def delivered(self, row: OutboxRow) -> None:
         """Note a row that was refused by nobody."""
@@ -234,7 +234,7 @@ class Publisher:
     def send(self, row: OutboxRow, report: Report) -> bool:
         """Hand a row to the producer; False if its queue is full, or if it may have been connected to another Kafka.
 
-        Raises Refused for a row that cannot be sent.
+        Raises RefusedRowError for a row that cannot be sent.
         """
         if self._held():
             return False
@@ -244,7 +244,7 @@ class Publisher:
         try:
             headers = write_headers(row, self._source)
         except (ValueError, OverflowError) as unfit:  # a time past the year 9999
-            raise Refused(row, f"its headers cannot be written: {unfit}") from None
+            raise RefusedRowError(row, f"its headers cannot be written: {unfit}") from None
         try:
             self._producer.produce(topic, row.payload, row.aggregateid, on_delivery=report, headers=headers)
         except BufferError:
@@ -253,13 +253,13 @@ class Publisher:
             self.check()  # a producer that has given up refuses every row
             if refused.args[0].code() == KafkaError._FATAL:  # noqa: SLF001 - so named
                 raise DeliveryFailedError(_words(refused)) from None
-            raise Refused(row, _words(refused)) from None
+            raise RefusedRowError(row, _words(refused)) from None
         return True
 
     def push(self, row: OutboxRow, transaction: Transaction, meanwhile: Callable[[], None]) -> None:
         """Hand on a row of a transaction, however long the queue is full; ``meanwhile`` is called all the while.
 
-        After a refusal it waits for the row's delivery, and raises Refused with the row.
+        After a refusal it waits for the row's delivery, and raises RefusedRowError with the row.
         """
         transaction.handed += 1
         while not self.send(row, transaction.reported):
@@ -271,10 +271,10 @@ class Publisher:
             while transaction.delivered < transaction.handed:
                 time.sleep(_FULL_SECONDS)
                 meanwhile()
-        except Unproven:
+        except UnprovenError:
             raise
         except DeliveryFailedError as failed:
-            raise Refused(row, str(failed)) from None
+            raise RefusedRowError(row, str(failed)) from None
         self._care.delivered(row)
 
     def caught_up(self) -> None:
@@ -288,11 +288,11 @@ class Publisher:
             raise DeliveryFailedError(self.fatal)
 
     def check_log(self) -> None:
-        """Raise Elsewhere if the topics are not what they were, Unproven if they lack what was acknowledged."""
+        """Raise ElsewhereError if the topics are not what they were, UnprovenError if they lack what was said."""
         if self._witness.elsewhere is not None:
-            raise Elsewhere(self._witness.elsewhere)
+            raise ElsewhereError(self._witness.elsewhere)
         if self._witness.lost is not None:
-            raise Unproven(self._witness.lost)
+            raise UnprovenError(self._witness.lost)
 
     def await_proof(self, claim: Claim, meanwhile: Callable[[], None]) -> None:
         """Wait until a claim holds; ``meanwhile`` is called all the while and may raise."""
@@ -335,7 +335,7 @@ class Publisher:
     def _name(self, row: OutboxRow) -> str:
         name = row.aggregatetype.decode()
         if name not in self._topics:
-            raise Refused(row, f"{name} is not this relay's to write")
+            raise RefusedRowError(row, f"{name} is not this relay's to write")
         return self._names.setdefault(row.aggregatetype, name)
 
     def _sent(self, row: OutboxRow, handed_ns: int, report: Report, error: KafkaError | None, message: Message) -> None:

@@ -20,9 +20,10 @@ from psycopg import pq, sql
 
 from quadrille.ids import floor_of, id_milliseconds, uuid7
 from quadrille.kafka.headers import OutboxRow
+from quadrille.observability.readiness import NotReadyError
 from quadrille.relay.publisher import InFlight, Publisher, Transaction
 from quadrille.relay.replication import Position, ask, command, connect, conninfo, lsn_number
-from quadrille.relay.session import NotReadyError, Progress, RelaySession, Slot
+from quadrille.relay.session import Progress, RelaySession, Slot
 from quadrille.relay.streaming import LEFT_OUT
 from quadrille.relay.target import Claim, Target
 

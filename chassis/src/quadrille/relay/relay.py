@@ -20,11 +20,12 @@ from psycopg import pq
 
 from quadrille.observability.logs import ThrottledLog
 from quadrille.observability.progress import Change, Patience, ProgressWatchdog
+from quadrille.observability.readiness import NotReadyError
 from quadrille.observability.tracing import Spans
-from quadrille.relay.publisher import Care, DeliveryFailedError, Elsewhere, Publisher, Transaction, Unproven
+from quadrille.relay.publisher import Care, DeliveryFailedError, ElsewhereError, Publisher, Transaction, UnprovenError
 from quadrille.relay.recovery import Recovery, admit, cause
 from quadrille.relay.replication import Position, Stream, StreamError, command, connect
-from quadrille.relay.session import LEASE_SECONDS, Cluster, NotReadyError, Progress, RelaySession
+from quadrille.relay.session import LEASE_SECONDS, Cluster, Progress, RelaySession
 from quadrille.relay.streaming import FAILURES, RECOVERIES, REFUSED, STALLED, STREAMING, Halted, Sight, Streamer
 
 REBUILD_SECONDS = 10.0
@@ -61,7 +62,7 @@ def topics_of(service: str) -> tuple[str, ...]:
     return f"{service}.events", f"{service}.dead-letters", "saga.audit", "ops.events"
 
 
-class Stalled(NotReadyError):
+class StalledError(NotReadyError):
     """Nothing has been delivered for long: sessions and producer are made anew."""
 
 
@@ -105,7 +106,7 @@ class Relay:
                 self._serve(stop)
             except Halted:
                 break
-            except (Elsewhere, Stalled) as reason:
+            except (ElsewhereError, StalledError) as reason:
                 self._enter("waiting", str(reason))
                 self._discard()
             except (NotReadyError, StreamError) as reason:
@@ -138,7 +139,7 @@ class Relay:
                 self._enter("streaming", self._care.reason)
                 pump.run()
         except DeliveryFailedError as failed:
-            if not isinstance(failed, Unproven):
+            if not isinstance(failed, UnprovenError):
                 self._care.refused(failed, pump.unsettled if pump is not None else 1)
             raise
         finally:  # with both sessions closed: neither a stand-by nor the server's shutdown waits for Kafka
@@ -241,7 +242,7 @@ class Relay:
             since = datetime.now(UTC) - timedelta(seconds=dog.lasted)
             keeper.note("RESUMED", "", since, round(dog.lasted * 1000))
         if dog.renewal_due() and self._outlet is not None and self._outlet.away is None and not self._care.reason:
-            raise Stalled(self._stall or "stalled")
+            raise StalledError(self._stall or "stalled")
 
     def _enter(self, state: str, trouble: str | None = None) -> None:
         """Note what the relay does now, and log it when it changes."""

@@ -65,10 +65,6 @@ SELECT plugin, database, active_pid, wal_status, confirmed_flush_lsn::text
   FROM pg_replication_slots WHERE slot_name = %s"""
 
 
-class NotReadyError(NotReadyError):
-    """Why the relay may not stream now, in one line; nothing is acknowledged until it is put right."""
-
-
 @dataclass(frozen=True, slots=True)
 class Cluster:
     """Which WAL an LSN belongs to."""
@@ -192,7 +188,7 @@ class RelaySession:
                 self.connection.execute("SELECT")
 
     def publication(self) -> str:
-        """Return the identity of a publication that is as it must be; raises NotReadyError with the reason if it is not."""
+        """Return the identity of a publication that is as it must be; raises NotReadyError if it is not."""
         source = Source(*self._one(_LOOK))
         if faults := list(source.faults()):
             raise NotReadyError(faults[0])

@@ -16,9 +16,10 @@ from typing import TypeAlias
 from prometheus_client import Counter, Gauge
 
 from quadrille.kafka.headers import OutboxRow
+from quadrille.observability.readiness import NotReadyError
 from quadrille.relay.publisher import DeliveryFailedError, InFlight, Publisher, Transaction
 from quadrille.relay.replication import HEADER, Begin, Commit, Described, PgOutputDecoder, Position, Read, Stream
-from quadrille.relay.session import LEASE_SECONDS, NotReadyError, Progress, RelaySession
+from quadrille.relay.session import LEASE_SECONDS, Progress, RelaySession
 from quadrille.relay.target import LOOK_SECONDS, Claim
 
 ROWS = Counter("quadrille_relay_rows_total", "Outbox rows delivered to Kafka")
@@ -241,7 +242,7 @@ class Streamer:
         return self._window.settle()[0]
 
     def _look(self, now: float) -> None:
-        """Raise NotReadyError if publication or topics are not what they were, or a person wants the outbox read again."""
+        """Raise NotReadyError if publication or topics are not what they were, or a person wants a rescan."""
         if self._keeper.publication() != self._start.publication:
             message = "publication outbox is another one than before"
             raise NotReadyError(message)

@@ -7,50 +7,31 @@ restart, or another one within ``LOOK_SECONDS``. Only a pause, a cancel or a fai
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from dataclasses import replace
+from contextlib import closing
 from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
 
-import psycopg
 import structlog
-from confluent_kafka import KafkaException
 
 from quadrille.consumer.deserializer import RecordDeserializer
 from quadrille.consumer.loop import RETRIABLE
 from quadrille.context import Surroundings
-from quadrille.db import audit, sqlstate
-from quadrille.ids import lock_key, uuid7
-from quadrille.kafka.topics import Topics
-from quadrille.messages import Event, Infrastructure
+from quadrille.db import sqlstate
+from quadrille.ids import lock_key
+from quadrille.messages import Event
 from quadrille.observability.logs import ThrottledLog
-from quadrille.ops.routes import Body, OpsRequest, OpsResponse, Routes
-from quadrille.processing.outbox import announce
 from quadrille.replay import operations
 from quadrille.replay.fence import Effects, Fence, effects_of
-from quadrille.replay.operations import Advance, Operation
-from quadrille.replay.plan import DryWish, LiveWish, ReplayPlan, freeze, plan_of
-from quadrille.replay.report import report_of
-from quadrille.replay.runner import Means, RangeReader, RecordsGoneError, Replay, tell_end
+from quadrille.replay.operations import Advance
+from quadrille.replay.plan import plan_of
+from quadrille.replay.runner import Means, RangeReader, RecordsGoneError, Replay
 from quadrille.service import Service, Tx
-from quadrille.system_messages import ReplayStarted
-from quadrille.web.problems import Problem, refuse
 
 KIND = "replay"
 LOOK_SECONDS = 15.0
 REST_SECONDS = 0.5
-LISTED = 50
-LIST_MOST = 200
-# Ends of one state: who turns an operation into what, from which states; what it is already is no change.
-TURNS = {
-    "pause": (("RUNNING",), "PAUSED"),
-    "resume": (("PAUSED", "FAILED"), "RUNNING"),
-    "cancel": (("RUNNING", "PAUSED", "PLANNED", "FAILED"), "CANCELLED"),
-}
 MINE = "SELECT pg_try_advisory_lock(%b)"
-ONE_AT_A_TIME = "SELECT pg_advisory_xact_lock(%b)"
 log = structlog.get_logger()
 
 
@@ -66,7 +47,6 @@ class Replays:
         reader = RecordDeserializer(service.on.consumes(Event), around.decoder)
         self._means = Means(service, reader, around.spans, self._stop, around.batch_max, around.upkeep)
         self._effects = effects or effects_of(service.name)
-        self._topics: Topics | None = None
         self._troubles = ThrottledLog()
         self._thread = threading.Thread(target=self._run, name="replays")
 
@@ -81,129 +61,9 @@ class Replays:
         self._woken.set()
         self._thread.join()
 
-    def routes(self) -> Routes:
-        """Return what the ops port answers."""
-        return {
-            ("POST", "/ops/replays"): self._ask,
-            ("GET", "/ops/operations?limit&before&state"): self._list,
-            ("GET", "/ops/operations/{operation_id}"): self._show,
-            **{("POST", f"/ops/operations/{{operation_id}}/{verb}"): self._turning(verb) for verb in TURNS},
-        }
-
-    # asked ------------------------------------------------------------------------------------------------------------
-
-    def _ask(self, asked: OpsRequest) -> OpsResponse:
-        with self._database() as tx:
-            if asked.body.get("into") == "live":
-                return self._ask_live(tx, asked, asked.read(LiveWish))
-            wish = asked.read(DryWish)
-            plan = self._frozen(tx, wish)
-            with tx.transaction():
-                self._alone(tx)
-                made = operations.new(uuid7(), KIND, plan.document(), asked.actor, asked.reason)
-                operations.add(tx, made)
+    def wake(self) -> None:
+        """Look at once for what was asked."""
         self._woken.set()
-        return OpsResponse(202, made.document(self.service.name))
-
-    def _frozen(self, tx: Tx, wish: DryWish) -> ReplayPlan:
-        try:
-            self._topics = self._topics or Topics(self.around.bootstrap)
-            return freeze(wish, self._topics, tx, wish.topic in self.service.on.topics())
-        except (KafkaException, TimeoutError):
-            refuse("dependency-unavailable", dependency="broker", retry_after=1)
-
-    def _ask_live(self, tx: Tx, asked: OpsRequest, wish: LiveWish) -> OpsResponse:
-        if wish.confirm != self.service.name:
-            message = f"This is {self.service.name}: say so, for it will handle what it replays"
-            refuse("validation-failed", errors=[{"pointer": "/confirm", "code": "confirm", "message": message}])
-        planned = operations.read(tx, wish.plan)
-        if planned is None or planned.kind != KIND or plan_of(planned.plan).mode != "dry":
-            refuse("not-found", "There is no such plan here: plans belong to the service they were made for.")
-        with tx.transaction():
-            self._alone(tx)
-            made = operations.new(uuid7(), KIND, _live(planned, wish).document(), asked.actor, asked.reason)
-            operations.add(tx, made)
-            self._tell_start(tx, made)
-            seen = {"plan": planned.plan, "foreseen": planned.progress}
-            audit.record(tx, audit.Action(asked.actor, "replay", str(made.id), asked.reason, seen, {"plan": made.plan}))
-        self._woken.set()
-        return OpsResponse(202, made.document(self.service.name))
-
-    def _alone(self, tx: Tx) -> None:
-        """Refuse while another replay of this service runs."""
-        tx.execute(ONE_AT_A_TIME, [lock_key(KIND)])
-        if running := operations.under_way(tx, KIND):
-            refuse("operation-refused", f"Replay {running[0]} is running: pause or cancel it, or wait.", rule="RUNNING")
-
-    def _tell_start(self, tx: Tx, made: Operation) -> None:
-        plan = plan_of(made.plan)
-        told = (self.service.name, str(made.id), plan.mode, plan.topic, plan.records, made.actor, made.reason or "")
-        announce(tx, self.service, made.id, ReplayStarted(*told))
-
-    def _list(self, asked: OpsRequest) -> OpsResponse:
-        limit = asked.query.get("limit", str(LISTED))
-        if not (limit.isascii() and limit.isdigit() and 1 <= int(limit) <= LIST_MOST):
-            error = {"pointer": "query:limit", "code": "range", "message": f"Input should be 1 to {LIST_MOST}"}
-            refuse("validation-failed", errors=[error])
-        state, before = asked.query.get("state"), asked.query.get("before")
-        if state is not None and state not in operations.STATES:
-            error = {"pointer": "query:state", "code": "enum", "message": f"Wanted: {', '.join(operations.STATES)}"}
-            refuse("validation-failed", errors=[error])
-        last = None if before is None else OpsRequest(asked.query).identity("before")
-        with self._database() as tx:
-            found = operations.listing(tx, int(limit), last, state)
-        return OpsResponse(200, {"operations": [one.document(self.service.name) for one in found]})
-
-    def _show(self, asked: OpsRequest) -> OpsResponse:
-        with self._database() as tx:
-            found = operations.read(tx, asked.identity("operation_id"))
-        return OpsResponse(200, (found or _unknown()).document(self.service.name))
-
-    def _turning(self, verb: str) -> Callable[[OpsRequest], OpsResponse]:
-        """Return the route that pauses, resumes or cancels; asked twice it changes nothing the second time."""
-        states, wanted = TURNS[verb]
-
-        def turn(asked: OpsRequest) -> OpsResponse:
-            identity = asked.identity("operation_id")
-            asked.read(Body)
-            with self._database() as tx, tx.transaction():
-                there = operations.hold(tx, identity) or _unknown()
-                if there.state == wanted:
-                    return OpsResponse(200, there.document(self.service.name))
-                if wanted == "RUNNING":
-                    self._alone(tx)
-                turned = operations.turn(tx, identity, states, wanted)
-                if turned is None:
-                    detail = f"This operation is {there.state}: there is nothing to {verb}."
-                    refuse("operation-refused", detail, rule="ENDED")
-                if wanted == "CANCELLED" and plan_of(turned.plan).mode == "live":
-                    tell_end(tx, self.service, replace(turned, actor=asked.actor), report_of(turned.progress))
-                deed = audit.Action(asked.actor, f"operation-{verb}", str(identity), asked.reason)
-                audit.record(tx, replace(deed, before={"state": there.state}, after=turned.document(self.service.name)))
-            self._woken.set()
-            return OpsResponse(200, turned.document(self.service.name))
-
-        return turn
-
-    @contextmanager
-    def _database(self) -> Iterator[Tx]:
-        """Open a connection for one request; refuses when the database, or the registry, is away."""
-        try:
-            tx = self.around.connect()
-        except psycopg.OperationalError:
-            refuse("dependency-unavailable", dependency="database", retry_after=1)
-        with closing(tx):
-            try:
-                yield tx
-            except Infrastructure:
-                refuse("dependency-unavailable", dependency="registry", retry_after=1)
-            except psycopg.Error as trouble:  # a lost line may hide a commit
-                if sqlstate.blames_input(trouble):
-                    raise
-                slug = "outcome-unknown" if tx.closed else "dependency-unavailable"
-                raise Problem(slug, dependency="database", retry_after=1) from None
-
-    # done -------------------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -246,21 +106,3 @@ class Replays:
                 step = int(found.progress["step"])
                 made = {**found.progress, "step": step + 1, "failure": why}
                 operations.advance(tx, identity, step, Advance(made, "FAILED"))
-
-
-def _live(planned: Operation, wish: LiveWish) -> ReplayPlan:
-    """Return the live plan of a dry one; refuses one that is not ready, expired, or reaches below the inbox's floor."""
-    foreseen, plan = report_of(planned.progress), plan_of(planned.plan)
-    if planned.state == "RUNNING":
-        refuse("operation-refused", "This plan is still being made: wait until it is PLANNED.", rule="RUNNING")
-    if planned.state != "PLANNED" or planned.expired:
-        refuse("operation-refused", "A plan is kept for an hour: make a new one.", rule="PLAN_EXPIRED")
-    if foreseen.total("OLD"):
-        detail = f"{foreseen.total('OLD')} records are older than the inbox can tell: plan a later beginning."
-        refuse("operation-refused", detail, rule="BELOW_FLOOR")
-    live = replace(plan, mode="live", limit=None, plan=planned.id, records=foreseen.records)
-    return replace(live, allow_effects=wish.allow_effects, rate=wish.rate)
-
-
-def _unknown() -> Operation:
-    refuse("not-found", "There is no such operation here: ask the service it belongs to.")

@@ -16,9 +16,9 @@ from pydantic import Field, TypeAdapter
 
 from quadrille.ids import from_milliseconds, milliseconds
 from quadrille.kafka.topics import Place, Topics
-from quadrille.ops.routes import Body
 from quadrille.service import Tx
 from quadrille.values import FIRST, LAST, Text, rfc3339
+from quadrille.web.documents import Document
 from quadrille.web.problems import refuse
 
 POSITIONS = "SELECT partition, next_offset FROM position WHERE topic = %b"
@@ -27,7 +27,7 @@ _UNIT = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 Bounds = Mapping[Place, tuple[int, int]]
 
 
-class DryWish(Body):
+class DryWish(Document):
     """What to look at: a topic from one edge to another, of one order, one type, or these events alone."""
 
     into: Literal["dry"]
@@ -41,7 +41,7 @@ class DryWish(Body):
     limit: int | None = Field(default=None, ge=1)
 
 
-class LiveWish(Body):
+class LiveWish(Document):
     """What to do: a plan, the service's name once more, how fast, and which effects the fence lets through."""
 
     into: Literal["live"]

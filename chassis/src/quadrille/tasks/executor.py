@@ -92,11 +92,11 @@ class IntentExecutor:
 
         The top is a time as much as a rung: tries in quick succession, on a breaker's closing, do not use it up.
         """
-        errand = self.policy(entry)
-        if entry.attempts > len(errand.ladder) and self._age(entry) >= errand.patience and errand.exhausted:
-            self.back(self._input(entry, errand.exhausted(entry.intent)))
+        policy = self.policy(entry)
+        if entry.attempts > len(policy.ladder) and self._age(entry) >= policy.patience and policy.exhausted:
+            self.back(self._input(entry, policy.exhausted(entry.intent)))
             return
-        wait = errand.rung(entry.attempts) * self._rng.uniform(0.5, 1.5)
+        wait = policy.rung(entry.attempts) * self._rng.uniform(0.5, 1.5)
         error_class = "TRANSIENT" if isinstance(trouble, TransientError) else "HANDLER"
         tells = entry if self.service.on.compensated_step(type(entry.intent)) else None
         self.back(
@@ -124,10 +124,10 @@ class IntentExecutor:
 
     def _ask(self, entry: LeasedIntent) -> Result:
         """Carry an intent out; an old one asks first what became of it."""
-        errand = self.policy(entry)
-        if errand.look_up and self._age(entry) >= OLD and (known := errand.look_up(entry.intent, self.client)):
+        policy = self.policy(entry)
+        if policy.look_up and self._age(entry) >= OLD and (known := policy.look_up(entry.intent, self.client)):
             return known
-        return errand.call(entry.intent, self.client)
+        return policy.call(entry.intent, self.client)
 
     def _age(self, entry: LeasedIntent) -> timedelta:
         """Return how long ago the intent was said, by its id: a restored row is as old as it was."""

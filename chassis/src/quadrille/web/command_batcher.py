@@ -69,7 +69,7 @@ class CommandBatcher:
         self._committer = ThreadPoolExecutor(1, "committer")
 
     def check(self) -> None:
-        """Refuse to start on a database that forgets (failure A20); one that is down is waited for."""
+        """Refuse to start on a database that forgets (failure R14); one that is down is waited for."""
         with suppress(psycopg.OperationalError):
             self._open()
 

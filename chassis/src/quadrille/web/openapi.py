@@ -125,7 +125,7 @@ class Pages:
         if not (found := ASSETS.get(request.path_params["name"])):
             refuse("not-found")
         path, media_type = found
-        body = files("chassis").joinpath("static", path).read_bytes()
+        body = files("quadrille").joinpath("static", path).read_bytes()
         return Response(body, media_type=media_type, headers={"Cache-Control": "public, max-age=3600"})
 
     async def problems(self, _: Request) -> Response:

@@ -23,7 +23,7 @@ class MalformedJsonError(ValueError):
 def loads(body: bytes) -> Any:  # noqa: ANN401 - any JSON value
     """Return the value of a JSON text in UTF-8.
 
-    Raises MalformedJsonError for bytes that are not UTF-8, a duplicate member, NaN or Infinity, a lone surrogate, more than 16
+    Raises MalformedJsonError for bytes not UTF-8, a duplicate member, NaN or Infinity, a lone surrogate, more than 16
     levels, and whatever is not JSON.
     """
     try:

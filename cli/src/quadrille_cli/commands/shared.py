@@ -1,4 +1,4 @@
-"""How a command asks the running stack; what it says, and exits with, when it is refused (interfaces.md, section 8)."""
+"""How a command asks the running stack; what it says and exits with when it is refused (settings.md, "Exit codes")."""
 
 from __future__ import annotations
 

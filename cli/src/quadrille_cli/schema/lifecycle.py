@@ -1,4 +1,4 @@
-"""`quadrille schema`: the language of the services checked offline, put into a registry, compared with one."""
+"""The schemas of the services checked offline, put into a registry, compared with one."""
 
 from __future__ import annotations
 
@@ -7,21 +7,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TypeVar
 from urllib.parse import quote
 
-import typer
-
 from quadrille.avro import schemas
-from quadrille.avro.registry import Registry, RegistryUnavailableError
+from quadrille.avro.registry import Registry
 from quadrille.avro.schemas import Schema, UnsafeSchemaError
-from quadrille_cli.schema import published as schema_published
+from quadrille_cli.schema import published as published_file
 from quadrille_cli.schema import rules
 from quadrille_cli.schema.published import Published
 
 LEVEL = "FULL_TRANSITIVE"
 AT_ONCE = 4
-FAILED, UNREACHABLE = 1, 7
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -44,21 +41,21 @@ class Applied:
 
 def root() -> Path:
     """Return the directory of the schemas: the package's own, or the checkout's above it."""
-    inside = Path(str(resources.files("quadrille"))) / "schemas"
+    inside = Path(str(resources.files("quadrille_cli"))) / "schemas"
     for folder in (inside, *(above / "schemas" for above in Path(__file__).resolve().parents)):
-        if (folder / schema_published.FILE).is_file():
+        if (folder / published_file.FILE).is_file():
             return folder
-    message = f"no schemas/{schema_published.FILE} in the package or above it"
+    message = f"no schemas/{published_file.FILE} in the package or above it"
     raise FileNotFoundError(message)
 
 
 def check(folder: Path) -> list[str]:
     """Say all that is wrong with the schemas of a directory, without any registry; nothing is the good answer."""
     files, wrong = rules.read(folder)
-    published, changed = schema_published.load(folder)
-    new = schema_published.unpublished(published, files)
-    after = schema_published.extended(published, new.values())
-    clash = [finding for versions in after.versions.values() for finding in schema_published.incompatible(versions)]
+    published, changed = published_file.load(folder)
+    new = published_file.unpublished(published, files)
+    after = published_file.extended(published, new.values())
+    clash = [finding for versions in after.versions.values() for finding in published_file.incompatible(versions)]
     gone = [f"{name}: published, its file is gone" for name in sorted(published.versions.keys() - files.keys())]
     unsaid = [f"{name}: not published yet: run quadrille schema publish" for name in sorted(new)]
     return [*wrong, *changed, *clash, *gone, *(unsaid if not clash else [])]
@@ -67,13 +64,13 @@ def check(folder: Path) -> list[str]:
 def publish(folder: Path) -> list[str]:
     """Add every new schema to ``published.json`` and return their names; raises Refused if one may not be published."""
     files, wrong = rules.read(folder)
-    published, changed = schema_published.load(folder)
-    new = schema_published.unpublished(published, files)
-    after = schema_published.extended(published, new.values())
-    clash = [finding for name in new for finding in schema_published.incompatible(after.versions[name])]
+    published, changed = published_file.load(folder)
+    new = published_file.unpublished(published, files)
+    after = published_file.extended(published, new.values())
+    clash = [finding for name in new for finding in published_file.incompatible(after.versions[name])]
     if wrong or changed or clash:
         raise Refused([*wrong, *changed, *clash])
-    schema_published.store(folder, after)
+    published_file.store(folder, after)
     return sorted(new)
 
 
@@ -86,7 +83,7 @@ def apply(url: str, folder: Path) -> Applied:
 
     Raises Refused if the registry says no or gives an id for something else, RegistryUnavailableError if it is silent.
     """
-    published, wrong = schema_published.load(folder)
+    published, wrong = published_file.load(folder)
     if wrong:
         raise Refused(wrong)
     registry = Registry(url)
@@ -97,7 +94,7 @@ def apply(url: str, folder: Path) -> Applied:
 
 def diff(url: str, folder: Path) -> list[str]:
     """Say where the registry is not what was published; nothing is the good answer."""
-    published, _ = schema_published.load(folder)
+    published, _ = published_file.load(folder)
     registry = Registry(url)
     level = _get(registry, "/config", "compatibilityLevel")
     status, subjects = registry.ask("GET", "/subjects")
@@ -162,59 +159,3 @@ def _fingerprint(text: object) -> str | None:
         return schemas.parse(text).fingerprint if isinstance(text, str) else None
     except UnsafeSchemaError:
         return None
-
-
-app = typer.Typer(no_args_is_help=True, help="Check, publish and apply the schemas of the events.")
-Url = Annotated[str, typer.Option("--registry", envvar="QUADRILLE_REGISTRY_URL", help="Base of the registry's API.")]
-Folder = Annotated[Path | None, typer.Option("--schemas", help="Directory with published.json; found if left out.")]
-LOCAL = "http://127.0.0.1:8081/apis/ccompat/v7"
-
-
-def _end(findings: Iterable[str], good: str) -> None:
-    found = list(findings)
-    for finding in found:
-        typer.echo(finding)
-    if found:
-        raise typer.Exit(FAILED)
-    typer.echo(good)
-
-
-@app.command("check", epilog="Examples: quadrille schema check · quadrille schema check --schemas schemas")
-def check_command(schemas: Folder = None) -> None:
-    """Check the schemas offline: language, and every version against every other."""
-    _end(check(schemas or root()), "every schema is in order, and every version reads every other")
-
-
-@app.command("publish", epilog="Examples: quadrille schema publish · quadrille schema publish --schemas schemas")
-def publish_command(schemas: Folder = None) -> None:
-    """Add new and changed schemas to published.json, for ever."""
-    try:
-        names = publish(schemas or root())
-    except Refused as refused:
-        _end(refused.findings, "")
-    else:
-        typer.echo("\n".join(names) or "nothing new")
-
-
-@app.command("apply", epilog="Examples: quadrille schema apply · quadrille schema apply --registry URL")
-def apply_command(registry: Url = LOCAL, schemas: Folder = None) -> None:
-    """Put every published version into the registry; asked again, nothing changes."""
-    try:
-        applied = apply(registry, schemas or root())
-    except RegistryUnavailableError as away:
-        typer.echo(f"{away}: is the stack up?", err=True)
-        raise typer.Exit(UNREACHABLE) from away
-    except Refused as refused:
-        _end(refused.findings, "")
-    else:
-        typer.echo(f"{sum(map(len, applied.ids.values()))} versions of {len(applied.ids)} records are in the registry")
-
-
-@app.command("diff", epilog="Examples: quadrille schema diff · quadrille schema diff --registry URL")
-def diff_command(registry: Url = LOCAL, schemas: Folder = None) -> None:
-    """Compare what was published with what the registry holds."""
-    try:
-        _end(diff(registry, schemas or root()), "the registry holds what was published, and nothing else")
-    except RegistryUnavailableError as away:
-        typer.echo(f"{away}: is the stack up?", err=True)
-        raise typer.Exit(UNREACHABLE) from away

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 DATABASE_ROLE = {"api": "app", "worker": "app", "relay": "relay"}
+MODULES = {"sandbox": "quadrille_sandbox"}  # where a part is not the module of its own name
 
 
 def required(packages: Iterable[str]) -> None:
@@ -50,7 +51,7 @@ def sandbox(data: Path, logs: Path, ports: Mapping[str, int]) -> Process:
     return Process(
         Spec(
             name="sandbox",
-            command=lambda: command("sandbox"),
+            command=lambda: command(MODULES["sandbox"]),
             log=logs / "sandbox.log",
             env=shell.program() | settings,
             cwd=data,

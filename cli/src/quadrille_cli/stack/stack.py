@@ -104,7 +104,7 @@ LOCKS = {"kafka": artifacts.KAFKA, "registry": artifacts.REGISTRY}
 
 def prepare(stack: Stack) -> None:
     """Have every file that is needed and room for the data, or refuse before anything starts."""
-    services.required(part for part in ("sandbox", *SERVICES) if part in stack.parts)
+    services.required(services.MODULES.get(part, part) for part in ("sandbox", *SERVICES) if part in stack.parts)
     artifacts.room(stack.data, sum(_size(part) for part in stack.parts))
     locks = [lock for part, lock in LOCKS.items() if part in stack.parts]
     absent = [entry for lock in locks for entry in artifacts.missing(lock)]

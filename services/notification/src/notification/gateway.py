@@ -122,7 +122,7 @@ class Mailer:
     cancelled=lambda mail: SendMailDropped(mail.order_id, mail.kind, mail.customer_id, mail.subject, mail.text),
 )
 def send_mail(intent: SendMail, mailer: Mailer) -> MailSent | MailFailed:
-    """Send one mail with a Message-ID of its order and kind; raises TransientError when no server has answered for good."""
+    """Send one mail with a Message-ID of its order and kind; raises TransientError if no server answered for good."""
     try:
         mailer.deliver(intent.address, compose(intent, time.time()))
     except (Unsafe, Bounced) as refused:

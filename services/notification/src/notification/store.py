@@ -42,7 +42,7 @@ contact = sa.Table(
 NOTICES = """
 SELECT order_id, kind, state, outdated, because
   FROM notice WHERE order_id = ANY(%b) ORDER BY order_id, kind FOR UPDATE"""
-# Only commands write a contact, under their customer's key lock; an event reads the address as it stands, without a lock.
+# Only commands write a contact, under their customer's key lock; an event reads the address without a lock.
 CONTACTS = "SELECT customer_id, address FROM contact WHERE customer_id = ANY(%b)"
 ADD_NOTICES = """
 INSERT INTO notice (order_id, kind, state, outdated, because)

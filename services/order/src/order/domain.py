@@ -1,4 +1,4 @@
-"""The rules of an order's life: who decides, what is undone, and when it is over (saga.md, section 3)."""
+"""The rules of an order's life: who decides, what is undone, and when it is over (law.md, "Order")."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ class Decision(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """The order's clocks (saga.md, section 7)."""
+    """The order's clocks (law.md, "Clocks")."""
 
     order_deadline: timedelta = timedelta(minutes=5)
     cancel_cutoff: timedelta = timedelta(minutes=30)

@@ -1,4 +1,4 @@
-"""What order does when something happens: the rows of saga.md's order table, one handler a trigger."""
+"""What order does when something happens: the rows of law.md, "Order", one handler a trigger."""
 
 from __future__ import annotations
 

@@ -24,14 +24,14 @@ def rules(settings: Settings) -> Rules:
 
 
 def outcome(said: Emitted) -> tuple[int, int]:
-    """Return how many sagas end by this, and how many fail: by their deadline, or because an undo did (saga.md, 7)."""
+    """Return how many sagas end by this, and how many fail: by deadline, or by a failed undo (law.md, "Clocks")."""
     if isinstance(said, events.OrderCancellationRequested):
         return int(said.status_then != Status.CONFIRMED), int(said.reason == "DEADLINE")
     return int(isinstance(said, events.OrderConfirmed)), int(isinstance(said, events.OrderCompensationFailed))
 
 
 def forget(tx: Tx, settings: Settings) -> int:
-    """Forget some idempotency keys whose time is over; from then on they make new orders (reliability.md, F5)."""
+    """Forget some idempotency keys whose time is over; from then on they make new orders (reliability.md, R13)."""
     return retention.forget_requests(tx, settings.idempotency_ttl)
 
 

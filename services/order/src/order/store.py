@@ -168,7 +168,7 @@ def waiting(tx: Tx) -> Iterable[Waiting]:
 
 
 def _paid_in_vain(order: Order) -> bool:
-    """Tell whether money taken for an order that was never confirmed cannot go back (saga.md, F11)."""
+    """Tell whether money taken for an order that was never confirmed cannot go back (law.md, F11)."""
     confirmed = any(entry.status is Status.CONFIRMED for entry in order.history)
     return order.states.payment == "REFUND_FAILED" and not confirmed
 

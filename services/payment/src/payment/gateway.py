@@ -73,7 +73,7 @@ class Processor:
         return self.peer.breaker
 
     def insist(self, path: str, key: str, body: Mapping[str, object]) -> Told | Unsettled:
-        """POST up to three times under one key, 100 and 200 ms + U(0, 100) ms apart; raises TransientError if none was sent.
+        """POST up to three times under one key, 100 and 200 ms + U(0, 100) ms apart; TransientError if none was sent.
 
         A breaker that refuses ends the tries: the next ones would be refused too.
         """
@@ -100,7 +100,7 @@ class Processor:
             raise TransientError(str(trouble)) from trouble
 
     def ask(self, method: str, path: str, key: str, body: Mapping[str, object] | None = None) -> Told:
-        """Make one call; raises NoResponseError, Refused when it was not made, TransientError for an answer not understood."""
+        """Make one call; raises NoResponseError, Refused when it was not made, TransientError for an odd answer."""
         content = None if body is None else json.dumps(body).encode()
         headers = {} if body is None else {"Idempotency-Key": key, "Content-Type": "application/json"}
         status, answer = self.peer.call(method, path, headers, content)
