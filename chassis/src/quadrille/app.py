@@ -202,7 +202,8 @@ def _api(name: str, found: Settings, stop: threading.Event) -> None:
 
 
 def _relay(name: str, found: Settings, stop: threading.Event) -> None:
-    from quadrille.relay.relay import Relay, RelayConfig, topics_of  # noqa: PLC0415 - the relay's alone
+    from quadrille.relay import replication  # noqa: PLC0415 - the relay's alone
+    from quadrille.relay.relay import Relay, RelayConfig, topics_of  # noqa: PLC0415 - as above
 
     spans = Spans(name, "relay", found.otlp_endpoints, found.trace_ratio)
     plan = RelayConfig(
@@ -211,7 +212,8 @@ def _relay(name: str, found: Settings, stop: threading.Event) -> None:
     )  # fmt: skip
     relay = Relay(plan, spans)
     checks: dict[str, Check] = {
-        "database": lambda: database_can_write(found.database_url),  # what an idle relay would not notice
+        # what an idle relay would not notice, asked as its own sessions are opened
+        "database": lambda: database_can_write(replication.conninfo(found.database_url)),
         "relay": relay.ready,
     }
     with server.serve(found.ops_bind, name, "relay", checks, found.shown()):
