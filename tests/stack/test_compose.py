@@ -11,6 +11,7 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from quadrille.settings import ELSEWHERE, Settings
+from quadrille_cli import services
 from quadrille_cli.stack import ports
 from quadrille_cli.stack.servers import artifacts
 
@@ -42,8 +43,8 @@ def test_the_schema_notices_a_planted_fault(fault: dict[str, Any]) -> None:
 
 def test_it_has_every_process_and_nothing_waits_for_a_stranger() -> None:
     """Four services in three roles and a migration each, their databases, and all that they stand on."""
-    wanted = {f"{service}-{role}" for service in ports.SERVICES for role in (*ports.ROLES, "migrate")}
-    wanted |= {f"postgres-{service}" for service in ports.SERVICES}
+    wanted = {f"{service}-{role}" for service in services.SERVICES for role in (*ports.ROLES, "migrate")}
+    wanted |= {f"postgres-{service}" for service in services.SERVICES}
     wanted |= {"kafka", "registry", "jaeger", "sandbox", "topics", "schemas"}
 
     assert set(SERVICES) == wanted
