@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from quadrille_cli.services import SERVICES
+from quadrille_cli.services import SERVICES, known_to
 from quadrille_cli.stack import leftovers, paths, ports, services, shell, state, topics
 from quadrille_cli.stack.errors import CannotRun, PartFailed, PortTaken
 from quadrille_cli.stack.ports import ROLES
@@ -86,14 +86,14 @@ def environment(stack: Stack, service: str, role: str) -> dict[str, str]:
     if "registry" in stack.parts:
         settings["REGISTRY_URL"] = stack.registry_url
     if "sandbox" in stack.parts:
-        settings["PROCESSOR_URL"] = stack.url("sandbox")
-        settings["SMTP_URL"] = f"smtp://127.0.0.1:{stack.ports['smtp']}"
+        settings |= services.outside(service, stack.ports)
     if "jaeger" in stack.parts:
         settings["OTLP_ENDPOINTS"] = stack.url("jaeger-otlp")
         settings["JAEGER_URL"] = stack.url("jaeger")
     if service in stack.ports:
         settings["PUBLIC_URL"] = stack.url(service)
-    named = {f"QUADRILLE_{name}": value for name, value in (settings | stack.settings).items()}
+    asked = known_to(service, stack.settings)
+    named = {f"QUADRILLE_{name}": value for name, value in (settings | asked).items()}
     return shell.program() | named
 
 

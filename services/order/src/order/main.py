@@ -5,6 +5,7 @@ from __future__ import annotations
 from order import events, store
 from order.domain import Rules, Status
 from order.handlers import on
+from order.settings import OrderSettings
 from quadrille.app import Program
 from quadrille.context import Face
 from quadrille.db import retention
@@ -13,11 +14,10 @@ from quadrille.ops import orders
 from quadrille.ops.actions import OperatorAction, Refusal, Success
 from quadrille.ops.routes import Routes
 from quadrille.service import Tx
-from quadrille.settings import Settings
 from quadrille.stuck import Patience
 
 
-def rules(settings: Settings) -> Rules:
+def rules(settings: OrderSettings) -> Rules:
     """Return the clocks of this process."""
     patience = Patience(settings.stuck_warn, settings.stuck_page, settings.stuck_escalate)
     return Rules(settings.order_deadline, settings.order_cancel_cutoff, settings.idempotency_ttl, patience)
@@ -30,7 +30,7 @@ def outcome(said: Emitted) -> tuple[int, int]:
     return int(isinstance(said, events.OrderConfirmed)), int(isinstance(said, events.OrderCompensationFailed))
 
 
-def forget(tx: Tx, settings: Settings) -> int:
+def forget(tx: Tx, settings: OrderSettings) -> int:
     """Forget some idempotency keys whose time is over; from then on they make new orders (reliability.md, R13)."""
     return retention.forget_requests(tx, settings.idempotency_ttl)
 

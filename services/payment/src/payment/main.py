@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from payment import gateway, store
 from payment.handlers import on
+from payment.settings import PaymentSettings
 from quadrille.app import Program
 from quadrille.ops.actions import compensation_actions
-from quadrille.settings import Settings
 
 
-def processor(found: Settings) -> gateway.Processor:
+def processor(found: PaymentSettings) -> gateway.Processor:
     """Return the client of the processor the settings name."""
     return gateway.Processor(found.processor_url, found.processor_timeout.total_seconds())
 
