@@ -25,8 +25,8 @@ from order.events import (
     PaymentRefundFailed,
     StockReserved,
 )
-from order.main import ops as ops_routes
 from order.main import outcome
+from order.ops import routes as ops_routes
 from order.settings import OrderSettings
 from quadrille.context import Face
 from quadrille.messages import Emitted

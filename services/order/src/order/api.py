@@ -15,13 +15,13 @@ from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 from starlette.types import ASGIApp
 
-from order import store
+from order import problems, store
 from order.domain import FINAL, PHASES, ROUTE, Attention, Detail, Entry, Order, Phase, Reason, Status, placed
 from order.events import CancelAnswered, CancelOrder, Line, PlaceAnswered, PlaceOrder
+from order.money import SAFE, Currency, Price
 from order.settings import OrderSettings
 from quadrille.context import Face
 from quadrille.ids import from_milliseconds, uuid7
-from quadrille.money import SAFE, Currency, Price
 from quadrille.processing.envelope import Envelope
 from quadrille.settings import Settings
 from quadrille.values import Idempotency, Identifier, Text
@@ -32,10 +32,11 @@ from quadrille.web.app import Routes, call_of, make_app
 from quadrille.web.documents import Document, etag, matches, plain, shown, unchanged
 from quadrille.web.middleware import RequestContext
 from quadrille.web.openapi import Answer
-from quadrille.web.problems import refuse
+from quadrille.web.problems import refuse, register
 from quadrille.web.sse import stream, wait_of
 
-routes = Routes()
+register(*problems.PROBLEMS)
+routes = Routes("orders:read", "orders:write", "orders:cancel")
 
 
 def _bounded(lines: list[LineDocument]) -> list[LineDocument]:

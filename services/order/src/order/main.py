@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from order import events, store
-from order.domain import Rules, Status
+from order import events, problems, store
+from order.domain import Patience, Rules, Status
 from order.handlers import on
 from order.settings import OrderSettings
 from quadrille.app import Program
-from quadrille.context import Face
 from quadrille.db import retention
 from quadrille.messages import Emitted
-from quadrille.ops import orders
 from quadrille.ops.actions import OperatorAction, Refusal, Success
-from quadrille.ops.routes import Routes
 from quadrille.service import Tx
-from quadrille.stuck import Patience
+from quadrille.web.problems import register
 
 
 def rules(settings: OrderSettings) -> Rules:
@@ -35,11 +32,7 @@ def forget(tx: Tx, settings: OrderSettings) -> int:
     return retention.forget_requests(tx, settings.idempotency_ttl)
 
 
-def ops(face: Face) -> Routes:
-    """Return what an operator may ask of the api beside commands."""
-    return {**orders.intake(face), **orders.queue(face, store.waiting)}
-
-
+register(*problems.PROBLEMS)
 LATE = "The cut-off has passed: the goods may be on their way, and nobody can cancel any more."
 FROZEN = "Its undo has failed already and waits for a person: quadrille resolve, at the participant that owes it."
 CANCEL = OperatorAction(
@@ -54,5 +47,5 @@ CANCEL = OperatorAction(
 )  # fmt: skip
 PROGRAM = Program(
     on, store, api="order.api:make", rules=rules, outcome=outcome, forget=forget, operators=(CANCEL,),
-    ops=("order.main:ops",),
+    ops=("order.ops:routes",),
 )  # fmt: skip
