@@ -64,8 +64,10 @@ def _leading(item: ast.expr) -> str:
 
 def test_the_services_are_listed_once() -> None:
     """No other Python file of the repository lists the services: all read the one list."""
-    files = subprocess.run(["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    found = [f"{f}:{line}" for f in files.split() for line in lists_in((ROOT / f).read_text("utf-8")) if f != LIST]
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.py"]
+    files = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    texts = {file: (ROOT / file).read_text("utf-8") for file in files if file != LIST and (ROOT / file).exists()}
+    found = [f"{file}:{line}" for file, text in texts.items() for line in lists_in(text)]
 
     assert found == []
     assert list(lists_in((ROOT / LIST).read_text("utf-8")))
