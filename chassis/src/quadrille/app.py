@@ -56,10 +56,10 @@ class Program(Generic[W]):
     store: Store[W]
     api: str
     outside: Gateway = field(default_factory=lambda: Gateway(""))
-    client: Callable[[Settings], object] = _nobody
-    rules: Callable[[Settings], object] = _nobody
+    client: Callable[[Any], object] = _nobody  # of the settings, which are of the service's own class
+    rules: Callable[[Any], object] = _nobody
     outcome: SagaOutcome | None = None
-    forget: Callable[[Tx, Settings], int] | None = None
+    forget: Callable[[Tx, Any], int] | None = None
     operators: Sequence[OperatorAction] = ()
     ops: Sequence[str] = ()
 
@@ -86,7 +86,7 @@ def main(name: str, arguments: Sequence[str] | None = None) -> None:
     if role not in ROLES:
         sys.stderr.write(f"usage: python -m {name} {' | '.join(ROLES)} [--setting=value ...]\n")
         sys.exit(2)
-    found = settings.read(flags)
+    found = settings.read(settings.settings_of(name), flags)
     logs.configure(name, role, found.log_level)
     name_unheard(os.environ)
     file_limits.take_all()

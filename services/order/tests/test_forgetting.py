@@ -9,14 +9,14 @@ import pytest
 from services.order.tests.shopfront import Shop
 
 from order.main import PROGRAM
+from order.settings import OrderSettings
 from quadrille.db import retention
 from quadrille.ids import milliseconds, uuid7
-from quadrille.settings import Settings
 
 KEYS = "SELECT key FROM request ORDER BY key"
 AGE = "UPDATE request SET at = at - %s WHERE key = ANY(%s)"
 HOLD = "SELECT FROM request WHERE key = 'held' FOR UPDATE"
-SETTINGS = Settings.model_validate({"database_url": "", "kafka_bootstrap": "none", "registry_url": "http://none"})
+SETTINGS = OrderSettings.model_validate({"database_url": "", "kafka_bootstrap": "none", "registry_url": "http://none"})
 
 
 def forget(shop: Shop) -> None:

@@ -13,6 +13,7 @@ from order.events import (
     CancelOrder,
     OrderCancellationRequested,
     OrderCancelled,
+    OrderCheck,
     OrderCompensationFailed,
     OrderCompensationResolved,
     OrderConfirmed,
@@ -35,7 +36,6 @@ from order.events import (
     StockResolved,
 )
 from quadrille.messages import Event, Message, NotYet
-from quadrille.stuck import OrderCheck
 from quadrille.system_messages import FindingRaised
 from quadrille.testing.in_memory import START, InMemory
 

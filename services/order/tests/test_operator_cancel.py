@@ -21,12 +21,12 @@ from order.events import (
     StockReserved,
 )
 from order.main import PROGRAM
+from order.settings import OrderSettings
 from quadrille.context import Face
 from quadrille.messages import Message
 from quadrille.observability.tracing import Spans
 from quadrille.ops import actions
 from quadrille.ops import server as ops
-from quadrille.settings import Settings
 
 CUT_OFF = "UPDATE orders SET cancellable_until = '2026-11-21T09:44:03.120Z' WHERE order_id = %s"
 AUDIT = "SELECT actor, action, reason, before -> 'order' ->> 'order_status', after ->> 'outcome' FROM audit"
@@ -39,7 +39,7 @@ def ask(shop: Shop) -> Iterator[Ask]:
     """Ask order's ops port to cancel an order; the audit is empty."""
     with psycopg.connect(shop.db.logins.owner) as tx:
         tx.execute("TRUNCATE audit")
-    face = Face(Settings.model_validate(NOWHERE), shop.db.service, shop.db.connect, Spans.disabled())
+    face = Face(OrderSettings.model_validate(NOWHERE), shop.db.service, shop.db.connect, Spans.disabled())
     routes = actions.routes(PROGRAM.operators, face, "api")
     with ops.serve("127.0.0.1:0", "order", "api", {}, routes=routes) as server:
 

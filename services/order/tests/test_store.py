@@ -20,6 +20,7 @@ from order.events import (
     CancelOrder,
     OrderCancellationRequested,
     OrderCancelled,
+    OrderCheck,
     OrderConfirmed,
     OrderDeadline,
     PaymentCharged,
@@ -45,7 +46,6 @@ from quadrille.messages import Event, Message, Timer
 from quadrille.processing.batch import process_batch
 from quadrille.processing.envelope import Busy, Handled, Parked
 from quadrille.service import Store
-from quadrille.stuck import OrderCheck
 from quadrille.testing.postgres import OnPostgres, drift
 from quadrille_cli.testing import Start
 

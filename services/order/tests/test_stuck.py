@@ -7,9 +7,10 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from order.domain import Order, Orders, Status
+from order.domain import Order, Orders, Patience, Status
 from order.events import (
     CancelOrder,
+    OrderCheck,
     OrderDeadline,
     PaymentCharged,
     PaymentOutcomeUnknown,
@@ -22,7 +23,6 @@ from order.events import (
     StockReserved,
 )
 from quadrille.messages import Message, Timer
-from quadrille.stuck import OrderCheck, Patience
 from quadrille.system_messages import OrderStuck
 from quadrille.testing.in_memory import START, InMemory
 

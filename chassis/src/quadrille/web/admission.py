@@ -23,7 +23,6 @@ from quadrille.observability.logs import ThrottledLog
 from quadrille.processing.batch import OUTAGE
 from quadrille.processing.outbox import announce
 from quadrille.service import Tx
-from quadrille.settings import Settings
 from quadrille.system_messages import IntakePaused, IntakeResumed
 from quadrille.web.problems import Problem
 
@@ -42,21 +41,13 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class AdmissionLimits:
     """When the intake shuts, and for how long before a trickle is let in."""
 
     rate: float = 0.05
     minimum: int = 20
     window: timedelta = timedelta(minutes=5)
     rest: timedelta = timedelta(seconds=30)
-
-    @classmethod
-    def of(cls, settings: Settings) -> Limits:
-        """Return the limits of a process."""
-        return cls(
-            settings.intake_failure_rate, settings.intake_failure_minimum, settings.intake_failure_window,
-            settings.intake_rest,
-        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +63,7 @@ class AdmissionState:
     ended: int
     failed: int
 
-    def next(self, limits: Limits) -> State:
+    def next(self, limits: AdmissionLimits) -> State:
         """Return the state that follows from what was seen; an operator's pause ends by an operator only."""
         bad = self.failed > limits.rate * self.ended
         if self.state == "OPEN" and bad and self.ended >= limits.minimum:
@@ -85,7 +76,7 @@ class AdmissionState:
             return "OPEN"
         return self.state
 
-    def retry_after(self, limits: Limits) -> int:
+    def retry_after(self, limits: AdmissionLimits) -> int:
         """Return after how many seconds it is worth asking again."""
         if self.state == "PAUSED":
             return PAUSED_SECONDS
@@ -93,17 +84,17 @@ class AdmissionState:
         return max(1, math.ceil(left))
 
 
-def look(tx: Tx, limits: Limits) -> AdmissionState | None:
+def look(tx: Tx, limits: AdmissionLimits) -> AdmissionState | None:
     """Return how things stand; None without a row, which counts as open."""
     row = tx.execute(LOOK, [limits.window]).fetchone()
     return AdmissionState(*row) if row else None
 
 
 class AdmissionControl:
-    """Whether this process takes new orders; open it as a context while serving."""
+    """Whether this process takes new work; open it as a context while serving."""
 
-    def __init__(self, face: Face, clock: Callable[[], float] = time.monotonic) -> None:
-        self._face, self._clock, self._limits = face, clock, Limits.of(face.settings)
+    def __init__(self, face: Face, limits: AdmissionLimits, clock: Callable[[], float] = time.monotonic) -> None:
+        self._face, self._clock, self._limits = face, clock, limits
         self._seen: AdmissionState | None = None
         self._trickled = -math.inf
         self._connection, self._troubles = Session(face.connect), ThrottledLog()
@@ -127,7 +118,7 @@ class AdmissionControl:
         return self._seen is not None and self._seen.state != "OPEN"
 
     def refusal(self) -> Problem | None:
-        """Return why a new order is not taken now; None lets it in, as one of the trickle if there is but that."""
+        """Return why new work is not taken now; None lets it in, as one of the trickle if there is but that."""
         seen = self._seen
         if seen is None or seen.state == "OPEN":
             return None

@@ -19,7 +19,7 @@ from quadrille.web.documents import Document, Time
 from quadrille.web.openapi import Answer
 from quadrille.web.problems import refuse
 
-routes = app.Routes()
+routes = app.Routes("contacts:read", "contacts:write", "notices:read")
 PRIVATE = {"Cache-Control": "no-store"}
 ORDER = "01a1fd62-57f0-7eeb-be96-e59ce40f9cb1"
 CUSTOMER = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$"

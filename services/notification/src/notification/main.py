@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from notification import gateway, store
 from notification.handlers import on
+from notification.settings import NotificationSettings
 from quadrille.app import Program
-from quadrille.settings import Settings
 
 
-def mailer(found: Settings) -> gateway.Mailer:
+def mailer(found: NotificationSettings) -> gateway.Mailer:
     """Return the client of the mail server the settings name."""
     return gateway.Mailer(found.smtp_url)
 

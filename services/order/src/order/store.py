@@ -9,13 +9,12 @@ import sqlalchemy as sa
 from pydantic import TypeAdapter
 from sqlalchemy.dialects.postgresql import JSONB, UUID
 
-from order.domain import FINAL, PHASES, ROUTE, Attention, Order, Orders, Phase, Reason, Status
+from order.domain import FINAL, PHASES, ROUTE, Attention, Order, Orders, Phase, Reason, Status, Waiting
 from order.events import PaymentCharged, PlaceOrder
 from quadrille.ids import floor_of, milliseconds
 from quadrille.messages import Message, key_of
 from quadrille.rows import Rows
 from quadrille.service import Tx
-from quadrille.stuck import Waiting
 from quadrille.values import Identifier, Moment, Paged, Text, rfc3339
 from quadrille.web.idempotency import Request
 

@@ -19,7 +19,7 @@ from quadrille.web.api import Api, TheApi, answer
 from quadrille.web.documents import Document, Time
 from quadrille.web.openapi import Answer
 
-routes = app.Routes()
+routes = app.Routes("payments:read")
 ORDER = "01a1fd62-57f0-7eeb-be96-e59ce40f9cb1"
 PAYMENT = {
     "order_id": ORDER,
