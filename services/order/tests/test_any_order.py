@@ -35,9 +35,9 @@ from order.events import (
     StockResolved,
 )
 from order.handlers import on
-from quadrille.messages import Emitted, Event, Message
+from quadrille import Emitted, Event, Message
 from quadrille.stuck import OrderCheck
-from quadrille.testing.in_memory import START, InMemory
+from quadrille.testing import START, InMemory
 
 Story: TypeAlias = tuple[Order, tuple[str, ...]]
 Reached: TypeAlias = dict[Story, list[tuple[Story, tuple[Emitted, ...]]]]

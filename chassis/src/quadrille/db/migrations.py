@@ -39,7 +39,7 @@ def login(url: str) -> psycopg.Connection:
     return settled(psycopg.connect(pinned(url, connect_timeout=5)))
 
 
-def run() -> None:
+def run_migrations() -> None:
     """Run the history over the connection it was given: the whole of every service's ``env.py``."""
     context.configure(connection=context.config.attributes["connection"], transactional_ddl=True)
     with context.begin_transaction():

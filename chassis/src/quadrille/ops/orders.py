@@ -18,7 +18,7 @@ from quadrille.service import Tx
 from quadrille.settings import parse_duration
 from quadrille.stuck import Waiting
 from quadrille.system_messages import IntakePaused, IntakeResumed
-from quadrille.web.admission import CAUSES, State
+from quadrille.web.admission import CAUSES, AdmissionMode
 from quadrille.web.documents import Document
 from quadrille.web.problems import refuse
 
@@ -32,12 +32,12 @@ def intake(face: Face) -> Routes:
     return {("POST", "/ops/intake/pause"): _turn(face, "PAUSED"), ("POST", "/ops/intake/resume"): _turn(face, "OPEN")}
 
 
-def _turn(face: Face, wanted: State) -> Route:
+def _turn(face: Face, wanted: AdmissionMode) -> Route:
     def turn(asked: OpsRequest) -> OpsResponse:
         asked.read(Document)
         with _database(face) as tx, tx.transaction():
             row = tx.execute(STATE).fetchone()
-            before: State = row[0] if row else "OPEN"
+            before: AdmissionMode = row[0] if row else "OPEN"
             if before != wanted:
                 tx.execute(SET_STATE, [wanted])
                 name = face.service.name

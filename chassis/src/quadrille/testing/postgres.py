@@ -17,8 +17,8 @@ import psycopg
 import sqlalchemy as sa
 
 from quadrille.avro.codec import Codec
-from quadrille.avro.registry import numbered
-from quadrille.avro.schemas import said_by
+from quadrille.avro.registry import SchemaIds, numbered
+from quadrille.avro.schemas import Schema, said_by
 from quadrille.db.migrations import upgrade
 from quadrille.handlers import HandlerRegistry
 from quadrille.ids import uuid7
@@ -49,8 +49,7 @@ class OnPostgres(Generic[W]):
         self, on: HandlerRegistry[W], store: Store[W], logins: Logins, schemas: Path, rules: object = None
     ) -> None:
         upgrade(on.service, logins.owner)
-        said = *said_by(on.service), *said_by("chassis")
-        self._codec = Codec(said, numbered(schemas, said))
+        self._codec = Codec(said_schemas(on.service), schema_ids(on.service, schemas))
         self.service = Service(on, store, self._codec, Gateway(on.service), rules)
         self.logins = logins
         self.tx = self.connect()
@@ -113,6 +112,16 @@ class OnPostgres(Generic[W]):
     def _open(self, key: str) -> UUID:
         row = self.tx.execute("SELECT id FROM agenda WHERE key = %s ORDER BY due, id LIMIT 1", [key]).fetchone()
         return row[0] if row else uuid7()
+
+
+def said_schemas(service: str) -> tuple[Schema, ...]:
+    """Return the schemas of what a service says, the chassis's own among them."""
+    return *said_by(service), *said_by("chassis")
+
+
+def schema_ids(service: str, folder: Path) -> SchemaIds:
+    """Number the schemas of what a service says as a registry does, in a cache in a folder: no registry is asked."""
+    return numbered(folder, said_schemas(service))
 
 
 def drift(db: sa.Connection, described: sa.MetaData) -> list[str]:

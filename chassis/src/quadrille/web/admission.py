@@ -27,10 +27,12 @@ from quadrille.settings import Settings
 from quadrille.system_messages import IntakePaused, IntakeResumed
 from quadrille.web.problems import Problem
 
-State: TypeAlias = Literal["OPEN", "SHUT", "TRICKLE", "PAUSED"]
+AdmissionMode: TypeAlias = Literal["OPEN", "SHUT", "TRICKLE", "PAUSED"]
+"""What is let in: all, nothing, one a second to try, or nothing by a person's word."""
 LOOK_SECONDS = 1.0
 TRICKLE_SECONDS = 1.0  # so often a process lets one in while it is tried whether things go well again
-PROBES = 5  # so many must have ended, and well, before all are let in
+PROBES = 5
+"""So many must have ended, and well, before all are let in."""
 PAUSED_SECONDS = 30
 CAUSES = {"SHUT": "SAGA_FAILURE_RATE", "TRICKLE": "SAGA_FAILURE_RATE", "PAUSED": "PAUSED"}
 LOOK = """
@@ -42,7 +44,7 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class AdmissionLimits:
     """When the intake shuts, and for how long before a trickle is let in."""
 
     rate: float = 0.05
@@ -51,7 +53,7 @@ class Limits:
     rest: timedelta = timedelta(seconds=30)
 
     @classmethod
-    def of(cls, settings: Settings) -> Limits:
+    def of(cls, settings: Settings) -> AdmissionLimits:
         """Return the limits of a process."""
         return cls(
             settings.intake_failure_rate, settings.intake_failure_minimum, settings.intake_failure_window,
@@ -66,13 +68,13 @@ class AdmissionState:
     ``at`` is the database's time of the look.
     """
 
-    state: State
+    state: AdmissionMode
     since: datetime
     at: datetime
     ended: int
     failed: int
 
-    def next(self, limits: Limits) -> State:
+    def next(self, limits: AdmissionLimits) -> AdmissionMode:
         """Return the state that follows from what was seen; an operator's pause ends by an operator only."""
         bad = self.failed > limits.rate * self.ended
         if self.state == "OPEN" and bad and self.ended >= limits.minimum:
@@ -85,7 +87,7 @@ class AdmissionState:
             return "OPEN"
         return self.state
 
-    def retry_after(self, limits: Limits) -> int:
+    def retry_after(self, limits: AdmissionLimits) -> int:
         """Return after how many seconds it is worth asking again."""
         if self.state == "PAUSED":
             return PAUSED_SECONDS
@@ -93,7 +95,7 @@ class AdmissionState:
         return max(1, math.ceil(left))
 
 
-def look(tx: Tx, limits: Limits) -> AdmissionState | None:
+def look(tx: Tx, limits: AdmissionLimits) -> AdmissionState | None:
     """Return how things stand; None without a row, which counts as open."""
     row = tx.execute(LOOK, [limits.window]).fetchone()
     return AdmissionState(*row) if row else None
@@ -103,7 +105,7 @@ class AdmissionControl:
     """Whether this process takes new orders; open it as a context while serving."""
 
     def __init__(self, face: Face, clock: Callable[[], float] = time.monotonic) -> None:
-        self._face, self._clock, self._limits = face, clock, Limits.of(face.settings)
+        self._face, self._clock, self._limits = face, clock, AdmissionLimits.of(face.settings)
         self._seen: AdmissionState | None = None
         self._trickled = -math.inf
         self._connection, self._troubles = Session(face.connect), ThrottledLog()
@@ -144,7 +146,7 @@ class AdmissionControl:
             seen = look(tx, self._limits)
         self._seen = seen
 
-    def _turn(self, tx: Tx, seen: AdmissionState, wanted: State) -> None:
+    def _turn(self, tx: Tx, seen: AdmissionState, wanted: AdmissionMode) -> None:
         service = self._face.service
         with tx.transaction():
             if not tx.execute(TURN, [wanted, seen.state, seen.since]).fetchone():

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from notification import gateway, store
 from notification.handlers import on
-from quadrille.app import Program
-from quadrille.settings import Settings
+from quadrille.app import Program, Settings
 
 
 def mailer(found: Settings) -> gateway.Mailer:

@@ -18,20 +18,35 @@ from starlette.types import ASGIApp
 from order import store
 from order.domain import FINAL, PHASES, ROUTE, Attention, Detail, Entry, Order, Phase, Reason, Status, placed
 from order.events import CancelAnswered, CancelOrder, Line, PlaceAnswered, PlaceOrder
-from quadrille.context import Face
-from quadrille.ids import from_milliseconds, uuid7
+from quadrille import Identifier, Text
 from quadrille.money import SAFE, Currency, Price
 from quadrille.processing.envelope import Envelope
-from quadrille.settings import Settings
-from quadrille.values import Idempotency, Identifier, Text
-from quadrille.web import documents
-from quadrille.web.api import EVENTS, Api, TheApi, events
-from quadrille.web.app import Routes, call_of, make_app
-from quadrille.web.documents import Document, etag, matches, plain, shown, unchanged
-from quadrille.web.middleware import RequestContext
-from quadrille.web.openapi import Answer
-from quadrille.web.problems import refuse
-from quadrille.web.sse import stream, wait_of
+from quadrille.values import Idempotency
+from quadrille.web import (
+    EVENTS,
+    Answer,
+    Api,
+    Document,
+    Face,
+    RequestContext,
+    Routes,
+    Settings,
+    TheApi,
+    call_of,
+    etag,
+    events,
+    from_milliseconds,
+    json_of,
+    make_app,
+    matches,
+    plain,
+    refuse,
+    shown,
+    stream,
+    unchanged,
+    uuid7,
+    wait_of,
+)
 
 routes = Routes()
 
@@ -231,7 +246,7 @@ async def browse(request: Request, desk: TheApi, asked: Annotated[store.Filters,
     """List your orders, newest first."""
     found, more = await desk.page(request, asked, store.list_orders, lambda order: order.order_id)
     page = {"orders": [document(order, desk.settings) for order in found]}
-    return Response(documents.json_of(page), 200, more, "application/json")
+    return Response(json_of(page), 200, more, "application/json")
 
 
 def make(face: Face) -> ASGIApp:
@@ -264,7 +279,7 @@ def _way_out(other: Order) -> str:
 
 
 def _told(order: Order, desk: Api, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    body = documents.json_of(document(order, desk.settings))
+    body = json_of(document(order, desk.settings))
     return Response(body, status, {**(headers or {}), "ETag": etag(order.version)}, "application/json")
 
 
@@ -279,4 +294,4 @@ def _wish(order: NewOrder, key: str, call: RequestContext, settings: Settings) -
         currency=order.currency, amount_minor=sum(line.quantity * line.unit_price_minor for line in lines),
         lines=lines, placed_at=at, deadline_at=at + settings.order_deadline, trace_id=call.trace.trace_id, answer="",
     )  # fmt: skip
-    return replace(wish, answer=documents.json_of(document(placed(wish), settings)).decode())
+    return replace(wish, answer=json_of(document(placed(wish), settings)).decode())

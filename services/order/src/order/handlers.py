@@ -8,10 +8,8 @@ from typing import TypeAlias
 
 from order import events
 from order.domain import OPEN, ROUTE, Decision, Order, Orders, Reason, Status, placed
-from quadrille.handlers import HandlerRegistry
-from quadrille.messages import Event
+from quadrille import Event, FindingRaised, HandlerRegistry, OrderStuck
 from quadrille.stuck import LEVELS, OrderCheck
-from quadrille.system_messages import FindingRaised, OrderStuck
 from quadrille.web.idempotency import Request
 
 Placing: TypeAlias = (

@@ -5,15 +5,12 @@ from __future__ import annotations
 from order import events, store
 from order.domain import Rules, Status
 from order.handlers import on
-from quadrille.app import Program
-from quadrille.context import Face
+from quadrille import Emitted
+from quadrille.app import Face, OperatorAction, Program, Refusal, Settings, Success
 from quadrille.db import retention
-from quadrille.messages import Emitted
 from quadrille.ops import orders
-from quadrille.ops.actions import OperatorAction, Refusal, Success
 from quadrille.ops.routes import Routes
 from quadrille.service import Tx
-from quadrille.settings import Settings
 from quadrille.stuck import Patience
 
 

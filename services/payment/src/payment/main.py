@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from payment import gateway, store
 from payment.handlers import on
-from quadrille.app import Program
-from quadrille.ops.actions import compensation_actions
-from quadrille.settings import Settings
+from quadrille.app import Program, Settings, compensation_actions
 
 
 def processor(found: Settings) -> gateway.Processor:
