@@ -65,7 +65,8 @@ def _nobody(_: Settings) -> None:
 class Program(Generic[W]):
     """What a service's main.py wires: handlers, store, errands with their client, rules, and where its HTTP face is.
 
-    ``api`` is the name of a function ``make(face: Face)`` giving an ASGI app, imported by the api role alone;
+    ``api`` is the name of a function ``make(face: Face)`` giving an ASGI app, imported by the api role alone, empty for
+    a service without one;
     ``outcome`` tells how a saga ends by what is said; ``forget`` lets some of its own rows go that are past their time
     and returns how many; ``operators`` are the commands a person may give over the ops
     port, ``ops`` the names of functions ``routes(face: Face)`` giving what else the api's ops port answers.
@@ -73,7 +74,7 @@ class Program(Generic[W]):
 
     on: HandlerRegistry[W]
     store: Store[W]
-    api: str
+    api: str = ""
     outside: Gateway = field(default_factory=lambda: Gateway(""))
     client: Callable[[Settings], object] = _nobody
     rules: Callable[[Settings], object] = _nobody
@@ -198,6 +199,8 @@ def _api(name: str, found: Settings, stop: threading.Event) -> None:
     from quadrille.web.app import serve  # noqa: PLC0415 - HTTP is the api's alone
 
     program = _program(name)
+    if not program.api:
+        sys.exit(f"{name} has no HTTP API: its PROGRAM names none")
     service, codec = _service(program, found)
     spans, connect = Spans(name, "api", found.otlp_endpoints, found.trace_ratio), connection(found.database_url)
     tally = program.tally(connect)

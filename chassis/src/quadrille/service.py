@@ -1,7 +1,7 @@
 """What a store stands on, and one service as the chassis sees it: handlers, store, gateway, codec.
 
-Reading order: ``Store`` (what a service's store is: ``load`` and ``save``), ``Tx`` (what it gets), ``schema``
-and ``run_migrations`` (what its migrations call), ``Service`` (all of it wired for one process).
+Reading order: ``Store`` (what a service's store is), ``Tx`` (what it gets), ``schema`` and ``run_migrations`` (what its
+migrations call), ``Service`` (all of it wired for one process).
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def db(on_postgres: Callable[[HandlerRegistry[Orders], Store[Orders]], OnPostgre
 @contextmanager
 def few_files(db: OnPostgres[Orders], folder: Path) -> Iterator[tuple[int, int, psutil.Process]]:
     """Run the api in a process that may open few files, half of them until it asks for all; its two ports, and it."""
-    schema_ids("order", folder / "schemas")
+    schema_ids(folder / "schemas", "order")
     api, ops = free_port(), free_port()
     settings = {
         "DATABASE_URL": db.logins.app, "KAFKA_BOOTSTRAP": "127.0.0.1:1", "REGISTRY_URL": "http://127.0.0.1:1",

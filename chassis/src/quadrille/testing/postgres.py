@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from quadrille.avro.codec import Codec
 from quadrille.avro.registry import SchemaIds, numbered
-from quadrille.avro.schemas import Schema, said_by
+from quadrille.avro.schemas import said_by
 from quadrille.db.migrations import upgrade
 from quadrille.handlers import HandlerRegistry
 from quadrille.ids import uuid7
@@ -49,7 +49,8 @@ class OnPostgres(Generic[W]):
         self, on: HandlerRegistry[W], store: Store[W], logins: Logins, schemas: Path, rules: object = None
     ) -> None:
         upgrade(on.service, logins.owner)
-        self._codec = Codec(said_schemas(on.service), schema_ids(on.service, schemas))
+        said = *said_by(on.service), *said_by("chassis")
+        self._codec = Codec(said, numbered(schemas, said))
         self.service = Service(on, store, self._codec, Gateway(on.service), rules)
         self.logins = logins
         self.tx = self.connect()
@@ -114,14 +115,12 @@ class OnPostgres(Generic[W]):
         return row[0] if row else uuid7()
 
 
-def said_schemas(service: str) -> tuple[Schema, ...]:
-    """Return the schemas of what a service says, the chassis's own among them."""
-    return *said_by(service), *said_by("chassis")
+def schema_ids(folder: Path, *services: str) -> SchemaIds:
+    """Number the schemas of what services and the chassis say, in a cache in a folder: no registry needs to be asked.
 
-
-def schema_ids(service: str, folder: Path) -> SchemaIds:
-    """Number the schemas of what a service says as a registry does, in a cache in a folder: no registry is asked."""
-    return numbered(folder, said_schemas(service))
+    A process whose ``schema_cache`` is this folder knows them by these numbers.
+    """
+    return numbered(folder, [schema for owner in (*services, "chassis") for schema in said_by(owner)])
 
 
 def drift(db: sa.Connection, described: sa.MetaData) -> list[str]:
