@@ -27,7 +27,8 @@ from tests.chassis.support.http_harness import free_port
 from tests.chassis.support.kafka_harness import Kitchen, Told
 from tests.chassis.support.records import envelope
 
-README = (Path(__file__).parents[2] / "chassis" / "README.md").read_text("utf-8")
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "chassis" / "README.md").read_text("utf-8")
 FILES = dict(re.findall(r"<!-- (\S+) -->\n```\w+\n(.*?)```", README, re.DOTALL))
 SAID = "SELECT aggregateid, type, payload FROM outbox WHERE aggregatetype = 'loyalty.events' ORDER BY sequence"
 MOST = 45
@@ -67,24 +68,18 @@ def test_it_runs_in_memory(folder: Path) -> None:
     assert "1 failed" in _run(folder, *pytest_).stdout
 
 
+def test_it_runs_over_its_database(folder: Path) -> None:
+    """The page's second test passes on a Postgres of its own."""
+    ran = _run(folder, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_on_postgres.py")
+    assert "1 passed" in ran.stdout, ran.stdout
+
+
 def test_it_is_typed(folder: Path) -> None:
-    """The four files pass the type checker at its strictest."""
-    ran = _run(
-        folder,
-        "-m",
-        "mypy",
-        "--strict",
-        "--explicit-package-bases",
-        "--cache-dir",
-        os.devnull,
-        "loyalty",
-        MYPYPATH=_sources(),
-    )
+    """The service and its tests pass the type checker at its strictest."""
+    strict = ("-m", "mypy", "--strict", "--explicit-package-bases", "--cache-dir", os.devnull)
+    sources = os.pathsep.join(str(ROOT / part / "src") for part in ("chassis", "cli"))
+    ran = _run(folder, *strict, "loyalty", "test_loyalty.py", "test_on_postgres.py", MYPYPATH=sources)
     assert ran.returncode == 0, ran.stdout
-
-
-def _sources() -> str:
-    return str(Path(__file__).parents[2] / "chassis" / "src")
 
 
 def test_without_an_api_there_is_no_api_role(folder: Path) -> None:
