@@ -33,7 +33,7 @@ ROOMS = {  # what a file of a service may import; those of its tests may import 
 }
 LEAVING = {  # what the chassis knows of orders and money, until it has moved to its service
     *("quadrille.stuck", "quadrille.money", "quadrille.ops.orders", "quadrille.db.retention"),
-    *("quadrille.web.idempotency.Request", "quadrille.values.Idempotency", "quadrille.ops.routes.Routes"),
+    *("quadrille.web.idempotency.Request", "quadrille.values.Idempotency", "quadrille.ops.routes.OpsRoutes"),
     "quadrille.processing.envelope.Envelope",
 }
 README = (ROOT / "chassis" / "README.md").read_text("utf-8") if (ROOT / "chassis" / "README.md").exists() else ""

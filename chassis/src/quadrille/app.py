@@ -29,7 +29,7 @@ from quadrille.observability import logs
 from quadrille.observability.tracing import Spans, name_unheard
 from quadrille.ops import server
 from quadrille.ops.health import breaker_closed, database_can_write, nothing_parked, relay_publishes
-from quadrille.ops.routes import Routes
+from quadrille.ops.routes import OpsRoutes
 from quadrille.ops.server import Check
 from quadrille.service import Service, Store, Tx
 from quadrille.settings import Settings
@@ -221,7 +221,7 @@ def _api(name: str, found: Settings, stop: threading.Event) -> None:
     spans.stop()
 
 
-def api_routes(program: Program[Any], face: Face) -> Routes:
+def api_routes(program: Program[Any], face: Face) -> OpsRoutes:
     """Return what an api's ops port answers beside health: operators' actions, and what the service adds."""
     from quadrille.ops import actions  # noqa: PLC0415 - the worker's and the api's
 

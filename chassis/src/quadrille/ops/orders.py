@@ -12,7 +12,7 @@ from quadrille.context import Face
 from quadrille.db import sqlstate
 from quadrille.db.audit import Action, record
 from quadrille.ids import uuid7
-from quadrille.ops.routes import OpsRequest, OpsResponse, Route, Routes
+from quadrille.ops.routes import OpsRequest, OpsResponse, OpsRoutes, Route
 from quadrille.processing.outbox import announce
 from quadrille.service import Tx
 from quadrille.settings import parse_duration
@@ -27,7 +27,7 @@ STATE = "SELECT state FROM intake FOR UPDATE"
 SET_STATE = "UPDATE intake SET state = %b, since = clock_timestamp()"
 
 
-def intake(face: Face) -> Routes:
+def intake(face: Face) -> OpsRoutes:
     """Return POST /ops/intake/pause and /resume: both are kept in the audit, a change is announced."""
     return {("POST", "/ops/intake/pause"): _turn(face, "PAUSED"), ("POST", "/ops/intake/resume"): _turn(face, "OPEN")}
 
@@ -51,7 +51,7 @@ def _turn(face: Face, wanted: AdmissionMode) -> Route:
     return turn
 
 
-def queue(face: Face, waiting: Callable[[Tx], Iterable[Waiting]]) -> Routes:
+def queue(face: Face, waiting: Callable[[Tx], Iterable[Waiting]]) -> OpsRoutes:
     """Return GET /ops/stuck: failed undos and the stuck; with ``older_than`` whatever has waited as long."""
 
     def stuck(asked: OpsRequest) -> OpsResponse:

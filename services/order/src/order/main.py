@@ -9,7 +9,7 @@ from quadrille import Emitted
 from quadrille.app import Face, OperatorAction, Program, Refusal, Settings, Success
 from quadrille.db import retention
 from quadrille.ops import orders
-from quadrille.ops.routes import Routes
+from quadrille.ops.routes import OpsRoutes
 from quadrille.service import Tx
 from quadrille.stuck import Patience
 
@@ -32,7 +32,7 @@ def forget(tx: Tx, settings: Settings) -> int:
     return retention.forget_requests(tx, settings.idempotency_ttl)
 
 
-def ops(face: Face) -> Routes:
+def ops(face: Face) -> OpsRoutes:
     """Return what an operator may ask of the api beside commands."""
     return {**orders.intake(face), **orders.queue(face, store.waiting)}
 
