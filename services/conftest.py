@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from quadrille.handlers import HandlerRegistry
+from quadrille import HandlerRegistry
 from quadrille.service import Store
-from quadrille.testing.postgres import Logins, OnPostgres
+from quadrille.testing import Logins, OnPostgres
 from quadrille_cli.testing import Start
 
 Wire = Callable[[HandlerRegistry[Any], Store[Any]], OnPostgres[Any]]

@@ -145,7 +145,7 @@ def _plain(value: object) -> str:
         ("Kafka, a worker's consumer", config.consumer_settings("", "")),
     ],
 )
-def test_every_setting_of_the_clients_has_its_reason(title: str, real: config.Settings) -> None:
+def test_every_setting_of_the_clients_has_its_reason(title: str, real: config.ClientSettings) -> None:
     """Each setting stands in its table with the value the client gets; what all clients share, in the first."""
     common = set() if title.endswith("client") else set(config.client_settings(""))
     wanted = {name: _plain(value) for name, value in real.items() if name not in {*common, "bootstrap.servers"}}

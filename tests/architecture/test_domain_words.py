@@ -18,12 +18,13 @@ PARTS = re.compile(r"_|(?<=[a-z])(?=[A-Z])")  # of a name: smtp_url, OrderCheck
 # What such a word may stand in, and why; a place of ``file: text`` counts in that file alone.
 ALLOWED = {
     r"order_id": "a saga's key on every wire: events, spans, logs, routes",
-    r"class OrderStuck": "an event's wire name",
+    r"\bOrderStuck\b": "an event's wire name",
     r"CHARGE_OPEN": "an outcome's wire name",
     r"SMTP_BIND": "a variable of the sandbox, which may stand in the same environment",
     r"ORDER BY": "SQL",
     r"logs.py: .*_ORDER": "a sequence",
     r"in_order": "a sequence",
+    r"[Rr]eading order": "a sequence",
     r"order=True": "a dataclass that compares",
     r"(?:in|the|any|no|own|one|lock|global|commit|out of) order\b(?! (?:is|goes|was|of this)|')": "a sequence",
     r"(?:places|names), order, ": "a sequence",

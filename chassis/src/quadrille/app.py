@@ -1,4 +1,9 @@
-"""What a service's main.py wires, and what its HTTP face is made from."""
+"""The program of a service: what its ``main.py`` wires, and the roles it is started as.
+
+Reading order: ``Program`` (what is wired), ``main`` (one role until SIGTERM), the roles ``_api``, ``_worker``,
+``_relay``, ``_migrate``; ``Settings`` (``quadrille.settings``), ``Face`` (``quadrille.context``: what an API is made
+from), ``OperatorAction`` (``quadrille.ops.actions``: what a person may ask for).
+"""
 
 from __future__ import annotations
 
@@ -15,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import structlog
 
-from quadrille import file_limits, settings
+from quadrille import file_limits, lazy, settings
 from quadrille.context import Face
 from quadrille.db.conninfo import unhear
 from quadrille.handlers import HandlerRegistry
@@ -24,17 +29,52 @@ from quadrille.observability import logs
 from quadrille.observability.tracing import Spans, name_unheard
 from quadrille.ops import server
 from quadrille.ops.health import breaker_closed, database_can_write, nothing_parked, relay_publishes
+from quadrille.ops.routes import OpsRoutes
 from quadrille.ops.server import Check
 from quadrille.service import Service, Store, Tx
-from quadrille.settings import Settings
+from quadrille.settings import Duration, Hidden, Secret, Settings, Url, parse_duration
 
 if TYPE_CHECKING:
     from quadrille.avro.codec import Codec
     from quadrille.db.retention import Upkeep
-    from quadrille.ops.actions import OperatorAction
+    from quadrille.ops.actions import OperatorAction, Refusal, Success, compensation_actions
+    from quadrille.ops.admission import database, intake
+    from quadrille.ops.routes import OpsRequest, OpsResponse
     from quadrille.processing.telemetry import SagaOutcome, SagaOutcomes
-    from quadrille.service import Service
+    from quadrille.web.problems import refuse, register
+else:  # a relay has no operators' actions
+    __getattr__ = lazy.face(
+        __name__,
+        {
+            "quadrille.ops.actions": ("OperatorAction", "Refusal", "Success", "compensation_actions"),
+            "quadrille.ops.admission": ("database", "intake"),
+            "quadrille.ops.routes": ("OpsRequest", "OpsResponse"),
+            "quadrille.web.problems": ("refuse", "register"),
+        },
+    )
 
+__all__ = [
+    "Duration",
+    "Face",
+    "Hidden",
+    "OperatorAction",
+    "OpsRequest",
+    "OpsResponse",
+    "OpsRoutes",
+    "Program",
+    "Refusal",
+    "Secret",
+    "Settings",
+    "Success",
+    "Url",
+    "compensation_actions",
+    "database",
+    "intake",
+    "main",
+    "parse_duration",
+    "refuse",
+    "register",
+]
 W = TypeVar("W")
 
 
@@ -46,7 +86,8 @@ def _nobody(_: Settings) -> None:
 class Program(Generic[W]):
     """What a service's main.py wires: handlers, store, errands with their client, rules, and where its HTTP face is.
 
-    ``api`` is the name of a function ``make(face: Face)`` giving an ASGI app, imported by the api role alone;
+    ``api`` is the name of a function ``make(face: Face)`` giving an ASGI app, imported by the api role alone, empty for
+    a service without one;
     ``outcome`` tells how a saga ends by what is said; ``forget`` lets some of its own rows go that are past their time
     and returns how many; ``operators`` are the commands a person may give over the ops
     port, ``ops`` the names of functions ``routes(face: Face)`` giving what else the api's ops port answers.
@@ -54,7 +95,7 @@ class Program(Generic[W]):
 
     on: HandlerRegistry[W]
     store: Store[W]
-    api: str
+    api: str = ""
     outside: Gateway = field(default_factory=lambda: Gateway(""))
     client: Callable[[Any], object] = _nobody  # of the settings, which are of the service's own class
     rules: Callable[[Any], object] = _nobody
@@ -176,10 +217,11 @@ def _worker(name: str, found: Settings, stop: threading.Event) -> None:
 
 def _api(name: str, found: Settings, stop: threading.Event) -> None:
     from quadrille.db.connection import connection  # noqa: PLC0415 - as above
-    from quadrille.ops import actions  # noqa: PLC0415 - the worker's and the api's
     from quadrille.web.app import serve  # noqa: PLC0415 - HTTP is the api's alone
 
     program = _program(name)
+    if not program.api:
+        sys.exit(f"{name} has no HTTP API: its PROGRAM names none")
     service, codec = _service(program, found)
     spans, connect = Spans(name, "api", found.otlp_endpoints, found.trace_ratio), connection(found.database_url)
     tally = program.tally(connect)
@@ -190,15 +232,24 @@ def _api(name: str, found: Settings, stop: threading.Event) -> None:
         "schemas": codec.prepare,
         "api": lambda: _listens(found.api_bind),
     }
-    routes = dict(actions.routes(program.operators, face, "api"))
-    for name_of_more in program.ops:
-        routes |= _named(name_of_more)(face)
     with (
         tally or nullcontext(),
-        server.serve(found.ops_bind, name, "api", checks, found.shown(), routes=routes, warns=_degraded(found)),
+        server.serve(
+            found.ops_bind, name, "api", checks, found.shown(), routes=api_routes(program, face), warns=_degraded(found)
+        ),
     ):
         serve(app, found.api_bind, stop)
     spans.stop()
+
+
+def api_routes(program: Program[Any], face: Face) -> OpsRoutes:
+    """Return what an api's ops port answers beside health: operators' actions, and what the service adds."""
+    from quadrille.ops import actions  # noqa: PLC0415 - the worker's and the api's
+
+    routes = dict(actions.routes(program.operators, face, "api"))
+    for name_of_more in program.ops:
+        routes |= _named(name_of_more)(face)
+    return routes
 
 
 def _relay(name: str, found: Settings, stop: threading.Event) -> None:

@@ -59,12 +59,14 @@ class IntentPolicy:
 
 # law.md, "Clocks"; each wait is taken ± 50 %
 DELAYED = tuple(timedelta(seconds=s) for s in (1, 5, 30, 120, 600))
-FOR_A_DAY = (*DELAYED, *(timedelta(minutes=15) for _ in range(95)))  # then every 15 min up to 24 h
-INQUIRY = (  # soon, then every 5 s for 5 min, then every 2 min without an end
+FOR_A_DAY = (*DELAYED, *(timedelta(minutes=15) for _ in range(95)))
+"""Waits between tries of what may take a day: quickly at first, then every 15 min up to 24 h."""
+INQUIRY = (
     *(timedelta(seconds=s) for s in (0.5, 1, 2, 4)),
     *(timedelta(seconds=5) for _ in range(60)),
     timedelta(minutes=2),
 )
+"""Waits between questions that have no end: soon, then every 5 s for 5 min, then every 2 min."""
 OLD = timedelta(hours=20)
 """From this age on an intent inquires before it acts: an outside that forgets its keys does so after a day."""
 

@@ -158,6 +158,7 @@ class Infrastructure(Exception):  # noqa: N818 - a class of trouble, not one err
 
 M = TypeVar("M", bound=Message)
 Emitted: TypeAlias = Event | Intent | Timer | Reply
+"""What a handler may return, one or several of them."""
 Saying: TypeAlias = Emitted | tuple[Emitted, ...] | None
 
 

@@ -1,20 +1,31 @@
-"""One service as the chassis sees it: its handlers, its store, its errands and its words' codec."""
+"""What a store stands on, and one service as the chassis sees it: handlers, store, gateway, codec.
+
+Reading order: ``Store`` (what a service's store is), ``Tx`` (what it gets), ``schema`` and ``run_migrations`` (what its
+migrations call), ``Service`` (all of it wired for one process).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-import psycopg
-
+from quadrille import lazy
+from quadrille.db import schema
+from quadrille.db.connection import Tx
 from quadrille.handlers import HandlerRegistry
+from quadrille.ids import floor_of, milliseconds
 from quadrille.intents import Gateway
 from quadrille.messages import Event, Message
 from quadrille.rows import Rows
 
+if TYPE_CHECKING:
+    from quadrille.db.migrations import run_migrations
+else:
+    __getattr__ = lazy.face(__name__, {"quadrille.db.migrations": ("run_migrations",)})  # Alembic is no worker's
+
+__all__ = ["Service", "Store", "Tx", "floor_of", "milliseconds", "run_migrations", "schema"]
 W = TypeVar("W")
-Tx: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 
 
 class Store(Protocol[W]):

@@ -153,10 +153,13 @@ def _endpoint(url: str) -> str:
 
 
 Duration = Annotated[timedelta, BeforeValidator(parse_duration), PlainSerializer(_duration_text, return_type=str)]
+"""A time span, written ``250ms``, ``3s``, ``5m``, ``48h`` or ``7d``."""
 Address = Annotated[Bind, PlainValidator(parse_bind), PlainSerializer(str, return_type=str)]
 Hidden = Annotated[Secret, PlainValidator(Secret), PlainSerializer(repr, return_type=str)]
+"""A secret: shown as ``***``."""
 Urls = Annotated[tuple[str, ...], BeforeValidator(_endpoints)]
 Url = Annotated[str, Field(pattern=r"^https?://[^\s/]+(/\S*)?$"), AfterValidator(_with_port)]
+"""An http or https address."""
 
 
 class Settings(BaseModel):

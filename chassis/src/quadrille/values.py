@@ -41,9 +41,13 @@ def _within(moment: datetime) -> datetime:
 
 
 Moment = Annotated[AwareDatetime, BeforeValidator(_written), AfterValidator(_within)]
+"""A time as it comes in, RFC 3339 with its offset; one before 2000 or after 2200 is taken as the first or last."""
 Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$")]
+"""A name made by a machine: letters, digits and ``. _ : -``, 64 at most."""
 Text = Annotated[str, StringConstraints(min_length=1, max_length=TEXT_MAX, pattern=_PLAIN), AfterValidator(_composed)]
+"""A text by people, composed (NFC), without control characters, 255 at most."""
 Idempotency = Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,255}$")]
+"""An ``Idempotency-Key``: visible ASCII, 255 at most."""
 
 
 class Paged(BaseModel):

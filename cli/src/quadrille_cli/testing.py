@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from _pytest.nodeid import NodeId
 
+from quadrille_cli.services import SERVICES
 from quadrille_cli.stack import EVERYTHING, Stack
-from quadrille_cli.stack.ports import SERVICES
 from quadrille_cli.stack.servers import jaeger
 
 Start = Callable[..., Stack]

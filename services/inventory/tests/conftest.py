@@ -7,7 +7,7 @@ import pytest
 from inventory.domain import Stock
 from inventory.events import SetStock
 from inventory.handlers import on
-from quadrille.testing.in_memory import InMemory
+from quadrille.testing import InMemory
 
 
 @pytest.fixture

@@ -15,11 +15,9 @@ from inventory import api, store
 from inventory.domain import Stock
 from inventory.events import Line, OrderPlaced, SetStock
 from inventory.handlers import on
-from quadrille.handlers import HandlerRegistry
+from quadrille import HandlerRegistry
 from quadrille.service import Store, Tx
-from quadrille.testing.api import serving
-from quadrille.testing.fuzz import fuzz
-from quadrille.testing.postgres import OnPostgres
+from quadrille.testing import OnPostgres, fuzz_api, serving
 from quadrille_cli.client import Client, Reply
 
 Inventory = OnPostgres[Stock]
@@ -246,4 +244,4 @@ def test_the_description(shop: Client) -> None:
 
 def test_no_request_finds_an_undocumented_answer(url: str, tmp_path: Path) -> None:
     """Whatever schemathesis sends, valid or not: no 5xx, and every answer is as described."""
-    fuzz(url, 8, tmp_path)
+    fuzz_api(url, 8, tmp_path)

@@ -20,8 +20,8 @@ from inventory.events import (
     StockReserved,
 )
 from inventory.handlers import on
-from quadrille.messages import Message
-from quadrille.testing.in_memory import InMemory
+from quadrille import Message
+from quadrille.testing import InMemory
 
 SKUS = ("a", "b", "c")
 orders = st.sampled_from([f"o-{n}" for n in range(4)])

@@ -24,8 +24,8 @@ from inventory.events import (
     StockSet,
 )
 from inventory.handlers import on
-from quadrille.system_messages import ResolveCompensation, RetryCompensation
-from quadrille.testing.in_memory import InMemory
+from quadrille import ResolveCompensation, RetryCompensation
+from quadrille.testing import InMemory
 
 PLACED = OrderPlaced("o-1", (Line("sku-1", 2), Line("sku-2", 1)))
 CANCEL = OrderCancellationRequested("o-1")

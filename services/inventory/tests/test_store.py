@@ -28,11 +28,9 @@ from inventory.events import (
     StockSet,
 )
 from inventory.handlers import on
-from quadrille.handlers import HandlerRegistry
-from quadrille.messages import Message
-from quadrille.processing.envelope import Handled, Parked
+from quadrille import HandlerRegistry, Message
 from quadrille.service import Store
-from quadrille.testing.postgres import OnPostgres, drift
+from quadrille.testing import Handled, OnPostgres, Parked, drift
 
 Inventory = OnPostgres[Stock]
 

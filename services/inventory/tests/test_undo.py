@@ -17,9 +17,8 @@ from inventory.events import (
     StockReleased,
     StockResolved,
 )
-from quadrille.messages import Message, tell_waiting
-from quadrille.system_messages import CompensationAnswered, ResolveCompensation, RetryCompensation
-from quadrille.testing.in_memory import InMemory
+from quadrille import CompensationAnswered, Message, ResolveCompensation, RetryCompensation
+from quadrille.testing import InMemory, tell_waiting
 
 PLACED = OrderPlaced("o-1", (Line("sku-1", 2), Line("sku-2", 1)))
 CONFIRMED, DECLINED = OrderConfirmed("o-1"), PaymentDeclined("o-1")

@@ -1,5 +1,5 @@
 """Runs this history over the connection it is given."""
 
-from quadrille.db.migrations import run
+from quadrille.service import run_migrations
 
-run()
+run_migrations()

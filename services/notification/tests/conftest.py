@@ -7,7 +7,7 @@ import pytest
 from notification.domain import Post
 from notification.events import PutContact
 from notification.handlers import on
-from quadrille.testing.in_memory import InMemory
+from quadrille.testing import InMemory
 
 
 @pytest.fixture

@@ -15,11 +15,9 @@ from notification import api, store
 from notification.domain import Post
 from notification.events import MailFailed, MailSent, OrderCancellationRequested, OrderCancelled, OrderConfirmed
 from notification.handlers import on
-from quadrille.handlers import HandlerRegistry
+from quadrille import HandlerRegistry
 from quadrille.service import Store, Tx
-from quadrille.testing.api import serving
-from quadrille.testing.fuzz import fuzz
-from quadrille.testing.postgres import OnPostgres
+from quadrille.testing import OnPostgres, fuzz_api, serving
 from quadrille_cli.client import Client, Reply
 
 Office = OnPostgres[Post]
@@ -219,4 +217,4 @@ def test_the_description(shop: Client) -> None:
 
 def test_no_request_finds_an_undocumented_answer(url: str, tmp_path: Path) -> None:
     """Whatever schemathesis sends, valid or not: no 5xx, and every answer is as described."""
-    fuzz(url, 8, tmp_path)
+    fuzz_api(url, 8, tmp_path)

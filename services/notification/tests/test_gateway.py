@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from notification.events import MailFailed, MailSent, SendMail
 from notification.gateway import GIVEN_UP, Mailer, Unsafe, compose, outside, safe, send_mail
-from quadrille.intents import TransientError
+from quadrille.gateway import TransientError
 from quadrille_sandbox.testing import Running, running
 
 HEADERS = [

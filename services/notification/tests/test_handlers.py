@@ -24,9 +24,8 @@ from notification.events import (
     SendMailDropped,
 )
 from notification.handlers import on, when_mail
-from quadrille.intents import Decision
-from quadrille.messages import Message
-from quadrille.testing.in_memory import InMemory
+from quadrille import Decision, Message
+from quadrille.testing import InMemory
 
 CONFIRMED = OrderConfirmed("o-1", "cust_demo", 2500, "EUR")
 CANCEL = OrderCancellationRequested("o-1")

@@ -26,10 +26,9 @@ from notification.events import (
     SendMailDropped,
 )
 from notification.handlers import on, when_mail
-from quadrille.handlers import HandlerRegistry
-from quadrille.intents import Decision
+from quadrille import Decision, HandlerRegistry
 from quadrille.service import Store
-from quadrille.testing.postgres import OnPostgres, drift
+from quadrille.testing import OnPostgres, drift
 
 Office = OnPostgres[Post]
 

@@ -13,11 +13,9 @@ from order import api, store
 from order.domain import Orders
 from order.events import Line, PlaceOrder
 from order.handlers import on
-from quadrille.handlers import HandlerRegistry
+from quadrille import HandlerRegistry
 from quadrille.service import Store
-from quadrille.testing.api import serving
-from quadrille.testing.in_memory import START, InMemory
-from quadrille.testing.postgres import OnPostgres
+from quadrille.testing import START, InMemory, OnPostgres, serving
 
 Wire = Callable[[HandlerRegistry[Orders], Store[Orders]], OnPostgres[Orders]]
 

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import psycopg
 
 from order.domain import Orders
-from quadrille.testing.postgres import OnPostgres
+from quadrille.testing import OnPostgres
 
 ORDER: dict[str, Any] = {
     "customer_id": "cust_demo",

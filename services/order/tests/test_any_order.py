@@ -36,8 +36,8 @@ from order.events import (
     StockResolved,
 )
 from order.handlers import on
-from quadrille.messages import Emitted, Event, Message
-from quadrille.testing.in_memory import START, InMemory
+from quadrille import Emitted, Event, Message
+from quadrille.testing import START, InMemory
 
 Story: TypeAlias = tuple[Order, tuple[str, ...]]
 Reached: TypeAlias = dict[Story, list[tuple[Story, tuple[Emitted, ...]]]]

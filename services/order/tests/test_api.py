@@ -21,7 +21,7 @@ from order.events import (
     StockReleased,
     StockReserved,
 )
-from quadrille.messages import Message
+from quadrille import Message
 
 
 def slug(got: Got) -> str:

@@ -31,11 +31,9 @@ from order.events import (
     StockReleased,
     StockReserved,
 )
-from quadrille.ids import uuid7
-from quadrille.messages import Message
-from quadrille.processing.batch import process_batch
-from quadrille.processing.envelope import Envelope, Handled, Parked, Unreadable
+from quadrille import Message
 from quadrille.service import Service, Tx
+from quadrille.testing import Envelope, Handled, Parked, Unreadable, process_batch, uuid7
 
 CUT_OFF = "UPDATE orders SET cancellable_until = now() - interval '1 second' WHERE order_id = %s"
 RACES, BATCH = 10_000, 40

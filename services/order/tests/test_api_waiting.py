@@ -17,8 +17,7 @@ from services.order.tests.shopfront import Got, Shop, Told
 
 from order import api
 from order.events import PaymentCharged, PaymentRefunded, PaymentSkipped, StockRejected, StockReleased, StockReserved
-from quadrille.ids import lock_key
-from quadrille.testing.api import serving
+from quadrille.testing import lock_key, serving
 
 KEYS, AT_ONCE = 1_000, int(os.environ.get("POSTS_AT_ONCE", "8"))
 FOR_EVER = 3600.0

@@ -21,11 +21,9 @@ from services.order.tests.shopfront import ORDER
 from order import store
 from order.domain import Orders
 from order.handlers import on
-from quadrille.avro.registry import numbered
-from quadrille.avro.schemas import said_by
-from quadrille.handlers import HandlerRegistry
+from quadrille import HandlerRegistry
 from quadrille.service import Store
-from quadrille.testing.postgres import OnPostgres
+from quadrille.testing import OnPostgres, schema_ids
 from tests.chassis.support.database import wait_until
 from tests.chassis.support.http_harness import free_port
 
@@ -40,7 +38,7 @@ def db(on_postgres: Callable[[HandlerRegistry[Orders], Store[Orders]], OnPostgre
 @contextmanager
 def few_files(db: OnPostgres[Orders], folder: Path) -> Iterator[tuple[int, int, psutil.Process]]:
     """Run the api in a process that may open few files, half of them until it asks for all; its two ports, and it."""
-    numbered(folder / "schemas", (*said_by("order"), *said_by("chassis")))
+    schema_ids(folder / "schemas", "order")
     api, ops = free_port(), free_port()
     settings = {
         "DATABASE_URL": db.logins.app, "KAFKA_BOOTSTRAP": "127.0.0.1:1", "REGISTRY_URL": "http://127.0.0.1:1",

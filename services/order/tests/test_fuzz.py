@@ -8,11 +8,9 @@ from pathlib import Path
 from order import api, store
 from order.domain import Orders
 from order.handlers import on
-from quadrille.handlers import HandlerRegistry
+from quadrille import HandlerRegistry
 from quadrille.service import Store
-from quadrille.testing.api import serving
-from quadrille.testing.fuzz import fuzz
-from quadrille.testing.postgres import OnPostgres
+from quadrille.testing import OnPostgres, fuzz_api, serving
 
 
 def test_nothing_undocumented(
@@ -21,4 +19,4 @@ def test_nothing_undocumented(
     """schemathesis, positive and negative, finds no undocumented answer and no 5xx."""
     db = on_postgres(on, store)
     with serving(api.make, db.service, db.connect) as url:
-        fuzz(url, 12, tmp_path)
+        fuzz_api(url, 12, tmp_path)

@@ -35,9 +35,8 @@ from order.events import (
     StockReserved,
     StockResolved,
 )
-from quadrille.messages import Event, Message, NotYet
-from quadrille.system_messages import FindingRaised
-from quadrille.testing.in_memory import START, InMemory
+from quadrille import Event, FindingRaised, Message, NotYet
+from quadrille.testing import START, InMemory
 
 Desk = InMemory[Orders]
 EXPIRED = OrderDeadline("o-1", START + timedelta(minutes=5))

@@ -25,15 +25,18 @@ from order.events import (
     PaymentRefundFailed,
     StockReserved,
 )
-from order.main import outcome
-from order.ops import routes as ops_routes
+from order.main import PROGRAM, outcome
 from order.settings import OrderSettings
-from quadrille.context import Face
-from quadrille.messages import Emitted
-from quadrille.observability.tracing import Spans
-from quadrille.ops import server as ops
-from quadrille.testing.in_memory import START
-from quadrille.web.admission import PROBES, AdmissionControl, AdmissionLimits, AdmissionState, State
+from quadrille import Emitted
+from quadrille.app import Face
+from quadrille.testing import (
+    PROBES,
+    AdmissionControl,
+    AdmissionMode,
+    Spans,
+    ops_serving,
+)
+from quadrille.web import AdmissionLimits
 
 LIMITS = AdmissionLimits()
 NEWS = "SELECT type FROM outbox WHERE type LIKE 'intake.%' ORDER BY ctid"
@@ -59,26 +62,6 @@ def requested(reason: str, then: Status = Status.PENDING) -> OrderCancellationRe
 def test_what_counts_as_failed(said: Emitted, counted: tuple[int, int]) -> None:
     """A deadline and a failed undo do; out of stock, declined and cancelled never; each saga is counted once."""
     assert outcome(said) == counted
-
-
-@pytest.mark.parametrize(
-    ("state", "seconds", "ended", "failed", "wanted"),
-    [
-        ("OPEN", 9, 20, 1, "OPEN"),  # 5 % is not above 5 %
-        ("OPEN", 9, 20, 2, "SHUT"),
-        ("OPEN", 9, 19, 19, "OPEN"),  # too few to judge by
-        ("SHUT", 29, 0, 0, "SHUT"),
-        ("SHUT", 30, 50, 50, "TRICKLE"),
-        ("TRICKLE", 1, PROBES - 1, 0, "TRICKLE"),
-        ("TRICKLE", 1, PROBES, 0, "OPEN"),
-        ("TRICKLE", 1, 9, 1, "SHUT"),
-        ("TRICKLE", 99, 0, 0, "TRICKLE"),
-        ("PAUSED", 9999, 100, 0, "PAUSED"),
-    ],
-)
-def test_when_the_state_turns(state: State, seconds: int, ended: int, failed: int, wanted: State) -> None:
-    """More than 5 % of at least 20; half a minute's rest; five good ones; never out of a person's pause."""
-    assert AdmissionState(state, START, START + timedelta(seconds=seconds), ended, failed).next(LIMITS) == wanted
 
 
 @pytest.fixture
@@ -216,10 +199,10 @@ def test_old_failures_count_no_more(till: Till) -> None:
 def ask(till: Till) -> Iterator[Ask]:
     """Ask order's ops port."""
     face = Face(OrderSettings.model_validate(NOWHERE), till.shop.db.service, till.shop.db.connect, Spans.disabled())
-    with ops.serve("127.0.0.1:0", "order", "api", {}, routes=ops_routes(face)) as server:
+    with ops_serving(PROGRAM, face) as port:
 
         def ask(method: str, path: str, body: object = None) -> tuple[int, Any]:
-            line = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=60)
+            line = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
             data = None if body is None else json.dumps(body).encode()
             line.request(method, path, data, {"Content-Type": "application/json"})
             answer = line.getresponse()
@@ -282,7 +265,7 @@ def test_who_owes_what(till: Till, ask: Ask) -> None:
 
 def test_the_states_are_those_of_the_table(till: Till) -> None:
     """Every state the gate knows may stand in its row, and no other."""
-    for state in get_args(State):
+    for state in get_args(AdmissionMode):
         till.sql("UPDATE intake SET state = %s", state)
     with pytest.raises(psycopg.errors.CheckViolation):
         till.sql("UPDATE intake SET state = 'AJAR'")

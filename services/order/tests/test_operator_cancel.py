@@ -22,11 +22,9 @@ from order.events import (
 )
 from order.main import PROGRAM
 from order.settings import OrderSettings
-from quadrille.context import Face
-from quadrille.messages import Message
-from quadrille.observability.tracing import Spans
-from quadrille.ops import actions
-from quadrille.ops import server as ops
+from quadrille import Message
+from quadrille.app import Face
+from quadrille.testing import Spans, ops_serving
 
 CUT_OFF = "UPDATE orders SET cancellable_until = '2026-11-21T09:44:03.120Z' WHERE order_id = %s"
 AUDIT = "SELECT actor, action, reason, before -> 'order' ->> 'order_status', after ->> 'outcome' FROM audit"
@@ -40,11 +38,10 @@ def ask(shop: Shop) -> Iterator[Ask]:
     with psycopg.connect(shop.db.logins.owner) as tx:
         tx.execute("TRUNCATE audit")
     face = Face(OrderSettings.model_validate(NOWHERE), shop.db.service, shop.db.connect, Spans.disabled())
-    routes = actions.routes(PROGRAM.operators, face, "api")
-    with ops.serve("127.0.0.1:0", "order", "api", {}, routes=routes) as server:
+    with ops_serving(PROGRAM, face) as port:
 
         def ask(order_id: str, reason: str = "fraud", **more: object) -> tuple[int, Any]:
-            line = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=60)
+            line = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
             body = json.dumps({"reason": reason, **more}).encode()
             line.request("POST", f"/ops/orders/{order_id}/cancel", body, {"Content-Type": "application/json"})
             answer = line.getresponse()

@@ -9,8 +9,8 @@ import pytest
 
 from order.domain import Orders
 from order.events import PlaceAnswered, PlaceOrder
-from quadrille.messages import Event
-from quadrille.testing.in_memory import InMemory
+from quadrille import Event
+from quadrille.testing import InMemory
 
 Desk = InMemory[Orders]
 

@@ -38,15 +38,9 @@ from order.events import (
 )
 from order.handlers import on
 from order.store import Filters
-from quadrille.db.connection import connection
-from quadrille.db.migrations import upgrade
-from quadrille.handlers import HandlerRegistry
-from quadrille.ids import lock_key, uuid7
-from quadrille.messages import Event, Message, Timer
-from quadrille.processing.batch import process_batch
-from quadrille.processing.envelope import Busy, Handled, Parked
+from quadrille import Event, HandlerRegistry, Message, Timer
 from quadrille.service import Store
-from quadrille.testing.postgres import OnPostgres, drift
+from quadrille.testing import Busy, Handled, OnPostgres, Parked, drift, lock_key, process_batch, upgrade, uuid7
 from quadrille_cli.testing import Start
 
 Desk = OnPostgres[Orders]
@@ -359,7 +353,7 @@ def test_orders_of_before_survive(parts_of_the_stack: Start) -> None:
     """What was placed before references came free stays as it is, found and taken; what had ended CANCELLED is free."""
     stack = parts_of_the_stack("postgres:order")
     cluster = stack.database_url("order", "postgres")
-    with connection(cluster)() as tx:
+    with psycopg.connect(cluster, autocommit=True) as tx:
         tx.execute("CREATE DATABASE older OWNER owner")
     url = f"{cluster.rpartition('/')[0]}/older?options=-c%20role%3Downer"
     upgrade("order", url, "0006")

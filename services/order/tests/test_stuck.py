@@ -22,9 +22,8 @@ from order.events import (
     StockReleased,
     StockReserved,
 )
-from quadrille.messages import Message, Timer
-from quadrille.system_messages import OrderStuck
-from quadrille.testing.in_memory import START, InMemory
+from quadrille import Message, OrderStuck, Timer
+from quadrille.testing import START, InMemory
 
 Desk = InMemory[Orders]
 DEADLINE = START + timedelta(minutes=5)

@@ -13,8 +13,7 @@ from order import api
 from order.domain import Status
 from order.events import OrderCancellationRequested, OrderCancelled, OrderCompensationFailed, OrderConfirmed
 from order.main import PROGRAM
-from quadrille.processing.telemetry import SagaOutcomes
-from quadrille.testing.api import serving
+from quadrille.testing import SagaOutcomes, serving
 
 Sums = Callable[[], tuple[int, int, int]]
 

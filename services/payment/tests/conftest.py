@@ -6,7 +6,7 @@ import pytest
 
 from payment.domain import Payments
 from payment.handlers import on
-from quadrille.testing.in_memory import InMemory
+from quadrille.testing import InMemory
 
 
 @pytest.fixture

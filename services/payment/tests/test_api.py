@@ -18,12 +18,9 @@ from payment.domain import Payments
 from payment.events import CardCharged, CardDeclined, CardRefunded, OrderCancellationRequested, OrderPlaced
 from payment.events import StockReserved as Reserved
 from payment.handlers import on
-from quadrille.handlers import HandlerRegistry
+from quadrille import HandlerRegistry
 from quadrille.service import Store, Tx
-from quadrille.testing.api import serving
-from quadrille.testing.fuzz import fuzz
-from quadrille.testing.postgres import OnPostgres
-from quadrille.web.api import Pool
+from quadrille.testing import OnPostgres, Pool, fuzz_api, serving
 from quadrille_cli.client import Client, Reply
 
 Money = OnPostgres[Payments]
@@ -169,7 +166,7 @@ def test_the_description(shop: Client) -> None:
 
 def test_no_request_finds_an_undocumented_answer(url: str, tmp_path: Path) -> None:
     """Whatever schemathesis sends, valid or not: no 5xx, and every answer is as described."""
-    fuzz(url, 5, tmp_path)
+    fuzz_api(url, 5, tmp_path)
 
 
 def test_a_payment_is_read_at_one_moment(payment: Money, charging: str) -> None:

@@ -25,8 +25,7 @@ from payment.events import (
     RefundRefused,
 )
 from payment.gateway import Processor, charge, inquire_charge, inquire_refund, outside, refund
-from quadrille.gateway.breaker import Limits, State
-from quadrille.intents import FOR_A_DAY, INQUIRY, TransientError
+from quadrille.gateway import FOR_A_DAY, INQUIRY, Limits, State, TransientError
 from quadrille_sandbox.testing import Running, running
 
 TIMEOUT = 0.3  # seconds; nothing here depends on the 3 s of production

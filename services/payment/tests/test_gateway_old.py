@@ -23,7 +23,7 @@ from payment.events import (
     RefundRefused,
 )
 from payment.gateway import Processor, inquire_refund, outside, refund
-from quadrille.intents import TransientError
+from quadrille.gateway import TransientError
 
 CHARGED = {"status": "charged", "reference": "ch_1"}
 DECLINED = {"status": "declined", "code": "insufficient_funds"}

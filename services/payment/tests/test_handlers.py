@@ -32,9 +32,8 @@ from payment.events import (
     StockReserved,
 )
 from payment.handlers import on
-from quadrille.messages import Message
-from quadrille.system_messages import ResolveCompensation, RetryCompensation
-from quadrille.testing.in_memory import START, InMemory
+from quadrille import Message, ResolveCompensation, RetryCompensation
+from quadrille.testing import START, InMemory
 
 PLACED = OrderPlaced("o-1", 2500, "EUR", "tok_ok", START + timedelta(minutes=5))
 RESERVED = StockReserved("o-1")

@@ -25,8 +25,8 @@ from payment.events import (
     StockReserved,
 )
 from payment.handlers import on
-from quadrille.messages import Message
-from quadrille.testing.in_memory import START, InMemory
+from quadrille import Message
+from quadrille.testing import START, InMemory
 
 AMOUNT = 2500
 KEPT = (State.CHARGED, State.REFUNDING, State.REFUND_FAILED)

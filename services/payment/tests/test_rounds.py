@@ -15,10 +15,10 @@ from payment.domain import Payments
 from payment.events import ChargeNotFound, ChargeUnknown, OrderPlaced, StockReserved
 from payment.gateway import outside
 from payment.handlers import on
-from quadrille.handlers import HandlerRegistry
-from quadrille.intents import INQUIRY, Gateway
+from quadrille import HandlerRegistry
+from quadrille.gateway import INQUIRY, Gateway
 from quadrille.service import Store
-from quadrille.testing.postgres import OnPostgres
+from quadrille.testing import OnPostgres
 
 Money = OnPostgres[Payments]
 LATER = datetime(2100, 1, 1, tzinfo=UTC)

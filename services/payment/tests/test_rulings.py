@@ -21,9 +21,8 @@ from payment.events import (
     StockReserved,
 )
 from payment.handlers import when_charge, when_refund
-from quadrille.intents import Decision
-from quadrille.messages import Message, stamp
-from quadrille.testing.in_memory import START, InMemory
+from quadrille import Decision, Message
+from quadrille.testing import START, InMemory, stamp
 
 DEADLINE = START + timedelta(minutes=5)
 PLACED = OrderPlaced("o-1", 2500, "EUR", "tok_ok", DEADLINE)

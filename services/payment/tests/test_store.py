@@ -29,10 +29,9 @@ from payment.events import (
     StockReserved,
 )
 from payment.handlers import on
-from quadrille.handlers import HandlerRegistry
-from quadrille.processing.envelope import Duplicate, Handled
+from quadrille import HandlerRegistry
 from quadrille.service import Store
-from quadrille.testing.postgres import OnPostgres, drift
+from quadrille.testing import Duplicate, Handled, OnPostgres, drift
 
 Money = OnPostgres[Payments]
 LATER = datetime(2100, 1, 1, tzinfo=UTC)

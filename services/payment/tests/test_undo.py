@@ -27,10 +27,15 @@ from payment.events import (
     StockReserved,
 )
 from payment.handlers import when_refund
-from quadrille.intents import Decision
-from quadrille.messages import Message, tell_waiting
-from quadrille.system_messages import CompensationAnswered, FindingRaised, ResolveCompensation, RetryCompensation
-from quadrille.testing.in_memory import START, InMemory
+from quadrille import (
+    CompensationAnswered,
+    Decision,
+    FindingRaised,
+    Message,
+    ResolveCompensation,
+    RetryCompensation,
+)
+from quadrille.testing import START, InMemory, tell_waiting
 
 PLACED = OrderPlaced("o-1", 2500, "EUR", "tok_ok", START)
 RESERVED = StockReserved("o-1")

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, NewType, NoReturn, TypeAlias, Union,
 
 from quadrille.avro import decoder
 from quadrille.avro.decoder import DecodeFunction
-from quadrille.avro.schemas import ArrayOf, Field, Kind, MapOf, NullOr, OneOf, Plain, Record, Schema, Shape
+from quadrille.avro.schemas import ArrayOf, Field, MapOf, NullOr, OneOf, Plain, Primitive, RecordOf, Schema, Shape
 from quadrille.ids import from_milliseconds, milliseconds
 
 Hint: TypeAlias = Any  # what stands behind a field's colon
@@ -82,7 +82,7 @@ def differences(shape: Shape, hint: Hint, where: str) -> Iterator[str]:
         yield f"{where}: optional in one, not in the other"
         return
     match shape.inner if isinstance(shape, NullOr) else shape:
-        case Record(_, fields) if dataclasses.is_dataclass(inner):
+        case RecordOf(_, fields) if dataclasses.is_dataclass(inner):
             wanted, found = [f.name for f in fields], [f.name for f in dataclasses.fields(inner)]
             if wanted != found:
                 yield f"{where}: {', '.join(found)} where the schema has {', '.join(wanted)}"
@@ -115,9 +115,9 @@ def _reader(shape: Shape, hint: Hint, where: str) -> DecodeFunction:  # noqa: PL
         case MapOf(values) if (made := _map(inner)) is not None:
             convert, value = made
             return decoder.then(decoder.pairs_of(_reader(values, value, f"{where}{{}}")), convert)
-        case Record(_, fields) if inner is Any:
+        case RecordOf(_, fields) if inner is Any:
             return _whole_record(fields, where)
-        case Record(_, fields) if dataclasses.is_dataclass(inner) and isinstance(inner, type):
+        case RecordOf(_, fields) if dataclasses.is_dataclass(inner) and isinstance(inner, type):
             return _projected(fields, inner, where)
     _unlike(f"{where} is {type(shape).__name__} on the wire, {getattr(inner, '__name__', inner)} in the class")
 
@@ -147,7 +147,7 @@ def _default(column: dataclasses.Field[Any], where: str) -> object:
     _unlike(f"{where}.{column.name} is not in the schema and has no default")
 
 
-def _simple(kind: Kind, hint: Hint, where: str) -> DecodeFunction:
+def _simple(kind: Primitive, hint: Hint, where: str) -> DecodeFunction:
     if kind == "string":
         return _text(decoder.read_string, hint, where)
     if hint in (_PYTHON[kind], Any):
@@ -225,7 +225,7 @@ def _flat(shape: Shape, hint: Hint) -> Flat | None:
             return lambda values: [item(value) for value in values]
         case MapOf(values):
             return _flat_map(_flat(values, (_map(inner) or (dict, Any))[1]) or _same)
-        case Record(_, fields):
+        case RecordOf(_, fields):
             return _flat_record(fields, inner)
         case OneOf(name, _):
             _unlike(f"{name} is an enum: our own schemas say texts")

@@ -20,7 +20,7 @@ _PLAIN = ("boolean", "int", "long", "string", "bytes")
 
 CHASSIS, CHASSIS_PACKAGE = "chassis", "quadrille"  # whose events have the namespace quadrille.chassis
 
-Kind: TypeAlias = Literal["boolean", "int", "long", "string", "bytes"]
+Primitive: TypeAlias = Literal["boolean", "int", "long", "string", "bytes"]
 
 
 class UnsafeSchemaError(ValueError):
@@ -35,7 +35,7 @@ def _refuse(reason: str) -> NoReturn:
 class Plain:
     """A value of one of Avro's simple types."""
 
-    kind: Kind
+    kind: Primitive
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +76,14 @@ class Field:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class RecordOf:
     """Named values in the order in which they are written; ``name`` is the full name."""
 
     name: str
     fields: tuple[Field, ...]
 
 
-Shape: TypeAlias = Plain | OneOf | ArrayOf | MapOf | NullOr | Record
+Shape: TypeAlias = Plain | OneOf | ArrayOf | MapOf | NullOr | RecordOf
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class Schema:
     name: str
     text: str
     fingerprint: str
-    shape: Record
+    shape: RecordOf
 
 
 def parse(text: str) -> Schema:
@@ -109,7 +109,7 @@ def parse(text: str) -> Schema:
     except (ValueError, RecursionError):
         _refuse("not JSON")
     shape = _Parser().shape(raw, "", 0)
-    if not isinstance(shape, Record):
+    if not isinstance(shape, RecordOf):
         _refuse("not a record")
     fingerprint = hashlib.sha256(canonical(shape).encode()).hexdigest()
     return Schema(shape.name, text, fingerprint, shape)
@@ -151,7 +151,7 @@ class _Parser:
             _refuse(f"nested deeper than {MAX_DEPTH} or wider than {MAX_NODES} nodes")
         match raw:
             case str() if raw in _PLAIN:
-                return Plain(cast("Kind", raw))
+                return Plain(cast("Primitive", raw))
             case str():
                 return self._reference(raw, space, depth)
             case ["null", inner] if not isinstance(inner, list) and inner != "null":
@@ -163,7 +163,7 @@ class _Parser:
             case {"type": "enum" | "record", "name": str()}:
                 return self._definition(cast("dict[str, Any]", raw), space, depth)
             case {"type": str(kind)} if kind in _PLAIN:
-                return Plain(cast("Kind", kind))
+                return Plain(cast("Primitive", kind))
         _refuse("a type that is not part of the language, or has no width")
 
     def _reference(self, name: str, space: str, depth: int) -> Shape:
@@ -175,7 +175,7 @@ class _Parser:
         self._again -= 1
         return shape
 
-    def _definition(self, raw: dict[str, Any], space: str, depth: int) -> OneOf | Record:
+    def _definition(self, raw: dict[str, Any], space: str, depth: int) -> OneOf | RecordOf:
         name = _full(raw["name"], raw.get("namespace", space))
         if name in self._open:
             _refuse("recursive")
@@ -190,7 +190,7 @@ class _Parser:
         inner = name.rpartition(".")[0]
         shapes = [self.shape(field.get("type"), inner, depth + 1) for field in fields]
         self._open.pop()
-        return Record(name, tuple(Field(*pair) for pair in zip(names, shapes, strict=True)))
+        return RecordOf(name, tuple(Field(*pair) for pair in zip(names, shapes, strict=True)))
 
 
 def _objects(fields: object) -> list[dict[str, Any]]:
@@ -225,12 +225,12 @@ def _plain_json(shape: Shape, named: set[str]) -> object:  # noqa: PLR0911 - one
             return {"type": "array", "items": _plain_json(items, named)}
         case MapOf(values):
             return {"type": "map", "values": _plain_json(values, named)}
-        case OneOf(name, _) | Record(name, _) if name in named:
+        case OneOf(name, _) | RecordOf(name, _) if name in named:
             return name
         case OneOf(name, symbols):
             named.add(name)
             return {"name": name, "type": "enum", "symbols": list(symbols)}
-        case Record(name, fields):
+        case RecordOf(name, fields):
             named.add(name)
             columns = [{"name": field.name, "type": _plain_json(field.shape, named)} for field in fields]
             return {"name": name, "type": "record", "fields": columns}

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from psycopg.types.json import Jsonb
 
+from quadrille.db.connection import Tx
 from quadrille.ids import lock_key
-from quadrille.service import Tx
 
 # Whoever has read the last row must be the next to write one.
 LOCK = "SELECT pg_advisory_xact_lock(%b)"

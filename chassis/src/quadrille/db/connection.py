@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any, TypeAlias
 
 import psycopg
 import structlog
 from psycopg.pq import TransactionStatus
 
 from quadrille.db.conninfo import pinned, settled
-from quadrille.service import Tx
 
 # Statements are few, keyed and run for ever: planning the inbox's days anew for each batch is a tenth of its cost.
 PLAN_ONCE = "SELECT set_config('plan_cache_mode', 'force_generic_plan', false)"
+Tx: TypeAlias = psycopg.Connection[tuple[Any, ...]]
+"""A connection as a service's SQL gets it: inside the batch's transaction, which the chassis begins and ends."""
 log = structlog.get_logger()
 
 

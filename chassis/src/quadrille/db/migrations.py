@@ -39,7 +39,7 @@ def login(url: str) -> psycopg.Connection:
     return settled(psycopg.connect(pinned(url, connect_timeout=5)))
 
 
-def run() -> None:
+def run_migrations() -> None:
     """Run the history over the connection it was given: the whole of every service's ``env.py``."""
     context.configure(connection=context.config.attributes["connection"], transactional_ddl=True)
     with context.begin_transaction():
@@ -52,8 +52,8 @@ def scripts(package: str) -> Path:
     Raises FileNotFoundError if there is neither.
     """
     found = importlib.util.find_spec(package)
-    home = Path(found.origin).parent if found and found.origin else Path()
-    for folder in (home / "migrations", home.parent.parent / "migrations"):
+    homes = [Path(home) for home in (found and found.submodule_search_locations) or ()]
+    for folder in (folder for home in homes for folder in (home / "migrations", home.parent.parent / "migrations")):
         if (folder / "env.py").is_file():
             return folder
     message = f"{package} has no migrations: neither in its wheel nor beside its sources"

@@ -15,9 +15,9 @@ from typing import Protocol, TypeAlias
 import psycopg
 import structlog
 
+from quadrille.db.connection import Tx
 from quadrille.db.schema import AHEAD_DAYS, INBOX_DAYS
 from quadrille.ids import milliseconds
-from quadrille.service import Tx
 
 Forget: TypeAlias = Callable[[Tx], int]
 """Lets some of a service's own rows go that are past their time, and returns how many; 0 is no more of them."""

@@ -1,1 +1,39 @@
-"""Calls to the outside: a circuit breaker behind a bulkhead, and an HTTP client that knows no retry."""
+"""Calls to the outside.
+
+Reading order: ``quadrille.intents`` (``Gateway``: which function carries out which intent, and how it is tried again),
+``breaker`` (a circuit breaker with a bulkhead), ``http_client`` (one request, one answer, no retry of its own).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from quadrille import lazy
+
+if TYPE_CHECKING:
+    from quadrille.gateway.breaker import Breaker, CircuitOpenError, Limits, State
+    from quadrille.gateway.http_client import HttpClient, NoResponseError, still_open
+    from quadrille.intents import FOR_A_DAY, INQUIRY, Gateway, TransientError
+else:
+    __getattr__ = lazy.face(
+        __name__,
+        {
+            "quadrille.gateway.breaker": ("Breaker", "CircuitOpenError", "Limits", "State"),
+            "quadrille.gateway.http_client": ("HttpClient", "NoResponseError", "still_open"),
+            "quadrille.intents": ("FOR_A_DAY", "INQUIRY", "Gateway", "TransientError"),
+        },
+    )
+
+__all__ = [
+    "FOR_A_DAY",
+    "INQUIRY",
+    "Breaker",
+    "CircuitOpenError",
+    "Gateway",
+    "HttpClient",
+    "Limits",
+    "NoResponseError",
+    "State",
+    "TransientError",
+    "still_open",
+]

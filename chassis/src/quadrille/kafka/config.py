@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-Settings: TypeAlias = dict[str, str | int | float | bool]
+ClientSettings: TypeAlias = dict[str, str | int | float | bool]
 
 QUEUE_MESSAGES = 1_000
 """Most records a producer holds: what a crash can double and a woken zombie can append."""
 
-_CLIENT: Settings = {
+_CLIENT: ClientSettings = {
     "socket.keepalive.enable": True,
     "socket.timeout.ms": 10_000,  # a network that loses one direction is noticed
     "reconnect.backoff.ms": 50,
@@ -19,7 +19,7 @@ _CLIENT: Settings = {
     "log_level": 2,  # a broker that is away is said once by us, not by every connection of every client
 }
 
-_PRODUCER: Settings = {
+_PRODUCER: ClientSettings = {
     "enable.idempotence": True,
     "acks": "all",
     "max.in.flight": 5,
@@ -32,7 +32,7 @@ _PRODUCER: Settings = {
     "message.max.bytes": 1_000_000,  # a payload has at most 262,144: the table's CHECK
 }
 
-_CONSUMER: Settings = {
+_CONSUMER: ClientSettings = {
     "group.protocol": "consumer",  # KIP-848; no group.instance.id: a replacement would wait for the dead
     "group.remote.assignor": "uniform",
     "enable.auto.commit": False,  # the position is in Postgres
@@ -47,16 +47,16 @@ _CONSUMER: Settings = {
 }
 
 
-def client_settings(bootstrap: str) -> Settings:
+def client_settings(bootstrap: str) -> ClientSettings:
     """Return what every client has in common, admin clients included."""
     return {"bootstrap.servers": bootstrap, **_CLIENT}
 
 
-def producer_settings(bootstrap: str) -> Settings:
+def producer_settings(bootstrap: str) -> ClientSettings:
     """Return the settings of a relay's producer."""
     return {**client_settings(bootstrap), **_PRODUCER}
 
 
-def consumer_settings(bootstrap: str, group: str) -> Settings:
+def consumer_settings(bootstrap: str, group: str) -> ClientSettings:
     """Return the settings of a worker's consumer."""
     return {**client_settings(bootstrap), **_CONSUMER, "group.id": group}

@@ -15,9 +15,9 @@ from confluent_kafka import KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec  # typed there, re-exported untyped
 
+from quadrille.db.connection import Tx
 from quadrille.kafka.config import client_settings
 from quadrille.observability.readiness import NotReadyError
-from quadrille.service import Tx
 
 Place: TypeAlias = tuple[str, int]
 ASK_SECONDS = 5.0

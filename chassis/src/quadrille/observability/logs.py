@@ -11,14 +11,14 @@ import logging
 import sys
 import time
 import traceback
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import structlog
+from structlog.typing import EventDict
 
-Event: TypeAlias = MutableMapping[str, Any]
 KEYS = (
     "ts", "level", "event", "service", "role", "release", "order_id", "event_id", "event_type", "topic", "partition",
     "offset", "attempt", "trace_id", "request_id", "error_class",
@@ -118,16 +118,16 @@ class _Always:
     def __init__(self, fields: dict[str, str]) -> None:
         self._fields = fields
 
-    def __call__(self, _logger: object, _method: str, event: Event) -> Event:
+    def __call__(self, _logger: object, _method: str, event: EventDict) -> EventDict:
         return {**event, **self._fields}
 
 
-def _stamp(_logger: object, _method: str, event: Event) -> Event:
+def _stamp(_logger: object, _method: str, event: EventDict) -> EventDict:
     event["ts"] = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     return event
 
 
-def _template(_logger: object, _method: str, event: Event) -> Event:
+def _template(_logger: object, _method: str, event: EventDict) -> EventDict:
     """Give a library's line its unfilled template as phrase: its values are not ours to show."""
     record = event.get("_record")
     if isinstance(record, logging.LogRecord):
@@ -135,7 +135,7 @@ def _template(_logger: object, _method: str, event: Event) -> Event:
     return event
 
 
-def _name_exceptions(_logger: object, _method: str, event: Event) -> Event:
+def _name_exceptions(_logger: object, _method: str, event: EventDict) -> EventDict:
     found = event.pop("exc_info", None)
     raised = sys.exc_info()[1] if found is True else found[1] if isinstance(found, tuple) else found
     if isinstance(raised, BaseException):
@@ -145,6 +145,6 @@ def _name_exceptions(_logger: object, _method: str, event: Event) -> Event:
     return event
 
 
-def _allow(_logger: object, _method: str, event: Event) -> Event:
+def _allow(_logger: object, _method: str, event: EventDict) -> EventDict:
     kept = {key: value for key, value in event.items() if (key in _ORDER or key[0] == "_") and value is not None}
     return dict(sorted(kept.items(), key=lambda item: _ORDER.get(item[0], -1)))

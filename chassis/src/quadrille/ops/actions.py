@@ -23,7 +23,7 @@ from quadrille.db import audit
 from quadrille.ids import lock_key, uuid7
 from quadrille.messages import Command, Infrastructure, Reply
 from quadrille.observability.tracing import SERVER
-from quadrille.ops.routes import OpsRequest, OpsResponse, Routes
+from quadrille.ops.routes import OpsRequest, OpsResponse, OpsRoutes
 from quadrille.processing.batch import OUTAGE, is_outage, process_batch
 from quadrille.processing.envelope import Envelope, Failed, Handled, Outcome
 from quadrille.processing.telemetry import Telemetry
@@ -128,7 +128,7 @@ def compensation_actions(look: Look, **answers: Success | Refusal) -> tuple[Oper
     )
 
 
-def routes(deeds: Sequence[OperatorAction], face: Face, role: str) -> Routes:
+def routes(deeds: Sequence[OperatorAction], face: Face, role: str) -> OpsRoutes:
     """Return the routes of a role's deeds; raises TypeError for a reply with an outcome that nobody answers."""
     found: dict[tuple[str, str], Callable[[OpsRequest], OpsResponse]] = {}
     for deed in deeds:

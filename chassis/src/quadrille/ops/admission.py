@@ -11,11 +11,11 @@ from quadrille.context import Face
 from quadrille.db import sqlstate
 from quadrille.db.audit import Action, record
 from quadrille.ids import uuid7
-from quadrille.ops.routes import OpsRequest, OpsResponse, Route, Routes
+from quadrille.ops.routes import OpsRequest, OpsResponse, OpsRoutes, Route
 from quadrille.processing.outbox import announce
 from quadrille.service import Tx
 from quadrille.system_messages import IntakePaused, IntakeResumed
-from quadrille.web.admission import CAUSES, State
+from quadrille.web.admission import CAUSES, AdmissionMode
 from quadrille.web.documents import Document
 from quadrille.web.problems import refuse
 
@@ -23,17 +23,17 @@ STATE = "SELECT state FROM intake FOR UPDATE"
 SET_STATE = "UPDATE intake SET state = %b, since = clock_timestamp()"
 
 
-def intake(face: Face) -> Routes:
+def intake(face: Face) -> OpsRoutes:
     """Return POST /ops/intake/pause and /resume: both are kept in the audit, a change is announced."""
     return {("POST", "/ops/intake/pause"): _turn(face, "PAUSED"), ("POST", "/ops/intake/resume"): _turn(face, "OPEN")}
 
 
-def _turn(face: Face, wanted: State) -> Route:
+def _turn(face: Face, wanted: AdmissionMode) -> Route:
     def turn(asked: OpsRequest) -> OpsResponse:
         asked.read(Document)
         with database(face) as tx, tx.transaction():
             row = tx.execute(STATE).fetchone()
-            before: State = row[0] if row else "OPEN"
+            before: AdmissionMode = row[0] if row else "OPEN"
             if before != wanted:
                 tx.execute(SET_STATE, [wanted])
                 name = face.service.name

@@ -13,7 +13,7 @@ from quadrille.db import audit, sqlstate
 from quadrille.ids import lock_key, uuid7
 from quadrille.kafka.topics import Topics
 from quadrille.messages import Infrastructure
-from quadrille.ops.routes import OpsRequest, OpsResponse, Routes
+from quadrille.ops.routes import OpsRequest, OpsResponse, OpsRoutes
 from quadrille.processing.outbox import announce
 from quadrille.replay import operations
 from quadrille.replay.manager import KIND, Replays
@@ -44,7 +44,7 @@ class ReplayRoutes:
         self.replays, self.service, self.around = replays, replays.service, replays.around
         self._topics: Topics | None = None
 
-    def routes(self) -> Routes:
+    def routes(self) -> OpsRoutes:
         """Return what the ops port answers."""
         return {
             ("POST", "/ops/replays"): self._ask,

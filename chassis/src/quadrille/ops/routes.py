@@ -54,7 +54,7 @@ class OpsResponse:
 
 
 Route: TypeAlias = Callable[[OpsRequest], OpsResponse]
-Routes: TypeAlias = Mapping[tuple[str, str], Route]
+OpsRoutes: TypeAlias = Mapping[tuple[str, str], Route]
 """By method and pattern, as ``("GET", "/ops/parked/{order_id}?limit&state")``: after ``?`` is what a query may name."""
 
 
@@ -66,7 +66,7 @@ class RouteMatch(NamedTuple):
     query: Mapping[str, str]
 
 
-def find(routes: Routes, method: str, target: str) -> RouteMatch:
+def find(routes: OpsRoutes, method: str, target: str) -> RouteMatch:
     """Return what answers to a method at a target; refuses an unknown path, method or query parameter."""
     given, _, query = target.partition("?")
     wanted, there = "GET" if method == "HEAD" else method, set[str]()

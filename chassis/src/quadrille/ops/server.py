@@ -33,7 +33,7 @@ from quadrille.observability import degraded
 from quadrille.observability.logs import release
 from quadrille.observability.readiness import reason
 from quadrille.observability.trace_context import Context, new_trace
-from quadrille.ops.routes import READS, OpsRequest, OpsResponse, Routes, find, members
+from quadrille.ops.routes import READS, OpsRequest, OpsResponse, OpsRoutes, find, members
 from quadrille.values import rfc3339
 from quadrille.web import problems
 from quadrille.web.connection_limits import Crowd
@@ -71,7 +71,7 @@ class OpsServer(ThreadingHTTPServer):
     request_queue_size = 256  # who comes while the machine is busy is not cut off
 
     def __init__(
-        self, address: tuple[str, int], info: Mapping[str, object], checks: Mapping[str, Check], routes: Routes
+        self, address: tuple[str, int], info: Mapping[str, object], checks: Mapping[str, Check], routes: OpsRoutes
     ) -> None:
         super().__init__(address, _Handler)
         self.crowd = Crowd[socket.socket]("ops", file_limits.shares().ops, _end)
@@ -84,7 +84,7 @@ class OpsServer(ThreadingHTTPServer):
         self.checks, self.started = checks, False
         self.warns: Mapping[str, Check] = {}
         self.base = f"http://{address[0]}:{self.server_port}"
-        self.routes: Routes = {
+        self.routes: OpsRoutes = {
             ("GET", "/livez"): lambda _: OpsResponse(200, {"alive": True}),
             ("GET", "/readyz"): self._ready,
             ("GET", "/healthz"): self._health,
@@ -148,7 +148,7 @@ class OpsServer(ThreadingHTTPServer):
 @contextmanager
 def serve(  # noqa: PLR0913 - one of each thing a role tells about itself
     bind: str, service: str, role: str, checks: Mapping[str, Check],
-    settings: Mapping[str, object] | None = None, *, routes: Routes | None = None,
+    settings: Mapping[str, object] | None = None, *, routes: OpsRoutes | None = None,
     warns: Mapping[str, Check] | None = None,
 ) -> Iterator[OpsServer]:  # fmt: skip
     """Serve the ops port ``host:port`` while the block runs; port 0 takes a free one, see ``server_port``."""

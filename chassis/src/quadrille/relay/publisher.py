@@ -17,13 +17,14 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from quadrille.kafka.config import producer_settings
 from quadrille.kafka.headers import OutboxRow, unix_nanoseconds, uuid_text, write_headers
+from quadrille.kafka.topics import Place
 from quadrille.observability import tracing
 from quadrille.observability.logs import ThrottledLog
 from quadrille.observability.readiness import NotReadyError
 from quadrille.observability.trace_context import parse
 from quadrille.observability.tracing import Spans
 from quadrille.relay.replication import Position
-from quadrille.relay.target import Claim, Place, Target, Witness
+from quadrille.relay.target import Claim, Target, Witness
 
 
 class DeliveryFailedError(Exception):

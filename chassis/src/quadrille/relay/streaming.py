@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TypeAlias
 
 from prometheus_client import Counter, Gauge
 
@@ -63,9 +62,6 @@ class Sight:
     words: str
 
 
-Watch: TypeAlias = Callable[[Sight], None]
-
-
 class Streamer:
     """Streams from a stored position until told to stop, or until something raises."""
 
@@ -77,7 +73,7 @@ class Streamer:
         start: Progress,
         stop: threading.Event,
         *,
-        watch: Watch,
+        watch: Callable[[Sight], None],
     ) -> None:
         self._keeper, self._stream, self._outlet, self._start, self._stop = keeper, stream, outlet, start, stop
         self._watch = watch

@@ -11,16 +11,15 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec  # typed there, re-exported untyped
 
 from quadrille.kafka.config import client_settings
+from quadrille.kafka.topics import Place
 from quadrille.relay.replication import Position
 
-Place: TypeAlias = tuple[str, int]
 PARTITIONS = 12
 LOOK_SECONDS = 10.0
 _LOOK_AGAIN_SECONDS = 1.0

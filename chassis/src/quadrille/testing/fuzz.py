@@ -34,7 +34,7 @@ def valid_data_is_taken(_: CheckContext, response: Response, case: Case[Any]) ->
         assert slug in UNFORESEEN, f"valid data was refused: {slug}"  # noqa: S101 - how a check fails
 
 
-def fuzz(url: str, seconds: int, folder: Path) -> str:
+def fuzz_api(url: str, seconds: int, folder: Path) -> str:
     """Run every phase on valid and invalid data, so long at most; return the report, raise AssertionError on a finding.
 
     The same service gets the same requests in every run; ``folder`` is where schemathesis keeps its files.

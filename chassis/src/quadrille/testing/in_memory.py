@@ -22,6 +22,7 @@ W = TypeVar("W")
 F = TypeVar("F", bound=Event)
 HEAD = b"\0\0\0\0\7"
 START = datetime(2026, 11, 21, 9, 14, 3, 120_000, tzinfo=UTC)
+"""When the time of tests begins."""
 
 
 class OpenRows(Rows[K, V]):

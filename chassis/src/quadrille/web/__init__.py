@@ -1,1 +1,82 @@
-"""The HTTP API: admission, idempotency, problems, documents, server-sent events."""
+"""The HTTP API of a service.
+
+Reading order: ``app`` (routes and the ASGI app), ``api`` (what an endpoint works with), ``command_batcher`` (how
+commands become one transaction), ``problems`` (refusals), ``documents`` (bodies, ETags, cursors), ``sse`` (streams),
+``admission`` (what is let in), ``middleware``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from quadrille import lazy
+
+if TYPE_CHECKING:
+    from quadrille.context import Face
+    from quadrille.ids import from_milliseconds, uuid7
+    from quadrille.processing.envelope import Envelope
+    from quadrille.settings import Settings
+    from quadrille.values import Idempotency
+    from quadrille.web.admission import AdmissionLimits
+    from quadrille.web.api import EVENTS, Api, TheApi, answer, events
+    from quadrille.web.app import Routes, call_of, make_app
+    from quadrille.web.documents import Document, Time, etag, json_of, matches, plain, shown, unchanged
+    from quadrille.web.middleware import RequestContext
+    from quadrille.web.openapi import Answer
+    from quadrille.web.problems import KINDS, Kind, refuse, register
+    from quadrille.web.sse import stream, wait_of
+else:
+    __getattr__ = lazy.face(
+        __name__,
+        {
+            "quadrille.context": ("Face",),
+            "quadrille.ids": ("from_milliseconds", "uuid7"),
+            "quadrille.processing.envelope": ("Envelope",),
+            "quadrille.settings": ("Settings",),
+            "quadrille.values": ("Idempotency",),
+            "quadrille.web.admission": ("AdmissionLimits",),
+            "quadrille.web.api": ("EVENTS", "Api", "TheApi", "answer", "events"),
+            "quadrille.web.app": ("Routes", "call_of", "make_app"),
+            "quadrille.web.documents": (
+                *("Document", "Time", "etag", "json_of", "matches", "plain", "shown", "unchanged"),
+            ),
+            "quadrille.web.middleware": ("RequestContext",),
+            "quadrille.web.openapi": ("Answer",),
+            "quadrille.web.problems": ("KINDS", "Kind", "refuse", "register"),
+            "quadrille.web.sse": ("stream", "wait_of"),
+        },
+    )
+
+__all__ = [
+    "EVENTS",
+    "KINDS",
+    "AdmissionLimits",
+    "Answer",
+    "Api",
+    "Document",
+    "Envelope",
+    "Face",
+    "Idempotency",
+    "Kind",
+    "RequestContext",
+    "Routes",
+    "Settings",
+    "TheApi",
+    "Time",
+    "answer",
+    "call_of",
+    "etag",
+    "events",
+    "from_milliseconds",
+    "json_of",
+    "make_app",
+    "matches",
+    "plain",
+    "refuse",
+    "register",
+    "shown",
+    "stream",
+    "unchanged",
+    "uuid7",
+    "wait_of",
+]

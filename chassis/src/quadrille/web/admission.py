@@ -26,10 +26,12 @@ from quadrille.service import Tx
 from quadrille.system_messages import IntakePaused, IntakeResumed
 from quadrille.web.problems import Problem
 
-State: TypeAlias = Literal["OPEN", "SHUT", "TRICKLE", "PAUSED"]
+AdmissionMode: TypeAlias = Literal["OPEN", "SHUT", "TRICKLE", "PAUSED"]
+"""What is let in: all, nothing, one a second to try, or nothing by a person's word."""
 LOOK_SECONDS = 1.0
 TRICKLE_SECONDS = 1.0  # so often a process lets one in while it is tried whether things go well again
-PROBES = 5  # so many must have ended, and well, before all are let in
+PROBES = 5
+"""So many must have ended, and well, before all are let in."""
 PAUSED_SECONDS = 30
 CAUSES = {"SHUT": "SAGA_FAILURE_RATE", "TRICKLE": "SAGA_FAILURE_RATE", "PAUSED": "PAUSED"}
 LOOK = """
@@ -57,13 +59,13 @@ class AdmissionState:
     ``at`` is the database's time of the look.
     """
 
-    state: State
+    state: AdmissionMode
     since: datetime
     at: datetime
     ended: int
     failed: int
 
-    def next(self, limits: AdmissionLimits) -> State:
+    def next(self, limits: AdmissionLimits) -> AdmissionMode:
         """Return the state that follows from what was seen; an operator's pause ends by an operator only."""
         bad = self.failed > limits.rate * self.ended
         if self.state == "OPEN" and bad and self.ended >= limits.minimum:
@@ -135,7 +137,7 @@ class AdmissionControl:
             seen = look(tx, self._limits)
         self._seen = seen
 
-    def _turn(self, tx: Tx, seen: AdmissionState, wanted: State) -> None:
+    def _turn(self, tx: Tx, seen: AdmissionState, wanted: AdmissionMode) -> None:
         service = self._face.service
         with tx.transaction():
             if not tx.execute(TURN, [wanted, seen.state, seen.since]).fetchone():

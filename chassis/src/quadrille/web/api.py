@@ -76,6 +76,7 @@ R = TypeVar("R", bound=Reply)
 A = TypeVar("A", bound=Paged)
 Listing: TypeAlias = Callable[[sa.Connection, str, A, int, str | None], list[T]]  # caller, asked, how many, after
 EVENTS = "text/event-stream"
+"""The media type of server-sent events."""
 
 
 class Api:
@@ -171,6 +172,7 @@ async def api_of(request: Request) -> Api:
 
 
 TheApi = Annotated[Api, Depends(api_of)]
+"""The parameter by which an endpoint gets its service's ``Api``."""
 
 
 def answer(document: Document, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

@@ -51,6 +51,7 @@ Time = Annotated[
     PlainSerializer(rfc3339, return_type=str),
     WithJsonSchema({"type": "string", "format": "date-time"}, mode="serialization"),
 ]
+"""A time in a document: RFC 3339, UTC, milliseconds."""
 
 
 class Document(BaseModel):

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias
 
 import structlog
 from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from quadrille import file_limits
 from quadrille.ids import uuid7
@@ -21,7 +20,6 @@ from quadrille.observability.tracing import SERVER, Spans, Value
 from quadrille.web.headers import Repeated, settled
 from quadrille.web.problems import MEDIA_TYPE, Problem, refuse
 
-Message: TypeAlias = MutableMapping[str, Any]
 HEADERS_MAX = URL_MAX = 16_384
 IN_FLIGHT_MAX = 200
 RESTING_MAX = 1000  # those who wait for news cost little; each is a socket and some kilobytes

@@ -261,6 +261,7 @@ _LIST = (
     ),
 )
 KINDS = {kind.slug: kind for kind in _LIST}
+"""The problem types there are, by the last part of their address."""
 
 
 def register(*kinds: Kind) -> None:

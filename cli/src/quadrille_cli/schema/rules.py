@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from quadrille.avro import schemas
-from quadrille.avro.schemas import ArrayOf, Field, MapOf, NullOr, OneOf, Plain, Record, Schema, UnsafeSchemaError
+from quadrille.avro.schemas import ArrayOf, Field, MapOf, NullOr, OneOf, Plain, RecordOf, Schema, UnsafeSchemaError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,7 +87,7 @@ def _attributes(raw: dict[str, Any], what: str) -> Iterator[str]:
         yield f"{name}: only an optional field has a default"
 
 
-def _shapes(record: Record) -> Iterator[str]:
+def _shapes(record: RecordOf) -> Iterator[str]:
     optional = [isinstance(field.shape, NullOr) for field in record.fields]
     if optional != sorted(optional):
         yield f"{record.name}: optional fields come last"
@@ -105,7 +105,7 @@ def _field(field: Field) -> Iterator[str]:
         case Plain(kind):
             if (kind == "long") != bool(LONG_NAMES.fullmatch(field.name)):
                 yield f"{field.name} is {kind}: times (_at), money (_minor) and durations (_ms) are long, counts int"
-        case ArrayOf(Record() as item):
+        case ArrayOf(RecordOf() as item):
             yield from _shapes(item)
         case ArrayOf():
             yield f"{field.name}: a list holds a named record, which can grow"
@@ -113,5 +113,5 @@ def _field(field: Field) -> Iterator[str]:
             yield f"{field.name}: an enum cannot grow, say a string"
         case MapOf(Plain("string")):
             pass
-        case MapOf() | Record() | NullOr():
+        case MapOf() | RecordOf() | NullOr():
             yield f"{field.name}: nothing but lists and maps of strings nest"

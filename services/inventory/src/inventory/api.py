@@ -14,14 +14,22 @@ from starlette.types import ASGIApp
 from inventory import handlers, store
 from inventory.domain import MOST, Level
 from inventory.events import SetStock, StockChanged, StockSet
-from quadrille.context import Face
-from quadrille.web import app
-from quadrille.web.api import Api, TheApi, answer
-from quadrille.web.documents import Document, etag, matches, unchanged
-from quadrille.web.openapi import Answer
-from quadrille.web.problems import refuse
+from quadrille.web import (
+    Answer,
+    Api,
+    Document,
+    Face,
+    Routes,
+    TheApi,
+    answer,
+    etag,
+    make_app,
+    matches,
+    refuse,
+    unchanged,
+)
 
-routes = app.Routes("stock:read", "stock:write")
+routes = Routes("stock:read", "stock:write")
 SKU = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$"
 SkuPath = Annotated[str, Path(pattern=SKU, description="The SKU.", examples=["SKU-TEA"])]
 IfMatch = Annotated[str | None, Header(alias="If-Match", description="The ETag you have read, or `*`.")]
@@ -177,4 +185,4 @@ def _sku_of(cursor: str) -> str:
 def make(face: Face) -> ASGIApp:
     """Return inventory's API."""
     desk = Api(face)
-    return app.make_app("Quadrille inventory", routes, desk, face.spans, desk.base)
+    return make_app("Quadrille inventory", routes, desk, face.spans, desk.base)

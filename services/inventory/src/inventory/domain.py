@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import NewType
 
 from inventory.events import Line, Shortage
-from quadrille.rows import Rows
+from quadrille import Rows
 
 OrderId = NewType("OrderId", str)
 Sku = NewType("Sku", str)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from quadrille.messages import Command, Event, Reply
+from quadrille import Command, Event, Reply
 
 # heard ---------------------------------------------------------------------------------------------------------------
 

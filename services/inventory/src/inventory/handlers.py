@@ -31,8 +31,7 @@ from inventory.events import (
     StockResolved,
     StockSet,
 )
-from quadrille.handlers import HandlerRegistry
-from quadrille.system_messages import CompensationAnswered, ResolveCompensation, RetryCompensation, not_owed
+from quadrille import CompensationAnswered, HandlerRegistry, ResolveCompensation, RetryCompensation, not_owed
 
 on = HandlerRegistry("inventory", Stock)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from inventory import store
 from inventory.handlers import on
-from quadrille.app import Program
-from quadrille.ops.actions import compensation_actions
+from quadrille.app import Program, compensation_actions
 
 PROGRAM = Program(on, store, api="inventory.api:make", operators=compensation_actions(store.standing))

@@ -17,10 +17,8 @@ from inventory.events import (
     PaymentDeclined,
     SetStock,
 )
-from quadrille.messages import Message
-from quadrille.rows import Rows
+from quadrille import Message, ResolveCompensation, RetryCompensation, Rows
 from quadrille.service import Tx
-from quadrille.system_messages import ResolveCompensation, RetryCompensation
 
 metadata = sa.MetaData()
 hold = sa.Table(

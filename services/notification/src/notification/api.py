@@ -12,14 +12,9 @@ from starlette.types import ASGIApp
 from notification import handlers, store
 from notification.events import DeleteContact, PutContact
 from notification.store import Sent
-from quadrille.context import Face
-from quadrille.web import app
-from quadrille.web.api import Api, TheApi, answer
-from quadrille.web.documents import Document, Time
-from quadrille.web.openapi import Answer
-from quadrille.web.problems import refuse
+from quadrille.web import Answer, Api, Document, Face, Routes, TheApi, Time, answer, call_of, make_app, refuse
 
-routes = app.Routes("contacts:read", "contacts:write", "notices:read")
+routes = Routes("contacts:read", "contacts:write", "notices:read")
 PRIVATE = {"Cache-Control": "no-store"}
 ORDER = "01a1fd62-57f0-7eeb-be96-e59ce40f9cb1"
 CUSTOMER = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$"
@@ -106,7 +101,7 @@ async def delete_contact(request: Request, desk: TheApi, customer_id: CustomerPa
 )  # fmt: skip
 async def list_notices(request: Request, desk: TheApi, order_id: Annotated[UUID, Query(examples=[ORDER])]) -> Response:
     """List the mails about an order, without their addresses."""
-    order = app.call_of(request).order_id = str(order_id)
+    order = call_of(request).order_id = str(order_id)
     found = await desk.read(store.notices_of, order)
     return answer(Notices(notices=[_notice(sent) for sent in found]))
 
@@ -119,4 +114,4 @@ def _notice(sent: Sent) -> Notice:
 def make(face: Face) -> ASGIApp:
     """Return notification's API."""
     desk = Api(face)
-    return app.make_app("Quadrille notification", routes, desk, face.spans, desk.base)
+    return make_app("Quadrille notification", routes, desk, face.spans, desk.base)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import NewType, TypeAlias
 
-from quadrille.rows import Rows
+from quadrille import Rows
 
 OrderId = NewType("OrderId", str)
 CustomerId = NewType("CustomerId", str)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from quadrille.messages import Command, Event, Intent, Reply, Result
+from quadrille import Command, Event, Intent, Reply, Result
 
 # heard ---------------------------------------------------------------------------------------------------------------
 

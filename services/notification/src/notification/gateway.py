@@ -17,8 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 from notification.events import MailFailed, MailSent, SendMail, SendMailDropped
 from notification.handlers import when_mail
-from quadrille.gateway.http_client import still_open
-from quadrille.intents import FOR_A_DAY, Gateway, TransientError
+from quadrille.gateway import FOR_A_DAY, Gateway, TransientError, still_open
 
 DOMAIN = "quadrille.example"
 SENDER = f"orders@{DOMAIN}"

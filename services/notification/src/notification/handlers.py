@@ -21,8 +21,7 @@ from notification.events import (
     SendMail,
     SendMailDropped,
 )
-from quadrille.handlers import HandlerRegistry
-from quadrille.intents import Decision
+from quadrille import Decision, HandlerRegistry
 
 on = HandlerRegistry("notification", Post)
 _DIGITS = dict.fromkeys(("BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW", "PYG", "RWF"), 0)  # ISO 4217: else 2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from quadrille.settings import Hidden, Secret, Settings
+from quadrille.app import Hidden, Secret, Settings
 
 
 class NotificationSettings(Settings):

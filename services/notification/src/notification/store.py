@@ -17,8 +17,7 @@ from notification.events import (
     SendMail,
     SendMailDropped,
 )
-from quadrille.messages import Message, key_of
-from quadrille.rows import Rows
+from quadrille import Message, Rows, key_of
 from quadrille.service import Tx
 
 metadata = sa.MetaData()

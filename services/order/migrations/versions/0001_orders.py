@@ -2,7 +2,7 @@
 
 from alembic import op
 
-from quadrille.db import schema
+from quadrille.service import schema
 
 revision = "0001"
 down_revision = None

@@ -2,7 +2,7 @@
 
 from alembic import op
 
-from quadrille.db import schema
+from quadrille.service import schema
 
 revision = "0005"
 down_revision = "0004"

@@ -20,20 +20,36 @@ from order.domain import FINAL, PHASES, ROUTE, Attention, Detail, Entry, Order, 
 from order.events import CancelAnswered, CancelOrder, Line, PlaceAnswered, PlaceOrder
 from order.money import SAFE, Currency, Price
 from order.settings import OrderSettings
-from quadrille.context import Face
-from quadrille.ids import from_milliseconds, uuid7
-from quadrille.processing.envelope import Envelope
-from quadrille.settings import Settings
-from quadrille.values import Idempotency, Identifier, Text
-from quadrille.web import documents
-from quadrille.web.admission import AdmissionLimits
-from quadrille.web.api import EVENTS, Api, TheApi, events
-from quadrille.web.app import Routes, call_of, make_app
-from quadrille.web.documents import Document, etag, matches, plain, shown, unchanged
-from quadrille.web.middleware import RequestContext
-from quadrille.web.openapi import Answer
-from quadrille.web.problems import refuse, register
-from quadrille.web.sse import stream, wait_of
+from quadrille import Identifier, Text
+from quadrille.web import (
+    EVENTS,
+    AdmissionLimits,
+    Answer,
+    Api,
+    Document,
+    Envelope,
+    Face,
+    Idempotency,
+    RequestContext,
+    Routes,
+    Settings,
+    TheApi,
+    call_of,
+    etag,
+    events,
+    from_milliseconds,
+    json_of,
+    make_app,
+    matches,
+    plain,
+    refuse,
+    register,
+    shown,
+    stream,
+    unchanged,
+    uuid7,
+    wait_of,
+)
 
 register(*problems.PROBLEMS)
 routes = Routes("orders:read", "orders:write", "orders:cancel")
@@ -234,7 +250,7 @@ async def browse(request: Request, desk: TheApi, asked: Annotated[store.Filters,
     """List your orders, newest first."""
     found, more = await desk.page(request, asked, store.list_orders, lambda order: order.order_id)
     page = {"orders": [document(order, desk.settings) for order in found]}
-    return Response(documents.json_of(page), 200, more, "application/json")
+    return Response(json_of(page), 200, more, "application/json")
 
 
 def limits(settings: OrderSettings) -> AdmissionLimits:
@@ -276,7 +292,7 @@ def _way_out(other: Order) -> str:
 
 
 def _told(order: Order, desk: Api, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    body = documents.json_of(document(order, desk.settings))
+    body = json_of(document(order, desk.settings))
     return Response(body, status, {**(headers or {}), "ETag": etag(order.version)}, "application/json")
 
 
@@ -291,4 +307,4 @@ def _wish(order: NewOrder, key: str, call: RequestContext, settings: OrderSettin
         currency=order.currency, amount_minor=sum(line.quantity * line.unit_price_minor for line in lines),
         lines=lines, placed_at=at, deadline_at=at + settings.order_deadline, trace_id=call.trace.trace_id, answer="",
     )  # fmt: skip
-    return replace(wish, answer=documents.json_of(document(placed(wish), settings)).decode())
+    return replace(wish, answer=json_of(document(placed(wish), settings)).decode())

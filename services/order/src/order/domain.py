@@ -8,8 +8,7 @@ from enum import StrEnum
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from order import events
-from quadrille.messages import Event, NotYet, key_of
-from quadrille.rows import Rows
+from quadrille import Event, NotYet, Rows, key_of
 from quadrille.web.idempotency import Request
 
 Phase: TypeAlias = Literal["PENDING", "SUCCEEDED", "COMPENSATING", "COMPENSATED", "COMPENSATION_FAILED"]

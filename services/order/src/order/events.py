@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, TypeAlias
 
-from quadrille.messages import Command, Event, Reply, Timer
+from quadrille import Command, Event, Reply, Timer
 
 Outcome: TypeAlias = Literal["ACCEPTED", "ALREADY", "TOO_LATE", "FROZEN", "CHANGED", "UNKNOWN"]
 

@@ -8,9 +8,7 @@ from typing import TypeAlias
 
 from order import events
 from order.domain import LEVELS, OPEN, ROUTE, Decision, Order, Orders, Reason, Status, placed
-from quadrille.handlers import HandlerRegistry
-from quadrille.messages import Event
-from quadrille.system_messages import FindingRaised, OrderStuck
+from quadrille import Event, FindingRaised, HandlerRegistry, OrderStuck
 from quadrille.web.idempotency import Request
 
 Timers: TypeAlias = events.OrderDeadline | events.OrderCheck

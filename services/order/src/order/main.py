@@ -6,12 +6,10 @@ from order import events, problems, store
 from order.domain import Patience, Rules, Status
 from order.handlers import on
 from order.settings import OrderSettings
-from quadrille.app import Program
+from quadrille import Emitted
+from quadrille.app import OperatorAction, Program, Refusal, Success, register
 from quadrille.db import retention
-from quadrille.messages import Emitted
-from quadrille.ops.actions import OperatorAction, Refusal, Success
 from quadrille.service import Tx
-from quadrille.web.problems import register
 
 
 def rules(settings: OrderSettings) -> Rules:

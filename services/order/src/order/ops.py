@@ -5,21 +5,17 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from order import store
-from quadrille.context import Face
-from quadrille.ops.admission import database, intake
-from quadrille.ops.routes import OpsRequest, OpsResponse, Routes
-from quadrille.settings import parse_duration
-from quadrille.web.problems import refuse
+from quadrille.app import Face, OpsRequest, OpsResponse, OpsRoutes, database, intake, parse_duration, refuse
 
 SHOWN = 1000
 
 
-def routes(face: Face) -> Routes:
+def routes(face: Face) -> OpsRoutes:
     """Return the routes of both."""
     return {**intake(face), **queue(face)}
 
 
-def queue(face: Face) -> Routes:
+def queue(face: Face) -> OpsRoutes:
     """Return GET /ops/stuck: failed undos and the stuck; with ``older_than`` whatever has waited as long."""
 
     def stuck(asked: OpsRequest) -> OpsResponse:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from quadrille.web.problems import KINDS, Kind
+from quadrille.web import KINDS, Kind
 
 PROBLEMS = (
     replace(

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from pydantic import Field
 
-from quadrille.settings import Duration, Settings
+from quadrille.app import Duration, Settings
 
 
 class OrderSettings(Settings):

@@ -11,11 +11,8 @@ from sqlalchemy.dialects.postgresql import JSONB, UUID
 
 from order.domain import FINAL, PHASES, ROUTE, Attention, Order, Orders, Phase, Reason, Status, Waiting
 from order.events import PaymentCharged, PlaceOrder
-from quadrille.ids import floor_of, milliseconds
-from quadrille.messages import Message, key_of
-from quadrille.rows import Rows
-from quadrille.service import Tx
-from quadrille.values import Identifier, Moment, Paged, Text, rfc3339
+from quadrille import Identifier, Message, Moment, Paged, Rows, Text, key_of, rfc3339
+from quadrille.service import Tx, floor_of, milliseconds
 from quadrille.web.idempotency import Request
 
 # A row is one JSON document each way: pydantic reads and writes the domain's own classes faster than columns do.

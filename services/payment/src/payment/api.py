@@ -13,13 +13,9 @@ from payment import store
 from payment.domain import Entry as Line
 from payment.domain import Resolution as Wish
 from payment.store import Account, Pending
-from quadrille.context import Face
-from quadrille.web import app
-from quadrille.web.api import Api, TheApi, answer
-from quadrille.web.documents import Document, Time
-from quadrille.web.openapi import Answer
+from quadrille.web import Answer, Api, Document, Face, Routes, TheApi, Time, answer, call_of, make_app
 
-routes = app.Routes("payments:read")
+routes = Routes("payments:read")
 ORDER = "01a1fd62-57f0-7eeb-be96-e59ce40f9cb1"
 PAYMENT = {
     "order_id": ORDER,
@@ -115,7 +111,7 @@ class Payments(Document):
 )  # fmt: skip
 async def show_payments(request: Request, desk: TheApi, order_id: Annotated[UUID, Query(examples=[ORDER])]) -> Response:
     """Show an order's payment: where it stands, its ledger, its open intents with their attempts."""
-    order = app.call_of(request).order_id = str(order_id)
+    order = call_of(request).order_id = str(order_id)
     account = await desk.read(store.payment_of, order)
     return answer(Payments(payments=[_payment(account)] if account else []))
 
@@ -166,4 +162,4 @@ def _intent(pending: Pending) -> Intent:
 def make(face: Face) -> ASGIApp:
     """Return payment's API."""
     desk = Api(face)
-    return app.make_app("Quadrille payment", routes, desk, face.spans, desk.base)
+    return make_app("Quadrille payment", routes, desk, face.spans, desk.base)

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Literal, NewType
 
 from payment.events import charge_key, refund_key
-from quadrille.rows import Rows
+from quadrille import Rows
 
 OrderId = NewType("OrderId", str)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from quadrille.messages import Event, Intent, Result
+from quadrille import Event, Intent, Result
 
 # heard ---------------------------------------------------------------------------------------------------------------
 

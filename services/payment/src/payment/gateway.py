@@ -30,9 +30,17 @@ from payment.events import (
     refund_key,
 )
 from payment.handlers import when_charge, when_refund
-from quadrille.gateway.breaker import Breaker, CircuitOpenError, Limits
-from quadrille.gateway.http_client import HttpClient, NoResponseError
-from quadrille.intents import FOR_A_DAY, INQUIRY, Gateway, TransientError
+from quadrille.gateway import (
+    FOR_A_DAY,
+    INQUIRY,
+    Breaker,
+    CircuitOpenError,
+    Gateway,
+    HttpClient,
+    Limits,
+    NoResponseError,
+    TransientError,
+)
 
 FAST_TRIES = (0.0, 0.1, 0.2)  # seconds to wait before each
 JITTER = 0.1

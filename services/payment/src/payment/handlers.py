@@ -42,11 +42,11 @@ from payment.events import (
     charge_key,
     refund_key,
 )
-from quadrille.handlers import HandlerRegistry
-from quadrille.intents import Decision
-from quadrille.system_messages import (
+from quadrille import (
     CompensationAnswered,
+    Decision,
     FindingRaised,
+    HandlerRegistry,
     ResolveCompensation,
     RetryCompensation,
     not_owed,

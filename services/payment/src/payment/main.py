@@ -5,8 +5,7 @@ from __future__ import annotations
 from payment import gateway, store
 from payment.handlers import on
 from payment.settings import PaymentSettings
-from quadrille.app import Program
-from quadrille.ops.actions import Success, compensation_actions
+from quadrille.app import Program, Success, compensation_actions
 
 
 def processor(found: PaymentSettings) -> gateway.Processor:

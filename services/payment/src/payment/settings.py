@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from pydantic import Field
 
-from quadrille.settings import Duration, Settings, Url
+from quadrille.app import Duration, Settings, Url
 
 
 class PaymentSettings(Settings):

@@ -12,8 +12,7 @@ import sqlalchemy as sa
 
 from payment.domain import Entry, OrderId, Payment, Payments, Price, Resolution, State
 from payment.events import charge_key, refund_key
-from quadrille.messages import Message, key_of
-from quadrille.rows import Rows
+from quadrille import Message, Rows, key_of
 from quadrille.service import Tx
 
 metadata = sa.MetaData()
