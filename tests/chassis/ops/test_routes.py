@@ -121,6 +121,8 @@ def test_a_route_is_told_path_query_body_caller_and_reason(caller: Caller) -> No
 
 WRONG = [
     ("GET", "/ops/other", None, "not-found", ""),
+    ("GET", f"/ops%2Forders/{ORDER}", None, "not-found", ""),
+    ("GET", f"/ops/orders/{ORDER}/", None, "not-found", ""),
     ("GET", ACT, None, "method-not-allowed", ""),
     ("DELETE", ACT, None, "method-not-allowed", ""),
     ("POST", "/readyz", WHY, "method-not-allowed", ""),

@@ -61,8 +61,6 @@ class OpsResponse:
 Route: TypeAlias = Callable[[OpsRequest], OpsResponse]
 Routes: TypeAlias = Mapping[tuple[str, str], Route]
 """By method and pattern, as ``("GET", "/ops/parked/{order_id}?limit&state")``: after ``?`` is what a query may name."""
-
-
 Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 

@@ -10,10 +10,9 @@ from __future__ import annotations
 import os
 import platform
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TypeAlias
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
@@ -38,7 +37,6 @@ from quadrille.web.problems import KINDS, Problem, refuse
 from quadrille.web.requests import answer_failure, answer_refusal, check_query
 from quadrille.web.server import Server, listen
 
-Probe: TypeAlias = "Callable[[], tuple[int, Mapping[str, object]]]"
 DRAIN_SECONDS = 2  # what an operator asked for ends, a check has its bound; a supervisor grants no more than five
 HEADERS_MOST = 100  # in number
 

@@ -118,8 +118,6 @@ class RequestMiddleware:
 
     def _check(self, scope: Scope) -> None:
         check_head(scope)
-        if b"%2f" in scope.get("raw_path", b"").lower():  # decoded it would lead to another path
-            refuse("not-found", "No path of this API has a slash within a segment.")
         if self.in_flight > min(IN_FLIGHT_MAX, self.connections // 4):
             refuse("overloaded", cause="POOL_EXHAUSTED", retry_after=1)
 
@@ -172,6 +170,8 @@ def check_head(scope: Scope) -> None:
     if (not hosts and scope.get("http_version") != "1.0") or not all(map(_HOST.fullmatch, hosts)):
         detail = "HTTP/1.1 wants one header Host: a name, with or without a port."
         refuse("malformed-request", detail, headers=_LAST)
+    if b"%2f" in scope.get("raw_path", b"").lower():  # decoded it would lead to another path
+        refuse("not-found", "No path of this API has a slash within a segment.")
 
 
 async def answer(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> str | None:
