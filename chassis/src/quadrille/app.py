@@ -28,9 +28,9 @@ from quadrille.intents import Gateway
 from quadrille.observability import logs
 from quadrille.observability.tracing import Spans, name_unheard
 from quadrille.ops import server
+from quadrille.ops.checks import Check
 from quadrille.ops.health import breaker_closed, database_can_write, nothing_parked, relay_publishes
 from quadrille.ops.routes import OpsRoutes
-from quadrille.ops.server import Check
 from quadrille.service import Service, Store, Tx
 from quadrille.settings import Duration, Hidden, Secret, Settings, Url, parse_duration
 
@@ -217,7 +217,7 @@ def _worker(name: str, found: Settings, stop: threading.Event) -> None:
 
 def _api(name: str, found: Settings, stop: threading.Event) -> None:
     from quadrille.db.connection import connection  # noqa: PLC0415 - as above
-    from quadrille.web.app import serve  # noqa: PLC0415 - HTTP is the api's alone
+    from quadrille.web.server import serve  # noqa: PLC0415 - HTTP is the api's alone
 
     program = _program(name)
     if not program.api:

@@ -12,10 +12,14 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from quadrille.observability import degraded
 from quadrille.observability.readiness import NotReadyError
 from quadrille.ops import server as ops
+from quadrille.ops.routes import OpsRequest, OpsResponse
+from quadrille.web import connections
+from quadrille.web import server as web_server
 from tests.chassis.support.database import wait_until
 from tests.chassis.support.http_harness import drip, no_more_files
 
@@ -117,7 +121,12 @@ def test_metrics_and_info() -> None:
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HEAD_SECONDS", "BODY_SECONDS", "KEEP_ALIVE_SECONDS"):
-        monkeypatch.setattr(ops, name, 0.2)
+        monkeypatch.setattr(connections, name, 0.2)
+
+
+@pytest.fixture(autouse=True)
+def _looked_at_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web_server, "LOOK_SECONDS", 0.1)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +152,7 @@ def test_who_says_nothing_more_is_closed(hasty: None, sent: bytes, answered: lis
 
 def test_one_byte_a_time_does_not_move_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     """A head that comes byte by byte has as long as any."""
-    monkeypatch.setattr(ops, "HEAD_SECONDS", 1)
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 1)
     with (
         ops.serve("127.0.0.1:0", "order", "api", {}) as server,
         socket.create_connection(("127.0.0.1", server.server_port), timeout=30) as line,
@@ -183,6 +192,72 @@ def test_without_a_file_to_open_health_answers() -> None:
         assert silent.recv(1) == b""
 
 
+def test_a_port_that_is_taken_is_named_with_its_way_out() -> None:
+    """Who cannot have its ops port says which, why, and what to set; and ends."""
+    with (
+        ops.serve("127.0.0.1:0", "order", "api", {}) as first,
+        capture_logs() as told,
+        pytest.raises(SystemExit),
+        ops.serve(f"127.0.0.1:{first.server_port}", "order", "worker", {}),
+    ):
+        pass
+    ((event, reason),) = [(one["event"], one["reason"]) for one in told]
+    assert event == "refused to run"
+    assert reason == f"found 127.0.0.1:{first.server_port}: Address already in use; free it or set OPS_BIND"
+
+
+def test_a_stop_lets_what_is_under_way_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has asked something when the process is to end gets the answer; nobody new is let in meanwhile."""
+    monkeypatch.setattr(ops, "DRAIN_SECONDS", 60)
+    begun, go = threading.Event(), threading.Event()
+    found: list[tuple[int, Any]] = []
+
+    def slow(_: OpsRequest) -> OpsResponse:
+        begun.set()
+        go.wait(60)
+        return OpsResponse(200, {"done": True})
+
+    def let_go() -> None:
+        wait_until(lambda: closed(one.server_port))
+        go.set()
+
+    with ops.serve("127.0.0.1:0", "order", "api", {}, routes={("GET", "/ops/slow"): slow}) as one:
+        asking = threading.Thread(target=lambda: found.append(ask(one, "/ops/slow")))
+        asking.start()
+        assert begun.wait(60)
+        letting_go = threading.Thread(target=let_go)
+        letting_go.start()
+    for thread in asking, letting_go:
+        thread.join(60)
+    assert found == [(200, {"done": True})]
+
+
+def closed(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def test_what_hangs_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nobody could wait for is given up when the process is to end, and whoever asked sees the end."""
+    monkeypatch.setattr(ops, "DRAIN_SECONDS", 0)
+    hangs, never, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def hang(_: OpsRequest) -> OpsResponse:
+        hangs.set()
+        never.wait(20)
+        ended.set()
+        return OpsResponse(200, {})
+
+    with (
+        ops.serve("127.0.0.1:0", "order", "api", {}, routes={("GET", "/ops/hang"): hang}) as one,
+        socket.create_connection(("127.0.0.1", one.server_port), timeout=60) as line,
+    ):
+        line.sendall(b"GET /ops/hang HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert hangs.wait(60)
+    assert not ended.is_set()
+    never.set()
+
+
 def test_keep_alive_is_announced() -> None:
     """An answer says how long its connection is kept, longer than usual pools do."""
     with ops.serve("127.0.0.1:0", "order", "api", {}) as server:
@@ -197,10 +272,9 @@ def test_keep_alive_is_announced() -> None:
 def test_a_caller_that_has_gone_is_no_news(capfd: pytest.CaptureFixture[str]) -> None:
     """A connection cut instead of closed leaves no word in the log, least of all a traceback with an address."""
     with ops.serve("127.0.0.1:0", "order", "api", {}) as server:
-        before = threading.active_count()
         with socket.create_connection(("127.0.0.1", server.server_port)) as caller:
-            wait_until(lambda: threading.active_count() > before)
+            wait_until(lambda: len(server.crowd) == 1)
             caller.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        wait_until(lambda: threading.active_count() == before)
+        wait_until(lambda: len(server.crowd) == 0)
 
     assert capfd.readouterr().err == ""

@@ -17,7 +17,7 @@ from typing import Any
 from starlette.types import ASGIApp
 
 from quadrille.settings import Bind
-from quadrille.web.app import serve
+from quadrille.web.server import serve
 
 
 @dataclass(frozen=True, slots=True)

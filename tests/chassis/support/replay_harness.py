@@ -6,11 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import parse_qsl
+
+from starlette.routing import compile_path
 
 from quadrille.context import Surroundings
 from quadrille.observability.tracing import Spans
 from quadrille.ops.replays import ReplayRoutes
-from quadrille.ops.routes import OpsRequest, find
+from quadrille.ops.routes import OpsRequest
 from quadrille.replay.fence import Effects
 from quadrille.replay.manager import Replays
 from quadrille.service import Service
@@ -31,8 +34,12 @@ class Rewinder:
 
     def ask(self, method: str, target: str, **body: object) -> dict[str, Any]:
         """Return the document of an answer; raises Problem for a refusal."""
-        route, path, query = find(self.routes, method, target)
-        return dict(route(OpsRequest(path, query, body, "tester", "a test")).document)
+        path, _, query = target.partition("?")
+        for (verb, pattern), route in self.routes.items():
+            if verb == method and (found := compile_path(pattern.partition("?")[0])[0].match(path)):
+                asked = OpsRequest(found.groupdict(), dict(parse_qsl(query)), body, "tester", "a test")
+                return dict(route(asked).document)
+        raise LookupError(target)
 
     def begin(self, **wish: object) -> str:
         """Ask for a replay and return its id."""

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from quadrille.observability.trace_context import new_trace
 from quadrille.observability.tracing import Spans
-from quadrille.web import app
+from quadrille.web import app, requests
 from quadrille.web.openapi import Answer
 from quadrille.web.problems import KINDS, refuse
 from tests.chassis.observability.test_tracing import Sink, attributes
@@ -185,7 +185,7 @@ def test_a_body_beyond_64_kib(api: Client) -> None:
 
 def test_a_body_that_does_not_arrive(api: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """A body that trickles is 408 after its time."""
-    monkeypatch.setattr(app, "BODY_SECONDS", 0.05)
+    monkeypatch.setattr(requests, "BODY_SECONDS", 0.05)
     head = b"POST /v1/parcels HTTP/1.1\r\nHost: x\r\nIdempotency-Key: k\r\nContent-Type: application/json\r\n"
     with socket.create_connection(("127.0.0.1", api.port), timeout=60) as connection:
         connection.sendall(head + b"Content-Length: 100\r\n\r\n{")

@@ -48,7 +48,7 @@ async def stream(request: Request) -> Response:
 
 @pytest.fixture(autouse=True)
 def _looked_at_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("quadrille.web.app.LOOK_TICKS", 1)
+    monkeypatch.setattr("quadrille.web.server.LOOK_SECONDS", 0.1)
 
 
 @pytest.fixture(scope="module")

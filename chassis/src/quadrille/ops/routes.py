@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, NoReturn, TypeAlias, TypeVar
-from urllib.parse import parse_qsl, unquote
+import ipaddress
+import json
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias, TypeVar
 from uuid import UUID
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route as StarletteRoute
 
 from quadrille.observability.trace_context import Context, new_trace
+from quadrille.ops.checks import in_thread
 from quadrille.values import Text
-from quadrille.web import strict_json
 from quadrille.web.documents import json_of
-from quadrille.web.problems import Problem, refuse
+from quadrille.web.middleware import CALL, RequestIdentity
+from quadrille.web.problems import refuse
+from quadrille.web.requests import StrictRequest, check_query, invalid
 
 M = TypeVar("M", bound=BaseModel)
-READS = ("GET", "HEAD")
 _TEXT = TypeAdapter[str](Text)
 
 
@@ -56,72 +61,59 @@ class OpsResponse:
 Route: TypeAlias = Callable[[OpsRequest], OpsResponse]
 OpsRoutes: TypeAlias = Mapping[tuple[str, str], Route]
 """By method and pattern, as ``("GET", "/ops/parked/{order_id}?limit&state")``: after ``?`` is what a query may name."""
+Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 
-class RouteMatch(NamedTuple):
-    """The route of a request, with its path's variables and its query."""
-
-    route: Route
-    path: Mapping[str, str]
-    query: Mapping[str, str]
-
-
-def find(routes: OpsRoutes, method: str, target: str) -> RouteMatch:
-    """Return what answers to a method at a target; refuses an unknown path, method or query parameter."""
-    given, _, query = target.partition("?")
-    wanted, there = "GET" if method == "HEAD" else method, set[str]()
-    for (verb, pattern), route in routes.items():
-        if (path := _match(pattern, given)) is None:
-            continue
-        if verb == wanted:
-            return RouteMatch(route, path, _query(query, pattern.partition("?")[2].split("&")))
-        there |= {"GET", "HEAD"} if verb == "GET" else {verb}
-    if not there:
-        refuse("not-found")
-    raise Problem(slug="method-not-allowed", allow=sorted(there), headers={"Allow": ", ".join(sorted(there))})
+def routes_of(routes: OpsRoutes) -> Iterator[StarletteRoute]:
+    """Yield the framework's routes of ours."""
+    for (method, pattern), route in routes.items():
+        path, _, query = pattern.partition("?")
+        yield StarletteRoute(path, _endpoint(route, frozenset(query.split("&"))), methods=[method])
 
 
-def members(body: bytes) -> tuple[dict[str, Any], str]:
+def _endpoint(route: Route, known: frozenset[str]) -> Endpoint:
+    async def endpoint(request: Request) -> Response:
+        check_query(request, known)
+        call: RequestIdentity = request.scope[CALL]
+        asked = OpsRequest(request.path_params, dict(request.query_params), trace=call.trace)
+        if request.method != "GET":
+            _check_caller(request)
+            body, reason = members(await StrictRequest(request.scope, request.receive).json())
+            asked = replace(asked, body=body, reason=reason)
+        told = await in_thread(lambda: route(asked))
+        call.trace = told.trace or call.trace
+        return json_response(told.status, told.document)
+
+    return endpoint
+
+
+def json_response(status: int, document: Mapping[str, object]) -> Response:
+    """Return a document that nobody keeps."""
+    body = json.dumps(document, default=str)
+    return Response(body, status, {"Cache-Control": "no-store"}, "application/json")
+
+
+def _check_caller(request: Request) -> None:
+    """Refuse a write from another machine, and one a web page had a browser send (browsers name its Origin)."""
+    if request.client is None or not ipaddress.ip_address(request.client.host).is_loopback:
+        refuse("unauthorized", "Without keys a write is taken from this machine only: ask from there.")
+    if "origin" in request.headers:
+        refuse("unauthorized", "Without keys no write is taken from a web page: use the quadrille command.")
+
+
+def members(value: object) -> tuple[dict[str, Any], str]:
     """Return what a write's body says beside its reason, and the reason; refuses one without."""
-    try:
-        value = strict_json.loads(body)
-    except strict_json.MalformedJsonError as error:
-        refuse("malformed-json", error.reason, position=error.position)
     if not isinstance(value, dict):
-        _invalid("", "object_type", "Input should be an object")
+        invalid("", "object_type", "Input should be an object")
     if "reason" not in value:
-        _invalid("/reason", "missing", "Say why: whatever an operator does is kept with its reason")
+        invalid("/reason", "missing", "Say why: whatever an operator does is kept with its reason")
     try:
         reason = _TEXT.validate_python(value.pop("reason"), strict=True)
     except ValidationError as errors:
         refuse("validation-failed", errors=_told(errors, "/reason"))
     if not reason.strip():
-        _invalid("/reason", "string_too_short", "Say why: whatever an operator does is kept with its reason")
+        invalid("/reason", "string_too_short", "Say why: whatever an operator does is kept with its reason")
     return value, reason
-
-
-def _match(pattern: str, path: str) -> dict[str, str] | None:
-    wanted, given = pattern.partition("?")[0].split("/"), path.split("/")
-    if len(wanted) != len(given):
-        return None
-    found = {}
-    for want, have in zip(wanted, given, strict=True):
-        if want.startswith("{") and have:
-            found[want[1:-1]] = unquote(have, errors="replace")
-        elif want != have:
-            return None
-    return found
-
-
-def _query(text: str, known: Iterable[str]) -> dict[str, str]:
-    given = parse_qsl(text, keep_blank_values=True)
-    for name, _ in given:
-        if name not in known:
-            _invalid(f"query:{name[:64]}", "extra_forbidden", "This route takes no such parameter")
-    names = [name for name, _ in given]
-    if twice := [name for name in names if names.count(name) > 1]:
-        refuse("repeated-parameter", f"{twice[0]} came more than once.", parameter=twice[0])
-    return dict(given)
 
 
 def _identity(text: str, pointer: str) -> UUID:
@@ -130,7 +122,7 @@ def _identity(text: str, pointer: str) -> UUID:
     except ValueError:
         found = UUID(int=0)
     if str(found) != text.lower():
-        _invalid(pointer, "uuid_parsing", "Input should be an id: 32 hexadecimal digits in five groups")
+        invalid(pointer, "uuid_parsing", "Input should be an id: 32 hexadecimal digits in five groups")
     return found
 
 
@@ -139,7 +131,3 @@ def _told(errors: ValidationError, place: str) -> list[dict[str, str]]:
         {"pointer": place + "".join(f"/{part}" for part in e["loc"]), "code": e["type"], "message": e["msg"]}
         for e in errors.errors(include_url=False, include_input=False)
     ]
-
-
-def _invalid(pointer: str, code: str, message: str) -> NoReturn:
-    refuse("validation-failed", errors=[{"pointer": pointer, "code": code, "message": message}])

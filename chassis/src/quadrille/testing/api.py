@@ -16,7 +16,7 @@ from quadrille.observability.tracing import Spans
 from quadrille.processing.telemetry import SagaOutcomes
 from quadrille.service import Service, Tx
 from quadrille.settings import Bind, settings_of
-from quadrille.web.app import serve
+from quadrille.web.server import serve
 
 START_SECONDS = 60.0
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from contextlib import suppress
 from typing import Any
 from urllib.parse import unquote
 
@@ -323,6 +324,12 @@ class Connection(HttpToolsProtocol):
     def _cut(self, cause: str) -> None:
         self._crowd.tell(cause)
         self.transport.abort()
+
+
+def expel(connection: Connection) -> None:
+    """End a connection; from any thread."""
+    with suppress(RuntimeError):  # the loop has ended, and everyone with it
+        connection.loop.call_soon_threadsafe(connection.transport.abort)
 
 
 def _closes(message: Message) -> bool:

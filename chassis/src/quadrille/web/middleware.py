@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 from starlette.responses import JSONResponse
@@ -34,16 +34,23 @@ log = structlog.get_logger()
 
 
 @dataclass(slots=True)
-class RequestContext:
-    """One request: its id, its place in a trace, who asks, and whose trace it was called from."""
+class RequestIdentity:
+    """What every answer tells of its request: its id and its place in a trace; ``base`` is where problems are told."""
 
     request_id: str
     trace: Context
+    base: str
+    status: int = field(default=0, kw_only=True)
+
+
+@dataclass(slots=True)
+class RequestContext(RequestIdentity):
+    """One request of an API: who asks, and whose trace it was called from."""
+
     caller: str
     edge: RequestMiddleware
     from_outside: Context | None = None
     order_id: str | None = None
-    status: int = 0
 
     def join(self, trace_id: str) -> None:
         """Go on in the trace of what is asked about, so that what comes of it is told there; before anything is."""
@@ -81,32 +88,23 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        call, began_ns, began, method = self._begin(scope), time.time_ns(), time.perf_counter(), scope["method"]
-        if method == "HEAD":  # answered as GET is, without the body (RFC 9110, 9.3.2)
-            scope = {**scope, "method": "GET"}
+        began_ns, began, method = time.time_ns(), time.perf_counter(), scope["method"]
+        scope = {**scope, CALL: self._begin(scope)}
         self.in_flight += 1
         metrics.IN_FLIGHT.inc()
-        error = None
         try:
-            await self._answer(scope, receive, _sender(send, call, head=method == "HEAD"))
-        except Exception as raised:
-            error = type(raised).__name__
-            log.exception("request failed", request_id=call.request_id, trace_id=call.trace.trace_id, method=method)
+            error = await answer(self._answer, scope, receive, send)
         finally:
             self.in_flight -= 1
             metrics.IN_FLIGHT.dec()
         self._end(scope, method, began_ns, time.perf_counter() - began, error)
 
     def _begin(self, scope: Scope) -> RequestContext:
-        named = [value for name, value in scope["headers"] if name == b"x-request-id"]
-        known = len(named) == 1 and _REQUEST_ID.fullmatch(named[0])
-        request_id = named[0].decode("ascii") if known else str(uuid7())
         parents = [value for name, value in scope["headers"] if name == b"traceparent"]
         outside = (
             parse(parents[0].decode("latin-1")) if len(parents) == 1 else None
         )  # of two, neither is whom it is from
-        call = scope[CALL] = RequestContext(request_id, self.spans.root(), "local", self, outside)
-        return call
+        return RequestContext(request_id_of(scope), self.spans.root(), self.base, "local", self, outside)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -117,22 +115,7 @@ class RequestMiddleware:
             await self.app(scope, receive, send)
 
     def _check(self, scope: Scope) -> None:
-        """Refuse what is refused whatever is asked, and make headers told in parts whole; raises Problem."""
-        if unread := scope.get(UNREAD):
-            raise unread
-        if sum(len(name) + len(value) for name, value in scope["headers"]) > HEADERS_MAX:
-            refuse("headers-too-large", limit=HEADERS_MAX)
-        try:
-            scope["headers"] = settled(scope["headers"])
-        except Repeated as twice:
-            detail = f"{twice.header} came more than once, with different values."
-            refuse("repeated-header", detail, header=twice.header, headers=_LAST)
-        hosts = [value for name, value in scope["headers"] if name == b"host"]
-        if (not hosts and scope.get("http_version") != "1.0") or not all(map(_HOST.fullmatch, hosts)):
-            detail = "HTTP/1.1 wants one header Host: a name, with or without a port."
-            refuse("malformed-request", detail, headers=_LAST)
-        if b"%2f" in scope.get("raw_path", b"").lower():  # decoded it would lead to another path
-            refuse("not-found", "No path of this API has a slash within a segment.")
+        check_head(scope)
         if self.in_flight > min(IN_FLIGHT_MAX, self.connections // 4):
             refuse("overloaded", cause="POOL_EXHAUSTED", retry_after=1)
 
@@ -163,15 +146,55 @@ class RequestMiddleware:
         )
 
 
+def request_id_of(scope: Scope) -> str:
+    """Return the id a client gave its request, a new one if it gave none that is fit."""
+    named = [value for name, value in scope["headers"] if name == b"x-request-id"]
+    known = len(named) == 1 and _REQUEST_ID.fullmatch(named[0])
+    return named[0].decode("ascii") if known else str(uuid7())
+
+
+def check_head(scope: Scope) -> None:
+    """Refuse what is refused whatever is asked, and make headers told in parts whole; raises Problem."""
+    if unread := scope.get(UNREAD):
+        raise unread
+    if sum(len(name) + len(value) for name, value in scope["headers"]) > HEADERS_MAX:
+        refuse("headers-too-large", limit=HEADERS_MAX)
+    try:
+        scope["headers"] = settled(scope["headers"])
+    except Repeated as twice:
+        detail = f"{twice.header} came more than once, with different values."
+        refuse("repeated-header", detail, header=twice.header, headers=_LAST)
+    hosts = [value for name, value in scope["headers"] if name == b"host"]
+    if (not hosts and scope.get("http_version") != "1.0") or not all(map(_HOST.fullmatch, hosts)):
+        detail = "HTTP/1.1 wants one header Host: a name, with or without a port."
+        refuse("malformed-request", detail, headers=_LAST)
+    if b"%2f" in scope.get("raw_path", b"").lower():  # decoded it would lead to another path
+        refuse("not-found", "No path of this API has a slash within a segment.")
+
+
+async def answer(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> str | None:
+    """Answer a request whatever happens inside: HEAD as GET, without the body; return the class of a bug of ours."""
+    call: RequestIdentity = scope[CALL]
+    method = scope["method"]
+    if method == "HEAD":  # RFC 9110, 9.3.2
+        scope["method"] = "GET"
+    try:
+        await app(scope, receive, _sender(send, call, head=method == "HEAD"))
+    except Exception as raised:
+        log.exception("request failed", request_id=call.request_id, trace_id=call.trace.trace_id, method=method)
+        return type(raised).__name__
+    return None
+
+
 def respond(scope: Scope, problem: Problem) -> JSONResponse:
     """Return the response of a problem, with what every problem tells."""
-    call: RequestContext = scope[CALL]
-    document = problem.document(call.edge.base, scope["path"], call.request_id, call.trace.trace_id)
+    call: RequestIdentity = scope[CALL]
+    document = problem.document(call.base, scope["path"], call.request_id, call.trace.trace_id)
     headers = {"Cache-Control": "no-store", **(problem.headers or {})}
     return JSONResponse(document, problem.status_code, headers, MEDIA_TYPE)
 
 
-def _sender(send: Send, call: RequestContext, *, head: bool) -> Callable[[Message], Awaitable[None]]:
+def _sender(send: Send, call: RequestIdentity, *, head: bool) -> Callable[[Message], Awaitable[None]]:
     """Put our headers on the answer, note its status, and leave out the body of a HEAD."""
     ours = [(b"x-request-id", call.request_id.encode()), (b"x-content-type-options", b"nosniff")]
     ended = False
