@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
-import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -34,6 +32,7 @@ from quadrille.ops import server as ops
 from quadrille.settings import Settings
 from quadrille.testing.in_memory import START
 from quadrille.web.admission import PROBES, AdmissionControl, AdmissionState, Limits, State
+from quadrille_cli.client import Client
 
 LIMITS = Limits()
 NEWS = "SELECT type FROM outbox WHERE type LIKE 'intake.%' ORDER BY ctid"
@@ -219,13 +218,9 @@ def ask(till: Till) -> Iterator[Ask]:
     with ops.serve("127.0.0.1:0", "order", "api", {}, routes=ops_routes(face)) as server:
 
         def ask(method: str, path: str, body: object = None) -> tuple[int, Any]:
-            line = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=60)
-            data = None if body is None else json.dumps(body).encode()
-            line.request(method, path, data, {"Content-Type": "application/json"})
-            answer = line.getresponse()
-            document = json.loads(answer.read())
-            line.close()
-            return answer.status, document
+            with Client(f"http://127.0.0.1:{server.server_port}", timeout=60) as line:
+                reply = line.ask(method, path, body)
+            return reply.status, reply.body
 
         yield ask
 
