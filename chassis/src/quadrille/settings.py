@@ -156,7 +156,12 @@ Duration = Annotated[timedelta, BeforeValidator(parse_duration), PlainSerializer
 Address = Annotated[Bind, PlainValidator(parse_bind), PlainSerializer(str, return_type=str)]
 Hidden = Annotated[Secret, PlainValidator(Secret), PlainSerializer(repr, return_type=str)]
 Urls = Annotated[tuple[str, ...], BeforeValidator(_endpoints)]
-Url = Annotated[str, Field(pattern=r"^https?://[^\s/]+(/\S*)?$"), AfterValidator(_with_port)]
+Url = Annotated[
+    str,
+    Field(pattern=r"^https?://[^\s/]+(/\S*)?$"),
+    AfterValidator(_with_port),
+    PlainSerializer(lambda url: _LOGIN.sub("//***@", url), return_type=str),
+]
 
 
 class Settings(BaseModel):

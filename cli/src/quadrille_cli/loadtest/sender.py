@@ -6,6 +6,8 @@ import json
 from http import HTTPStatus
 from typing import Any, Self
 
+import urllib3
+
 TIMEOUT_SECONDS = 15.0
 
 
@@ -17,10 +19,7 @@ class Sender:
     """Posts JSON to one base url from as many threads as it has connections; nothing is sent twice."""
 
     def __init__(self, url: str, connections: int) -> None:
-        import urllib3  # noqa: PLC0415 - 30 ms that only a load run spends
-
         self._pool = urllib3.connection_from_url(url, maxsize=connections, timeout=TIMEOUT_SECONDS, retries=False)
-        self._lost = urllib3.exceptions.HTTPError
 
     def __enter__(self) -> Self:
         return self
@@ -33,7 +32,7 @@ class Sender:
         headers = {"Content-Type": "application/json", "Idempotency-Key": key} if key else {}
         try:
             reply = self._pool.request("POST", path, body=json.dumps(body) if key else None, headers=headers)
-        except self._lost as lost:
+        except urllib3.exceptions.HTTPError as lost:
             raise NotAcceptedError(type(lost).__name__) from lost
         if reply.status >= HTTPStatus.BAD_REQUEST:
             raise NotAcceptedError(str(reply.status))
