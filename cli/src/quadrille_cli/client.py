@@ -57,7 +57,7 @@ class Client:
     """Talks to one base url; ``timeout`` in seconds is for connecting and for each wait for bytes."""
 
     def __init__(self, url: str, timeout: float = TIMEOUT_SECONDS) -> None:
-        import httpx  # noqa: PLC0415 - a tenth of a second that only a request spends
+        import httpx  # noqa: PLC0415 - 50 ms that only a request spends
 
         tls = url.startswith("https:")  # certificates take 80 ms to load, and only TLS needs them
         self._http = httpx.Client(base_url=url, timeout=timeout, trust_env=False, verify=tls)

@@ -137,17 +137,17 @@ def _send(stack: Stack, run: Run) -> None:
             return next(numbers)
 
     def work() -> None:
-        while (number := next_number()) < run.orders:
-            intended = began + number / run.rate
-            time.sleep(max(0.0, intended - time.monotonic()))
-            _post(api, run, kinds[number], intended)
+        with Sender(stack.url("order")) as api:
+            while (number := next_number()) < run.orders:
+                intended = began + number / run.rate
+                time.sleep(max(0.0, intended - time.monotonic()))
+                _post(api, run, kinds[number], intended)
 
-    with Sender(stack.url("order"), SENDERS) as api:
-        threads = [threading.Thread(target=work) for _ in range(min(SENDERS, run.orders))]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+    threads = [threading.Thread(target=work) for _ in range(min(SENDERS, run.orders))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 def _post(api: Sender, run: Run, kind: str, intended: float) -> None:
