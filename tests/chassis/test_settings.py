@@ -237,6 +237,13 @@ def test_a_password_in_an_address_is_not_shown() -> None:
     assert "hunter2" not in str(refused.value)
 
 
+def test_a_registrys_password_is_used_and_not_shown() -> None:
+    """The registry's address may carry user and password: they are there for the client, and print as ***."""
+    found = settings(REGISTRY_URL="https://me:hunter2@registry:8081/base")
+    assert found.registry_url == "https://me:hunter2@registry:8081/base"
+    assert found.shown()["registry_url"] == "https://***@registry:8081/base"
+
+
 @pytest.mark.parametrize(
     ("given", "wanted"),
     [

@@ -171,7 +171,7 @@ def test_each_rule_has_teeth(folder: Path, fault: str) -> None:
     (folder / "order" / "thing.done.avsc").write_text(json.dumps(PLANTED[fault]), "utf-8")
 
     assert any("thing.done.avsc: " in finding for finding in lifecycle.check(folder))
-    with pytest.raises(lifecycle.Refused):
+    with pytest.raises(lifecycle.SchemaRefusedError):
         lifecycle.publish(folder)
 
 
@@ -240,7 +240,7 @@ def test_a_breaking_change_is_refused(folder: Path, fault: str) -> None:
     edit(folder, "payment.skipped", {"fields": BREAKING[fault]})
 
     assert any("PaymentSkipped: version" in finding and "cannot read" in finding for finding in lifecycle.check(folder))
-    with pytest.raises(lifecycle.Refused):
+    with pytest.raises(lifecycle.SchemaRefusedError):
         lifecycle.publish(folder)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import threading
 import uuid
 from collections import Counter
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from quadrille_cli.client import Refused
+from quadrille_cli.client import NoAnswerError, ProblemError
 from quadrille_cli.services import SERVICES
 
 if TYPE_CHECKING:
@@ -48,9 +47,9 @@ class Customer(threading.Thread):
     def _once(self, token: str, sku: str, key: str) -> str | None:
         try:
             return self.shop.submit([(sku, 1)], token, key=key)
-        except (OSError, http.client.HTTPException):
+        except NoAnswerError:
             return None
-        except Refused as refused:
+        except ProblemError as refused:
             if refused.reply.status not in (409, 503):
                 raise
             return None

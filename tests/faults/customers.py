@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import http.client
 import random
 import threading
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any, Self
 
-from quadrille_cli.client import Client
+from quadrille_cli.client import Client, NoAnswerError
 from quadrille_cli.demo_data import block, order_of
 from quadrille_cli.stack import Stack
 
 TEA = [("SKU-TEA", 1)]
 PAUSE_SECONDS = 0.5
-GONE = (OSError, http.client.HTTPException)
 AGAIN = (409, 429, 503)
 """Answers after which the same request is sent again: somebody else holds its key, or nothing was done."""
 
@@ -99,10 +98,10 @@ class Customers:
             try:
                 with Client(self.stack.url("order")) as api:
                     reply = api.ask("POST", path, body, headers)
-            except GONE as gone:
-                last = type(gone).__name__
+            except NoAnswerError as gone:
+                last = str(gone)
             else:
-                if reply.status < http.client.BAD_REQUEST:
+                if reply.status < HTTPStatus.BAD_REQUEST:
                     return reply.body
                 last = f"{reply.status} {reply.raw[:300].decode('utf-8', 'replace')}"
                 if reply.status not in AGAIN:

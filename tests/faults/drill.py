@@ -12,7 +12,7 @@ from contextlib import suppress
 
 import psycopg
 
-from quadrille_cli.client import Refused
+from quadrille_cli.client import ProblemError
 from quadrille_cli.services import SERVICES
 from quadrille_cli.stack import diagnostics
 from tests.conftest import Shop
@@ -25,7 +25,7 @@ PAUSE_SECONDS = 0.5
 HOLD_LOOKS = 80
 HEAL_LOOKS = 480
 TELL_LOOKS = 30
-GONE = (OSError, psycopg.OperationalError, Refused)
+GONE = (OSError, psycopg.OperationalError, ProblemError)
 
 
 class Drill:

@@ -6,13 +6,13 @@ schemas are known, nor the processor, nor another service. Who lacks what it nee
 
 from __future__ import annotations
 
-import http.client
-import json
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TypeAlias
 
+from quadrille_cli.client import Client, NoAnswerError, Reply
 from quadrille_cli.stack import Stack
 from tests.faults.faults import ROLES, Fault
 
@@ -79,20 +79,16 @@ class Watch:
             return dict(zip(asked, pool.map(self._ask, asked), strict=True))
 
     def _ask(self, role: str) -> Answer:
-        connection = http.client.HTTPConnection("127.0.0.1", self._stack.ports[role], timeout=ANSWER_SECONDS)
-        try:
-            connection.request("GET", "/readyz")
-            answer = connection.getresponse()
-            return _read(answer.status, answer.read())
-        except (OSError, http.client.HTTPException):
-            return SILENT
-        finally:
-            connection.close()
+        with Client(f"http://127.0.0.1:{self._stack.ports[role]}", ANSWER_SECONDS) as ops:
+            try:
+                return _read(ops.ask("GET", "/readyz"))
+            except NoAnswerError:
+                return SILENT
 
 
-def _read(status: int, body: bytes) -> Answer:
-    if status == http.client.OK:
+def _read(reply: Reply) -> Answer:
+    if reply.status == HTTPStatus.OK:
         return Answer(ready=True)
-    checks = json.loads(body).get("checks", {})
+    checks = reply.body.get("checks", {})
     failed = {name: check.get("error") for name, check in checks.items() if not check.get("ok")}
     return Answer(ready=False, why=", ".join(f"{name} {error or 'not ok'}" for name, error in failed.items()))

@@ -9,13 +9,13 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from pathlib import Path
 
 import psutil
 import psycopg
 import pytest
 
+from quadrille_cli.client import Client
 from quadrille_cli.stack import CannotRun, Stack, topics
 from quadrille_cli.stack.errors import PartFailed
 from quadrille_cli.stack.processes import Process, Spec
@@ -32,11 +32,10 @@ def infrastructure(parts_of_the_stack: Start) -> Stack:
 
 def register(stack: Stack, name: str) -> int:
     """Register the record under a subject; its id."""
-    body = json.dumps({"schema": json.dumps(RECORD)}).encode()
-    request = urllib.request.Request(f"{stack.registry_url}/subjects/{name}/versions", body)  # noqa: S310 - loopback
-    request.add_header("Content-Type", "application/vnd.schemaregistry.v1+json")
-    with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310 - loopback
-        return int(json.load(answer)["id"])
+    kind = {"Content-Type": "application/vnd.schemaregistry.v1+json"}
+    with Client(stack.registry_url) as registry:
+        path, body = f"/subjects/{name}/versions", {"schema": json.dumps(RECORD)}
+        return int(registry.demand("POST", path, body, kind).body["id"])
 
 
 def processes_below(text: str) -> list[str]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
-import json
 import re
 import time
 import uuid
@@ -44,11 +42,9 @@ def half(parts_of_the_stack: Callable[..., Stack]) -> Stack:
 
 def why(stack: Stack, name: str) -> dict[str, str]:
     """Return why a process is not ready, by check; nothing when it is ready."""
-    connection = http.client.HTTPConnection("127.0.0.1", stack.ports[name], timeout=5)
-    with contextlib.closing(connection):
-        connection.request("GET", "/readyz")
-        answer = connection.getresponse()
-        checks: dict[str, Any] = json.loads(answer.read())["checks"]
+    with Client(f"http://127.0.0.1:{stack.ports[name]}") as ops:
+        answer = ops.ask("GET", "/readyz")
+    checks: dict[str, Any] = answer.body["checks"]
     found = {check: str(told["reason"]) for check, told in checks.items() if not told["ok"]}
     assert (answer.status == 200) is (not found)
     return found

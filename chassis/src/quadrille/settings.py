@@ -158,8 +158,13 @@ Address = Annotated[Bind, PlainValidator(parse_bind), PlainSerializer(str, retur
 Hidden = Annotated[Secret, PlainValidator(Secret), PlainSerializer(repr, return_type=str)]
 """A secret: shown as ``***``."""
 Urls = Annotated[tuple[str, ...], BeforeValidator(_endpoints)]
-Url = Annotated[str, Field(pattern=r"^https?://[^\s/]+(/\S*)?$"), AfterValidator(_with_port)]
-"""An http or https address."""
+Url = Annotated[
+    str,
+    Field(pattern=r"^https?://[^\s/]+(/\S*)?$"),
+    AfterValidator(_with_port),
+    PlainSerializer(lambda url: _LOGIN.sub("//***@", url), return_type=str),
+]
+"""An http or https address; a login in it is shown as ``***``."""
 
 
 class Settings(BaseModel):

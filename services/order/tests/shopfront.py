@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
+import httpx
 import psycopg
 
 from order.domain import Orders
 from quadrille.testing import OnPostgres
+from quadrille_cli.client import Client
 
 ORDER: dict[str, Any] = {
     "customer_id": "cust_demo",
@@ -55,15 +55,9 @@ class Shop:
 
     def ask(self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None) -> Got:
         """Send one request on a connection of its own; bytes go as they are."""
-        data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-        kind = {} if data is None else {"Content-Type": "application/json"}
-        connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=60)
-        try:
-            connection.request(method, path, data, {**kind, **(headers or {})})
-            answer = connection.getresponse()
-            return Got(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
-        finally:
-            connection.close()
+        with Client(self.url, timeout=60) as api:
+            reply = api.ask(method, path, body, headers)
+        return Got(reply.status, reply.headers, reply.raw)
 
     def place(self, key: str = "k-1", **changed: object) -> Got:
         """Place the usual order, changed."""
@@ -86,12 +80,11 @@ class Shop:
     def stream(self, order_id: str, last: int | None = None) -> Iterator[Iterator[Told]]:
         """Open an order's stream; its events come as they are told, comments too, until the server ends it."""
         known = {} if last is None else {"Last-Event-ID": str(last)}
-        with closing(http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=60)) as connection:
-            connection.request("GET", f"/v1/orders/{order_id}/stream", headers=known)
-            answer = connection.getresponse()
-            assert answer.status == 200, answer.read()
+        url = f"{self.url}/v1/orders/{order_id}/stream"
+        with httpx.stream("GET", url, headers=known, timeout=60, trust_env=False) as answer:
+            assert answer.status_code == 200, answer.read()
             assert answer.headers["Content-Type"].startswith("text/event-stream")
-            yield _events(answer)
+            yield _events(answer.iter_lines())
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +96,10 @@ class Told:
     data: Any
 
 
-def _events(answer: http.client.HTTPResponse) -> Iterator[Told]:
+def _events(lines: Iterator[str]) -> Iterator[Told]:
     found: dict[str, str] = {}
-    while line := answer.readline().decode():
-        if text := line.rstrip("\n"):
+    for text in lines:
+        if text:
             name, _, value = text.partition(": ")
             found[name] = value
         elif found:

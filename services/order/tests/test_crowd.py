@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import resource
@@ -24,6 +23,7 @@ from order.handlers import on
 from quadrille import HandlerRegistry
 from quadrille.service import Store
 from quadrille.testing import OnPostgres, schema_ids
+from quadrille_cli.client import Client, NoAnswerError
 from tests.chassis.support.database import wait_until
 from tests.chassis.support.http_harness import free_port
 
@@ -61,19 +61,14 @@ def few_files(db: OnPostgres[Orders], folder: Path) -> Iterator[tuple[int, int, 
 
 def asked(port: int, method: str, path: str, body: object = None, key: str = "") -> tuple[int, Any]:
     """Return status and document; 0 while nobody listens."""
-    line = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     try:
-        headers = {"Content-Type": "application/json", "Idempotency-Key": key} if key else {}
-        line.request(method, path, json.dumps(body) if body else None, headers)
-        answer = line.getresponse()
-        text = answer.read()
-        return answer.status, json.loads(text) if answer.headers[
-            "Content-Type"
-        ] == "application/json" else text.decode()
-    except ConnectionRefusedError:
+        with Client(f"http://127.0.0.1:{port}", timeout=30) as line:
+            reply = line.ask(method, path, body, {"Idempotency-Key": key} if key else {})
+    except NoAnswerError as nobody:
+        if str(nobody) != "ConnectionRefusedError":
+            raise
         return 0, None
-    finally:
-        line.close()
+    return reply.status, reply.body if reply.headers["content-type"] == "application/json" else reply.raw.decode()
 
 
 def test_more_silent_connections_than_files(db: OnPostgres[Orders], tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
-import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -37,6 +35,7 @@ from quadrille.testing import (
     ops_serving,
 )
 from quadrille.web import AdmissionLimits
+from quadrille_cli.client import Client
 
 LIMITS = AdmissionLimits()
 NEWS = "SELECT type FROM outbox WHERE type LIKE 'intake.%' ORDER BY ctid"
@@ -202,13 +201,9 @@ def ask(till: Till) -> Iterator[Ask]:
     with ops_serving(PROGRAM, face) as port:
 
         def ask(method: str, path: str, body: object = None) -> tuple[int, Any]:
-            line = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-            data = None if body is None else json.dumps(body).encode()
-            line.request(method, path, data, {"Content-Type": "application/json"})
-            answer = line.getresponse()
-            document = json.loads(answer.read())
-            line.close()
-            return answer.status, document
+            with Client(f"http://127.0.0.1:{port}", timeout=60) as line:
+                reply = line.ask(method, path, body)
+            return reply.status, reply.body
 
         yield ask
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
-import json
 from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import uuid4
@@ -25,6 +23,7 @@ from order.settings import OrderSettings
 from quadrille import Message
 from quadrille.app import Face
 from quadrille.testing import Spans, ops_serving
+from quadrille_cli.client import Client
 
 CUT_OFF = "UPDATE orders SET cancellable_until = '2026-11-21T09:44:03.120Z' WHERE order_id = %s"
 AUDIT = "SELECT actor, action, reason, before -> 'order' ->> 'order_status', after ->> 'outcome' FROM audit"
@@ -41,13 +40,9 @@ def ask(shop: Shop) -> Iterator[Ask]:
     with ops_serving(PROGRAM, face) as port:
 
         def ask(order_id: str, reason: str = "fraud", **more: object) -> tuple[int, Any]:
-            line = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-            body = json.dumps({"reason": reason, **more}).encode()
-            line.request("POST", f"/ops/orders/{order_id}/cancel", body, {"Content-Type": "application/json"})
-            answer = line.getresponse()
-            document = json.loads(answer.read())
-            line.close()
-            return answer.status, document
+            with Client(f"http://127.0.0.1:{port}", timeout=60) as line:
+                reply = line.ask("POST", f"/ops/orders/{order_id}/cancel", {"reason": reason, **more})
+            return reply.status, reply.body
 
         yield ask
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -190,3 +194,85 @@ def test_a_registry_that_talks_nonsense_is_away(tmp_path: Path) -> None:
     for url in ("http://127.0.0.1:1", "http://[::1]:1", "http:///", "http://256.0.0.1:80"):
         with pytest.raises(RegistryUnavailableError):
             Registry(url, timeout=1).id_of(schemas.of(fresh()))
+
+
+class Answering(BaseHTTPRequestHandler):
+    """Another's registry, with what a real one does not do to order: it asks for a login, hangs up, sends elsewhere."""
+
+    protocol_version = "HTTP/1.1"
+    met: Counter[str]
+
+    def handle(self) -> None:
+        """Count the connection."""
+        self.met["connections"] += 1
+        super().handle()
+
+    def do_GET(self) -> None:
+        """Answer, or do what the path says."""
+        self.met[self.path] += 1
+        known = self.headers["Authorization"] == "Basic dTpwOncgw6Q="
+        found = json.dumps({"schema": "known" if known else "nobody"}).encode()
+        match self.path:
+            case "/schemas/ids/1" if self.met[self.path] == 2:
+                self.close_connection = True  # hung up between two requests, or just then
+                return
+            case "/schemas/ids/2":
+                self.close_connection = True
+                return
+            case "/schemas/ids/3":
+                self.send_response(307)
+                self.send_header("Location", "/schemas/ids/1")
+            case "/schemas/ids/4":
+                self.send_response(200)
+                found = json.dumps({"schema": "x" * 1_000_000}).encode()
+            case "/schemas/ids/5":
+                self.send_response(503)
+            case _:
+                self.send_response(200)
+        self.send_header("Content-Length", str(len(found)))
+        self.end_headers()
+        self.wfile.write(found)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's name
+        """Say nothing."""
+
+
+@contextmanager
+def answering() -> Iterator[tuple[str, Counter[str]]]:
+    """Such a registry: its host and port, and what it met."""
+    met: Counter[str] = Counter()
+    with ThreadingHTTPServer(("127.0.0.1", 0), type("One", (Answering,), {"met": met})) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"127.0.0.1:{server.server_port}", met
+        finally:
+            server.shutdown()
+            thread.join(60)
+
+
+def test_a_registry_is_told_who_asks() -> None:
+    """User and password of its address, decoded, go with every request; without them none do."""
+    with answering() as (host, _):
+        assert Registry(f"http://u:p%3Aw%20%C3%A4@{host}").text_of(7) == "known"
+        assert Registry(f"http://{host}").text_of(7) == "nobody"
+
+
+def test_a_connection_that_was_closed_costs_no_answer() -> None:
+    """One connection carries all; a request that meets its end is sent once more, one that is never answered twice."""
+    with answering() as (host, met):
+        registry = Registry(f"http://{host}")
+        assert [registry.text_of(1) for _ in range(3)] == ["nobody"] * 3
+        assert (met["/schemas/ids/1"], met["connections"]) == (4, 2)
+        with pytest.raises(RegistryUnavailableError, match="ProtocolError"):
+            registry.text_of(2)
+        assert met["/schemas/ids/2"] == 2
+
+
+def test_an_answer_that_is_none_is_no_answer() -> None:
+    """A redirect is not followed, least of all with a password; what is too long is not read; a 503 is asked once."""
+    with answering() as (host, met):
+        for number, why in ((3, "answered 307 without"), (4, "answered 200 without"), (5, "answered 503")):
+            with pytest.raises(RegistryUnavailableError, match=why):
+                Registry(f"http://u:p@{host}").text_of(number)
+        assert met == {"connections": 3, "/schemas/ids/3": 1, "/schemas/ids/4": 1, "/schemas/ids/5": 1}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import resource
 import socket
@@ -18,6 +17,7 @@ from starlette.types import ASGIApp
 
 from quadrille.settings import Bind
 from quadrille.web.server import serve
+from quadrille_cli import client
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +43,9 @@ class Client:
         self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None, seconds: float = 60
     ) -> Got:
         """Send one request; a body that is no bytes is sent as JSON."""
-        data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-        sent = {"Content-Type": "application/json"} if data is not None else {}
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=seconds)
-        try:
-            connection.request(method, path, data, {**sent, **(headers or {})})
-            answer = connection.getresponse()
-            found = answer.read()
-            return Got(answer.status, {name.lower(): value for name, value in answer.getheaders()}, found)
-        finally:
-            connection.close()
+        with client.Client(f"http://127.0.0.1:{self.port}", seconds) as one:
+            reply = one.ask(method, path, body, headers)
+        return Got(reply.status, reply.headers, reply.raw)
 
     def raw(self, data: bytes, seconds: float = 60) -> bytes:
         """Send bytes as they are and return all that comes back until the server closes or falls silent."""

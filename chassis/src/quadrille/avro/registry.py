@@ -9,11 +9,15 @@ import json
 import os
 import tempfile
 import time
+from base64 import b64encode
 from collections.abc import Iterable
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
+
+from urllib3 import PoolManager, Retry
+from urllib3.exceptions import HTTPError
 
 from quadrille.avro import schemas
 from quadrille.avro.decoder import DecodeError, refuse
@@ -23,6 +27,12 @@ from quadrille.observability.degraded import Degraded
 
 MAX_ANSWER = 1_000_000
 TIMEOUT_S = 5.0
+AT_ONCE = 8  # connections kept open
+AGAIN = Retry(connect=0, read=1, redirect=False, status=0, allowed_methods=None)
+"""A request sent and not answered is sent once more, for its connection may have been closed meanwhile.
+
+Each may be made twice: a schema that is registered again keeps its id.
+"""
 
 T = TypeVar("T")
 
@@ -32,33 +42,38 @@ class RegistryUnavailableError(Infrastructure):
 
 
 class Registry:
-    """The Confluent-compatible HTTP interface of a schema registry; one connection a call, safe between threads.
+    """The Confluent-compatible HTTP interface of a schema registry over a pool of connections; safe between threads.
 
     Args:
-        url: base of the interface, without a trailing slash: ``http://127.0.0.1:8081/apis/ccompat/v7``.
+        url: base of the interface: ``http://127.0.0.1:8081/apis/ccompat/v7``, ``https://user:password@host/base``.
         timeout: seconds for connecting and for each read.
     """
 
     def __init__(self, url: str, timeout: float = TIMEOUT_S) -> None:
-        self._where = urlsplit(url.rstrip("/"))
-        self._timeout = timeout
+        self._base, where = url.rstrip("/"), urlsplit(url)
+        login = f"{unquote(where.username or '')}:{unquote(where.password or '')}".encode()
+        self._headers = {"Authorization": f"Basic {b64encode(login).decode()}"} if where.username else {}
+        self._http = PoolManager(maxsize=AT_ONCE, timeout=timeout, retries=AGAIN)
 
     def ask(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
         """Return status and parsed JSON of one call; raises RegistryUnavailableError for silence, 5xx and non-JSON."""
-        kind = HTTPSConnection if self._where.scheme == "https" else HTTPConnection
-        connection = kind(self._where.hostname or "", self._where.port, timeout=self._timeout)
         sent = None if body is None else json.dumps(body)
+        kind = {"Content-Type": "application/vnd.schemaregistry.v1+json"} if sent else {}
         try:
-            headers = {"Content-Type": "application/vnd.schemaregistry.v1+json"} if sent else {}
-            connection.request(method, self._where.path + path, sent, headers)
-            answer = connection.getresponse()
-            raw = answer.read(MAX_ANSWER + 1)
-            parsed = json.loads(raw) if raw and len(raw) <= MAX_ANSWER else None
-        except (OSError, HTTPException, ValueError, RecursionError) as failed:
-            message = f"registry: {type(failed).__name__}"
+            answer = self._http.request(
+                method,
+                self._base + path,
+                body=sent,
+                headers=self._headers | kind,
+                redirect=False,
+                preload_content=False,
+            )
+            with closing(answer):
+                raw = answer.read(MAX_ANSWER + 1)
+                parsed = json.loads(raw) if raw and len(raw) <= MAX_ANSWER else None
+        except (HTTPError, ValueError, RecursionError) as failed:
+            message = f"registry: {_cause(failed)}"
             raise RegistryUnavailableError(message) from failed
-        finally:
-            connection.close()
         if answer.status >= 500:  # noqa: PLR2004 - HTTP
             message = f"registry answered {answer.status}"
             raise RegistryUnavailableError(message)
@@ -73,6 +88,13 @@ class Registry:
         """Return the text registered under an id, or None."""
         status, found = self.ask("GET", f"/schemas/ids/{number}")
         return _member(status, found, "schema", str)
+
+
+def _cause(failed: BaseException) -> str:
+    """Return the name of what the operating system said, below what the library made of it."""
+    while failed.__cause__ is not None:
+        failed = failed.__cause__
+    return type(failed).__name__
 
 
 def _member(status: int, found: object, name: str, kind: type[T]) -> T | None:

@@ -1,7 +1,8 @@
 """Calls to an HTTP system outside; the guarantee: what was never sent and what was never answered are told apart.
 
-Connections are kept open, one per call under way (http.client so used costs a sixth of httpx), and every call goes
-through a bulkhead and a breaker. Nothing is sent twice here: repeating is the caller's, who has the key.
+Connections are kept open, one per call under way, and every call goes through a bulkhead and a breaker. Nothing is sent
+twice here: repeating is the caller's, who has the key. http.client and not a library above it, for the time-out must
+bound the whole answer, and a call costs half of urllib3's and a quarter of httpx's (docs/adr/0002-dependencies.md).
 """
 
 from __future__ import annotations

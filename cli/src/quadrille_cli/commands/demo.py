@@ -21,7 +21,7 @@ from rich.live import Live
 from rich.table import Table
 
 from quadrille_cli import console as screen
-from quadrille_cli.client import Client, Refused
+from quadrille_cli.client import Client, ProblemError
 from quadrille_cli.commands import stack as supervisor
 from quadrille_cli.commands.shared import told
 from quadrille_cli.demo_data import block, order_of, stock_up, write_addresses
@@ -128,7 +128,7 @@ def demo(
         console.width = 2 * WIDE
     try:
         wrong = _play(stack, console, began)
-    except Refused as refused:
+    except ProblemError as refused:
         raise typer.Exit(told(refused)) from None
     if wrong:
         raise typer.Exit(1)

@@ -22,11 +22,11 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from quadrille_cli.client import Client, Refused
 from quadrille_cli.commands.shared import running
 from quadrille_cli.demo_data import order_of, stock_up, write_addresses
 from quadrille_cli.loadtest import compensation
 from quadrille_cli.loadtest.observer import End, Observer
+from quadrille_cli.loadtest.sender import NotAcceptedError, Sender
 from quadrille_cli.stack import Stack
 from quadrille_cli.stack.usage import cpu_by_group, percentile
 
@@ -137,7 +137,7 @@ def _send(stack: Stack, run: Run) -> None:
             return next(numbers)
 
     def work() -> None:
-        with Client(stack.url("order")) as api:
+        with Sender(stack.url("order")) as api:
             while (number := next_number()) < run.orders:
                 intended = began + number / run.rate
                 time.sleep(max(0.0, intended - time.monotonic()))
@@ -150,25 +150,24 @@ def _send(stack: Stack, run: Run) -> None:
         thread.join()
 
 
-def _post(api: Client, run: Run, kind: str, intended: float) -> None:
+def _post(api: Sender, run: Run, kind: str, intended: float) -> None:
     token, sku, _ = KINDS[kind]
     try:
-        key = {"Idempotency-Key": f"load-{uuid.uuid4()}"}
-        reply = api.demand("POST", "/v1/orders", order_of([(sku, 1)], token), key)
-    except (Refused, OSError) as refused:
-        run.refused[str(refused.reply.status) if isinstance(refused, Refused) else type(refused).__name__] += 1
+        accepted = api.post("/v1/orders", order_of([(sku, 1)], token), f"load-{uuid.uuid4()}")
+    except NotAcceptedError as refused:
+        run.refused[str(refused)] += 1
     else:
-        run.sent[reply.body["order_id"]] = Sent(kind, intended, time.monotonic())
+        order = accepted["order_id"]
+        run.sent[order] = Sent(kind, intended, time.monotonic())
         if kind == "cancel":
-            _cancel(api, run, reply.body["order_id"])
+            _cancel(api, run, order)
 
 
-def _cancel(api: Client, run: Run, order: str) -> None:
+def _cancel(api: Sender, run: Run, order: str) -> None:
     try:
-        api.demand("POST", f"/v1/orders/{order}/cancel")
-    except (Refused, OSError) as refused:
-        status = refused.reply.status if isinstance(refused, Refused) else type(refused).__name__
-        run.refused[f"cancel: {status}"] += 1
+        api.post(f"/v1/orders/{order}/cancel")
+    except NotAcceptedError as refused:
+        run.refused[f"cancel: {refused}"] += 1
 
 
 def _report(console: Console, run: Run, ends: Mapping[str, End], spent: Mapping[str, float]) -> list[str]:

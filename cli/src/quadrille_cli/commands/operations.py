@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import time
 from collections.abc import Iterator, Mapping
+from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +17,7 @@ from rich.table import Table
 from typer import echo
 
 from quadrille_cli import console as screen
-from quadrille_cli.client import Client, Refused
+from quadrille_cli.client import Client, NoAnswerError, ProblemError
 from quadrille_cli.commands import stack as supervisor
 from quadrille_cli.commands.shared import NOT_FOUND, UNREACHABLE, an_id, asked, bad, form, reason, running, told
 from quadrille_cli.services import SERVICES
@@ -137,15 +137,15 @@ def find(stack: Stack, identity: str) -> tuple[Stack, Document]:
         try:
             with Client(stack.url(f"{name}-worker")) as ops:
                 found = ops.ask(method, path)
-        except (OSError, http.client.HTTPException):
+        except NoAnswerError:
             silent.append(name)
             continue
-        if found.status == http.client.OK:
+        if found.status == HTTPStatus.OK:
             return stack, found.body
-        if found.status == http.client.SERVICE_UNAVAILABLE:
+        if found.status == HTTPStatus.SERVICE_UNAVAILABLE:
             silent.append(name)
-        elif found.status != http.client.NOT_FOUND:
-            raise typer.Exit(told(Refused(method, path, found)))
+        elif found.status != HTTPStatus.NOT_FOUND:
+            raise typer.Exit(told(ProblemError(method, path, found)))
     screen.fail(f"no service knows operation {identity}" + (f"; silent: {', '.join(silent)}" if silent else ""))
     raise typer.Exit(UNREACHABLE if silent else NOT_FOUND)
 
@@ -185,8 +185,8 @@ def watched(url: str, document: Document) -> Iterator[Document]:
                     yield document
                     time.sleep(LOOK_SECONDS)
                 return
-        except (OSError, http.client.HTTPException, Refused) as trouble:
-            if isinstance(trouble, Refused) and trouble.reply.status != http.client.SERVICE_UNAVAILABLE:
+        except (NoAnswerError, ProblemError) as trouble:
+            if isinstance(trouble, ProblemError) and trouble.reply.status != HTTPStatus.SERVICE_UNAVAILABLE:
                 raise typer.Exit(told(trouble)) from None
             if time.monotonic() - heard > AWAY_SECONDS:
                 fix = f"quadrille up --detach; then it goes on: quadrille operations resume {document['operation_id']}"

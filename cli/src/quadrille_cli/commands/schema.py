@@ -38,7 +38,7 @@ def publish_command(schemas: Folder = None) -> None:
     """Add new and changed schemas to published.json, for ever."""
     try:
         names = lifecycle.publish(schemas or lifecycle.root())
-    except lifecycle.Refused as refused:
+    except lifecycle.SchemaRefusedError as refused:
         _end(refused.findings, "")
     else:
         typer.echo("\n".join(names) or "nothing new")
@@ -52,7 +52,7 @@ def apply_command(registry: Url = LOCAL, schemas: Folder = None) -> None:
     except RegistryUnavailableError as away:
         typer.echo(f"{away}: is the stack up?", err=True)
         raise typer.Exit(UNREACHABLE) from away
-    except lifecycle.Refused as refused:
+    except lifecycle.SchemaRefusedError as refused:
         _end(refused.findings, "")
     else:
         typer.echo(f"{sum(map(len, applied.ids.values()))} versions of {len(applied.ids)} records are in the registry")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from typing import NoReturn
 import typer
 
 from quadrille_cli import console
-from quadrille_cli.client import Client, Refused
+from quadrille_cli.client import Client, NoAnswerError, ProblemError
 from quadrille_cli.commands import stack as supervisor
 from quadrille_cli.stack import Stack, paths
 
@@ -82,14 +81,14 @@ def asked(url: str) -> Iterator[Client]:
     try:
         with Client(url) as client:
             yield client
-    except Refused as refused:
+    except ProblemError as refused:
         raise typer.Exit(told(refused)) from None
-    except (OSError, http.client.HTTPException) as away:
-        console.fail(f"nothing answers at {url}: {type(away).__name__}\n  fix: quadrille status, quadrille up --detach")
+    except NoAnswerError as away:
+        console.fail(f"nothing answers at {url}: {away}\n  fix: quadrille status, quadrille up --detach")
         raise typer.Exit(UNREACHABLE) from None
 
 
-def told(refused: Refused) -> int:
+def told(refused: ProblemError) -> int:
     """Say what was refused, why and what to do, and return the exit code."""
     problem, slug = refused.problem, refused.slug
     if not slug:

@@ -24,7 +24,7 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 
-class Refused(Exception):  # noqa: N818 - the name says what is the case
+class SchemaRefusedError(Exception):
     """Schemas that may not be published, or a registry that does not take them; one finding a line."""
 
     def __init__(self, findings: Iterable[str]) -> None:
@@ -62,14 +62,17 @@ def check(folder: Path) -> list[str]:
 
 
 def publish(folder: Path) -> list[str]:
-    """Add every new schema to ``published.json`` and return their names; raises Refused if one may not be published."""
+    """Add every new schema to ``published.json`` and return their names.
+
+    Raises SchemaRefusedError if one may not be published.
+    """
     files, wrong = rules.read(folder)
     published, changed = published_file.load(folder)
     new = published_file.unpublished(published, files)
     after = published_file.extended(published, new.values())
     clash = [finding for name in new for finding in published_file.incompatible(after.versions[name])]
     if wrong or changed or clash:
-        raise Refused([*wrong, *changed, *clash])
+        raise SchemaRefusedError([*wrong, *changed, *clash])
     published_file.store(folder, after)
     return sorted(new)
 
@@ -81,11 +84,12 @@ def apply(url: str, folder: Path) -> Applied:
         url: base of the registry's Confluent-compatible interface.
         folder: the directory with ``published.json``.
 
-    Raises Refused if the registry says no or gives an id for something else, RegistryUnavailableError if it is silent.
+    Raises SchemaRefusedError if the registry says no or gives an id for something else, RegistryUnavailableError if it
+    is silent.
     """
     published, wrong = published_file.load(folder)
     if wrong:
-        raise Refused(wrong)
+        raise SchemaRefusedError(wrong)
     registry = Registry(url)
     _demand(registry)
     ids = _each(lambda record: _register(registry, *record), published.versions.items())
@@ -124,7 +128,7 @@ def _demand(registry: Registry) -> None:
     if _get(registry, "/config", "compatibilityLevel") != LEVEL:
         status, _ = registry.ask("PUT", "/config", {"compatibility": LEVEL})
         if status != 200:  # noqa: PLR2004 - HTTP
-            raise Refused([f"the registry does not take {LEVEL}: it answered {status}"])
+            raise SchemaRefusedError([f"the registry does not take {LEVEL}: it answered {status}"])
 
 
 def _get(registry: Registry, path: str, name: str) -> object:
@@ -141,9 +145,9 @@ def _register(registry: Registry, name: str, versions: tuple[Schema, ...]) -> tu
             status, answer = registry.ask("POST", f"/subjects/{quote(name)}/versions", {"schema": schema.text})
             if not isinstance(answer, dict) or not isinstance(number := answer.get("id"), int):
                 reason = answer.get("message") if isinstance(answer, dict) else None
-                raise Refused([f"{name}: the registry answered {status}: {reason}"])
+                raise SchemaRefusedError([f"{name}: the registry answered {status}: {reason}"])
         if _fingerprint(registry.text_of(number)) != schema.fingerprint:
-            raise Refused([f"{name}: the registry holds another schema under id {number}"])
+            raise SchemaRefusedError([f"{name}: the registry holds another schema under id {number}"])
         ids.append(number)
     return tuple(ids)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from quadrille_cli.client import Client, NoAnswerError
 from quadrille_cli.stack import Stack
 from quadrille_cli.stack.servers import aot
 
@@ -64,14 +63,11 @@ def not_ready(stack: Stack) -> dict[str, list[str]]:
 
 
 def _reasons(port: int) -> list[str]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=3)
     try:
-        connection.request("GET", "/readyz")
-        checks = json.loads(connection.getresponse().read())["checks"]
-    except (OSError, http.client.HTTPException, ValueError, KeyError):
+        with Client(f"http://127.0.0.1:{port}", timeout=3) as ops:
+            checks = ops.ask("GET", "/readyz").body["checks"]
+    except (NoAnswerError, ValueError, KeyError):
         return ["its ops port does not answer"]
-    finally:
-        connection.close()
     return [f"{name}: {found.get('reason')}" for name, found in checks.items() if not found["ok"]]
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import http.client
+from contextlib import suppress
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
+from quadrille_cli.client import Client, NoAnswerError
 from quadrille_cli.stack import leftovers, paths
 from quadrille_cli.stack.processes import Process, Spec
 from quadrille_cli.stack.servers import artifacts, jvm
@@ -65,14 +67,9 @@ def _lay_out(home: Path, ports: Mapping[str, int]) -> None:
 
 def healthy(port: int, path: str) -> bool:
     """Whether a GET of this path is answered with 200."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
-    try:
-        connection.request("GET", path)
-        return connection.getresponse().status == http.client.OK
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
+    with suppress(NoAnswerError), Client(f"http://127.0.0.1:{port}", timeout=2) as server:
+        return server.ask("GET", path).status == HTTPStatus.OK
+    return False
 
 
 def _class_path(home: Path) -> str:
