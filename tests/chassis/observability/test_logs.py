@@ -138,6 +138,8 @@ def test_a_directory_for_other_processes_counts_is_let_be(monkeypatch: pytest.Mo
     """The metrics' library would write files there, or end the process where there is none: we count in memory."""
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "/nowhere")
     assert (
-        lines("from chassis import metrics, ops\nmetrics.SPANS_SENT.inc()\nlog.info('counted')")[0]["event"]
+        lines(
+            "from quadrille.observability import metrics\nfrom quadrille.ops import server\nmetrics.SPANS_SENT.inc()\nlog.info('counted')"
+        )[0]["event"]
         == "counted"
     )

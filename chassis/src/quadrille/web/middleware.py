@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from quadrille import file_limits
 from quadrille.ids import uuid7
 from quadrille.observability import metrics
-from quadrille.observability.trace_context import Context, parse
+from quadrille.observability.trace_context import Context
 from quadrille.observability.tracing import SERVER, Spans, Value
 from quadrille.web.headers import Repeated, settled
 from quadrille.web.problems import MEDIA_TYPE, Problem, refuse
@@ -103,10 +103,7 @@ class RequestMiddleware:
         named = [value for name, value in scope["headers"] if name == b"x-request-id"]
         known = len(named) == 1 and _REQUEST_ID.fullmatch(named[0])
         request_id = named[0].decode("ascii") if known else str(uuid7())
-        parents = [value for name, value in scope["headers"] if name == b"traceparent"]
-        outside = (
-            parse(parents[0].decode("latin-1")) if len(parents) == 1 else None
-        )  # of two, neither is whom it is from
+        outside = self.spans.caller(scope["headers"])
         call = scope[CALL] = RequestContext(request_id, self.spans.root(), "local", self, outside)
         return call
 
