@@ -20,6 +20,7 @@ from quadrille.avro.decoder import DecodeError, refuse
 from quadrille.avro.schemas import Schema, UnsafeSchemaError
 from quadrille.messages import Infrastructure
 from quadrille.observability.degraded import Degraded
+from quadrille.observability.tracing import ClientSpan, Value
 
 MAX_ANSWER = 1_000_000
 TIMEOUT_S = 5.0
@@ -66,13 +67,25 @@ class Registry:
 
     def id_of(self, schema: Schema) -> int | None:
         """Return the id under which exactly this schema is registered, or None."""
-        status, found = self.ask("POST", f"/subjects/{quote(schema.name)}", {"schema": schema.text})
+        with self._span("POST", "/subjects/{subject}") as span:
+            status, found = self.ask("POST", f"/subjects/{quote(schema.name)}", {"schema": schema.text})
+            span.answered(status)
         return _member(status, found, "id", int)
 
     def text_of(self, number: int) -> str | None:
         """Return the text registered under an id, or None."""
-        status, found = self.ask("GET", f"/schemas/ids/{number}")
+        with self._span("GET", "/schemas/ids/{id}") as span:
+            status, found = self.ask("GET", f"/schemas/ids/{number}")
+            span.answered(status)
         return _member(status, found, "schema", str)
+
+    def _span(self, method: str, template: str) -> ClientSpan:
+        """Return the span of a call; one that is made for a record is a child of the record's sending."""
+        named: dict[str, Value] = {"http.request.method": method, "url.template": template}
+        port = self._where.port or (443 if self._where.scheme == "https" else 80)
+        return ClientSpan(
+            f"{method} {template}", {**named, "server.address": self._where.hostname or "", "server.port": port}
+        )
 
 
 def _member(status: int, found: object, name: str, kind: type[T]) -> T | None:

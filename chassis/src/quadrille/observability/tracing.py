@@ -21,7 +21,10 @@ from quadrille.observability.trace_context import Context, new_span_id, new_trac
 if TYPE_CHECKING:
     from quadrille.observability.pipeline import Pipeline
 
-__all__ = ["CLIENT", "CONSUMER", "INTERNAL", "PRODUCER", "SERVER", "ClientSpan", "Spans", "Value", "inside", "recorder"]
+__all__ = [
+    "CLIENT", "CONSUMER", "INTERNAL", "PRODUCER", "SERVER", "ClientSpan", "Spans", "Value", "inside", "reading",
+    "recorder", "use",
+]  # fmt: skip
 
 Value: TypeAlias = str | int | float | bool
 INTERNAL, SERVER, CLIENT, PRODUCER, CONSUMER = 1, 2, 3, 4, 5  # as OTLP counts them
@@ -142,6 +145,21 @@ def use(spans: Spans) -> None:
     """Let the chassis' own calls be recorded with these spans."""
     global _recorder  # noqa: PLW0603 - one a process, as OpenTelemetry has it
     _recorder = spans
+
+
+class reading:  # noqa: N801 - used as a function is; a generator would cost each record a microsecond
+    """Let what reading a record leads to, such as a call of the registry, be a child of the record's sending."""
+
+    __slots__ = ("_place", "_token")
+
+    def __init__(self, place: Context) -> None:
+        self._place = place
+
+    def __enter__(self) -> None:
+        self._token = _place.set(self._place)
+
+    def __exit__(self, *_: object) -> None:
+        _place.reset(self._token)
 
 
 @contextmanager
