@@ -8,7 +8,6 @@ import shutil
 import ssl
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,19 +16,11 @@ from prometheus_client import REGISTRY
 from quadrille.observability import otlp
 from quadrille.observability.otel import OtelError, read
 from quadrille.observability.trace_context import Context, new_trace
-from quadrille.observability.tracing import SERVER, ClientSpan, Spans, inside, recorder, use
+from quadrille.observability.tracing import SERVER, ClientSpan, Spans, inside
 from tests.chassis.support.otlp_receiver import Sink, attributes
 
 TRACE, SPAN = "04a75036e9d520bb983c5ed03b8d0182", "00f067aa0ba902b7"
 OTLP = "OTEL_EXPORTER_OTLP_"
-
-
-@pytest.fixture
-def sink() -> Iterator[Sink]:
-    with Sink() as server:
-        yield server
-        server.goes_on.set()
-        server.shutdown()
 
 
 def send(count: int = 1, **more: object) -> None:
@@ -298,17 +289,6 @@ def test_a_caller_may_speak_b3(headers: dict[str, str], sampled: bool) -> None: 
     assert plain.caller(raw) is None
     for one in (spans, plain):
         one.stop()
-
-
-@pytest.fixture
-def recorded(request: pytest.FixtureRequest, sink: Sink) -> Iterator[Spans]:
-    """The spans of this process, told by a test's parameter which propagators there are."""
-    spans = Spans("order", "worker", [sink.url], environ={"OTEL_PROPAGATORS": getattr(request, "param", "")})
-    before = recorder()
-    use(spans)
-    yield spans
-    use(before)
-    spans.stop(60)
 
 
 @pytest.mark.parametrize(

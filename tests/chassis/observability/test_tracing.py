@@ -25,13 +25,6 @@ from tests.chassis.support.otlp_receiver import Sink, attributes
 NO_RECEIVER = "it answers 404: no receiver there: leave a path out, /v1/traces is added"
 
 
-@pytest.fixture
-def sink() -> Iterator[Sink]:
-    with Sink() as server:
-        yield server
-        server.shutdown()
-
-
 def dropped() -> float:
     return REGISTRY.get_sample_value("quadrille_spans_dropped_total") or 0.0
 
