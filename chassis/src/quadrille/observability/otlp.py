@@ -16,37 +16,89 @@ import threading
 import time
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import SpanContext
+from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags
 from opentelemetry.trace.span import DEFAULT_TRACE_STATE
+from opentelemetry.trace.status import Status, StatusCode
 
 from quadrille.observability.degraded import Degraded
 from quadrille.observability.metrics import SPANS_DROPPED, SPANS_SENT
 from quadrille.observability.otel import PATH, OtelSettings
+from quadrille.observability.trace_context import Context
 
-__all__ = ["OtlpExporter", "pack", "rejected", "request"]
+__all__ = ["FinishedSpan", "OtlpExporter", "Plain", "pack", "rejected", "request"]
 
+SCOPE = InstrumentationScope("chassis")
+SAMPLED, UNSAMPLED = TraceFlags(TraceFlags.SAMPLED), TraceFlags(TraceFlags.DEFAULT)
+KINDS = (SpanKind.INTERNAL, SpanKind.INTERNAL, SpanKind.SERVER, SpanKind.CLIENT, SpanKind.PRODUCER, SpanKind.CONSUMER)
+UNSET = Status(StatusCode.UNSET)
 _eight = struct.Struct("<Q").pack
 _double = struct.Struct("<d").pack
 _REMOTE = b"\x85\x01" + struct.pack("<I", 0x300)  # Span.flags: it is known whether the parent is elsewhere, and it is
 _KEYS: dict[str, bytes] = {}
 
 
+class Plain(NamedTuple):
+    """A finished span of the chassis: ``parent_span_id`` None is a root, times are Unix nanoseconds."""
+
+    name: str
+    context: Context
+    parent_span_id: str | None
+    start_ns: int
+    end_ns: int
+    kind: int = 1
+    attributes: Mapping[str, Any] | None = None
+    links: tuple[Context, ...] = ()
+    error: str | None = None
+
+
+class FinishedSpan(ReadableSpan):
+    """A span of the chassis as the SDK's, made so when somebody reads it: our own exporter packs it as it is."""
+
+    def __init__(self, plain: Plain, resource: Resource) -> None:
+        self.plain, self.home = plain, resource
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any part
+        """Become a whole span at the first look at a part."""
+        if not name.startswith("_") or "_name" in self.__dict__:
+            raise AttributeError(name)
+        plain, trace_id = self.plain, int(self.plain.context.trace_id, 16)
+        super().__init__(
+            plain.name,
+            SpanContext(trace_id, int(plain.context.span_id, 16), is_remote=False, trace_flags=SAMPLED),
+            SpanContext(trace_id, int(plain.parent_span_id, 16), is_remote=False) if plain.parent_span_id else None,
+            self.home, plain.attributes, (), [Link(span_context(one)) for one in plain.links], KINDS[plain.kind],
+            status=UNSET if plain.error is None else Status(StatusCode.ERROR, plain.error),
+            start_time=plain.start_ns, end_time=plain.end_ns, instrumentation_scope=SCOPE,
+        )  # fmt: skip
+        return self.__dict__[name]
+
+
+def span_context(place: Context) -> SpanContext:
+    """Return a place in a trace as the SDK has it."""
+    flags = SAMPLED if place.sampled else UNSAMPLED
+    return SpanContext(int(place.trace_id, 16), int(place.span_id, 16), is_remote=False, trace_flags=flags)
+
+
 def request(spans: Sequence[ReadableSpan]) -> bytes:
     """Return one export request holding all spans, by their resource and scope."""
     scopes: dict[tuple[int, int], list[bytes]] = {}
     heads: dict[tuple[int, int], tuple[Resource, InstrumentationScope | None]] = {}
+    scope: InstrumentationScope | None
     for span in spans:
-        resource, scope = span.resource, span.instrumentation_scope
+        if type(span) is FinishedSpan:
+            resource, scope, packed = span.home, SCOPE, pack_plain(span.plain)
+        else:
+            resource, scope, packed = span.resource, span.instrumentation_scope, pack(span)
         place = id(resource), id(scope)
         if place not in scopes:
             scopes[place], heads[place] = [], (resource, scope)
-        scopes[place].append(_field(0x12, pack(span)))
+        scopes[place].append(_field(0x12, packed))
     return b"".join(_resource_spans(*heads[place], packed) for place, packed in scopes.items())
 
 
@@ -100,6 +152,27 @@ def pack(span: ReadableSpan) -> bytes:
         parts.append(_field(0x7A, (_field(0x12, said) if said else b"") + bytes((0x18, code))))
     if parent and parent.is_remote:
         parts.append(_REMOTE)
+    return b"".join(parts)
+
+
+def pack_plain(span: Plain) -> bytes:
+    """Return what ``pack`` does, of a span of the chassis, in two thirds of the time."""
+    context, name = span.context, span.name.encode()
+    parts = [
+        b"\x0a\x10", bytes.fromhex(context.trace_id), b"\x12\x08", bytes.fromhex(context.span_id),
+        b"\x22\x08" + bytes.fromhex(span.parent_span_id) if span.parent_span_id else b"",
+        b"\x2a", _varint(len(name)), name, b"\x30", bytes((span.kind,)),
+        b"\x39", _eight(span.start_ns), b"\x41", _eight(span.end_ns),
+    ]  # fmt: skip
+    for key, value in (span.attributes or {}).items():
+        attribute = _attribute(key, value)
+        parts += (b"\x4a", _varint(len(attribute)), attribute)
+    if lost := getattr(span.attributes, "dropped", 0):
+        parts.append(_count(0x50, lost))
+    for link in span.links:
+        parts += (b"\x6a\x1c\x0a\x10", bytes.fromhex(link.trace_id), b"\x12\x08", bytes.fromhex(link.span_id))
+    if span.error is not None:
+        parts.append(_field(0x7A, _field(0x12, span.error.encode()) + b"\x18\x02"))
     return b"".join(parts)
 
 

@@ -6,9 +6,9 @@ The one module that imports the SDK, with ``otlp``; ``tracing`` imports it when 
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 from opentelemetry import propagate, trace
 from opentelemetry.attributes import BoundedAttributes
@@ -30,24 +30,18 @@ from opentelemetry.sdk.trace.sampling import (
     Sampler,
     TraceIdRatioBased,
 )
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, TraceFlags
+from opentelemetry.trace import NonRecordingSpan, SpanKind
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-from opentelemetry.trace.status import Status, StatusCode
 
 from quadrille.observability.degraded import Degraded
 from quadrille.observability.metrics import SPANS_DROPPED
 from quadrille.observability.otel import EXPORTERS, PROPAGATION, SAMPLING, OtelSettings, load
-from quadrille.observability.otlp import OtlpExporter
+from quadrille.observability.otlp import FinishedSpan, OtlpExporter, Plain, span_context
 from quadrille.observability.trace_context import Context
 
 QUEUE = 8_192  # spans; about a kilobyte each
 BATCH = 512
 GATHER_SECONDS = 0.5
-_SCOPE = InstrumentationScope("chassis")
-_SAMPLED, _UNSAMPLED = TraceFlags(TraceFlags.SAMPLED), TraceFlags(TraceFlags.DEFAULT)
-_KINDS = (SpanKind.INTERNAL, SpanKind.INTERNAL, SpanKind.SERVER, SpanKind.CLIENT, SpanKind.PRODUCER, SpanKind.CONSUMER)
-_UNSET = Status(StatusCode.UNSET)
 _NOBODY = OtelContext()
 _W3C = {"tracecontext": TraceContextTextMapPropagator, "baggage": W3CBaggagePropagator}
 _FEW = 12  # attributes: no span of the chassis has more
@@ -73,7 +67,10 @@ class Batches(BatchSpanProcessor):
         if self._full and len(self._waiting) < self._most // 2:
             self._full = False
             self._overflow.back()
-        super().on_end(span)
+        if type(span) is FinishedSpan:  # whoever recorded it has asked whether it is sampled
+            self._batch_processor.emit(span)
+        else:
+            super().on_end(span)
 
 
 class Pipeline:
@@ -99,7 +96,7 @@ class Pipeline:
         self._hurries = [exporter.hurry for exporter in exporters if isinstance(exporter, OtlpExporter)]
         count, length = self._limits.max_span_attributes, self._limits.max_span_attribute_length
         self._bounded = length is not None or (count is not None and count < _FEW)
-        self._links = self._limits.max_links
+        self._most_links = sys.maxsize if self._limits.max_links is None else self._limits.max_links
         made = {name: _W3C.get(name) or load(PROPAGATION, name, "OTEL_PROPAGATORS") for name in said.propagators}
         self._propagator = CompositePropagator([one() for one in made.values()])
         self.others = [one() for name, one in made.items() if name not in _W3C]
@@ -114,30 +111,13 @@ class Pipeline:
         found = self._sampler.should_sample(_NOBODY, int(trace_id, 16), "", SpanKind.SERVER)
         return found.decision is Decision.RECORD_AND_SAMPLE
 
-    def finish(  # noqa: PLR0913 - a span's own parts
-        self,
-        name: str,
-        context: Context,
-        parent_span_id: str | None,
-        times: tuple[int, int],
-        *,
-        kind: int = 1,
-        attributes: Mapping[str, Any] | None = None,
-        links: tuple[Context, ...] = (),
-        error: str | None = None,
-    ) -> None:
+    def finish(self, plain: Plain) -> None:
         """Give a finished span to the processors; whoever calls this has decided that it is kept."""
-        trace_id = int(context.trace_id, 16)
-        if self._bounded and attributes:
+        if self._bounded or len(plain.links) > self._most_links:
             most, longest = self._limits.max_span_attributes, self._limits.max_span_attribute_length
-            attributes = BoundedAttributes(most, attributes, max_value_len=longest)
-        parent = _span_context(trace_id, parent_span_id) if parent_span_id else None
-        status = _UNSET if error is None else Status(StatusCode.ERROR, error)
-        tied = [Link(_linked(one)) for one in links[: self._links]] if links else ()
-        self._processors.on_end(ReadableSpan(
-            name, _span_context(trace_id, context.span_id), parent, self.resource, attributes, (), tied, _KINDS[kind],
-            None, status, *times, _SCOPE,
-        ))  # fmt: skip
+            attributes = BoundedAttributes(most, plain.attributes, max_value_len=longest)
+            plain = plain._replace(attributes=attributes, links=plain.links[: self._most_links])
+        self._processors.on_end(FinishedSpan(plain, self.resource))
 
     def caller(self, carrier: Mapping[str, list[str]]) -> Context | None:
         """Return whose call headers are of, by the propagators beside W3C's; the last that knows has it."""
@@ -149,7 +129,7 @@ class Pipeline:
     def carried(self, headers: Mapping[str, str], place: Context) -> dict[str, str]:
         """Return headers with what the propagators add."""
         carrier = dict(headers)
-        self._propagator.inject(carrier, trace.set_span_in_context(NonRecordingSpan(_linked(place))))
+        self._propagator.inject(carrier, trace.set_span_in_context(NonRecordingSpan(span_context(place))))
         return carrier
 
     def stop(self, seconds: float) -> None:
@@ -171,16 +151,8 @@ def current(context: OtelContext | None = None) -> Context | None:
 
 def entered(place: Context) -> Callable[[], None]:
     """Make a place the current one for OpenTelemetry's API; returns what ends that."""
-    token = attach(trace.set_span_in_context(NonRecordingSpan(_linked(place))))
+    token = attach(trace.set_span_in_context(NonRecordingSpan(span_context(place))))
     return lambda: detach(token)
-
-
-def _span_context(trace_id: int, span_id: str, flags: TraceFlags = _SAMPLED) -> SpanContext:
-    return SpanContext(trace_id, int(span_id, 16), is_remote=False, trace_flags=flags)
-
-
-def _linked(place: Context) -> SpanContext:
-    return _span_context(int(place.trace_id, 16), place.span_id, _SAMPLED if place.sampled else _UNSAMPLED)
 
 
 def _resource(own: Mapping[str, str]) -> Resource:

@@ -58,10 +58,11 @@ class Spans:
         self._strict = "tracecontext" in said.propagators
         self._pipeline: Pipeline | None = None
         if targets := [] if said.disabled else _targets(said, endpoints):
+            from quadrille.observability.otlp import Plain  # noqa: PLC0415 - as below
             from quadrille.observability.pipeline import Pipeline  # noqa: PLC0415 - 4 MB that others need not carry
 
             own = {"service.name": service, "service.instance.id": str(uuid.uuid4()), "quadrille.role": role}
-            self._pipeline = Pipeline(said, own, targets, ratio)
+            self._pipeline, self._plain = Pipeline(said, own, targets, ratio), Plain
         self.on = self._pipeline is not None
 
     @classmethod
@@ -111,7 +112,7 @@ class Spans:
     ) -> None:
         """Queue a finished span; one of an unsampled trace is kept only if it has an ``error``, a fixed phrase."""
         if self.on and (context.sampled or more.get("error")) and self._pipeline:
-            self._pipeline.finish(name, context, parent_span_id, (start_ns, end_ns), **more)
+            self._pipeline.finish(self._plain(name, context, parent_span_id, start_ns, end_ns, **more))
 
     def stop(self, seconds: float = 1.0) -> None:
         """Send what is queued and end; gives up after ``seconds``."""
