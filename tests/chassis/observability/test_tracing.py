@@ -5,94 +5,28 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as Decoded
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
-from quadrille.observability import degraded, tracing
+from quadrille.observability import degraded, otlp
+from quadrille.observability.otel import name_unheard
 from quadrille.observability.trace_context import Context, new_trace
-from quadrille.observability.tracing import PRODUCER, QUEUE, Spans, Value, name_unheard
+from quadrille.observability.tracing import PRODUCER, Spans, Value
 from quadrille.ops import server as ops
 from tests.chassis.ops.test_server import ask
 from tests.chassis.support.database import wait_until
+from tests.chassis.support.otlp_receiver import Sink, attributes
 
 NO_RECEIVER = "it answers 404: no receiver there: leave a path out, /v1/traces is added"
 
 
-class Sink(ThreadingHTTPServer):
-    """A real OTLP receiver over HTTP, decoding with opentelemetry-proto."""
-
-    daemon_threads = True
-
-    def __init__(self, status: int = 200) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.status = status
-        self.answer, self.kind = b"", "application/x-protobuf"
-        self.requests: list[ExportTraceServiceRequest] = []
-        self.connections: set[tuple[str, int]] = set()
-        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-
-    @property
-    def url(self) -> str:
-        """Its base address."""
-        return f"http://127.0.0.1:{self.server_port}"
-
-    def spans(self) -> list[Decoded]:
-        """Every span received so far."""
-        return [s for r in list(self.requests) for t in r.resource_spans for u in t.scope_spans for s in u.spans]
-
-    def wait_for(self, count: int, seconds: float = 60) -> list[Decoded]:
-        """Return the spans once there are so many, or what there is at the deadline."""
-        end = time.monotonic() + seconds
-        while len(self.spans()) < count and time.monotonic() < end:
-            time.sleep(0.01)
-        return self.spans()
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Sink
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self) -> None:
-        """Take one export request."""
-        if self.path != "/v1/traces":
-            self.send_error(404)
-            return
-        assert self.headers["Content-Type"] == "application/x-protobuf"
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.connections.add(self.client_address)
-        self.server.requests.append(ExportTraceServiceRequest.FromString(body))
-        self.send_response(self.server.status)
-        self.send_header("Content-Type", self.server.kind)
-        self.send_header("Content-Length", str(len(self.server.answer)))
-        self.end_headers()
-        self.wfile.write(self.server.answer)
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
-@pytest.fixture
-def sink() -> Iterator[Sink]:
-    with Sink() as server:
-        yield server
-        server.shutdown()
-
-
 def dropped() -> float:
     return REGISTRY.get_sample_value("quadrille_spans_dropped_total") or 0.0
-
-
-def attributes(span: Decoded) -> dict[str, object]:
-    values = {a.key: a.value for a in span.attributes}
-    return {key: getattr(value, str(value.WhichOneof("value"))) for key, value in values.items()}
 
 
 def test_a_span_arrives_whole(sink: Sink) -> None:
@@ -168,15 +102,26 @@ def test_a_failing_endpoint_drops_and_counts() -> None:
     assert dropped() == before + 1
 
 
-def test_a_full_queue_drops(monkeypatch: pytest.MonkeyPatch) -> None:
-    """More spans than the queue holds are dropped and counted, not kept."""
-    monkeypatch.setattr("quadrille.observability.tracing.GATHER_SECONDS", 60)
-    before, spans = dropped(), Spans("order", "api", ["http://127.0.0.1:1"])
-    for _ in range(QUEUE + 5):
+def test_a_full_queue_drops(sink: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More spans than the queue holds are dropped, counted and told, not kept; the same once there is room again."""
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "8")
+    monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "2")
+    sink.goes_on.clear()
+    before, spans = dropped(), Spans("order", "api", [sink.url])
+    for _ in range(2):
+        spans.record("first", new_trace(), None, 1, 2)
+    assert sink.came.wait(60)  # the first two are on their way, and held
+    for _ in range(8 + 5):
         spans.record("x", new_trace(), None, 1, 2)
 
     assert dropped() == before + 5
-    spans.stop()
+    assert degraded.shown()["spans: the queue of this process"]["lost"] == 5
+    sink.goes_on.set()
+    sink.wait_for(10)
+    spans.record("last", new_trace(), None, 1, 2)
+    assert "spans: the queue of this process" not in degraded.shown()
+    spans.stop(60)
+    assert sorted(span.name for span in sink.spans()) == ["first"] * 2 + ["last"] + ["x"] * 8
 
 
 def test_unsampled_costs_nothing_but_keeps_errors(sink: Sink) -> None:
@@ -232,7 +177,7 @@ def deaf() -> Iterator[Deaf]:
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     """What is logged, with nobody left alone after a failure."""
-    monkeypatch.setattr(tracing, "BACK_OFF_SECONDS", 0.0)
+    monkeypatch.setattr(otlp, "BACK_OFF_SECONDS", 0.0)
     with capture_logs() as lines:
         yield lines
 
@@ -271,7 +216,7 @@ def test_an_endpoint_that_is_none_is_named(sink: Sink, deaf: Deaf, told: list[An
 
 def test_the_port_of_grpc_is_named(deaf: Deaf, told: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """What answers no HTTP on gRPC's port is told to be that, and which port is meant."""
-    monkeypatch.setattr(tracing, "GRPC_PORT", deaf.port)
+    monkeypatch.setattr(otlp, "GRPC_PORT", deaf.port)
     send(f"http://127.0.0.1:{deaf.port}")
     assert "4317 is the port of OTLP over gRPC, over HTTP it is 4318" in told[0]["reason"]
 
@@ -337,13 +282,18 @@ def test_what_is_degraded_is_shown_and_ready() -> None:
 
 
 def test_a_variable_that_is_not_heard_is_named(told: list[Any]) -> None:
-    """What OpenTelemetry's SDK would hear and we do not, and attributes that are none: each is a line at the start."""
-    name_unheard({
-        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318", "OTEL_RESOURCE_ATTRIBUTES": "team=a,shop", "HOME": "/",
-        "PROMETHEUS_MULTIPROC_DIR": "/nowhere",
-    })  # fmt: skip
+    """What is no variable of traces, and what a setting of ours overrules: each is a line at the start."""
+    given = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318", "OTEL_TRACES_SAMPLER": "always_off", "HOME": "/",
+        "OTEL_METRICS_EXPORTER": "otlp", "OTEL_RESOURCE_ATTRIBUTES": "team=a", "PROMETHEUS_MULTIPROC_DIR": "/nowhere",
+    }  # fmt: skip
+    name_unheard(given, endpoints=True, ratio=True)
     assert [(one["event"], one["setting"]) for one in told] == [
         ("setting is not heard", "PROMETHEUS_MULTIPROC_DIR"),
         ("setting is not heard", "OTEL_EXPORTER_OTLP_ENDPOINT"),
-        ("setting is not understood", "OTEL_RESOURCE_ATTRIBUTES"),
+        ("setting is not heard", "OTEL_METRICS_EXPORTER"),
+        ("setting is not heard", "OTEL_TRACES_SAMPLER"),
     ]  # fmt: skip
+    told.clear()
+    name_unheard(given)
+    assert [one["setting"] for one in told] == ["PROMETHEUS_MULTIPROC_DIR", "OTEL_METRICS_EXPORTER"]

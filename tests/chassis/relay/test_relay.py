@@ -19,7 +19,7 @@ from quadrille.relay.relay import Relay
 from quadrille.relay.replication import PgOutputDecoder, lsn_number
 from quadrille.testing.relay import Ground
 from quadrille_cli.stack import Stack
-from tests.chassis.observability.test_tracing import Sink
+from tests.chassis.support.otlp_receiver import Sink
 
 numbers = itertools.count(1)
 

@@ -19,8 +19,8 @@ from quadrille.observability.tracing import Spans
 from quadrille.web import app, requests
 from quadrille.web.openapi import Answer
 from quadrille.web.problems import KINDS, refuse
-from tests.chassis.observability.test_tracing import Sink, attributes
 from tests.chassis.support.http_harness import Client, Got, served
+from tests.chassis.support.otlp_receiver import Sink, attributes
 
 BASE = "http://shop.example"
 routes = app.Routes("orders:read", "orders:write")

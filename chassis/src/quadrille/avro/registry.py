@@ -24,6 +24,7 @@ from quadrille.avro.decoder import DecodeError, refuse
 from quadrille.avro.schemas import Schema, UnsafeSchemaError
 from quadrille.messages import Infrastructure
 from quadrille.observability.degraded import Degraded
+from quadrille.observability.tracing import ClientSpan, Value
 
 MAX_ANSWER = 1_000_000
 TIMEOUT_S = 5.0
@@ -50,7 +51,7 @@ class Registry:
     """
 
     def __init__(self, url: str, timeout: float = TIMEOUT_S) -> None:
-        self._base, where = url.rstrip("/"), urlsplit(url)
+        self._base, self._where = url.rstrip("/"), (where := urlsplit(url))
         login = f"{unquote(where.username or '')}:{unquote(where.password or '')}".encode()
         self._headers = {"Authorization": f"Basic {b64encode(login).decode()}"} if where.username else {}
         self._http = PoolManager(maxsize=AT_ONCE, timeout=timeout, retries=AGAIN)
@@ -81,13 +82,25 @@ class Registry:
 
     def id_of(self, schema: Schema) -> int | None:
         """Return the id under which exactly this schema is registered, or None."""
-        status, found = self.ask("POST", f"/subjects/{quote(schema.name)}", {"schema": schema.text})
+        with self._span("POST", "/subjects/{subject}") as span:
+            status, found = self.ask("POST", f"/subjects/{quote(schema.name)}", {"schema": schema.text})
+            span.answered(status)
         return _member(status, found, "id", int)
 
     def text_of(self, number: int) -> str | None:
         """Return the text registered under an id, or None."""
-        status, found = self.ask("GET", f"/schemas/ids/{number}")
+        with self._span("GET", "/schemas/ids/{id}") as span:
+            status, found = self.ask("GET", f"/schemas/ids/{number}")
+            span.answered(status)
         return _member(status, found, "schema", str)
+
+    def _span(self, method: str, template: str) -> ClientSpan:
+        """Return the span of a call; one that is made for a record is a child of the record's sending."""
+        named: dict[str, Value] = {"http.request.method": method, "url.template": template}
+        port = self._where.port or (443 if self._where.scheme == "https" else 80)
+        return ClientSpan(
+            f"{method} {template}", {**named, "server.address": self._where.hostname or "", "server.port": port}
+        )
 
 
 def _cause(failed: BaseException) -> str:

@@ -14,6 +14,7 @@ from quadrille.ids import id_milliseconds, id_time, record_id
 from quadrille.kafka import headers as envelope
 from quadrille.messages import Event, Infrastructure, Message, key_of
 from quadrille.observability.trace_context import new_trace, parse
+from quadrille.observability.tracing import reading, recorder
 from quadrille.processing.envelope import TOO_OLD, Envelope, OffsetRange, Record, Unreadable
 from quadrille.service import Decoder
 
@@ -49,8 +50,9 @@ class RecordDeserializer:
             place = (origin.topic, origin.partition, origin.next - 1) if origin else ("", 0, 0)
             identity = record_id(*place, at_ms)
         at = headers.time if isinstance(headers, envelope.CloudEvent) else datetime.fromtimestamp(at_ms / 1000, UTC)
-        trace = parse(headers.traceparent) or new_trace()
-        body = self._body(record, text, headers)
+        trace = recorder().joined(parse(headers.traceparent) or new_trace())
+        with reading(trace):
+            body = self._body(record, text, headers)
         return Envelope(identity, text, body, at, headers.type or "unknown", record, origin, trace=trace)
 
     def _body(

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from quadrille.gateway.breaker import Breaker, CircuitOpenError, Limits, State
     from quadrille.gateway.http_client import HttpClient, NoResponseError, still_open
     from quadrille.intents import FOR_A_DAY, INQUIRY, Gateway, TransientError
+    from quadrille.observability.tracing import ClientSpan
 else:
     __getattr__ = lazy.face(
         __name__,
@@ -21,6 +22,7 @@ else:
             "quadrille.gateway.breaker": ("Breaker", "CircuitOpenError", "Limits", "State"),
             "quadrille.gateway.http_client": ("HttpClient", "NoResponseError", "still_open"),
             "quadrille.intents": ("FOR_A_DAY", "INQUIRY", "Gateway", "TransientError"),
+            "quadrille.observability.tracing": ("ClientSpan",),
         },
     )
 
@@ -29,6 +31,7 @@ __all__ = [
     "INQUIRY",
     "Breaker",
     "CircuitOpenError",
+    "ClientSpan",
     "Gateway",
     "HttpClient",
     "Limits",

@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from quadrille.gateway.breaker import Breaker, Limits, State
+from quadrille.observability.tracing import ClientSpan, Value
 
 ANSWER_LIMIT = 64 * 1024  # bytes; of a longer answer only the beginning is read
 _TROUBLE = (OSError, http.client.HTTPException)
@@ -76,7 +77,10 @@ class HttpClient:
             message = f"{url} is no http or https address"
             raise ValueError(message)
         self._open = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        port = parts.port or (443 if parts.scheme == "https" else 80)
         self._host, self._base, self._timeout = parts.netloc, parts.path.rstrip("/"), timeout
+        self._url = f"{parts.scheme}://{parts.hostname}:{port}{self._base}"  # without a login
+        self._named: dict[str, Value] = {"server.address": parts.hostname or "", "server.port": port}
         self._idle: deque[http.client.HTTPConnection] = deque()
         self.breaker = Breaker(limits or Limits(), (NoResponseError,), changed=changed)
 
@@ -85,16 +89,17 @@ class HttpClient:
 
         Raises NoResponseError when no answer came, and breaker.Refused when the call was not made at all.
         """
-        with self.breaker.call() as call:
+        with self.breaker.call() as call, self._span(method, path) as span:
             connection = self._connected()
             try:
-                connection.request(method, self._base + path, body, headers)
+                connection.request(method, self._base + path, body, span.carried(headers))
                 answer = connection.getresponse()
                 content = answer.read(ANSWER_LIMIT)
             except _TROUBLE as lost:
                 connection.close()
                 why = f"no answer: {type(lost).__name__}"
                 raise NoResponseError(why, sent=True) from lost
+            span.answered(answer.status)
             call.failed = answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR
             if answer.isclosed() and not answer.will_close:
                 self._idle.append(connection)
@@ -107,6 +112,9 @@ class HttpClient:
         """Close the idle connections."""
         while self._idle:
             self._idle.pop().close()
+
+    def _span(self, method: str, path: str) -> ClientSpan:
+        return ClientSpan(method, {**self._named, "http.request.method": method, "url.full": self._url + path})
 
     def _connected(self) -> http.client.HTTPConnection:
         """Return an idle connection that is still alive, the last used first, else a new one."""

@@ -1,166 +1,33 @@
-"""Our own hot spans: recorded in a microsecond, packed and sent in batches beside the work; nothing ever waits."""
+"""Traces with OpenTelemetry's SDK: hot spans are recorded finished, in microseconds; nothing ever waits for them.
+
+The SDK (``pipeline``) is imported by a process that has somewhere to export to, and by no other. Which variables are
+heard, and what wins: docs/settings.md.
+"""
 
 from __future__ import annotations
 
-import http.client
-import socket
-import ssl
-import struct
-import threading
+import os
 import time
-import urllib.parse
 import uuid
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple, TypeAlias, TypedDict, Unpack
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TypeAlias, TypedDict, Unpack
 
-import structlog
+from quadrille.observability import otel
+from quadrille.observability.trace_context import Context, new_span_id, new_trace, parse
 
-from quadrille.observability.degraded import Degraded
-from quadrille.observability.metrics import SPANS_DROPPED, SPANS_SENT
-from quadrille.observability.trace_context import Context, new_span_id, new_trace
+if TYPE_CHECKING:
+    from quadrille.observability.pipeline import Pipeline
 
-__all__ = ["CLIENT", "CONSUMER", "INTERNAL", "PRODUCER", "SERVER", "Span", "Spans"]
+__all__ = [
+    "CLIENT", "CONSUMER", "INTERNAL", "PRODUCER", "SERVER", "ClientSpan", "Spans", "Value", "inside", "reading",
+    "recorder", "use",
+]  # fmt: skip
 
 Value: TypeAlias = str | int | float | bool
-INTERNAL, SERVER, CLIENT, PRODUCER, CONSUMER = 1, 2, 3, 4, 5  # SpanKind
-_SCOPE_NAME = "chassis"
-_ERROR = b"\x18\x02"  # Status.code = STATUS_CODE_ERROR
-_eight = struct.Struct("<Q").pack
-_double = struct.Struct("<d").pack
-_KEYS: dict[str, bytes] = {}
-
-
-class Span(NamedTuple):
-    """One finished span; ``parent_span_id`` None is a root, times are Unix nanoseconds, ``error`` is a fixed phrase."""
-
-    name: str
-    context: Context
-    parent_span_id: str | None
-    start_ns: int
-    end_ns: int
-    kind: int = INTERNAL
-    attributes: Mapping[str, Value] | None = None
-    links: tuple[Context, ...] = ()
-    error: str | None = None
-
-
-def resource(attributes: Mapping[str, Value]) -> bytes:
-    """Return the packed resource: who says the spans."""
-    return _field(0x0A, b"".join(_field(0x0A, _attribute(k, v)) for k, v in attributes.items()))
-
-
-def request(packed_resource: bytes, spans: Iterable[Span]) -> bytes:
-    """Return one export request holding all spans of this process' resource."""
-    scope = _field(0x0A, _field(0x0A, _SCOPE_NAME.encode()))
-    scope_spans = scope + b"".join(_field(0x12, pack(span)) for span in spans)
-    return _field(0x0A, packed_resource + _field(0x12, scope_spans))
-
-
-def rejected(response: bytes) -> int:
-    """Return how many spans an ``ExportTraceServiceResponse`` says were rejected (``partial_success``)."""
-    for number, value in _read(response):
-        if number == 1 and isinstance(value, bytes):
-            return next((int(n) for field, n in _read(value) if field == 1 and isinstance(n, int)), 0)
-    return 0
-
-
-def pack(span: Span) -> bytes:
-    """Return one packed Span message."""
-    context, name = span.context, span.name.encode()
-    parts = [
-        b"\x0a\x10", bytes.fromhex(context.trace_id), b"\x12\x08", bytes.fromhex(context.span_id),
-        b"\x22\x08" + bytes.fromhex(span.parent_span_id) if span.parent_span_id else b"",
-        b"\x2a", _varint(len(name)), name, b"\x30", bytes((span.kind,)),
-        b"\x39", _eight(span.start_ns), b"\x41", _eight(span.end_ns),
-    ]  # fmt: skip
-    for key, value in (span.attributes or {}).items():
-        attribute = _attribute(key, value)
-        parts += (b"\x4a", _varint(len(attribute)), attribute)
-    for link in span.links:
-        parts += (b"\x6a\x1c\x0a\x10", bytes.fromhex(link.trace_id), b"\x12\x08", bytes.fromhex(link.span_id))
-    if span.error is not None:
-        parts.append(_field(0x7A, _field(0x12, span.error.encode()) + _ERROR))
-    return b"".join(parts)
-
-
-def _attribute(key: str, value: Value) -> bytes:
-    packed = _KEYS.get(key)
-    if packed is None:  # attribute names are a few dozen literals
-        packed = _KEYS[key] = _field(0x0A, key.encode())
-    return packed + _field(0x12, _any(value))
-
-
-def _any(value: Value) -> bytes:
-    if isinstance(value, str):
-        return _field(0x0A, value.encode("utf-8", "replace"))
-    if isinstance(value, bool):
-        return b"\x10\x01" if value else b"\x10\x00"
-    if isinstance(value, int):
-        return b"\x18" + _varint(value & (1 << 64) - 1)
-    return b"\x21" + _double(value)
-
-
-def _field(tag: int, body: bytes) -> bytes:
-    size = len(body)
-    if size < 0x80:  # noqa: PLR2004 - one byte holds seven bits of a varint
-        return bytes((tag, size)) + body
-    return bytes((tag,)) + _varint(size) + body
-
-
-def _varint(number: int) -> bytes:
-    if number < 0x80:  # noqa: PLR2004 - one byte holds seven bits of a varint
-        return bytes((number,))
-    out = bytearray()
-    while number >= 0x80:  # noqa: PLR2004 - as above
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
-
-
-def _read(body: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Yield the fields of a message, as far as they are varints, or have a length."""
-    at = 0
-    while at < len(body):
-        tag, at = _read_varint(body, at)
-        size, at = _read_varint(body, at)
-        if tag & 7 == 0:
-            yield tag >> 3, size
-        elif tag & 7 == 2:  # noqa: PLR2004 - as above: length and bytes
-            yield tag >> 3, body[at : at + size]
-            at += size
-        else:
-            return
-
-
-def _read_varint(body: bytes, at: int) -> tuple[int, int]:
-    """Return the number at a place, and the place after it; what is cut off reads as zeros."""
-    number = shift = 0
-    while at < len(body):
-        number |= (body[at] & 0x7F) << shift
-        shift, at = shift + 7, at + 1
-        if body[at - 1] < 0x80:  # noqa: PLR2004 - as above
-            break
-    return number, at
-
-
-QUEUE = 20_000
-BATCH = 512
-GATHER_SECONDS = 0.2
-TIMEOUT_SECONDS = 2.0
-BACK_OFF_SECONDS = 5.0
-GRPC_PORT = 4317
-ANSWER_MAX = 65_536
-HEARD = ("OTEL_RESOURCE_ATTRIBUTES", "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS")
-MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"
-HINTS = {
-    404: "no receiver there: leave a path out, /v1/traces is added", 405: "no receiver there",
-    401: "it wants credentials", 403: "it wants credentials", 415: "it takes no protobuf over HTTP",
-    429: "it is overloaded", 503: "it is overloaded",
-}  # fmt: skip
-_RATIO = 1 << 64
-log = structlog.get_logger()
+INTERNAL, SERVER, CLIENT, PRODUCER, CONSUMER = 1, 2, 3, 4, 5  # as OTLP counts them
 
 
 class More(TypedDict, total=False):
@@ -173,181 +40,184 @@ class More(TypedDict, total=False):
 
 
 class Spans:
-    """The spans of one process, on their way to every endpoint.
+    """The spans of one process, on their way to every exporter.
 
-    ``ratio`` is the share of new traces that are kept; a trace from elsewhere keeps its own flag. Resource attributes
-    come from the SDK, so ``OTEL_RESOURCE_ATTRIBUTES`` is heard.
+    ``endpoints`` and ``ratio`` are our own settings: where they are given they win over ``OTEL_*``. The ratio is the
+    share of new traces that are kept; a trace from elsewhere keeps its own flag. Raises OtelError for a wrong variable.
     """
 
-    def __init__(self, service: str, role: str, endpoints: Sequence[str], ratio: float = 1.0) -> None:
-        self._limit = int(ratio * _RATIO)
-        self._queue: deque[Span] = deque()
-        self._overflowed, self._overflow = 0, Degraded("spans: the queue of this process")
-        self._woken, self._stop, self._pending = threading.Event(), threading.Event(), False
-        self._endpoints = [_Endpoint(url) for url in endpoints]
-        self.on = bool(endpoints)
-        if self.on:
-            self._resource = resource(_resource(service, role))
-            self._thread = threading.Thread(target=self._run, name="spans", daemon=True)
-            self._thread.start()
+    def __init__(
+        self,
+        service: str,
+        role: str,
+        endpoints: Sequence[str] = (),
+        ratio: float | None = None,
+        environ: Mapping[str, str] = os.environ,
+    ) -> None:
+        said = otel.read(environ)
+        self._strict = "tracecontext" in said.propagators
+        self._pipeline: Pipeline | None = None
+        if targets := [] if said.disabled else _targets(said, endpoints):
+            from quadrille.observability.otlp import Plain  # noqa: PLC0415 - as below
+            from quadrille.observability.pipeline import Pipeline  # noqa: PLC0415 - 4 MB that others need not carry
+
+            own = {"service.name": service, "service.instance.id": str(uuid.uuid4()), "quadrille.role": role}
+            self._pipeline, self._plain = Pipeline(said, own, targets, ratio), Plain
+        self.on = self._pipeline is not None
 
     @classmethod
     def disabled(cls) -> Spans:
         """Return spans that go nowhere, at the cost of one flag test."""
-        return cls("", "", ())
+        return cls("", "", environ={"OTEL_SDK_DISABLED": "true"})
+
+    def install(self) -> Self:
+        """Make these the spans of the process: of the chassis' own calls, and of OpenTelemetry's API."""
+        use(self)
+        if self._pipeline:
+            self._pipeline.install()
+        return self
 
     def root(self) -> Context:
-        """Return the place of a new trace, kept or not by the ratio (the SDK's TraceIdRatioBased rule)."""
+        """Return the place of a new trace, kept or not as the sampler says."""
         return self.within(new_trace().trace_id)
 
     def within(self, trace_id: str) -> Context:
         """Return another place in a trace of ours, kept or not as all of it is."""
-        return Context(trace_id, new_span_id(), sampled=self.on and int(trace_id[16:], 16) < self._limit)
+        kept = self._pipeline is not None and self.on and self._pipeline.keeps(trace_id)
+        return Context(trace_id, new_span_id(), kept)
+
+    def joined(self, place: Context) -> Context:
+        """Return a place in a trace from elsewhere: with its own flag, unless the sampler asks no parent."""
+        if self._pipeline is None or self._pipeline.parent_based:
+            return place
+        return Context(place.trace_id, place.span_id, self._pipeline.keeps(place.trace_id))
+
+    def caller(self, headers: Iterable[tuple[bytes, bytes]]) -> Context | None:
+        """Return whose request it is, by the propagators; of two traceparents, neither."""
+        found = None
+        if self._strict:
+            parents = [value for name, value in headers if name == b"traceparent"]
+            found = parse(parents[0].decode("latin-1")) if len(parents) == 1 else None
+        if self._pipeline and self._pipeline.others:
+            carrier = {name.decode("latin-1"): [value.decode("latin-1")] for name, value in headers}
+            found = self._pipeline.caller(carrier) or found
+        return found
+
+    def carried(self, headers: Mapping[str, str], place: Context) -> Mapping[str, str]:
+        """Return the headers of a call with what the propagators add: whose child the other side is."""
+        return self._pipeline.carried(headers, place) if self._pipeline else headers
 
     def record(
         self, name: str, context: Context, parent_span_id: str | None, start_ns: int, end_ns: int, **more: Unpack[More]
     ) -> None:
         """Queue a finished span; one of an unsampled trace is kept only if it has an ``error``, a fixed phrase."""
-        if not self.on or not (context.sampled or more.get("error")):
-            return
-        if len(self._queue) >= QUEUE:
-            SPANS_DROPPED.inc()
-            self._overflowed += 1
-            return
-        self._queue.append(Span(name, context, parent_span_id, start_ns, end_ns, **more))
-        if not self._pending:
-            self._pending = True
-            self._woken.set()
+        if self.on and (context.sampled or more.get("error")) and self._pipeline:
+            self._pipeline.finish(self._plain(name, context, parent_span_id, start_ns, end_ns, **more))
 
     def stop(self, seconds: float = 1.0) -> None:
         """Send what is queued and end; gives up after ``seconds``."""
-        if not self.on:
-            return
-        self.on = False
-        self._stop.set()
-        self._woken.set()
-        self._thread.join(seconds)
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            self._woken.wait()
-            self._woken.clear()
-            self._stop.wait(GATHER_SECONDS)
-            self._pending = False  # before draining: a span recorded from here on wakes us again
-            self._drain()
-        self._drain()
-        for endpoint in self._endpoints:
-            endpoint.close()
-
-    def _drain(self) -> None:
-        overflowed, self._overflowed = self._overflowed, 0
-        if overflowed:
-            self._overflow.lost("full: the endpoints are slower than the work", overflowed)
-        else:
-            self._overflow.back()
-        while self._queue:
-            batch = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
-            body = request(self._resource, batch)
-            for endpoint in self._endpoints:
-                dropped = endpoint.send(body, len(batch))
-                SPANS_DROPPED.inc(dropped)
-                SPANS_SENT.inc(len(batch) - dropped)
+        if self.on and self._pipeline:
+            self.on = False
+            self._pipeline.stop(seconds)
 
 
-class _Refused(Exception):  # noqa: N818 - the name says what is the case
-    """An endpoint answered that it does not take spans; the text says why."""
+def _targets(said: otel.OtelSettings, endpoints: Sequence[str]) -> list[tuple[str, str]]:
+    """Return which exporters there are, and where to: our endpoints, else the variable's, else where OTLP listens.
+
+    Nothing is sent before somebody says so: the specification's own default would look for a receiver on this machine.
+    """
+    names = said.exporters or (("otlp",) if said.endpoint else ())
+    others = [(name, "") for name in names if name not in ("otlp", "none")]
+    if endpoints:
+        return [*(("otlp", url) for url in endpoints), *others]
+    return [*([("otlp", said.endpoint or otel.LOCAL)] if "otlp" in names else ()), *others]
 
 
-class _Endpoint:
-    """One receiver with its kept-open connection; after a failure it is left alone for a while.
+_recorder = Spans.disabled()
+_place: ContextVar[Context | None] = ContextVar("place", default=None)
 
-    What it does not take is told, with its address and the reason, and so is that it takes them again.
+
+def recorder() -> Spans:
+    """Return the spans of this process."""
+    return _recorder
+
+
+def use(spans: Spans) -> None:
+    """Let the chassis' own calls be recorded with these spans."""
+    global _recorder  # noqa: PLW0603 - one a process, as OpenTelemetry has it
+    _recorder = spans
+
+
+class reading:  # noqa: N801 - used as a function is; a generator would cost each record a microsecond
+    """Let what reading a record leads to, such as a call of the registry, be a child of the record's sending."""
+
+    __slots__ = ("_place", "_token")
+
+    def __init__(self, place: Context) -> None:
+        self._place = place
+
+    def __enter__(self) -> None:
+        self._token = _place.set(self._place)
+
+    def __exit__(self, *_: object) -> None:
+        _place.reset(self._token)
+
+
+@contextmanager
+def inside(place: Context) -> Iterator[None]:
+    """Let what is called in the block be a child of a place: our own calls, and spans of OpenTelemetry's API."""
+    if not _recorder.on:
+        yield
+        return
+    from quadrille.observability.pipeline import entered  # noqa: PLC0415 - a traced process alone
+
+    leave = entered(place)
+    try:
+        yield
+    finally:
+        leave()
+
+
+class ClientSpan:
+    """A call of another system as a child of the current span: nothing where there is none, or it is not sampled.
+
+    ``with ClientSpan("GET", {...}) as span``: the name is of few kinds, the attributes are OpenTelemetry's conventions.
     """
 
-    def __init__(self, url: str) -> None:
-        parts = urllib.parse.urlsplit(url)
-        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        self._connection = kind(parts.hostname or "", parts.port, timeout=TIMEOUT_SECONDS)
-        self._path = parts.path.rstrip("/") + "/v1/traces"
-        self._port = parts.port
-        self._takes = Degraded(f"spans to {url}")
-        self._rest_until, self._reason = 0.0, ""
+    def __init__(self, name: str, attributes: Mapping[str, Value]) -> None:
+        self._spans, self._name, self._attributes = _recorder, name, attributes
+        self._parent = _current() if _recorder.on else None
+        self._place = self._parent.child() if self._parent else None
+        self._error: str | None = None
 
-    def send(self, body: bytes, count: int) -> int:
-        """Post one request of so many spans; return how many of them were not taken."""
-        if time.monotonic() < self._rest_until:
-            self._takes.lost(self._reason, count)
-            return count
-        for _ in range(2):  # a kept-open connection may have been closed by the other side meanwhile
-            fresh = self._connection.sock is None
-            try:
-                rejected = min(count, self._post(body))
-            except _Refused as refused:
-                return self._rest(str(refused), count)
-            except (OSError, http.client.HTTPException) as trouble:
-                self.close()
-                if fresh:
-                    return self._rest(self._why(trouble), count)
-            else:
-                self._takes.lost("it rejects some of them", rejected) if rejected else self._takes.back()
-                return rejected
-        return self._rest("it cuts the line", count)
+    def __enter__(self) -> Self:
+        self._began = time.time_ns()
+        return self
 
-    def close(self) -> None:
-        """Close the connection; the next request opens it again."""
-        self._connection.close()
+    def carried(self, headers: Mapping[str, str]) -> Mapping[str, str]:
+        """Return the call's headers with those that tell the other side whose child it is."""
+        return self._spans.carried(headers, self._place) if self._place else headers
 
-    def _rest(self, reason: str, count: int) -> int:
-        self._reason, self._rest_until = reason, time.monotonic() + BACK_OFF_SECONDS
-        self._takes.lost(reason, count)
-        return count
+    def answered(self, status: int) -> None:
+        """Note the status of an HTTP answer; from 400 on it is an error, as the conventions have it for a client."""
+        if self._place:
+            self._attributes = {**self._attributes, "http.response.status_code": status}
+            self._error = str(status) if status >= 400 else None  # noqa: PLR2004 - HTTP
 
-    def _post(self, body: bytes) -> int:
-        """Return how many spans were rejected of those an endpoint has answered for; raises _Refused."""
-        self._connection.request("POST", self._path, body, {"Content-Type": "application/x-protobuf"})
-        response = self._connection.getresponse()
-        answer, kind = response.read(ANSWER_MAX), response.headers.get_content_type()
-        if not response.isclosed():
-            self.close()
-        if not http.HTTPStatus.OK <= response.status < http.HTTPStatus.MULTIPLE_CHOICES:
-            hint = HINTS.get(response.status)
-            message = f"it answers {response.status}" + (f": {hint}" if hint else "")
-            raise _Refused(message)
-        if answer and kind == "text/html":
-            message = "it answers with a web page: no receiver there"
-            raise _Refused(message)
-        return rejected(answer) if kind == "application/x-protobuf" else 0
-
-    def _why(self, trouble: Exception) -> str:
-        """Return why no answer came, as a fixed phrase."""
-        if isinstance(trouble, ssl.SSLCertVerificationError):
-            return f"its certificate is not trusted: {trouble.verify_message}"
-        if isinstance(trouble, ssl.SSLError):
-            return "it does not speak TLS: write http:// if it has none"
-        if isinstance(trouble, socket.gaierror):
-            return "its name is not known"
-        if isinstance(trouble, TimeoutError):
-            return f"no answer in {TIMEOUT_SECONDS:g} s"
-        if isinstance(trouble, http.client.HTTPException | ConnectionResetError | BrokenPipeError):
-            over = "; 4317 is the port of OTLP over gRPC, over HTTP it is 4318" if self._port == GRPC_PORT else ""
-            return f"it does not answer in HTTP{over}: TLS, or another protocol"
-        return trouble.strerror or type(trouble).__name__ if isinstance(trouble, OSError) else type(trouble).__name__
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._parent is None or self._place is None or not self._place.sampled:
+            return
+        trouble = kind.__name__ if kind else self._error
+        attributes = {**self._attributes, "error.type": trouble} if trouble else self._attributes
+        self._spans.record(
+            self._name, self._place, self._parent.span_id, self._began, time.time_ns(), kind=CLIENT,
+            attributes=attributes, error=trouble,
+        )  # fmt: skip
 
 
-def name_unheard(environ: Mapping[str, str]) -> None:
-    """Name each variable of a library's that is not heard here, or not understood: nobody is to wait for its effect."""
-    if MULTIPROCESS in environ:
-        log.warning("setting is not heard", setting=MULTIPROCESS, reason="each process answers /metrics by itself")
-    for name in sorted(name for name in environ if name.startswith("OTEL_") and name not in HEARD):
-        log.warning("setting is not heard", setting=name, reason="spans go where QUADRILLE_OTLP_ENDPOINTS says")
-    items = [item for item in environ.get(HEARD[0], "").split(",") if item.strip()]
-    if any(not item.partition("=")[0].strip() or "=" not in item for item in items):
-        log.warning("setting is not understood", setting=HEARD[0], reason="wanted key=value,key=value; others go")
+def _current() -> Context | None:
+    from quadrille.observability.pipeline import current  # noqa: PLC0415 - a traced process alone
 
-
-def _resource(service: str, role: str) -> dict[str, Value]:
-    from opentelemetry.sdk.resources import Resource  # noqa: PLC0415 - 7 MB that an untraced process need not carry
-
-    own = {"service.name": service, "service.instance.id": str(uuid.uuid4()), "quadrille.role": role}
-    attributes = Resource.create(own).attributes
-    return {key: value for key, value in attributes.items() if isinstance(value, str | int | float | bool)}
+    return current() or _place.get()

@@ -16,6 +16,7 @@ import psycopg
 from quadrille.db import sqlstate
 from quadrille.db.connection import pipelined
 from quadrille.db.retention import make_days
+from quadrille.db.statements import timed
 from quadrille.ids import event_id, id_milliseconds, milliseconds
 from quadrille.intents import Decision
 from quadrille.messages import (
@@ -53,6 +54,7 @@ from quadrille.system_messages import SystemEvent
 W = TypeVar("W")
 LEASE = timedelta(seconds=30)
 PAYLOAD_MAX = 262_144
+READ, WRITE = "SELECT inbox", "INSERT outbox"  # the groups of a batch by their chief statement; the last ends in COMMIT
 # What is caught where no input is to blame: the worker re-reads its positions and seeks, the intake looks its requests
 # up. Which errors of the database are an input's, ``sqlstate`` tells; ``commit`` never raises those.
 OUTAGE = (FencedError, Infrastructure, psycopg.Error)
@@ -141,12 +143,15 @@ def _process(
     tx: Tx, service: Service[W], inputs: Sequence[Envelope], room: int, gate: EffectGuard | None
 ) -> list[Outcome]:
     began = time.monotonic()
-    with pipelined(tx):
+    with timed(tx, (i.trace for i in inputs)) as statements, pipelined(tx):
+        statements.begin(READ)
         opening = unit_of_work.begin(tx, inputs)
         work = service.load(tx, [stamp(i.body, i.at, i.attempts) for i in inputs if isinstance(i.body, Message)])
         batch = _Batch(service, work, opening.history(), PendingWrites(), room, gate)
+        statements.end()
         outcomes = [_handle(batch, heard) for heard in inputs]
         handed = _lease_now(batch, began + LEASE.total_seconds())
+        statements.begin(WRITE)
         service.store.save(tx, work)
         unit_of_work.end(tx, list(zip(inputs, outcomes, strict=True)), batch.told, batch.history, LEASE)
         if batch.told.ours:

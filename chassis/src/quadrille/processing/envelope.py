@@ -86,7 +86,10 @@ class Envelope:
 
 @dataclass(frozen=True, slots=True)
 class LeasedIntent:
-    """An intent of the agenda in this worker's hand; the lease is ours until ``expires`` on our monotonic clock."""
+    """An intent of the agenda in this worker's hand; the lease is ours until ``expires`` on our monotonic clock.
+
+    ``span_id`` is the id of the future span of its call.
+    """
 
     id: UUID
     key: str
@@ -94,6 +97,12 @@ class LeasedIntent:
     attempts: int
     expires: float
     trace: Context
+    span_id: str = field(default_factory=new_span_id, compare=False)
+
+    @property
+    def inside(self) -> Context:
+        """The place of the call's span: what is called outside hangs below it."""
+        return Context(self.trace.trace_id, self.span_id, self.trace.sampled)
 
 
 @dataclass(frozen=True, slots=True)

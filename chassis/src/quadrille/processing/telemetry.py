@@ -16,6 +16,7 @@ import psycopg
 import structlog
 
 from quadrille.db.connection import Session
+from quadrille.db.statements import taken
 from quadrille.messages import Emitted, key_of
 from quadrille.observability import metrics, tracing
 from quadrille.observability.logs import ThrottledLog
@@ -104,6 +105,8 @@ class Telemetry:
         ended_ns = time.time_ns()
         metrics.BATCH.observe(len(batch))
         metrics.COMMIT.observe((ended_ns - began_ns) / 1e9)
+        if self.spans.on:
+            statement_spans(self.spans, [heard for heard, _ in batch], began_ns)
         for heard, outcome in batch:
             metrics.count_outcome(heard.type, outcome)
             if self.spans.on:
@@ -121,7 +124,7 @@ class Telemetry:
         attributes: dict[str, tracing.Value] = {"quadrille.order_id": entry.key, "quadrille.attempt": entry.attempts}
         error = type(trouble).__name__ if trouble else None
         self.spans.record(
-            kind, entry.trace.child(), entry.trace.span_id, began_ns, ended_ns, kind=CLIENT, attributes=attributes,
+            kind, entry.inside, entry.trace.span_id, began_ns, ended_ns, kind=CLIENT, attributes=attributes,
             error=error,
         )  # fmt: skip
 
@@ -155,6 +158,19 @@ class Telemetry:
             order_id=heard.key, event_id=str(heard.id), event_type=heard.type, error_class=outcome.error_class,
             topic=place and place.topic, partition=place and place.partition, offset=place and place.next - 1,
             trace_id=heard.trace.trace_id,
+        )  # fmt: skip
+
+
+def statement_spans(spans: Spans, inputs: Sequence[Envelope], began_ns: int) -> None:
+    """Record the statement groups of a batch: one transaction, so a span each, below the first input that is sampled.
+
+    It links to the other ones' spans, as it is theirs too.
+    """
+    groups, sampled = taken(began_ns), [heard.inside for heard in inputs if heard.trace.sampled]
+    for group in groups if sampled else ():
+        spans.record(
+            group.summary, sampled[0].child(), sampled[0].span_id, group.began_ns, group.ended_ns, kind=CLIENT,
+            attributes=group.attributes, links=tuple(sampled[1:]),
         )  # fmt: skip
 
 

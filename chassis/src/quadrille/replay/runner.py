@@ -31,6 +31,7 @@ from quadrille.processing import unit_of_work
 from quadrille.processing.batch import process_batch
 from quadrille.processing.envelope import EffectBlocked, Envelope, OffsetRange, Outcome, Parked, Record, Unreadable
 from quadrille.processing.outbox import announce
+from quadrille.processing.telemetry import statement_spans
 from quadrille.replay import operations
 from quadrille.replay.fence import Fence
 from quadrille.replay.operations import Advance, Operation
@@ -339,6 +340,8 @@ class Replay:
     def _told(self, batch: Sequence[tuple[Envelope, Outcome]], began_ns: int) -> None:
         """Count, and record a span each: a trace of its own, linked to the record's."""
         ended_ns = time.time_ns()
+        if self.means.spans.on:
+            statement_spans(self.means.spans, [one for one, _ in batch], began_ns)
         for one, outcome in batch:
             metrics.count_outcome(one.type, outcome)
             attributes: dict[str, Value] = {

@@ -20,6 +20,7 @@ import structlog
 from quadrille.ids import event_id, id_time
 from quadrille.intents import OLD, IntentPolicy, TransientError
 from quadrille.messages import Result, key_of, to_json
+from quadrille.observability.tracing import inside
 from quadrille.processing.compensation import step_of
 from quadrille.processing.envelope import Envelope, LeasedIntent, Record
 from quadrille.processing.telemetry import Observer
@@ -110,7 +111,8 @@ class IntentExecutor:
             if entry.expires - time.monotonic() < LEAST_LEFT:
                 self.give_back([entry])  # too late to be sure of the lease
                 return
-            answer = self._ask(entry)
+            with inside(entry.inside):
+                answer = self._ask(entry)
             self.watcher.called(entry, began)
             self.back(self._input(entry, answer))
         except TransientError as unknown:

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from quadrille import file_limits
 from quadrille.ids import uuid7
 from quadrille.observability import metrics
-from quadrille.observability.trace_context import Context, parse
+from quadrille.observability.trace_context import Context
 from quadrille.observability.tracing import SERVER, Spans, Value
 from quadrille.web.headers import Repeated, settled
 from quadrille.web.problems import MEDIA_TYPE, Problem, refuse
@@ -100,10 +100,7 @@ class RequestMiddleware:
         self._end(scope, method, began_ns, time.perf_counter() - began, error)
 
     def _begin(self, scope: Scope) -> RequestContext:
-        parents = [value for name, value in scope["headers"] if name == b"traceparent"]
-        outside = (
-            parse(parents[0].decode("latin-1")) if len(parents) == 1 else None
-        )  # of two, neither is whom it is from
+        outside = self.spans.caller(scope["headers"])
         return RequestContext(request_id_of(scope), self.spans.root(), self.base, "local", self, outside)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from notification.events import MailFailed, MailSent, SendMail, SendMailDropped
 from notification.handlers import when_mail
-from quadrille.gateway import FOR_A_DAY, Gateway, TransientError, still_open
+from quadrille.gateway import FOR_A_DAY, ClientSpan, Gateway, TransientError, still_open
 
 DOMAIN = "quadrille.example"
 SENDER = f"orders@{DOMAIN}"
@@ -57,11 +57,17 @@ class Mailer:
         self._address = parts.hostname, parts.port or (465 if parts.scheme == "smtps" else 25)
         self._login = unquote(parts.username or ""), unquote(parts.password or "")
         self._timeout = timeout
+        self._named: dict[str, str | int] = {
+            "network.protocol.name": "smtp", "server.address": self._address[0], "server.port": self._address[1],
+        }  # fmt: skip
         self._idle: deque[smtplib.SMTP] = deque()
 
     def deliver(self, recipient: str, content: bytes) -> None:
         """Hand a mail over; raises BouncedError for a refusal for good, TransientError for everything else."""
-        deadline = time.monotonic() + self._timeout
+        with ClientSpan("smtp", self._named):
+            self._deliver(recipient, content, time.monotonic() + self._timeout)
+
+    def _deliver(self, recipient: str, content: bytes, deadline: float) -> None:
         try:
             server = self._connected()
         except TROUBLE as down:
