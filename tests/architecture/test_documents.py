@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from quadrille_cli.services import SERVICES
 from quadrille_cli.stack import Stack
-from quadrille_cli.stack.topics import SERVICES
 from tests.conftest import Shop
 
 ROOT = Path(__file__).parents[2]

@@ -8,11 +8,12 @@ from pathlib import Path
 from quadrille.replay.fence import effects_of
 from quadrille_cli.saga import effects as saga_effects
 from quadrille_cli.saga import saga_map
+from quadrille_cli.services import SERVICES
 
 
 def test_the_fence_knows_what_each_fact_leads_to() -> None:
     """stock.reserved and order.placed are answered with a charge, a cancellation with a refund, the ends with mails."""
-    leads = {kind: set(effects) for name in saga_map.SERVICES for kind, effects in effects_of(name).answered.items()}
+    leads = {kind: set(effects) for name in SERVICES for kind, effects in effects_of(name).answered.items()}
 
     assert {kind: effects for kind, effects in leads.items() if effects} == {
         "order.placed": {"charge"},

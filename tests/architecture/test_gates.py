@@ -13,8 +13,9 @@ from types import ModuleType
 
 import pytest
 
+from quadrille_cli.services import SERVICES
+
 ROOT = Path(__file__).parents[2]
-SERVICES = ("order", "inventory", "payment", "notification")
 SOURCES = [f"services/{name}/src" for name in SERVICES] + ["chassis/src", "cli/src", "sandbox/src"]
 TESTS = [f"services/{name}/tests" for name in SERVICES] + ["sandbox/tests", "tests"]
 # not `-m quadrille`: the command hears no PYTHONPATH, by which the copy is found here

@@ -15,7 +15,7 @@ from quadrille.app import Program
 from quadrille.context import Face
 from quadrille.ops.actions import Refusal
 from quadrille.ops.replays import ReplayRoutes
-from quadrille_cli.stack.topics import SERVICES
+from quadrille_cli.services import SERVICES
 from quadrille_sandbox.cards import TOKENS
 from quadrille_sandbox.chaos import Plan
 from quadrille_sandbox.testing import running

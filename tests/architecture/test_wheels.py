@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from quadrille_cli.services import SERVICES
+
 ROOT = Path(__file__).parents[2]
-SERVICES = ("order", "inventory", "payment", "notification")
 PROOF = """
 import importlib.util, sys
 name, target, libraries, siblings = sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4].split()

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
+from notification.settings import NotificationSettings
+from order.settings import OrderSettings
+from payment.settings import PaymentSettings
 from quadrille.observability.progress import Patience
-from quadrille.settings import Bind, Settings, SettingsError, parse, parse_duration, read
+from quadrille.settings import Bind, Settings, SettingsError, parse, parse_duration, read, settings_of
+from quadrille_cli.services import SERVICES, all_settings, known_to
 
 NEEDED = {
     "QUADRILLE_DATABASE_URL": "postgresql://app:hunter2@127.0.0.1:5501/order",
@@ -17,20 +22,27 @@ NEEDED = {
 }
 
 
+S = TypeVar("S", bound=Settings)
+
+
+def of(wanted: type[S], **more: str) -> S:
+    return parse(wanted, (), NEEDED | {f"QUADRILLE_{k}": v for k, v in more.items()}, Path("absent.toml"))
+
+
 def settings(*flags: str, file: Path = Path("absent.toml"), **more: str) -> Settings:
-    return parse(flags, NEEDED | {f"QUADRILLE_{k}": v for k, v in more.items()}, file)
+    return parse(Settings, flags, NEEDED | {f"QUADRILLE_{k}": v for k, v in more.items()}, file)
 
 
 def test_the_defaults_are_the_published_ones() -> None:
     """Deadline 5m, cut-off 30m, stuck at 5, 10, 30m, intake 5 % of 20 in 5m, time-out 3s, batch 100, level info."""
-    found = settings()
+    order, payment, found = of(OrderSettings), of(PaymentSettings), settings()
 
-    assert (found.order_deadline, found.order_cancel_cutoff) == (timedelta(minutes=5), timedelta(minutes=30))
+    assert (order.order_deadline, order.order_cancel_cutoff) == (timedelta(minutes=5), timedelta(minutes=30))
     assert (found.idempotency_ttl, found.inbox_window) == (timedelta(hours=48), timedelta(days=7))
-    assert [found.stuck_warn, found.stuck_page, found.stuck_escalate] == [timedelta(minutes=m) for m in (5, 10, 30)]
-    assert (found.intake_failure_rate, found.intake_failure_minimum) == (0.05, 20)
-    assert (found.intake_failure_window, found.intake_rest) == (timedelta(minutes=5), timedelta(seconds=30))
-    assert (found.processor_timeout, found.batch_max) == (timedelta(seconds=3), 100)
+    assert [order.stuck_warn, order.stuck_page, order.stuck_escalate] == [timedelta(minutes=m) for m in (5, 10, 30)]
+    assert (order.intake_failure_rate, order.intake_failure_minimum) == (0.05, 20)
+    assert (order.intake_failure_window, order.intake_rest) == (timedelta(minutes=5), timedelta(seconds=30))
+    assert (payment.processor_timeout, payment.batch_max) == (timedelta(seconds=3), 100)
     assert (found.trace_ratio, found.log_level) == (1.0, "info")
     assert found.patience == Patience(stalled_after=30, renew_after=60)
     assert found.public_base == "http://127.0.0.1:8001"
@@ -42,7 +54,7 @@ def test_flag_wins_over_environment_over_file_over_default(tmp_path: Path) -> No
     file.write_text('order_deadline = "1m"\nbatch_max = 7\nlog_level = "debug"\n')
     environ = NEEDED | {"QUADRILLE_BATCH_MAX": "8", "QUADRILLE_LOG_LEVEL": "error"}
 
-    found = parse(["--log-level=warning"], environ, file)
+    found = parse(OrderSettings, ["--log-level=warning"], environ, file)
 
     assert (found.order_deadline, found.batch_max, found.log_level) == (timedelta(minutes=1), 8, "warning")
     assert [found.sources[n] for n in ("trace_ratio", "order_deadline", "batch_max", "log_level")] == [
@@ -69,6 +81,28 @@ def test_an_unknown_name_in_the_file_or_a_flag_is_refused(tmp_path: Path) -> Non
         settings("--api-bnd=127.0.0.1:1")
     with pytest.raises(SettingsError, match="found argument 8001; wanted --name=value"):
         settings("8001")
+
+
+def test_a_service_knows_its_own_settings_and_the_chassis_none_of_them() -> None:
+    """A setting of one service is refused by another as unknown, and by the chassis."""
+    assert of(PaymentSettings, PROCESSOR_URL="http://a:1").processor_url == "http://a:1"
+    for other in (Settings, OrderSettings, NotificationSettings):
+        with pytest.raises(SettingsError, match="unknown setting QUADRILLE_PROCESSOR_URL; wanted "):
+            of(other, PROCESSOR_URL="http://a:1")
+    with pytest.raises(SettingsError, match="unknown setting QUADRILLE_SMPT_URL; wanted QUADRILLE_SMTP_URL"):
+        of(NotificationSettings, SMPT_URL="smtp://a:1")
+    assert [settings_of(name) for name in ("order", "inventory")] == [OrderSettings, Settings]
+
+
+def test_the_command_line_knows_the_settings_of_all_services() -> None:
+    """A setting for the stack is checked against every service's class, and given to those that know it."""
+    known = set(all_settings().model_fields)
+
+    assert known == {name for service in SERVICES for name in settings_of(service).model_fields}
+    with pytest.raises(SettingsError, match="wanted QUADRILLE_ORDER_DEADLINE;"):
+        of(all_settings(), ORDER_DEADLIN="5m")
+    given = {"ORDER_DEADLINE": "5m", "BATCH_MAX": "7"}
+    assert [known_to(service, given) for service in SERVICES[:2]] == [given, {"BATCH_MAX": "7"}]
 
 
 def test_names_of_the_command_line_and_sandbox_are_let_be() -> None:
@@ -101,7 +135,7 @@ def test_names_of_the_command_line_and_sandbox_are_let_be() -> None:
 def test_an_invalid_value_is_one_line(name: str, value: str, wanted: str) -> None:
     """Found, wanted and fix stand on one line, and the exit code is 2."""
     with pytest.raises(SettingsError) as refused:
-        parse((), NEEDED | {f"QUADRILLE_{name}": value}, Path("absent.toml"))
+        parse(OrderSettings, (), NEEDED | {f"QUADRILLE_{name}": value}, Path("absent.toml"))
 
     text = str(refused.value)
     assert text.startswith(f"found QUADRILLE_{name}='{value}' (environment); wanted ")
@@ -113,7 +147,7 @@ def test_an_invalid_value_is_one_line(name: str, value: str, wanted: str) -> Non
 def test_what_is_required_is_named() -> None:
     """A missing required setting is refused by name."""
     with pytest.raises(SettingsError, match="found no QUADRILLE_DATABASE_URL"):
-        parse((), {}, Path("absent.toml"))
+        parse(Settings, (), {}, Path("absent.toml"))
 
 
 def test_secrets_never_show(tmp_path: Path) -> None:
@@ -122,13 +156,25 @@ def test_secrets_never_show(tmp_path: Path) -> None:
     secret.write_text("postgresql://app:hunter3@db/order\n")
     environ = {k: v for k, v in NEEDED.items() if "DATABASE" not in k} | {"QUADRILLE_DATABASE_URL_FILE": str(secret)}
 
-    found = parse((), environ, Path("absent.toml"))
+    found = parse(Settings, (), environ, Path("absent.toml"))
 
     assert found.database_url == "postgresql://app:hunter3@db/order"
     assert found.shown()["database_url"] == "***"
     assert "hunter" not in f"{found!r}{found.shown()}"
     with pytest.raises(SettingsError, match="No such file"):
-        parse((), environ | {"QUADRILLE_DATABASE_URL_FILE": "/absent"}, Path("absent.toml"))
+        parse(Settings, (), environ | {"QUADRILLE_DATABASE_URL_FILE": "/absent"}, Path("absent.toml"))
+
+
+def test_a_services_own_secrets_never_show(tmp_path: Path) -> None:
+    """What a service's class declares as hidden may come from a file, too, and is hidden wherever it is shown."""
+    secret = tmp_path / "url"
+    secret.write_text("smtp://me:hunter3@mail:25\n")
+
+    found = of(NotificationSettings, SMTP_URL_FILE=str(secret))
+
+    assert found.smtp_url == "smtp://me:hunter3@mail:25"
+    assert found.shown()["smtp_url"] == "***"
+    assert "hunter" not in repr(found)
 
 
 def test_without_authentication_only_loopback_is_served() -> None:
@@ -145,7 +191,7 @@ def test_a_refused_start_is_one_line_and_exit_code_2(
     """A process with an invalid setting writes found, wanted and fix on one line and ends with code 2."""
     monkeypatch.setenv("QUADRILLE_TRACE_RATIOO", "1")
     with pytest.raises(SystemExit, match="2"):
-        read()
+        read(Settings)
 
     text = "refused to start: found unknown setting QUADRILLE_TRACE_RATIOO; wanted QUADRILLE_TRACE_RATIO; fix: rename "
     assert capfd.readouterr().err.startswith(text)
@@ -155,7 +201,7 @@ def test_a_refused_start_is_one_line_and_exit_code_2(
 def test_a_call_must_end_before_its_lease(seconds: str) -> None:
     """A time-out with which an intent's tries would outlast its lease, or none at all, stops the start."""
     with pytest.raises(SettingsError, match=r"QUADRILLE_PROCESSOR_TIMEOUT=[06]m?s "):
-        settings(PROCESSOR_TIMEOUT=seconds)
+        of(PaymentSettings, PROCESSOR_TIMEOUT=seconds)
 
 
 def test_a_client_is_not_made_anew_before_the_stall() -> None:
@@ -172,7 +218,7 @@ def test_a_client_is_not_made_anew_before_the_stall() -> None:
 def test_durations_read_as_they_show() -> None:
     """A duration's text is what was written."""
     for text in ("250ms", "3s", "5m", "48h", "7d"):
-        assert settings(ORDER_DEADLINE=text).shown()["order_deadline"] in (text, "2d")
+        assert of(OrderSettings, ORDER_DEADLINE=text).shown()["order_deadline"] in (text, "2d")
     assert parse_duration("1.5s") == timedelta(seconds=1.5)
     for endless in ("999999999999d", "9" * 400 + "s"):
         with pytest.raises(ValueError, match="a duration such as"):

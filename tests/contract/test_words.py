@@ -17,8 +17,7 @@ from quadrille.handlers import HandlerRegistry
 from quadrille.messages import Event
 from quadrille_cli.schema import lifecycle
 from quadrille_cli.schema import published as schema_published
-
-SERVICES = ("order", "inventory", "payment", "notification")
+from quadrille_cli.services import SERVICES
 
 
 def reactions(service: str) -> HandlerRegistry[Any]:

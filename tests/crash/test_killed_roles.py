@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from quadrille_cli.client import Refused
+from quadrille_cli.services import SERVICES
 
 if TYPE_CHECKING:
     from quadrille_cli.stack import Stack
     from tests.conftest import Shop
 
-SERVICES = ("order", "inventory", "payment", "notification")
 KINDS = [("tok_ok", "SKU-TEA"), ("tok_declined_funds", "SKU-TEA"), ("tok_ok", "SKU-NONE"), ("tok_ok", "SKU-TEA")]
 WANTED = {
     ("tok_ok", "SKU-TEA"): ("CONFIRMED", None),

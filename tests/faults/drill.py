@@ -13,8 +13,9 @@ from contextlib import suppress
 import psycopg
 
 from quadrille_cli.client import Refused
+from quadrille_cli.services import SERVICES
 from quadrille_cli.stack import diagnostics
-from tests.conftest import SERVICES, Shop
+from tests.conftest import Shop
 from tests.faults.customers import Customers
 from tests.faults.faults import ROLES, Pair
 from tests.faults.readiness import Sample, Watch, lies

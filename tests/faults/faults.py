@@ -15,9 +15,9 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from quadrille.kafka.config import client_settings
+from quadrille_cli.services import SERVICES
 from quadrille_cli.stack import Stack
 from quadrille_cli.stack.ports import ROLES as NAMES
-from quadrille_cli.stack.ports import SERVICES
 
 Act: TypeAlias = Callable[[Stack, str], None]
 ROLES = tuple(f"{service}-{name}" for service in SERVICES for name in NAMES)

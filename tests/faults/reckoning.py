@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from tests.conftest import SERVICES, SIGNS, Record, Shop
+from quadrille_cli.services import SERVICES
+from tests.conftest import SIGNS, Record, Shop
 from tests.faults.customers import WISHES
 
 ORDERS = "SELECT order_id::text, concat_ws(' ', status, reason), amount_minor, states->>'inventory' FROM orders"

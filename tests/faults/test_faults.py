@@ -28,11 +28,11 @@ DATABASE_AND_BROKER = Pair(2, Fault("read-only", "postgres:payment"), Fault("fro
 IDLE_RELAYS = Pair(3, Fault("read-only", "postgres:order"), Fault("frozen", "postgres:payment"), 0, 3, 1, 1)
 DEAF_AND_LYING = """
 import sys
-from chassis import ops
-from quadrille.consumer.loop import Listener
 from quadrille.app import main
-Listener._recover = lambda self, trouble: self.stop.wait()
-ops.Ops.ready = lambda self: (True, {"ready": True, "checks": {}})
+from quadrille.consumer.loop import ConsumerLoop
+from quadrille.ops import server
+ConsumerLoop._recover = lambda self, trouble: self.stop.wait()
+server.OpsServer.ready = lambda self: (True, {"ready": True, "checks": {}})
 main("inventory", ["worker"])
 """
 READY = Answer(ready=True)

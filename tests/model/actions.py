@@ -12,9 +12,10 @@ from notification.events import SendMail, SendMailDropped
 from payment.events import ChargeCard, ChargeCardDropped, RefundCard, RefundCardDropped
 from quadrille.intents import Decision
 from quadrille.messages import Message
+from quadrille_cli.services import SERVICES
 from tests.model.actors import Raised
 from tests.model.laws import Broken
-from tests.model.life import CHANCE, FAIR, INVENTORY, ORDER, OUT, PAYMENT, SERVICES, Life, Step
+from tests.model.life import CHANCE, FAIR, INVENTORY, ORDER, OUT, PAYMENT, Life, Step
 from tests.model.outside import Came, called
 from tests.model.states import check_leased
 from tests.model.world import World

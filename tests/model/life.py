@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import NamedTuple, TypeAlias
 
 ORDER, INVENTORY, PAYMENT, NOTIFICATION = range(4)
-SERVICES = ("order", "inventory", "payment", "notification")
 FAIR, CHANCE = True, False  # what happens at last, and what may or may not
 OUT = -1  # a sender with a lease that has not reached the outside yet
 Numbers: TypeAlias = tuple[int, ...]

@@ -29,6 +29,6 @@ MUTANTS = (
     Mutant("nobody looks a second time", "order/handlers.py",
            "patience.next(order.since, at)),) if order.debts else ()",
            "patience.next(order.since, at)),) if order.debts and not order.detail.stuck else ()"),
-    Mutant("called for at once", "quadrille/stuck.py",
+    Mutant("called for at once", "order/domain.py",
            "return sum(waited >= limit for limit in (self.warn, self.page, self.escalate))", "return 3"),
 )  # fmt: skip

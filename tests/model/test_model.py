@@ -10,10 +10,7 @@ from typing import Any, TypeAlias
 
 import pytest
 
-import inventory.handlers
-import notification.handlers
-import order.handlers
-import payment.handlers
+from quadrille_cli.saga.saga_map import saga_of
 from tests.model import laws
 from tests.model.running import Task, run_all
 from tests.model.scope import PROFILES
@@ -35,7 +32,7 @@ NEVER = {  # guards for what cannot come: who has settled was asked to before, a
     ("notification.dropped", "send_mail"),  # no address changes here
 }
 CONTRADICTED = ("order", "finding.raised")  # a contradiction cannot come
-HANDLERS = (order.handlers.on, inventory.handlers.on, payment.handlers.on, notification.handlers.on)
+HANDLERS = saga_of()
 pytestmark = pytest.mark.timeout(SECONDS[PROFILE])
 Reports: TypeAlias = "dict[str, dict[str, Any]]"
 

@@ -18,9 +18,10 @@ from order.events import CancelOrder, Line, OrderDeadline, PlaceOrder
 from quadrille.intents import Decision
 from quadrille.messages import Command, Emitted, Event, Intent, Message, Timer, stamp, tell_waiting
 from quadrille.system_messages import ResolveCompensation, RetryCompensation
+from quadrille_cli.services import SERVICES
 from tests.model import laws
 from tests.model.actors import Actor, Kept, Names, is_outward, row, token
-from tests.model.life import INVENTORY, NOTIFICATION, ORDER, SERVICES, Left, Life, Row, swapped
+from tests.model.life import INVENTORY, NOTIFICATION, ORDER, Left, Life, Row, swapped
 from tests.model.scope import Scope
 
 START = datetime(2026, 11, 21, 9, 0, tzinfo=UTC)

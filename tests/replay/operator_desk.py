@@ -13,7 +13,8 @@ import psycopg
 
 from quadrille.ids import event_id
 from quadrille_cli.client import Client
-from tests.conftest import SERVICES, Shop
+from quadrille_cli.services import SERVICES
+from tests.conftest import Shop
 
 RESTING = {"PLANNED", "DONE", "PAUSED", "FAILED", "CANCELLED"}
 NOT_OURS = {"operation", "audit", "canary", "relay_progress", "relay_recovery", "relay_notice", "position", "inbox"}

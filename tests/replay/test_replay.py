@@ -16,7 +16,8 @@ from quadrille.ops.routes import OpsRequest, OpsResponse
 from quadrille.ops.server import serve
 from quadrille.web.problems import Problem
 from quadrille_cli.commands.operations import SAMPLE, watched
-from tests.conftest import SERVICES, TOPICS, Record, Shop
+from quadrille_cli.services import SERVICES
+from tests.conftest import TOPICS, Record, Shop
 from tests.replay.operator_desk import UNHEARD, Operator, forget, totals
 
 MIX = [

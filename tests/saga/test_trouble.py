@@ -12,7 +12,8 @@ import pytest
 
 from quadrille_cli.client import Client
 from quadrille_cli.demo_data import order_of, stock_up
-from tests.conftest import SERVICES, away
+from quadrille_cli.services import SERVICES
+from tests.conftest import away
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,7 +10,8 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from quadrille.settings import ELSEWHERE, Settings
+from quadrille.settings import ELSEWHERE, settings_of
+from quadrille_cli import services
 from quadrille_cli.stack import ports
 from quadrille_cli.stack.servers import artifacts
 
@@ -42,8 +43,8 @@ def test_the_schema_notices_a_planted_fault(fault: dict[str, Any]) -> None:
 
 def test_it_has_every_process_and_nothing_waits_for_a_stranger() -> None:
     """Four services in three roles and a migration each, their databases, and all that they stand on."""
-    wanted = {f"{service}-{role}" for service in ports.SERVICES for role in (*ports.ROLES, "migrate")}
-    wanted |= {f"postgres-{service}" for service in ports.SERVICES}
+    wanted = {f"{service}-{role}" for service in services.SERVICES for role in (*ports.ROLES, "migrate")}
+    wanted |= {f"postgres-{service}" for service in services.SERVICES}
     wanted |= {"kafka", "registry", "jaeger", "sandbox", "topics", "schemas"}
 
     assert set(SERVICES) == wanted
@@ -75,10 +76,13 @@ def test_its_broker_has_the_settings_of_the_stack_without_docker() -> None:
 
 def test_its_settings_exist() -> None:
     """Every QUADRILLE_ variable of a service's process is one the settings know."""
-    known = {f"QUADRILLE_{name.upper()}" for name in Settings.model_fields} | {f"QUADRILLE_{n}" for n in ELSEWHERE}
-    ours = [service for name, service in SERVICES.items() if service["image"] == "quadrille"]
+    elsewhere = {f"QUADRILLE_{name}" for name in ELSEWHERE}
+    ours = {name: service for name, service in SERVICES.items() if service["image"] == "quadrille"}
 
-    assert {name for service in ours for name in service.get("environment", {})} <= known
+    for name, process in ours.items():
+        own = settings_of(head) if (head := name.partition("-")[0]) in services.SERVICES else services.all_settings()
+        known = {f"QUADRILLE_{setting.upper()}" for setting in own.model_fields}
+        assert set(process.get("environment", {})) <= known | elsewhere, name
 
 
 def test_only_the_loopback_is_published() -> None:

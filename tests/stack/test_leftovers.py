@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -19,7 +20,7 @@ import psycopg
 import pytest
 
 from quadrille_cli.stack import CannotRun, Stack, leftovers, state
-from quadrille_cli.stack.processes import Process
+from quadrille_cli.stack.processes import Child, Process
 from quadrille_cli.testing import Start
 
 DATABASE = "postgres:order"
@@ -225,6 +226,23 @@ def test_every_process_killed_at_once_comes_back(parts_of_the_stack: Start) -> N
     stack.start()
 
     assert all(process.running for process in stack.processes.values())
+
+
+def test_a_child_left_running_is_no_leak() -> None:
+    """What `quadrille up --detach` leaves running is warned of by nobody; what has ended is reaped with its object."""
+    pids = []
+    for seconds in ("600", "0"):
+        child = Child(["sleep", seconds])
+        pids.append(child.pid)
+        if seconds == "0":
+            os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        del child
+    gc.collect()
+
+    os.kill(pids[0], signal.SIGKILL)
+    assert os.waitpid(pids[0], 0)[0] == pids[0]
+    with pytest.raises(ChildProcessError):
+        os.waitpid(pids[1], 0)
 
 
 def test_a_copy_of_kafkas_directory_that_was_cut_short_is_made_anew(new_stack: Start) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from quadrille_cli.client import Client
 from quadrille_cli.demo_data import order_of
+from quadrille_cli.services import SERVICES
 from quadrille_cli.stack import Stack
 from quadrille_cli.stack.servers import jaeger
 from tests.conftest import Shop
@@ -125,9 +126,9 @@ def test_a_confirmed_order_is_one_trace_from_the_request_to_the_mail(traces: Tra
     """All four services are in the trace, with send and process spans, the charge and the mail."""
     order = traces.shop.submit(TEA)
     spans = _follow(traces, order, "send notification.events", "send_mail", "charge_card")
-    assert {span.service for span in spans.values()} == {"order", "inventory", "payment", "notification"}
+    assert {span.service for span in spans.values()} == set(SERVICES)
     _check_parents(spans)
-    for service in ("order", "inventory", "payment", "notification"):
+    for service in SERVICES:
         assert _named(spans, f"send {service}.events", service)
     assert _named(spans, "process order.events", "inventory")
     assert _named(spans, "process inventory.events", "payment")
@@ -139,7 +140,7 @@ def test_a_rejected_order_is_one_trace(traces: Traces) -> None:
     """Out of stock: order, inventory, payment's tombstone and the mail of the cancellation hang in one trace."""
     order = traces.shop.submit([("SKU-NONE", 1)])
     spans = _follow(traces, order, "send notification.events", "send_mail")
-    assert {span.service for span in spans.values()} == {"order", "inventory", "payment", "notification"}
+    assert {span.service for span in spans.values()} == set(SERVICES)
     _check_parents(spans)
     assert not _named(spans, "charge_card", "payment")
 
@@ -150,7 +151,7 @@ def test_a_declined_order_is_one_trace_through_its_compensation(traces: Traces) 
     spans = _follow(traces, order, "send notification.events", "charge_card")
     _check_parents(spans)
     assert _named(spans, "process payment.events", "inventory")
-    assert {span.service for span in spans.values()} == {"order", "inventory", "payment", "notification"}
+    assert {span.service for span in spans.values()} == set(SERVICES)
 
 
 def test_an_order_its_customer_cancels_is_one_trace(traces: Traces) -> None:

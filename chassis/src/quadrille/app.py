@@ -29,30 +29,49 @@ from quadrille.observability import logs
 from quadrille.observability.tracing import Spans, name_unheard
 from quadrille.ops import server
 from quadrille.ops.health import breaker_closed, database_can_write, nothing_parked, relay_publishes
-from quadrille.ops.routes import OpsRoutes
+from quadrille.ops.routes import OpsRequest, OpsResponse, OpsRoutes
 from quadrille.ops.server import Check
 from quadrille.service import Service, Store, Tx
-from quadrille.settings import Settings
+from quadrille.settings import Duration, Hidden, Secret, Settings, Url, parse_duration
 
 if TYPE_CHECKING:
     from quadrille.avro.codec import Codec
     from quadrille.db.retention import Upkeep
     from quadrille.ops.actions import OperatorAction, Refusal, Success, compensation_actions
+    from quadrille.ops.admission import database, intake
     from quadrille.processing.telemetry import SagaOutcome, SagaOutcomes
+    from quadrille.web.problems import refuse, register
 else:  # a relay has no operators' actions
     __getattr__ = lazy.face(
-        __name__, {"quadrille.ops.actions": ("OperatorAction", "Refusal", "Success", "compensation_actions")}
+        __name__,
+        {
+            "quadrille.ops.actions": ("OperatorAction", "Refusal", "Success", "compensation_actions"),
+            "quadrille.ops.admission": ("database", "intake"),
+            "quadrille.web.problems": ("refuse", "register"),
+        },
     )
 
 __all__ = [
+    "Duration",
     "Face",
+    "Hidden",
     "OperatorAction",
+    "OpsRequest",
+    "OpsResponse",
+    "OpsRoutes",
     "Program",
     "Refusal",
+    "Secret",
     "Settings",
     "Success",
+    "Url",
     "compensation_actions",
+    "database",
+    "intake",
     "main",
+    "parse_duration",
+    "refuse",
+    "register",
 ]
 W = TypeVar("W")
 
@@ -76,10 +95,10 @@ class Program(Generic[W]):
     store: Store[W]
     api: str = ""
     outside: Gateway = field(default_factory=lambda: Gateway(""))
-    client: Callable[[Settings], object] = _nobody
-    rules: Callable[[Settings], object] = _nobody
+    client: Callable[[Any], object] = _nobody  # of the settings, which are of the service's own class
+    rules: Callable[[Any], object] = _nobody
     outcome: SagaOutcome | None = None
-    forget: Callable[[Tx, Settings], int] | None = None
+    forget: Callable[[Tx, Any], int] | None = None
     operators: Sequence[OperatorAction] = ()
     ops: Sequence[str] = ()
 
@@ -106,7 +125,7 @@ def main(name: str, arguments: Sequence[str] | None = None) -> None:
     if role not in ROLES:
         sys.stderr.write(f"usage: python -m {name} {' | '.join(ROLES)} [--setting=value ...]\n")
         sys.exit(2)
-    found = settings.read(flags)
+    found = settings.read(settings.settings_of(name), flags)
     logs.configure(name, role, found.log_level)
     name_unheard(os.environ)
     file_limits.take_all()
@@ -232,7 +251,8 @@ def api_routes(program: Program[Any], face: Face) -> OpsRoutes:
 
 
 def _relay(name: str, found: Settings, stop: threading.Event) -> None:
-    from quadrille.relay.relay import Relay, RelayConfig, topics_of  # noqa: PLC0415 - the relay's alone
+    from quadrille.relay import replication  # noqa: PLC0415 - the relay's alone
+    from quadrille.relay.relay import Relay, RelayConfig, topics_of  # noqa: PLC0415 - as above
 
     spans = Spans(name, "relay", found.otlp_endpoints, found.trace_ratio)
     plan = RelayConfig(
@@ -241,7 +261,8 @@ def _relay(name: str, found: Settings, stop: threading.Event) -> None:
     )  # fmt: skip
     relay = Relay(plan, spans)
     checks: dict[str, Check] = {
-        "database": lambda: database_can_write(found.database_url),  # what an idle relay would not notice
+        # what an idle relay would not notice, asked as its own sessions are opened
+        "database": lambda: database_can_write(replication.conninfo(found.database_url)),
         "relay": relay.ready,
     }
     with server.serve(found.ops_bind, name, "relay", checks, found.shown()):

@@ -68,7 +68,7 @@ INQUIRY = (
 )
 """Waits between questions that have no end: soon, then every 5 s for 5 min, then every 2 min."""
 OLD = timedelta(hours=20)
-"""From this age on an intent inquires before it acts: a processor that forgets its keys does so after a day."""
+"""From this age on an intent inquires before it acts: an outside that forgets its keys does so after a day."""
 
 
 class Gateway:

@@ -15,7 +15,7 @@ UNDATED = datetime.fromtimestamp(0, UTC)
 
 
 def wire_type(name: str) -> str:
-    """Return the wire name of a class: ``StockReserved`` is ``stock.reserved``."""
+    """Return the wire name of a class: ``ParcelSent`` is ``parcel.sent``."""
     noun, *rest = _WORD.sub("_", name).lower().split("_")
     return f"{noun}.{'_'.join(rest)}" if rest else noun
 
@@ -55,7 +55,7 @@ class Message(_Dated):
 class Event(Message):
     """Something that happened, said to the world: an outbox row; type ``noun.past_participle``.
 
-    ``class OrderPlaced(Event, source="order")`` is an event heard from the order service; without a source
+    ``class ParcelSent(Event, source="depot")`` is an event heard from the service depot; without a source
     it is this service's own. ``topic`` is set for the chassis' shared topics only.
     """
 
@@ -74,7 +74,7 @@ class Event(Message):
 class Command(Message):
     """A request over HTTP that may be refused; it is never parked.
 
-    ``class ResolveStock(Command, waiting=True)`` is told what waits here: see ``waiting``.
+    ``class ResolveParcel(Command, waiting=True)`` is told what waits here: see ``waiting``.
     """
 
     __slots__ = ()
@@ -96,9 +96,9 @@ class Command(Message):
 
 
 class Intent(Message):
-    """A committed promise to do one thing outside; type ``charge_card``.
+    """A committed promise to do one thing outside; type ``book_truck``.
 
-    ``class ChargeCard(Intent, effect="charge")`` names what it leads to, as an operator says it; else it is the type.
+    ``class BookTruck(Intent, effect="truck")`` names what it leads to, as an operator says it; else it is the type.
     """
 
     __slots__ = ()

@@ -7,6 +7,7 @@ a value came from.
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import ipaddress
 import os
 import re
@@ -15,7 +16,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -37,7 +38,6 @@ from quadrille.observability.progress import Patience
 PREFIX = "QUADRILLE_"
 FILE = "quadrille.toml"
 PUBLISHED = "off-published-on-loopback"  # a container binds to all of itself; its port is published on loopback only
-SECRETS = ("database_url", "smtp_url")
 # Names of the command line and the sandbox, which may stand in the same environment.
 ELSEWHERE = frozenset(
     "CACHE DATA NO_AOT PROFILE SANDBOX_BIND SMTP_BIND SANDBOX_DATA URL KEY".split()  # noqa: SIM905 - a list of words
@@ -153,14 +153,17 @@ def _endpoint(url: str) -> str:
 
 
 Duration = Annotated[timedelta, BeforeValidator(parse_duration), PlainSerializer(_duration_text, return_type=str)]
+"""A time as a setting: ``30s``, ``5m``, ``48h``, ``7d``."""
 Address = Annotated[Bind, PlainValidator(parse_bind), PlainSerializer(str, return_type=str)]
 Hidden = Annotated[Secret, PlainValidator(Secret), PlainSerializer(repr, return_type=str)]
+"""A text that is shown as ``***``."""
 Urls = Annotated[tuple[str, ...], BeforeValidator(_endpoints)]
 Url = Annotated[str, Field(pattern=r"^https?://[^\s/]+(/\S*)?$"), AfterValidator(_with_port)]
+"""An http or https address, with its port."""
 
 
 class Settings(BaseModel):
-    """Everything a service's process may be told; the same class for every service and role."""
+    """What the process of any service may be told, whatever its role; a service's class adds what it alone needs."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -175,24 +178,11 @@ class Settings(BaseModel):
     console_url: Url | None = None
     jaeger_url: Url | None = None
     schema_cache: Path = Path(".quadrille/schemas")
-    order_deadline: Duration = timedelta(minutes=5)
-    order_cancel_cutoff: Duration = timedelta(minutes=30)
     idempotency_ttl: Duration = timedelta(hours=48)
-    stuck_warn: Duration = timedelta(minutes=5)
-    stuck_page: Duration = timedelta(minutes=10)
-    stuck_escalate: Duration = timedelta(minutes=30)
-    intake_failure_rate: float = Field(0.05, gt=0, le=1)
-    intake_failure_minimum: int = Field(20, ge=1)
-    intake_failure_window: Duration = timedelta(minutes=5)
-    intake_rest: Duration = timedelta(seconds=30)
     # Nothing handled for so long with records ahead is a stall; the client is made anew after the second time.
     stall_after: Duration = Field(timedelta(seconds=30), ge=timedelta(seconds=1), le=timedelta(hours=1))
     stall_renew_after: Duration = Field(timedelta(seconds=60), le=timedelta(hours=24))
     inbox_window: Duration = Field(timedelta(days=7), ge=timedelta(hours=48))
-    processor_url: Url = "http://127.0.0.1:8010"
-    # An intent's lease of 30 s outlasts an inquiry and three tries, each of them with half a second for a place.
-    processor_timeout: Duration = Field(timedelta(seconds=3), gt=timedelta(0), le=timedelta(seconds=5))
-    smtp_url: Hidden = Secret("smtp://127.0.0.1:8025")
     batch_max: int = Field(100, ge=1, le=500)
     trace_ratio: float = Field(1.0, ge=0, le=1)
     otlp_endpoints: Urls = ()
@@ -227,33 +217,44 @@ class Settings(BaseModel):
         return self.model_dump(mode="json")
 
 
-def read(flags: Sequence[str] = ()) -> Settings:
+S = TypeVar("S", bound=Settings)
+
+
+def settings_of(service: str) -> type[Settings]:
+    """Return the class of a service's settings: ``SETTINGS`` of its module ``settings``; without one, the chassis's."""
+    if importlib.util.find_spec(f"{service}.settings") is None:
+        return Settings
+    own: type[Settings] = importlib.import_module(f"{service}.settings").SETTINGS
+    return own
+
+
+def read(wanted: type[S], flags: Sequence[str] = ()) -> S:
     """Return the settings of this process, or end it with one line on stderr and exit code 2."""
     try:
-        return parse(flags, os.environ, Path(FILE))
+        return parse(wanted, flags, os.environ, Path(FILE))
     except SettingsError as refused:
         sys.stderr.write(f"refused to start: {refused}\n")
         sys.exit(refused.exit_code)
 
 
-def parse(flags: Sequence[str], environ: Mapping[str, str], file: Path) -> Settings:
-    """Return the settings; raises Refusal for an unknown name or an invalid value.
+def parse(wanted: type[S], flags: Sequence[str], environ: Mapping[str, str], file: Path) -> S:
+    """Return the settings of a class; raises SettingsError for an unknown name or an invalid value.
 
     ``flags`` are ``--name=value``, such as ``--api-bind=127.0.0.1:9001``.
     """
     found: dict[str, Any] = {}
-    sources = dict.fromkeys(Settings.model_fields, "default")
+    sources = dict.fromkeys(wanted.model_fields, "default")
     for source, values in (
-        (str(file), _from_file(file)),
-        ("environment", _from_environ(environ)),
-        ("flag", _flags(flags)),
+        (str(file), _from_file(wanted, file)),
+        ("environment", _from_environ(wanted, environ)),
+        ("flag", _flags(wanted, flags)),
     ):
         found |= values
         sources |= dict.fromkeys(values, source)
     try:
-        settings = Settings(**found)
+        settings = wanted(**found)
     except ValidationError as refused:
-        raise _refusal(refused, sources) from None
+        raise _refusal(refused, sources, _secrets(wanted)) from None
     settings._sources.update(sources)  # noqa: SLF001 - set once, here
     if settings.auth == "off" and not settings.api_bind.loopback:
         raise SettingsError(
@@ -264,26 +265,31 @@ def parse(flags: Sequence[str], environ: Mapping[str, str], file: Path) -> Setti
     return settings
 
 
-def _from_file(file: Path) -> dict[str, Any]:
+def _secrets(wanted: type[Settings]) -> frozenset[str]:
+    return frozenset(name for name, field in wanted.model_fields.items() if field.annotation is Secret)
+
+
+def _from_file(wanted: type[Settings], file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
         values = tomllib.loads(file.read_text("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as refused:
         raise SettingsError(found=f"{file}: {refused}", wanted="TOML", fix=f"correct {file}") from None
-    return {_known(name, f"{name} in {file}"): value for name, value in values.items()}
+    return {_known(wanted, name, f"{name} in {file}"): value for name, value in values.items()}
 
 
-def _from_environ(environ: Mapping[str, str]) -> dict[str, str]:
+def _from_environ(wanted: type[Settings], environ: Mapping[str, str]) -> dict[str, str]:
     values: dict[str, str] = {}
+    secrets = _secrets(wanted)
     for variable, value in environ.items():
         name = variable.removeprefix(PREFIX)
         if name == variable or name in ELSEWHERE:
             continue
-        if (secret := name.lower().removesuffix("_file")) in SECRETS and name.endswith("_FILE"):
+        if (secret := name.lower().removesuffix("_file")) in secrets and name.endswith("_FILE"):
             values[secret] = _secret(variable, value)
         else:
-            values[_known(name.lower(), variable)] = value
+            values[_known(wanted, name.lower(), variable)] = value
     return values
 
 
@@ -295,33 +301,33 @@ def _secret(variable: str, path: str) -> str:
         raise SettingsError(found=found, wanted="a readable file", fix=f"correct {variable}") from None
 
 
-def _flags(flags: Sequence[str]) -> dict[str, str]:
+def _flags(wanted: type[Settings], flags: Sequence[str]) -> dict[str, str]:
     values: dict[str, str] = {}
     for flag in flags:
         name, equals, value = flag.partition("=")
         if not (name.startswith("--") and equals):
             fixed = name if name.startswith("--") else "--name"
             raise SettingsError(found=f"argument {flag}", wanted="--name=value", fix=f"write {fixed}=value")
-        values[_known(name[2:].replace("-", "_"), name)] = value
+        values[_known(wanted, name[2:].replace("-", "_"), name)] = value
     return values
 
 
-def _known(name: str, shown: str) -> str:
-    if name in Settings.model_fields:
+def _known(wanted: type[Settings], name: str, shown: str) -> str:
+    if name in wanted.model_fields:
         return name
-    near = difflib.get_close_matches(name, Settings.model_fields, 1, 0.5)
-    wanted = f"{PREFIX}{near[0].upper()}" if near else "a name of docs/settings.md"
-    raise SettingsError(found=f"unknown setting {shown}", wanted=wanted, fix=f"rename {shown}, or remove it")
+    near = difflib.get_close_matches(name, wanted.model_fields, 1, 0.5)
+    known = f"{PREFIX}{near[0].upper()}" if near else "a name of docs/settings.md"
+    raise SettingsError(found=f"unknown setting {shown}", wanted=known, fix=f"rename {shown}, or remove it")
 
 
-def _refusal(refused: ValidationError, sources: Mapping[str, str]) -> SettingsError:
+def _refusal(refused: ValidationError, sources: Mapping[str, str], secrets: frozenset[str]) -> SettingsError:
     error = refused.errors(include_url=False)[0]
     name = str(error["loc"][0])
     variable = PREFIX + name.upper()
     if error["type"] == "missing":
         return SettingsError(found=f"no {variable}", wanted=f"{variable}, which has no default", fix=f"set {variable}")
     given = error["input"]
-    value = "***" if name in SECRETS else _duration_text(given) if isinstance(given, timedelta) else repr(given)
+    value = "***" if name in secrets else _duration_text(given) if isinstance(given, timedelta) else repr(given)
     value = _LOGIN.sub("//***@", value)
     wanted = str(error.get("ctx", {}).get("error") or error["msg"])
     return SettingsError(

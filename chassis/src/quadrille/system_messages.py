@@ -1,7 +1,7 @@
 """The chassis' own events, the same in every service; the guarantee: each class is its schema in ``schemas/chassis``.
 
-Those keyed by an order lie in its stream of the service that says them, those keyed by a service's name in that
-service's own. A handler may return one like any event; the chassis says them by ``chassis.announce``.
+Those keyed by a saga (``order_id``) lie in its stream of the service that says them, those keyed by a service's name
+in that service's own. A handler may return one like any event; the chassis says them by ``chassis.announce``.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class CompensationAttempted(SystemEvent, topic="saga.audit"):
 
 @dataclass(frozen=True, slots=True)
 class OrderStuck(SystemEvent, topic="ops.events"):
-    """An order has waited too long for an event; ``level`` is WARN, PAGE or ESCALATE."""
+    """A saga has waited too long for an event; ``level`` is WARN, PAGE or ESCALATE."""
 
     order_id: str
     owes: str
@@ -171,7 +171,7 @@ class RetryCompensation(Command, waiting=True):
 
 @dataclass(frozen=True, slots=True)
 class ResolveCompensation(Command, waiting=True):
-    """End what a participant still owes the order: it is written off, or was dealt with elsewhere."""
+    """End what a participant still owes the saga: it is written off, or was dealt with elsewhere."""
 
     order_id: str
     how: Literal["WRITTEN_OFF", "EXTERNAL"]
@@ -185,7 +185,7 @@ class CompensationAnswered(Reply):
 
     DONE: it is acknowledged. ASKED: an result of the outside decides. CHARGE_OPEN: what is to be undone has itself no
     answer yet, so that is asked for at once and nothing is resolved. STILL_FAILED: it cannot be undone now either.
-    NOT_OWED: there is nothing left to undo, or nobody has asked to. UNKNOWN: the order was never heard of here.
+    NOT_OWED: there is nothing left to undo, or nobody has asked to. UNKNOWN: the saga was never heard of here.
     """
 
     order_id: str
@@ -194,6 +194,6 @@ class CompensationAnswered(Reply):
 
 
 def not_owed(wish: RetryCompensation | ResolveCompensation, state: str | None) -> CompensationAnswered:
-    """Refuse a wish; an order is unknown if it has no state here and nothing of it waits."""
+    """Refuse a wish; a saga is unknown if it has no state here and nothing of it waits."""
     known = state is not None or bool(wish.waiting)
     return CompensationAnswered(wish.order_id, "NOT_OWED" if known else "UNKNOWN", state or "NONE")

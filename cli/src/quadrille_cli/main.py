@@ -130,10 +130,12 @@ def _checked(settings: dict[str, str]) -> dict[str, str]:
     """Return the settings; refuses what a service would refuse, before anything that runs is ended for it."""
     if settings:
         from quadrille.settings import PREFIX, SettingsError, parse  # noqa: PLC0415 - only here
+        from quadrille_cli.services import all_settings  # noqa: PLC0415 - as above
 
         given = dict.fromkeys(("DATABASE_URL", "KAFKA_BOOTSTRAP", "REGISTRY_URL"), "http://the-stack-knows")
         try:
-            parse((), {f"{PREFIX}{name}": value for name, value in (given | settings).items()}, Path(os.devnull))
+            named = {f"{PREFIX}{name}": value for name, value in (given | settings).items()}
+            parse(all_settings(), (), named, Path(os.devnull))
         except SettingsError as refused:
             raise typer.BadParameter(str(refused), param_hint="--set") from None
     return settings

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from _pytest.nodeid import NodeId
 
+from quadrille_cli.services import SERVICES
 from quadrille_cli.stack import EVERYTHING, Stack
 from quadrille_cli.stack.servers import jaeger
 
@@ -48,14 +49,15 @@ def stack(stack_home: Path) -> Iterator[Stack]:
 def parts_of_the_stack(stack_home: Path) -> Iterator[Start]:
     """Asks for parts, `parts_of_the_stack("postgres:inventory", "kafka")`: each set is started once a session.
 
-    What a failed test has left stopped is started again, so that it fails alone.
+    No service runs on them that was not asked for: its heartbeats would be others' records. What a failed test has left
+    stopped is started again, so that it fails alone.
     """
     stacks: list[Stack] = []
 
     def started(*parts: str) -> Stack:
         wanted = frozenset(parts)
         for there in stacks:
-            if wanted <= there.parts:
+            if wanted <= there.parts and (there.parts - wanted).isdisjoint(SERVICES):
                 if not all(process.running for process in there.processes.values()):
                     there.start()
                 return there

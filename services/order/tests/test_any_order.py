@@ -14,6 +14,7 @@ from order.events import (
     CancelOrder,
     OrderCancellationRequested,
     OrderCancelled,
+    OrderCheck,
     OrderCompensationFailed,
     OrderCompensationResolved,
     OrderConfirmed,
@@ -36,7 +37,6 @@ from order.events import (
 )
 from order.handlers import on
 from quadrille import Emitted, Event, Message
-from quadrille.stuck import OrderCheck
 from quadrille.testing import START, InMemory
 
 Story: TypeAlias = tuple[Order, tuple[str, ...]]

@@ -9,14 +9,15 @@ import pytest
 from services.order.tests.shopfront import Shop
 
 from order.main import PROGRAM
-from quadrille.app import Settings
+from order.settings import OrderSettings
 from quadrille.db import retention
-from quadrille.testing import milliseconds, uuid7
+from quadrille.service import milliseconds
+from quadrille.testing import uuid7
 
 KEYS = "SELECT key FROM request ORDER BY key"
 AGE = "UPDATE request SET at = at - %s WHERE key = ANY(%s)"
 HOLD = "SELECT FROM request WHERE key = 'held' FOR UPDATE"
-SETTINGS = Settings.model_validate({"database_url": "", "kafka_bootstrap": "none", "registry_url": "http://none"})
+SETTINGS = OrderSettings.model_validate({"database_url": "", "kafka_bootstrap": "none", "registry_url": "http://none"})
 
 
 def forget(shop: Shop) -> None:

@@ -13,6 +13,7 @@ from order.events import (
     CancelOrder,
     OrderCancellationRequested,
     OrderCancelled,
+    OrderCheck,
     OrderCompensationFailed,
     OrderCompensationResolved,
     OrderConfirmed,
@@ -35,7 +36,6 @@ from order.events import (
     StockResolved,
 )
 from quadrille import Event, FindingRaised, Message, NotYet
-from quadrille.stuck import OrderCheck
 from quadrille.testing import START, InMemory
 
 Desk = InMemory[Orders]

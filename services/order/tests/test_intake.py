@@ -26,10 +26,13 @@ from order.events import (
     StockReserved,
 )
 from order.main import PROGRAM, outcome
+from order.settings import OrderSettings
 from quadrille import Emitted
-from quadrille.app import Face, Settings
+from quadrille.app import Face
 from quadrille.testing import PROBES, AdmissionControl, AdmissionMode, Spans, ops_serving
+from quadrille.web import AdmissionLimits
 
+LIMITS = AdmissionLimits()
 NEWS = "SELECT type FROM outbox WHERE type LIKE 'intake.%' ORDER BY ctid"
 NOWHERE = {"database_url": "", "kafka_bootstrap": "none", "registry_url": "http://none"}
 Ask = Callable[..., tuple[int, Any]]
@@ -146,9 +149,9 @@ def test_a_probe_that_fails_shuts_it_again(till: Till) -> None:
 def test_a_repeat_is_none_of_the_trickle(till: Till) -> None:
     """What was answered before is answered again, and the second's one admission is left for what is new."""
     till.place("known")
-    face = Face(Settings.model_validate(NOWHERE), till.shop.db.service, till.shop.db.connect, Spans.disabled())
+    face = Face(OrderSettings.model_validate(NOWHERE), till.shop.db.service, till.shop.db.connect, Spans.disabled())
     now = 100.0
-    gate = AdmissionControl(face, lambda: now)
+    gate = AdmissionControl(face, LIMITS, lambda: now)
     assert not gate.shut
     till.sql("UPDATE intake SET state = 'TRICKLE', since = clock_timestamp()")
     with till.shop.db.connect() as tx:
@@ -162,8 +165,8 @@ def test_a_repeat_is_none_of_the_trickle(till: Till) -> None:
 
 def test_two_processes_announce_it_once(till: Till) -> None:
     """Every api process looks; the one that turns the state announces it."""
-    face = Face(Settings.model_validate(NOWHERE), till.shop.db.service, till.shop.db.connect, Spans.disabled())
-    gates = [AdmissionControl(face) for _ in range(3)]
+    face = Face(OrderSettings.model_validate(NOWHERE), till.shop.db.service, till.shop.db.connect, Spans.disabled())
+    gates = [AdmissionControl(face, LIMITS) for _ in range(3)]
     till.ended(40, 20)
     connections = [till.shop.db.connect() for _ in gates]
     for gate, tx in zip(gates, connections, strict=True):
@@ -178,8 +181,8 @@ def test_old_failures_count_no_more(till: Till) -> None:
     """What ended before the window, or before the gate was opened last, shuts nothing."""
     till.sql("INSERT INTO tally (at, ended, failed) VALUES (now() - interval '6 min', 40, 40)")
     till.sql("UPDATE intake SET since = now() - interval '1 h'")
-    face = Face(Settings.model_validate(NOWHERE), till.shop.db.service, till.shop.db.connect, Spans.disabled())
-    gate = AdmissionControl(face)
+    face = Face(OrderSettings.model_validate(NOWHERE), till.shop.db.service, till.shop.db.connect, Spans.disabled())
+    gate = AdmissionControl(face, LIMITS)
     with till.shop.db.connect() as tx:
         gate.judge(tx)
 
@@ -189,7 +192,7 @@ def test_old_failures_count_no_more(till: Till) -> None:
 @pytest.fixture
 def ask(till: Till) -> Iterator[Ask]:
     """Ask order's ops port."""
-    face = Face(Settings.model_validate(NOWHERE), till.shop.db.service, till.shop.db.connect, Spans.disabled())
+    face = Face(OrderSettings.model_validate(NOWHERE), till.shop.db.service, till.shop.db.connect, Spans.disabled())
     with ops_serving(PROGRAM, face) as port:
 
         def ask(method: str, path: str, body: object = None) -> tuple[int, Any]:

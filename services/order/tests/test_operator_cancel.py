@@ -21,8 +21,9 @@ from order.events import (
     StockReserved,
 )
 from order.main import PROGRAM
+from order.settings import OrderSettings
 from quadrille import Message
-from quadrille.app import Face, Settings
+from quadrille.app import Face
 from quadrille.testing import Spans, ops_serving
 
 CUT_OFF = "UPDATE orders SET cancellable_until = '2026-11-21T09:44:03.120Z' WHERE order_id = %s"
@@ -36,7 +37,7 @@ def ask(shop: Shop) -> Iterator[Ask]:
     """Ask order's ops port to cancel an order; the audit is empty."""
     with psycopg.connect(shop.db.logins.owner) as tx:
         tx.execute("TRUNCATE audit")
-    face = Face(Settings.model_validate(NOWHERE), shop.db.service, shop.db.connect, Spans.disabled())
+    face = Face(OrderSettings.model_validate(NOWHERE), shop.db.service, shop.db.connect, Spans.disabled())
     with ops_serving(PROGRAM, face) as port:
 
         def ask(order_id: str, reason: str = "fraud", **more: object) -> tuple[int, Any]:

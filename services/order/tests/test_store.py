@@ -20,6 +20,7 @@ from order.events import (
     CancelOrder,
     OrderCancellationRequested,
     OrderCancelled,
+    OrderCheck,
     OrderConfirmed,
     OrderDeadline,
     PaymentCharged,
@@ -39,7 +40,6 @@ from order.handlers import on
 from order.store import Filters
 from quadrille import Event, HandlerRegistry, Message, Timer
 from quadrille.service import Store
-from quadrille.stuck import OrderCheck
 from quadrille.testing import Busy, Handled, OnPostgres, Parked, drift, lock_key, process_batch, upgrade, uuid7
 from quadrille_cli.testing import Start
 

@@ -7,9 +7,10 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from order.domain import Order, Orders, Status
+from order.domain import Order, Orders, Patience, Status
 from order.events import (
     CancelOrder,
+    OrderCheck,
     OrderDeadline,
     PaymentCharged,
     PaymentOutcomeUnknown,
@@ -22,7 +23,6 @@ from order.events import (
     StockReserved,
 )
 from quadrille import Message, OrderStuck, Timer
-from quadrille.stuck import OrderCheck, Patience
 from quadrille.testing import START, InMemory
 
 Desk = InMemory[Orders]

@@ -27,7 +27,7 @@ from tests.chassis.support.sample_service import Pantry
 if TYPE_CHECKING:
     from quadrille_cli.stack import Stack
 
-TROUBLESHOOTING = Path(__file__).parents[2] / "docs" / "troubleshooting.md"
+TROUBLESHOOTING = Path(__file__).parents[3] / "docs" / "troubleshooting.md"
 HANDLED = "SELECT count(*) FROM inbox"
 
 

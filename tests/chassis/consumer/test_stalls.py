@@ -102,6 +102,7 @@ def frozen_while_the_database_is_dead(kitchen: Kitchen, db: Database, stack: Sta
     load(kitchen, "after")
 
 
+@pytest.mark.timeout(900)  # of what happens, not of seconds: a session ends, a watchdog waits
 def test_a_worker_frozen_while_its_database_is_dead_hears_again(
     kitchen: Kitchen, db: Database, pantry_stack: Stack
 ) -> None:
@@ -115,6 +116,7 @@ def test_a_worker_frozen_while_its_database_is_dead_hears_again(
     assert told(db) == []
 
 
+@pytest.mark.timeout(900)  # of what happens, not of seconds: a session ends, a watchdog waits
 def test_a_worker_that_hears_no_more_is_noticed_and_made_to(
     kitchen: Kitchen, db: Database, pantry_stack: Stack
 ) -> None:

@@ -102,13 +102,15 @@ def test_trouble_met_again_and_again_is_a_line_with_its_count() -> None:
     with capture_logs() as told:
         for _ in range(30):
             seldom.warn("agenda waits", "OperationalError")
-            seldom.warn("agenda waits", "Fenced")
+            seldom.warn("agenda waits", "FencedError")
         now = 110.0
-        seldom.warn("agenda waits", "Fenced")
+        seldom.warn("agenda waits", "FencedError")
 
     assert [(line["event"], line["error_class"], line["count"]) for line in told] == [
-        ("agenda waits", "OperationalError", 1), ("agenda waits", "Fenced", 1), ("agenda waits", "Fenced", 30),
-    ]  # fmt: skip
+        ("agenda waits", "OperationalError", 1),
+        ("agenda waits", "FencedError", 1),
+        ("agenda waits", "FencedError", 30),
+    ]
 
 
 def test_lines_that_cannot_be_written_are_counted(tmp_path: Path) -> None:
@@ -138,6 +140,6 @@ def test_a_directory_for_other_processes_counts_is_let_be(monkeypatch: pytest.Mo
     """The metrics' library would write files there, or end the process where there is none: we count in memory."""
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "/nowhere")
     assert (
-        lines("from chassis import metrics, ops\nmetrics.SPANS_SENT.inc()\nlog.info('counted')")[0]["event"]
+        lines("from quadrille.observability import metrics\nmetrics.SPANS_SENT.inc()\nlog.info('counted')")[0]["event"]
         == "counted"
     )

@@ -13,6 +13,7 @@ from quadrille.kafka.topics import Topics
 from quadrille.messages import Infrastructure
 from quadrille.observability.readiness import NotReadyError, reason
 from quadrille.ops.health import database_can_write
+from quadrille.relay.replication import conninfo
 from quadrille_cli.stack import Stack
 from tests.chassis.support.database import Database, wait_until
 
@@ -22,6 +23,11 @@ SECRET = "hunter2"  # noqa: S105 - looked for in what is told
 def test_a_database_that_takes_writes_is_ready(db: Database) -> None:
     """The primary, with the role's own session."""
     database_can_write(db.url("app"))
+
+
+def test_a_relay_writes_whatever_the_databases_default_is(db: Database) -> None:
+    """A database that is read-only by default takes the writes of a relay's sessions, which say so themselves."""
+    database_can_write(conninfo(f"{db.url('app')}%20-c%20default_transaction_read_only%3Don"))
 
 
 def test_a_read_only_server_is_not_ready(db: Database) -> None:

@@ -76,7 +76,7 @@ PLANTS = {
         test_batch.test_a_handler_that_raises_is_rewound_and_its_order_alone_waits,
     ),
     "an outage is blamed on the input": Plant(
-        committing, "is_outage", "isinstance(trouble, OUTAGE)", "isinstance(trouble, Fenced)",
+        committing, "is_outage", "isinstance(trouble, OUTAGE)", "isinstance(trouble, FencedError)",
         test_batch.test_a_missing_column_parks_nothing,
     ),
     "the database's state is blamed on the input": Plant(

@@ -26,14 +26,14 @@ BEHIND = "SELECT pg_wal_lsn_diff(pg_current_wal_flush_lsn(), {})::int FROM {}"
 numbers = itertools.count(1)
 CHILD = """
 import os, sys, threading
-from quadrille.relay.relay import Plan, Relay, topics_of
+from quadrille.relay.relay import Relay, RelayConfig, topics_of
 {plant}
 service, bootstrap = sys.argv[1:]
-Relay(Plan(service, os.environ["DSN"], bootstrap, topics_of(service))).run(threading.Event())
+Relay(RelayConfig(service, os.environ["DSN"], bootstrap, topics_of(service))).run(threading.Event())
 """
 ACKNOWLEDGED_EARLY = """
-from quadrille.relay.publisher import Outlet
-Outlet.push = lambda *_: None
+from quadrille.relay.publisher import Publisher
+Publisher.push = lambda *_: None
 """
 
 

@@ -105,7 +105,7 @@ def blind(monkeypatch: pytest.MonkeyPatch) -> Blind:
 @pytest.fixture
 def heedless(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let rows be handed on although the connection was lost: then the stranger does get some."""
-    monkeypatch.setattr("quadrille.relay.publisher.Outlet._held", lambda _: False)
+    monkeypatch.setattr("quadrille.relay.publisher.Publisher._held", lambda _: False)
 
 
 def taken(ground: Ground, count: int) -> Callable[[], bool]:

@@ -23,7 +23,7 @@ from tests.chassis.observability.test_tracing import Sink, attributes
 from tests.chassis.support.http_harness import Client, Got, served
 
 BASE = "http://shop.example"
-routes = app.Routes()
+routes = app.Routes("orders:read", "orders:write")
 
 
 class Line(BaseModel):
@@ -392,7 +392,7 @@ def test_the_pages_load_from_here_alone(api: Client) -> None:
 
 def test_a_route_without_a_scope_fails_the_start() -> None:
     """Deny by default: no scope, or one that does not exist, and nothing is served."""
-    bare = app.Routes()
+    bare = app.Routes("orders:read", "orders:write")
     bare.router = APIRouter()
     bare.router.add_api_route("/v1/open", lambda: None)
     with pytest.raises(TypeError, match="/v1/open declares no scope"):

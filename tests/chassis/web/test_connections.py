@@ -28,7 +28,7 @@ BODY = json.dumps(EXAMPLE).encode()
 POST = b"POST /v1/parcels HTTP/1.1\r\nHost: x\r\nIdempotency-Key: k\r\nContent-Type: application/json\r\n"
 GET = b"GET /v1/parcels/1 HTTP/1.1\r\nHost: x\r\n\r\n"
 SHORT = ("HEAD_SECONDS", "BODY_SECONDS", "KEEP_ALIVE_SECONDS", "READ_SECONDS", "LINGER_SECONDS")
-MANY = app.Routes()
+MANY = app.Routes("orders:read")
 MANY.router.routes += routes.router.routes
 
 

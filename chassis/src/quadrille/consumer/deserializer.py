@@ -1,4 +1,4 @@
-"""From the bytes of a record to an input: what cannot be read is parked under its order, never skipped as unheard."""
+"""From the bytes of a record to an input: what cannot be read is parked under its key, never skipped as unheard."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ def _another_cluster(bootstrap: str, found: str, wanted: str, topic: str) -> str
 def _another_topic(name: str, found: list[object], wanted: list[object]) -> str:
     if found[0] == wanted[0]:
         return (
-            f"{name} has {found[1]} partitions, wanted {wanted[1]}: with another number an order's facts lie on two "
+            f"{name} has {found[1]} partitions, wanted {wanted[1]}: with another number a key's events lie on two "
             "partitions and are no longer in order; see docs/troubleshooting.md"
         )
     return (

@@ -1,4 +1,4 @@
-"""What an operator may ask of a service about an order: a command through the service's own ``commit``.
+"""What an operator may ask of a service about one saga: a command through the service's own ``process_batch``.
 
 The command, what it says and the audit's row are one transaction. A deed the service refuses leaves a row too: somebody
 tried. What never became a command (a malformed body, no reason) leaves none: nothing was tried.
@@ -51,7 +51,7 @@ class Success:
 class Refusal:
     """How an outcome that is no success is told: the problem's slug, what to do now, the rule it names.
 
-    ``members`` are taken from what the store says of the order.
+    ``members`` are taken from what the store says of the saga.
     """
 
     slug: str
@@ -67,9 +67,9 @@ UNKNOWN = Refusal("not-found", "Nothing is known of this order here: check the i
 class OperatorAction:
     """One thing an operator may ask for: ``POST /ops/orders/{order_id}/<name>``.
 
-    ``command`` has the order's id as its first field; ``fixed`` are fields nobody may choose, ``actor`` is the field
+    ``command`` has the saga's id as its first field; ``fixed`` are fields nobody may choose, ``actor`` is the field
     for who asks, every other one is a member of the body. Its reply has an ``outcome``: ``answers`` has each but
-    UNKNOWN, which is 404. ``look`` is what the store says of the order, kept before and after.
+    UNKNOWN, which is 404. ``look`` is what the store says of the saga, kept before and after.
     """
 
     name: str
@@ -92,7 +92,7 @@ class OperatorAction:
 
 AGAIN = "The outside is being asked: its answer decides."
 OPEN = (
-    "Its charge has no answer yet, and a charge without an answer is never closed by hand: it is asked for now. "
+    "What is to be undone has no answer yet, and what has none is never closed by hand: it is asked for now. "
     "Resolve it again when it has one."
 )
 NOT_OWED = Refusal(
@@ -117,10 +117,14 @@ UNDO: Mapping[str, Success | Refusal] = {
 }
 
 
-def compensation_actions(look: Look) -> tuple[OperatorAction, OperatorAction]:
-    """Return what a participant lets an operator do about an undo it owes: try it again, or end it with evidence."""
-    return OperatorAction("retry-compensation", RetryCompensation, look, UNDO), OperatorAction(
-        "resolve", ResolveCompensation, look, UNDO, actor="operator"
+def compensation_actions(look: Look, **answers: Success | Refusal) -> tuple[OperatorAction, OperatorAction]:
+    """Return what a participant lets an operator do about an undo it owes: try it again, or end it with evidence.
+
+    ``answers`` are outcomes told in the participant's own words.
+    """
+    told = {**UNDO, **answers}
+    return OperatorAction("retry-compensation", RetryCompensation, look, told), OperatorAction(
+        "resolve", ResolveCompensation, look, told, actor="operator"
     )
 
 
@@ -152,7 +156,7 @@ def _do(face: Face, deed: OperatorAction, model: type[Document], asked: OpsReque
 
 @dataclass(frozen=True, slots=True)
 class _ActionDone:
-    """A deed that is durable: as it was heard, what became of it, what the order is now, its row in the audit."""
+    """A deed that is durable: as it was heard, what became of it, what the saga is now, its row in the audit."""
 
     heard: Envelope
     outcome: Outcome
@@ -181,7 +185,7 @@ def _commit(face: Face, deed: OperatorAction, heard: Envelope, asked: OpsRequest
 
 
 def _within(tx: Tx, face: Face, deed: OperatorAction, asking: tuple[Envelope, OpsRequest]) -> _ActionDone:
-    """Do it under the order's lock; in the order's own trace, where its store knows that (invariant 21)."""
+    """Do it under the saga's lock; in the saga's own trace, where its store knows that (invariant 21)."""
     heard, asked = asking
     tx.execute(PATIENCE)
     tx.execute(LOCK_KEY, [lock_key(heard.key)])  # what is kept as before must be what the handler sees

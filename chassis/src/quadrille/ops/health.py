@@ -47,7 +47,7 @@ def relay_publishes(url: str) -> None:
 
 
 def nothing_parked(url: str) -> None:
-    """Raise NotReadyError with the number of inputs that are parked: their orders wait for a person."""
+    """Raise NotReadyError with the number of inputs that are parked: their sagas wait for a person."""
     with psycopg.connect(pinned(url, connect_timeout=CONNECT_SECONDS)) as tx:
         [(count,)] = tx.execute(PARKED).fetchall()
     if count:

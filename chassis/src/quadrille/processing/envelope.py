@@ -111,7 +111,7 @@ class Duplicate:
 
 @dataclass(frozen=True, slots=True)
 class Parked:
-    """Set aside with its order; ``reason`` is a fixed phrase."""
+    """Set aside with its key; ``reason`` is a fixed phrase."""
 
     error_class: str
     reason: str

@@ -32,7 +32,7 @@ UNTOLD = """
 UPDATE relay_recovery r SET announced = true
   FROM (SELECT id FROM relay_recovery WHERE NOT announced ORDER BY at FOR UPDATE SKIP LOCKED) u
  WHERE r.id = u.id RETURNING r.id, r.cause, r.rows, r.seconds"""
-# Who finds another at it waits: two who shared the notices would mix their order.
+# Who finds another at it waits: two who shared the notices would mix what stands in order.
 UNTOLD_NOTICES = """
 UPDATE relay_notice n SET announced = true
   FROM (SELECT id FROM relay_notice WHERE NOT announced ORDER BY at FOR UPDATE) u
@@ -47,7 +47,7 @@ def announce(
 
     ``cause`` is the row or input they tell of (a fresh uuid7 where there is none), ``ordinal`` the attempt or level.
     In the global lock order this comes last, for a stream keyed by the service is shared by all: change your rows
-    first, and where those rows are such as ``commit`` touches under an order's key, call ``lock`` before that.
+    first, and where those rows are such as ``commit`` touches under a saga's key, call ``lock`` before that.
     """
     said = [saying(service, cause, fact, ordinal, trace) for fact in facts]
     lock(tx, (one.key for one in said if one.key != service.name))
@@ -74,7 +74,7 @@ def saying(
 
 
 def write(tx: Tx, facts: Sequence[OutboxRecord]) -> None:
-    """Number events and put them into the outbox; the locks of keys that orders have are held by the caller."""
+    """Number events and put them into the outbox; the locks of keys that sagas have are held by the caller."""
     make_today(tx)
     for said in sorted(facts, key=lambda one: (one.topic, one.key)):  # stable: two of one stream stay in order
         row = {name: getattr(said, name) for name in OutboxRecord.__slots__}

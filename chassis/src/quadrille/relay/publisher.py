@@ -139,7 +139,7 @@ _FULL_SECONDS = 0.001
 _HELD_SECONDS = 0.02
 _SAMPLED = b"13579bdf"
 _REPEATED = re.compile(r"ProduceRequest for .* failed: (.*) \(broker .*")
-_SILENT = logging.getLogger("chassis.relay.silent")  # what it would print beside our log, we say
+_SILENT = logging.getLogger("quadrille.relay.silent")  # what it would print beside our log, we say
 _SILENT.addHandler(logging.NullHandler())
 _SILENT.propagate = False
 

@@ -1,6 +1,6 @@
-"""What a replay keeps back; the guarantee: nothing leaves for the outside that nobody has allowed, and no half order.
+"""What a replay keeps back; the guarantee: nothing leaves for the outside that nobody has allowed, and no half saga.
 
-What follows a record kept back in its order is kept back too. The fence is asked inside the transaction, by what the
+What follows a record kept back under its key is kept back too. The fence is asked inside the transaction, by what the
 handler said there and then, not by what a plan foresaw.
 """
 
@@ -61,17 +61,17 @@ class Fence:
         self.effects, self.allowed = effects, frozenset(allowed)
         self._first: dict[str, tuple[UUID, str]] = {}
 
-    def recall(self, orders: Iterable[str]) -> None:
-        """Remember orders of which something was kept back before this process took over."""
-        self._first |= dict.fromkeys(orders, (EARLIER, FENCED))
+    def recall(self, keys: Iterable[str]) -> None:
+        """Remember the keys of which something was kept back before this process took over."""
+        self._first |= dict.fromkeys(keys, (EARLIER, FENCED))
 
     def hold(self, heard: Envelope, verdict: str, effects: frozenset[str] = frozenset()) -> EffectBlocked:
-        """Keep a record back, and with it all that follows of its order."""
+        """Keep a record back, and with it all that follows under its key."""
         self._first.setdefault(heard.key, (heard.id, verdict))
         return EffectBlocked(verdict, effects)
 
     def refuses(self, heard: Envelope, history: BatchState) -> EffectBlocked | None:
-        """Keep back what follows a record kept back, and what would overtake its order's parked line."""
+        """Keep back what follows a record kept back, and what would overtake its key's parked line."""
         if heard.id in history.seen:
             return None
         first, verdict = self._first.get(heard.key, (heard.id, ""))

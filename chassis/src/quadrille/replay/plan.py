@@ -28,7 +28,7 @@ Bounds = Mapping[Place, tuple[int, int]]
 
 
 class DryWish(Document):
-    """What to look at: a topic from one edge to another, of one order, one type, or these events alone."""
+    """What to look at: a topic from one edge to another, of one key, one type, or these events alone."""
 
     into: Literal["dry"]
     topic: Text

@@ -192,7 +192,7 @@ class Replay:
         return None if self.plan.limit is None else self.plan.limit - self.tally.records - len(self._unknown)
 
     def _recall(self, tape: RangeReader, span: Range) -> None:
-        """Find the orders of which something was kept back: what lies behind us and the inbox still does not know."""
+        """Find the keys of which something was kept back: what lies behind us and the inbox still does not know."""
         for taken in tape.play(span, READ_MOST):
             inputs = self._readable(span.partition, [one for one in taken if self._meant(one)], ReplayReport())
             seen = self._seen(inputs)
@@ -293,11 +293,11 @@ class Replay:
         return outcome
 
     def _foresee(self) -> None:
-        """Find out what handling would come to, whole orders together, in transactions that are rolled back."""
-        orders: dict[str, list[Envelope]] = {}
+        """Find out what handling would come to, whole keys together, in transactions that are rolled back."""
+        by_key: dict[str, list[Envelope]] = {}
         for one in self._unknown:
-            orders.setdefault(one.key, []).append(one)
-        waiting = list(orders.values())
+            by_key.setdefault(one.key, []).append(one)
+        waiting = list(by_key.values())
         while waiting and not self.means.stop.is_set():
             chunk = waiting.pop()
             while waiting and len(chunk) + len(waiting[-1]) <= self.means.batch_max:

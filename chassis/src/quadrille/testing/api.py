@@ -15,7 +15,7 @@ from quadrille.context import Face
 from quadrille.observability.tracing import Spans
 from quadrille.processing.telemetry import SagaOutcomes
 from quadrille.service import Service, Tx
-from quadrille.settings import Bind, Settings
+from quadrille.settings import Bind, settings_of
 from quadrille.web.app import serve
 
 START_SECONDS = 60.0
@@ -28,7 +28,7 @@ def serving(
     """Serve what ``make`` gives while the block runs, at the base url yielded; raises TimeoutError."""
     bind, stop = Bind(f"127.0.0.1:{_free_port()}"), threading.Event()
     nowhere = {"database_url": "", "kafka_bootstrap": "none", "registry_url": "http://none"}  # an api asks neither
-    settings = Settings.model_validate({**nowhere, "api_bind": bind})
+    settings = settings_of(service.name).model_validate({**nowhere, "api_bind": bind})
     app = make(Face(settings, service, connect, Spans.disabled(), tally, stop))
     thread = threading.Thread(target=serve, args=(app, bind, stop), daemon=True)
     thread.start()

@@ -44,7 +44,7 @@ def fuzz_api(url: str, seconds: int, folder: Path) -> str:
             str(Path(sys.executable).with_name("schemathesis")), "run", f"{url}/openapi.json", "--no-color",
             "--max-time", str(seconds), "--generation-deterministic", "--continue-on-failure",
             "--exclude-checks", "positive_data_acceptance", "--warnings", "off",
-            "--exclude-path-regex", "/stream$",  # an answer that ends when its order does: it has tests of its own
+            "--exclude-path-regex", "/stream$",  # an answer that ends when its saga does: it has tests of its own
         ],
         env={**os.environ, "SCHEMATHESIS_HOOKS": __name__}, cwd=folder, capture_output=True, text=True, check=False,
     )  # fmt: skip

@@ -30,7 +30,7 @@ PATIENCE_SECONDS = 120.0
 """Until a test gives up: no promise, and many times what a machine with other things to do needs."""
 _ADD = """
 INSERT INTO outbox (id, aggregatetype, aggregateid, type, sequence, payload, causationid, traceparent, parent_span)
-VALUES (%s, %s, %s, 'stock.reserved', %s, %s, %s, %s, %s)"""
+VALUES (%s, %s, %s, 'parcel.sent', %s, %s, %s, %s, %s)"""
 _CLEAR = """
 DROP OWNED BY owner CASCADE;
 GRANT ALL ON SCHEMA public TO owner;

@@ -15,12 +15,13 @@ if TYPE_CHECKING:
     from quadrille.context import Face
     from quadrille.ids import from_milliseconds, uuid7
     from quadrille.settings import Settings
+    from quadrille.web.admission import AdmissionLimits
     from quadrille.web.api import EVENTS, Api, TheApi, answer, events
     from quadrille.web.app import Routes, call_of, make_app
     from quadrille.web.documents import Document, Time, etag, json_of, matches, plain, shown, unchanged
     from quadrille.web.middleware import RequestContext
     from quadrille.web.openapi import Answer
-    from quadrille.web.problems import refuse
+    from quadrille.web.problems import KINDS, Kind, refuse, register
     from quadrille.web.sse import stream, wait_of
 else:
     __getattr__ = lazy.face(
@@ -29,6 +30,7 @@ else:
             "quadrille.context": ("Face",),
             "quadrille.ids": ("from_milliseconds", "uuid7"),
             "quadrille.settings": ("Settings",),
+            "quadrille.web.admission": ("AdmissionLimits",),
             "quadrille.web.api": ("EVENTS", "Api", "TheApi", "answer", "events"),
             "quadrille.web.app": ("Routes", "call_of", "make_app"),
             "quadrille.web.documents": (
@@ -36,17 +38,20 @@ else:
             ),
             "quadrille.web.middleware": ("RequestContext",),
             "quadrille.web.openapi": ("Answer",),
-            "quadrille.web.problems": ("refuse",),
+            "quadrille.web.problems": ("KINDS", "Kind", "refuse", "register"),
             "quadrille.web.sse": ("stream", "wait_of"),
         },
     )
 
 __all__ = [
     "EVENTS",
+    "KINDS",
+    "AdmissionLimits",
     "Answer",
     "Api",
     "Document",
     "Face",
+    "Kind",
     "RequestContext",
     "Routes",
     "Settings",
@@ -62,6 +67,7 @@ __all__ = [
     "matches",
     "plain",
     "refuse",
+    "register",
     "shown",
     "stream",
     "unchanged",

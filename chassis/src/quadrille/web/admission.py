@@ -23,7 +23,6 @@ from quadrille.observability.logs import ThrottledLog
 from quadrille.processing.batch import OUTAGE
 from quadrille.processing.outbox import announce
 from quadrille.service import Tx
-from quadrille.settings import Settings
 from quadrille.system_messages import IntakePaused, IntakeResumed
 from quadrille.web.problems import Problem
 
@@ -51,14 +50,6 @@ class AdmissionLimits:
     minimum: int = 20
     window: timedelta = timedelta(minutes=5)
     rest: timedelta = timedelta(seconds=30)
-
-    @classmethod
-    def of(cls, settings: Settings) -> AdmissionLimits:
-        """Return the limits of a process."""
-        return cls(
-            settings.intake_failure_rate, settings.intake_failure_minimum, settings.intake_failure_window,
-            settings.intake_rest,
-        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +93,10 @@ def look(tx: Tx, limits: AdmissionLimits) -> AdmissionState | None:
 
 
 class AdmissionControl:
-    """Whether this process takes new orders; open it as a context while serving."""
+    """Whether this process takes new work; open it as a context while serving."""
 
-    def __init__(self, face: Face, clock: Callable[[], float] = time.monotonic) -> None:
-        self._face, self._clock, self._limits = face, clock, AdmissionLimits.of(face.settings)
+    def __init__(self, face: Face, limits: AdmissionLimits, clock: Callable[[], float] = time.monotonic) -> None:
+        self._face, self._clock, self._limits = face, clock, limits
         self._seen: AdmissionState | None = None
         self._trickled = -math.inf
         self._connection, self._troubles = Session(face.connect), ThrottledLog()
@@ -129,7 +120,7 @@ class AdmissionControl:
         return self._seen is not None and self._seen.state != "OPEN"
 
     def refusal(self) -> Problem | None:
-        """Return why a new order is not taken now; None lets it in, as one of the trickle if there is but that."""
+        """Return why new work is not taken now; None lets it in, as one of the trickle if there is but that."""
         seen = self._seen
         if seen is None or seen.state == "OPEN":
             return None

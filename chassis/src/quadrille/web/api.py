@@ -22,7 +22,7 @@ from quadrille.processing.envelope import Envelope
 from quadrille.processing.telemetry import Telemetry
 from quadrille.service import Tx
 from quadrille.values import Paged
-from quadrille.web.admission import AdmissionControl
+from quadrille.web.admission import AdmissionControl, AdmissionLimits
 from quadrille.web.app import call_of
 from quadrille.web.command_batcher import CommandBatcher
 from quadrille.web.documents import Document, read_cursor, write_cursor
@@ -82,17 +82,22 @@ EVENTS = "text/event-stream"
 class Api:
     """An API's way to its database; open it as a context while serving.
 
-    With ``known``, which tells whether a command was answered before, new ones are let in by a gate.
+    With ``limits`` new work is let in by a gate, but for what ``known`` tells was answered before.
     Raises StoppedError when made on a database that forgets.
     """
 
-    def __init__(self, face: Face, known: Callable[[sa.Connection, Any], bool] | None = None) -> None:
+    def __init__(
+        self,
+        face: Face,
+        known: Callable[[sa.Connection, Any], bool] | None = None,
+        limits: AdmissionLimits | None = None,
+    ) -> None:
         self.settings, self.base = face.settings, face.settings.public_base
         self._intake = CommandBatcher(face.service, face.connect, Telemetry(face.spans, face.tally))
         self._intake.check()
         self._reads = Pool(face.connect)
         self._stop = face.stop
-        self._known, self._gate = known, AdmissionControl(face) if known else None
+        self._known, self._gate = known, AdmissionControl(face, limits) if limits else None
         self._watches: dict[object, Watch[Any]] = {}
 
     async def __aenter__(self) -> Self:

@@ -39,17 +39,6 @@ from quadrille.web.problems import Problem, refuse
 BODY_MAX = 65_536
 BODY_SECONDS = 10.0
 ERRORS_MAX = 50
-SCOPES = frozenset(
-    f"{noun}:{verb}"
-    for noun, verbs in {
-        "orders": "read write cancel",
-        "stock": "read write",
-        "payments": "read",
-        "notices": "read",
-        "contacts": "read write",
-    }.items()
-    for verb in verbs.split()
-)
 F = TypeVar("F", bound=Callable[..., object])
 
 
@@ -62,14 +51,15 @@ class Declared(TypedDict):
 
 
 class Routes:
-    """The routes of one service; a scope that does not exist is refused at import."""
+    """The routes of one service, and the scopes it has; one that it does not have is refused at import."""
 
-    def __init__(self) -> None:
+    def __init__(self, *scopes: str) -> None:
+        self.scopes = frozenset(scopes)
         self.router = APIRouter(route_class=StrictRoute, redirect_slashes=False)
 
     def on(self, method: str, path: str, **declared: Unpack[Declared]) -> Callable[[F], F]:
         """Register an endpoint; its first answer is the usual one, its docstring is its description."""
-        if declared["scope"] not in SCOPES:
+        if declared["scope"] not in self.scopes:
             message = f"{method} {path}: {declared['scope']} is no scope"
             raise TypeError(message)
 

@@ -186,7 +186,7 @@ class CommandBatcher:
         row = tx.execute("SELECT current_setting('synchronous_commit')").fetchone()
         if row == ("off",):
             tx.close()
-            message = "found synchronous_commit=off; wanted on: accepted orders would be lost; fix: set it to on"
+            message = "found synchronous_commit=off; wanted on: accepted commands would be lost; fix: set it to on"
             raise StoppedError(message)
         self._tx = tx
         tx.execute(PLAN_ONCE)

@@ -1,4 +1,7 @@
-"""The one shape of every refusal: RFC 9457 problem documents, a fixed list of types, a readable page for each."""
+"""The one shape of every refusal: RFC 9457 problem documents, a list of types, a readable page for each.
+
+The types of the chassis are here; a service registers those its own rules lead to, once, before it serves.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +71,7 @@ _LIST = (
         400,
         "Idempotency-Key missing",
         "The header Idempotency-Key is absent, or not 1 to 255 visible ASCII characters.",
-        "Send a key of your own for each order you mean to place, and the same key when you repeat the request.",
+        "Send a key of your own for each thing you mean to do, and the same key when you repeat the request.",
     ),
     Kind(
         "unauthorized",
@@ -83,7 +86,7 @@ _LIST = (
         "Insufficient scope",
         "The API key lacks the scope this route needs.",
         "Ask for a key with the scope named.",
-        example={"required_scope": "orders:write"},
+        example={"required_scope": "parcels:write"},
     ),
     Kind(
         "not-found",
@@ -116,22 +119,6 @@ _LIST = (
         "Repeat the request with the same key after the time named (seconds).",
         retryable=True,
         example={"retry_after": 1},
-    ),
-    Kind(
-        "reference-taken",
-        409,
-        "Reference taken",
-        "Another order of this customer bears this reference, placed under another key, and is not CANCELLED.",
-        "Read the order named. Once it is CANCELLED the reference is free again; for another basket use another one.",
-        example={"order": "01a1fd62-57f0-7eeb-be96-e59ce40f9cb1", "order_status": "CONFIRMED"},
-    ),
-    Kind(
-        "not-cancellable",
-        409,
-        "Not cancellable",
-        "The cut-off for cancelling has passed.",
-        "Ask the operator.",
-        example={"order_status": "CONFIRMED", "cancellable_until": "2026-11-21T09:44:03.120Z"},
     ),
     Kind(
         "operation-refused",
@@ -210,16 +197,7 @@ _LIST = (
         422,
         "Idempotency-Key reused",
         "This key was used for another body.",
-        "Use a new key for a new order.",
-        example={"order": "01a1fd62-57f0-7eeb-be96-e59ce40f9cb1"},
-    ),
-    Kind(
-        "order-frozen",
-        423,
-        "Order frozen",
-        "The order could not be undone and waits for a person.",
-        "Wait, or ask the operator.",
-        example={"since": "2026-11-21T09:19:03.120Z"},
+        "Use a new key for another request.",
     ),
     Kind(
         "precondition-required",
@@ -283,6 +261,20 @@ _LIST = (
     ),
 )
 KINDS = {kind.slug: kind for kind in _LIST}
+"""Every problem type, by its slug, in the order of their status."""
+
+
+def register(*kinds: Kind) -> None:
+    """Add the types of a service, or say one of the chassis in its words; raises TypeError for another status."""
+    for kind in kinds:
+        if (known := KINDS.get(kind.slug)) and known.status != kind.status:
+            message = f"{kind.slug} is a problem of {known.status} already, and cannot be one of {kind.status}"
+            raise TypeError(message)
+        KINDS[kind.slug] = kind
+    in_order = sorted(KINDS.items(), key=lambda item: item[1].status)
+    KINDS.clear()
+    KINDS.update(in_order)
+
 
 MEDIA_TYPE = "application/problem+json"
 

@@ -20,8 +20,8 @@ from quadrille_cli import console as screen
 from quadrille_cli.client import Client, Refused
 from quadrille_cli.commands import stack as supervisor
 from quadrille_cli.commands.shared import NOT_FOUND, UNREACHABLE, an_id, asked, bad, form, reason, running, told
+from quadrille_cli.services import SERVICES
 from quadrille_cli.stack import Stack
-from quadrille_cli.stack.ports import SERVICES
 
 VERDICTS = ("SEEN", "NEW", "FENCED", "PARKED", "OLD", "UNHEARD", "UNDECODABLE")
 WITHHELD = ("FENCED", "PARKED", "OLD")

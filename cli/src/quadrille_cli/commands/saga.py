@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from quadrille_cli.saga import checks, proofs, saga_map, sequences
+from quadrille_cli.services import SERVICES
 
 
 def command(
@@ -29,6 +30,4 @@ def command(
         typer.echo(f"wrong: {finding}", err=True)
     if wrong or (check and stale):
         raise typer.Exit(1)
-    typer.echo(
-        f"{sum(len(s.specs) for s in saga_map.saga_of())} reactions of {len(saga_map.SERVICES)} services, all drawn"
-    )
+    typer.echo(f"{sum(len(s.specs) for s in saga_map.saga_of())} reactions of {len(SERVICES)} services, all drawn")

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-SERVICES = ("order", "inventory", "payment", "notification")
 KEYS = {"chassis": ("order_id", "service")}
 OBVIOUS = frozenset({"order_id", "sku", "quantity", "topic", "operation_id"})
 LONG_NAMES = re.compile(r".+(_at|_minor|_ms)|number")

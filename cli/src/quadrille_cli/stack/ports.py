@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from quadrille_cli.services import SERVICES
 from quadrille_cli.stack.errors import CannotRun
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-SERVICES = ("order", "inventory", "payment", "notification")
 ROLES = ("api", "worker", "relay")
 HIGHEST = 65_535
 LISTENING = "0A"  # as /proc/net/tcp writes it

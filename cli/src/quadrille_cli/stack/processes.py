@@ -67,6 +67,16 @@ def birth(pid: int) -> str | None:
         return None
 
 
+class Child(subprocess.Popen[bytes]):
+    """A child that may outlive the object that started it, as after `quadrille up --detach`: that is no leak."""
+
+    def __del__(self) -> None:
+        """Reap it if it has ended; warn of nothing if it goes on."""
+        if getattr(self, "_child_created", False) and self.poll() is None:
+            return
+        super().__del__()
+
+
 class Process:
     """A part's process; `start` returns when it is ready, `stop` and `kill` when it is gone."""
 
@@ -75,7 +85,7 @@ class Process:
         self.pid = pid
         self.born = born
         self.on_change: Callable[[], None] = lambda: None
-        self._child: subprocess.Popen[bytes] | None = None
+        self._child: Child | None = None
         self._began_at = 0
         """Where in its log this launch begins: what an earlier one wrote explains nothing."""
 
@@ -128,7 +138,7 @@ class Process:
             spec.log.replace(spec.log.with_suffix(".old"))
         with spec.log.open("ab") as log:
             self._began_at = log.tell()
-            self._child = subprocess.Popen(  # noqa: S603 - our own command lines
+            self._child = Child(
                 list(spec.command()),
                 env={**spec.env, **leftovers.marked(spec.log)},
                 cwd=spec.cwd,

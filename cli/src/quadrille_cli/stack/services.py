@@ -61,6 +61,15 @@ def sandbox(data: Path, logs: Path, ports: Mapping[str, int]) -> Process:
     )
 
 
+def outside(service: str, ports: Mapping[str, int]) -> dict[str, str]:
+    """Where a service finds the sandbox instead of the world, in its own settings."""
+    found = {
+        "payment": {"PROCESSOR_URL": f"http://127.0.0.1:{ports['sandbox']}"},
+        "notification": {"SMTP_URL": f"smtp://127.0.0.1:{ports['smtp']}"},
+    }
+    return found.get(service, {})
+
+
 def role(service: str, name: str, env: Mapping[str, str], logs: Path, ports: Mapping[str, int]) -> Process:
     """One process of a service; ready when its ops port says so."""
     process = f"{service}-{name}"

@@ -41,9 +41,10 @@ def unheard() -> Iterator[str]:
     names = {name.removeprefix(PREFIX) for name in os.environ if name.startswith(PREFIX)} - OWN
     if not names:
         return
-    from quadrille.settings import ELSEWHERE, Settings  # noqa: PLC0415 - 0.1 s that most starts can spare
+    from quadrille.settings import ELSEWHERE  # noqa: PLC0415 - 0.1 s that most starts can spare
+    from quadrille_cli.services import all_settings  # noqa: PLC0415 - as above
 
-    settings = {name.upper() for name in Settings.model_fields}
+    settings = {name.upper() for name in all_settings().model_fields}
     for name in sorted(names - ELSEWHERE):
         near = difflib.get_close_matches(name, settings | OWN, 1, 0.8)
         if name in settings:

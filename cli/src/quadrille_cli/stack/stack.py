@@ -11,9 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from quadrille_cli.services import SERVICES, known_to
 from quadrille_cli.stack import leftovers, paths, ports, services, shell, state, topics
 from quadrille_cli.stack.errors import CannotRun, PartFailed, PortTaken
-from quadrille_cli.stack.ports import ROLES, SERVICES
+from quadrille_cli.stack.ports import ROLES
 from quadrille_cli.stack.processes import explain
 from quadrille_cli.stack.servers import aot, artifacts, jaeger, kafka, postgres, registry
 from quadrille_cli.stack.steps import Progress, Silent, Step, run
@@ -85,14 +86,14 @@ def environment(stack: Stack, service: str, role: str) -> dict[str, str]:
     if "registry" in stack.parts:
         settings["REGISTRY_URL"] = stack.registry_url
     if "sandbox" in stack.parts:
-        settings["PROCESSOR_URL"] = stack.url("sandbox")
-        settings["SMTP_URL"] = f"smtp://127.0.0.1:{stack.ports['smtp']}"
+        settings |= services.outside(service, stack.ports)
     if "jaeger" in stack.parts:
         settings["OTLP_ENDPOINTS"] = stack.url("jaeger-otlp")
         settings["JAEGER_URL"] = stack.url("jaeger")
     if service in stack.ports:
         settings["PUBLIC_URL"] = stack.url(service)
-    named = {f"QUADRILLE_{name}": value for name, value in (settings | stack.settings).items()}
+    asked = known_to(service, stack.settings)
+    named = {f"QUADRILLE_{name}": value for name, value in (settings | asked).items()}
     return shell.program() | named
 
 
@@ -401,7 +402,7 @@ class Stack:
     def _know(self, there: state.State) -> None:
         self.clusters = {
             service: postgres.Cluster(service, self.postgres_home / service, self.ports[part], self.logs, self.password)
-            for part, service in ((f"postgres:{s}", s) for s in ports.SERVICES)
+            for part, service in ((f"postgres:{s}", s) for s in SERVICES)
             if part in self.parts
         }
         before, self.processes = self.processes, {process.name: process for process in processes(self)}

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from quadrille_cli.services import SERVICES
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from confluent_kafka.admin._config import ConfigResource
 
-SERVICES = ("order", "inventory", "payment", "notification")
 PARTITIONS = 12
 WEEK = str(7 * 24 * 3600 * 1000)
 FOR_EVER = "-1"

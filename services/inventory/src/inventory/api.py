@@ -29,7 +29,7 @@ from quadrille.web import (
     unchanged,
 )
 
-routes = Routes()
+routes = Routes("stock:read", "stock:write")
 SKU = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$"
 SkuPath = Annotated[str, Path(pattern=SKU, description="The SKU.", examples=["SKU-TEA"])]
 IfMatch = Annotated[str | None, Header(alias="If-Match", description="The ETag you have read, or `*`.")]

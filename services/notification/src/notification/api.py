@@ -14,7 +14,7 @@ from notification.events import DeleteContact, PutContact
 from notification.store import Sent
 from quadrille.web import Answer, Api, Document, Face, Routes, TheApi, Time, answer, call_of, make_app, refuse
 
-routes = Routes()
+routes = Routes("contacts:read", "contacts:write", "notices:read")
 PRIVATE = {"Cache-Control": "no-store"}
 ORDER = "01a1fd62-57f0-7eeb-be96-e59ce40f9cb1"
 CUSTOMER = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$"

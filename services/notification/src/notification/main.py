@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from notification import gateway, store
 from notification.handlers import on
-from quadrille.app import Program, Settings
+from notification.settings import NotificationSettings
+from quadrille.app import Program
 
 
-def mailer(found: Settings) -> gateway.Mailer:
+def mailer(found: NotificationSettings) -> gateway.Mailer:
     """Return the client of the mail server the settings name."""
     return gateway.Mailer(found.smtp_url)
 

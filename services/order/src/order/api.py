@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, NoReturn
+from typing import Annotated, NoReturn, cast
 from uuid import UUID
 
 from fastapi import Header, Query, Request, Response
@@ -15,15 +15,17 @@ from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 from starlette.types import ASGIApp
 
-from order import store
+from order import problems, store
 from order.domain import FINAL, PHASES, ROUTE, Attention, Detail, Entry, Order, Phase, Reason, Status, placed
 from order.events import CancelAnswered, CancelOrder, Line, PlaceAnswered, PlaceOrder
+from order.money import SAFE, Currency, Price
+from order.settings import OrderSettings
 from quadrille import Identifier, Text
-from quadrille.money import SAFE, Currency, Price
 from quadrille.processing.envelope import Envelope
 from quadrille.values import Idempotency
 from quadrille.web import (
     EVENTS,
+    AdmissionLimits,
     Answer,
     Api,
     Document,
@@ -41,6 +43,7 @@ from quadrille.web import (
     matches,
     plain,
     refuse,
+    register,
     shown,
     stream,
     unchanged,
@@ -48,7 +51,8 @@ from quadrille.web import (
     wait_of,
 )
 
-routes = Routes()
+register(*problems.PROBLEMS)
+routes = Routes("orders:read", "orders:write", "orders:cancel")
 
 
 def _bounded(lines: list[LineDocument]) -> list[LineDocument]:
@@ -166,7 +170,7 @@ async def place(
 ) -> Response:  # fmt: skip
     """Place an order, once per Idempotency-Key; with Prefer: wait=N it is shown as it is when final, or after N s."""
     call = call_of(request)
-    wish = _wish(order, key, call, desk.settings)
+    wish = _wish(order, key, call, cast("OrderSettings", desk.settings))
     at, name = wish.placed_at, f"{wish.caller} {ROUTE} {key}"
     heard = Envelope(UUID(wish.order_id), wish.order_id, wish, at, wish.type, request=name, trace=call.trace)
     reply = await desk.execute_idempotent(heard, PlaceAnswered)
@@ -249,9 +253,18 @@ async def browse(request: Request, desk: TheApi, asked: Annotated[store.Filters,
     return Response(json_of(page), 200, more, "application/json")
 
 
+def limits(settings: OrderSettings) -> AdmissionLimits:
+    """Return when no new orders are taken, and for how long."""
+    return AdmissionLimits(
+        settings.intake_failure_rate, settings.intake_failure_minimum, settings.intake_failure_window,
+        settings.intake_rest,
+    )  # fmt: skip
+
+
 def make(face: Face) -> ASGIApp:
     """Return order's API."""
-    return make_app("Quadrille order", routes, Api(face, store.is_known), face.spans, face.settings.public_base)
+    desk = Api(face, store.is_known, limits(cast("OrderSettings", face.settings)))
+    return make_app("Quadrille order", routes, desk, face.spans, face.settings.public_base)
 
 
 async def _mine(call: RequestContext, desk: Api, order_id: UUID | str) -> Order:
@@ -283,7 +296,7 @@ def _told(order: Order, desk: Api, status: int = 200, headers: Mapping[str, str]
     return Response(body, status, {**(headers or {}), "ETag": etag(order.version)}, "application/json")
 
 
-def _wish(order: NewOrder, key: str, call: RequestContext, settings: Settings) -> PlaceOrder:
+def _wish(order: NewOrder, key: str, call: RequestContext, settings: OrderSettings) -> PlaceOrder:
     """Return the command, with the 202 rendered: what is stored is what every repeat gets."""
     lines = tuple(Line(line.sku, line.quantity, line.unit_price_minor) for line in order.lines)
     at = from_milliseconds(now := time.time_ns() // 1_000_000)

@@ -148,6 +148,14 @@ class OrderDeadline(Timer):
 
 
 @dataclass(frozen=True, slots=True)
+class OrderCheck(Timer):
+    """The time to look whether an order still waits for what it waited for."""
+
+    order_id: str
+    due: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class StockReserved(Event, source="inventory"):
     """Every line of the order is held."""
 

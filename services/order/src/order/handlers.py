@@ -7,14 +7,12 @@ from datetime import datetime
 from typing import TypeAlias
 
 from order import events
-from order.domain import OPEN, ROUTE, Decision, Order, Orders, Reason, Status, placed
+from order.domain import LEVELS, OPEN, ROUTE, Decision, Order, Orders, Reason, Status, placed
 from quadrille import Event, FindingRaised, HandlerRegistry, OrderStuck
-from quadrille.stuck import LEVELS, OrderCheck
 from quadrille.web.idempotency import Request
 
-Placing: TypeAlias = (
-    events.PlaceAnswered | tuple[events.OrderPlaced | events.OrderDeadline | OrderCheck | events.PlaceAnswered, ...]
-)
+Timers: TypeAlias = events.OrderDeadline | events.OrderCheck
+Placing: TypeAlias = events.PlaceAnswered | tuple[events.OrderPlaced | Timers | events.PlaceAnswered, ...]
 Undoing: TypeAlias = tuple[events.OrderCancellationRequested | events.OrderCancelled, ...]
 Ending: TypeAlias = tuple[events.OrderCancelled | FindingRaised, ...]
 GivingUp: TypeAlias = tuple[events.OrderCancellationRequested | events.OrderCancelled | FindingRaised, ...]
@@ -42,16 +40,16 @@ def place_order(wish: events.PlaceOrder, orders: Orders) -> Placing:
     orders.rows.put(wish.order_id, placed(wish))
     bought = wish.customer_id, wish.lines, wish.amount_minor, wish.currency
     fact = events.OrderPlaced(wish.order_id, *bought, wish.payment_token, wish.deadline_at)
-    timers: list[events.OrderDeadline | OrderCheck] = [events.OrderDeadline(wish.order_id, wish.deadline_at)]
+    timers: list[Timers] = [events.OrderDeadline(wish.order_id, wish.deadline_at)]
     if (look_at := wish.placed_at + orders.rules.patience.warn) < wish.deadline_at:  # else the deadline looks
-        timers.append(OrderCheck(wish.order_id, look_at))
+        timers.append(events.OrderCheck(wish.order_id, look_at))
     return fact, *timers, events.PlaceAnswered(wish.order_id, "PLACED", wish.answer)
 
 
 @on.command
 def cancel_order(
     wish: events.CancelOrder, orders: Orders
-) -> tuple[events.CancelAnswered | events.OrderCancellationRequested | events.OrderCancelled | OrderCheck, ...]:
+) -> tuple[events.CancelAnswered | events.OrderCancellationRequested | events.OrderCancelled | events.OrderCheck, ...]:
     """Undo an order that is not decided yet, or confirmed and before its cut-off."""
     order = orders.rows.get(wish.order_id)
     if order is None or wish.caller not in (None, order.caller):
@@ -70,7 +68,7 @@ def cancel_order(
 @on.timer
 def expire(
     deadline: events.OrderDeadline, orders: Orders
-) -> tuple[events.OrderCancellationRequested | events.OrderCancelled | OrderCheck, ...]:
+) -> tuple[events.OrderCancellationRequested | events.OrderCancelled | events.OrderCheck, ...]:
     """Give up an order that is not decided by its deadline; any that still waits is looked after from then on."""
     order = orders.known(deadline.order_id)
     undoing = _undo(orders, order, Decision("DEADLINE", deadline.at)) if order.status in OPEN else ()
@@ -79,7 +77,7 @@ def expire(
 
 
 @on.timer
-def look_after(check: OrderCheck, orders: Orders) -> tuple[OrderStuck | OrderCheck, ...]:
+def look_after(check: events.OrderCheck, orders: Orders) -> tuple[OrderStuck | events.OrderCheck, ...]:
     """Tell who owes an order what it waits for too long: each level once, until it moves on."""
     order, patience = orders.known(check.order_id), orders.rules.patience
     level, checks = patience.level(check.at - order.since), _checks(orders, check.order_id, check.at)
@@ -201,10 +199,10 @@ def _undo(orders: Orders, order: Order, decision: Decision) -> Undoing:
     return asked, *orders.close(orders.known(order.order_id), decision.at, decision.because)
 
 
-def _checks(orders: Orders, order_id: str, at: datetime) -> tuple[OrderCheck, ...]:
+def _checks(orders: Orders, order_id: str, at: datetime) -> tuple[events.OrderCheck, ...]:
     """Return the next look at an order that waits, from ``at`` on; none is needed once it is over."""
     order = orders.known(order_id)
-    return (OrderCheck(order_id, orders.rules.patience.next(order.since, at)),) if order.debts else ()
+    return (events.OrderCheck(order_id, orders.rules.patience.next(order.since, at)),) if order.debts else ()
 
 
 def _over(fact: Event, orders: Orders, order: Order | None) -> Ending:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from order import events, store
-from order.domain import Rules, Status
+from order import events, problems, store
+from order.domain import Patience, Rules, Status
 from order.handlers import on
+from order.settings import OrderSettings
 from quadrille import Emitted
-from quadrille.app import Face, OperatorAction, Program, Refusal, Settings, Success
+from quadrille.app import OperatorAction, Program, Refusal, Success, register
 from quadrille.db import retention
-from quadrille.ops import orders
-from quadrille.ops.routes import OpsRoutes
 from quadrille.service import Tx
-from quadrille.stuck import Patience
 
 
-def rules(settings: Settings) -> Rules:
+def rules(settings: OrderSettings) -> Rules:
     """Return the clocks of this process."""
     patience = Patience(settings.stuck_warn, settings.stuck_page, settings.stuck_escalate)
     return Rules(settings.order_deadline, settings.order_cancel_cutoff, settings.idempotency_ttl, patience)
@@ -27,16 +25,12 @@ def outcome(said: Emitted) -> tuple[int, int]:
     return int(isinstance(said, events.OrderConfirmed)), int(isinstance(said, events.OrderCompensationFailed))
 
 
-def forget(tx: Tx, settings: Settings) -> int:
+def forget(tx: Tx, settings: OrderSettings) -> int:
     """Forget some idempotency keys whose time is over; from then on they make new orders (reliability.md, R13)."""
     return retention.forget_requests(tx, settings.idempotency_ttl)
 
 
-def ops(face: Face) -> OpsRoutes:
-    """Return what an operator may ask of the api beside commands."""
-    return {**orders.intake(face), **orders.queue(face, store.waiting)}
-
-
+register(*problems.PROBLEMS)
 LATE = "The cut-off has passed: the goods may be on their way, and nobody can cancel any more."
 FROZEN = "Its undo has failed already and waits for a person: quadrille resolve, at the participant that owes it."
 CANCEL = OperatorAction(
@@ -51,5 +45,5 @@ CANCEL = OperatorAction(
 )  # fmt: skip
 PROGRAM = Program(
     on, store, api="order.api:make", rules=rules, outcome=outcome, forget=forget, operators=(CANCEL,),
-    ops=("order.main:ops",),
+    ops=("order.ops:routes",),
 )  # fmt: skip

@@ -9,11 +9,10 @@ import sqlalchemy as sa
 from pydantic import TypeAdapter
 from sqlalchemy.dialects.postgresql import JSONB, UUID
 
-from order.domain import FINAL, PHASES, ROUTE, Attention, Order, Orders, Phase, Reason, Status
+from order.domain import FINAL, PHASES, ROUTE, Attention, Order, Orders, Phase, Reason, Status, Waiting
 from order.events import PaymentCharged, PlaceOrder
 from quadrille import Identifier, Message, Moment, Paged, Rows, Text, key_of, rfc3339
 from quadrille.service import Tx, floor_of, milliseconds
-from quadrille.stuck import Waiting
 from quadrille.web.idempotency import Request
 
 # A row is one JSON document each way: pydantic reads and writes the domain's own classes faster than columns do.

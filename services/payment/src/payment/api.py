@@ -15,7 +15,7 @@ from payment.domain import Resolution as Wish
 from payment.store import Account, Pending
 from quadrille.web import Answer, Api, Document, Face, Routes, TheApi, Time, answer, call_of, make_app
 
-routes = Routes()
+routes = Routes("payments:read")
 ORDER = "01a1fd62-57f0-7eeb-be96-e59ce40f9cb1"
 PAYMENT = {
     "order_id": ORDER,

@@ -1,10 +1,9 @@
-"""What an operator may ask of the service that takes orders: who is stuck, and to take no more for a while."""
+"""What an operator may ask of a service that lets work in by a gate: to take no more for a while, and to go on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
 
 import psycopg
 
@@ -15,14 +14,11 @@ from quadrille.ids import uuid7
 from quadrille.ops.routes import OpsRequest, OpsResponse, OpsRoutes, Route
 from quadrille.processing.outbox import announce
 from quadrille.service import Tx
-from quadrille.settings import parse_duration
-from quadrille.stuck import Waiting
 from quadrille.system_messages import IntakePaused, IntakeResumed
 from quadrille.web.admission import CAUSES, AdmissionMode
 from quadrille.web.documents import Document
 from quadrille.web.problems import refuse
 
-SHOWN = 1000
 STATE = "SELECT state FROM intake FOR UPDATE"
 SET_STATE = "UPDATE intake SET state = %b, since = clock_timestamp()"
 
@@ -35,7 +31,7 @@ def intake(face: Face) -> OpsRoutes:
 def _turn(face: Face, wanted: AdmissionMode) -> Route:
     def turn(asked: OpsRequest) -> OpsResponse:
         asked.read(Document)
-        with _database(face) as tx, tx.transaction():
+        with database(face) as tx, tx.transaction():
             row = tx.execute(STATE).fetchone()
             before: AdmissionMode = row[0] if row else "OPEN"
             if before != wanted:
@@ -51,25 +47,8 @@ def _turn(face: Face, wanted: AdmissionMode) -> Route:
     return turn
 
 
-def queue(face: Face, waiting: Callable[[Tx], Iterable[Waiting]]) -> OpsRoutes:
-    """Return GET /ops/stuck: failed undos and the stuck; with ``older_than`` whatever has waited as long."""
-
-    def stuck(asked: OpsRequest) -> OpsResponse:
-        with _database(face) as tx:
-            found = list(waiting(tx))
-        if (text := asked.query.get("older_than")) is not None:
-            before = datetime.now(UTC) - _duration(text)
-            found = [one for one in found if one.since <= before]
-        else:
-            found = [one for one in found if one.level or one.status == "COMPENSATION_FAILED"]
-        shown = [one.shown() for one in sorted(found, key=lambda one: one.urgency)[:SHOWN]]
-        return OpsResponse(200, {"count": len(found), "stuck": shown})
-
-    return {("GET", "/ops/stuck?older_than"): stuck}
-
-
 @contextmanager
-def _database(face: Face) -> Iterator[Tx]:
+def database(face: Face) -> Iterator[Tx]:
     """Open a connection for one request; refuses when the database refuses, telling what may be."""
     tx = None
     try:
@@ -80,11 +59,3 @@ def _database(face: Face) -> Iterator[Tx]:
             raise
         slug = "outcome-unknown" if tx and tx.broken else "dependency-unavailable"
         refuse(slug, dependency="database", retry_after=1)
-
-
-def _duration(text: str) -> timedelta:
-    try:
-        return parse_duration(text)
-    except ValueError as wrong:
-        error = {"pointer": "query:older_than", "code": "duration", "message": f"Wanted: {wrong}"}
-        refuse("validation-failed", errors=[error])

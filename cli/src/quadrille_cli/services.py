@@ -1,0 +1,39 @@
+"""The services of the whole, in the order of their ports: the only place in the repository where they are listed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from quadrille.settings import Settings
+
+SERVICES = ("order", "inventory", "payment", "notification")
+
+
+def all_settings() -> type[Settings]:
+    """Return the settings that any of the services knows, as one class."""
+    from quadrille.settings import Settings  # noqa: PLC0415 - 0.1 s that most starts can spare
+
+    classes = dict.fromkeys(_settings_of(service) for service in SERVICES)
+    classes.pop(Settings, None)
+    return type("AllSettings", (*classes, Settings), {"__module__": __name__})
+
+
+def known_to(service: str, settings: Mapping[str, str]) -> dict[str, str]:
+    """Return those of the settings, by their names in capitals, that a service's own class knows."""
+    if not settings:
+        return {}
+    known = _settings_of(service).model_fields
+    return {name: value for name, value in settings.items() if name.lower() in known}
+
+
+def _settings_of(service: str) -> type[Settings]:
+    """Return a service's own class; a service that is not there is refused by name when it is to be started."""
+    from quadrille.settings import Settings, settings_of  # noqa: PLC0415 - as above
+
+    try:
+        return settings_of(service)
+    except ModuleNotFoundError:
+        return Settings

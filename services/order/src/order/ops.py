@@ -1,0 +1,40 @@
+"""What an operator may ask of order's api beside its commands: who is stuck, and to take no orders for a while."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from order import store
+from quadrille.app import Face, OpsRequest, OpsResponse, OpsRoutes, database, intake, parse_duration, refuse
+
+SHOWN = 1000
+
+
+def routes(face: Face) -> OpsRoutes:
+    """Return the routes of both."""
+    return {**intake(face), **queue(face)}
+
+
+def queue(face: Face) -> OpsRoutes:
+    """Return GET /ops/stuck: failed undos and the stuck; with ``older_than`` whatever has waited as long."""
+
+    def stuck(asked: OpsRequest) -> OpsResponse:
+        with database(face) as tx:
+            found = list(store.waiting(tx))
+        if (text := asked.query.get("older_than")) is not None:
+            before = datetime.now(UTC) - _duration(text)
+            found = [one for one in found if one.since <= before]
+        else:
+            found = [one for one in found if one.level or one.status == "COMPENSATION_FAILED"]
+        shown = [one.shown() for one in sorted(found, key=lambda one: one.urgency)[:SHOWN]]
+        return OpsResponse(200, {"count": len(found), "stuck": shown})
+
+    return {("GET", "/ops/stuck?older_than"): stuck}
+
+
+def _duration(text: str) -> timedelta:
+    try:
+        return parse_duration(text)
+    except ValueError as wrong:
+        error = {"pointer": "query:older_than", "code": "duration", "message": f"Wanted: {wrong}"}
+        refuse("validation-failed", errors=[error])

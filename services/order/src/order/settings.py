@@ -1,0 +1,26 @@
+"""What order's processes alone may be told: its deadlines, and when new orders are refused."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from pydantic import Field
+
+from quadrille.app import Duration, Settings
+
+
+class OrderSettings(Settings):
+    """Order's settings: an order's deadline and cut-off, when one is stuck, and when no new ones are taken."""
+
+    order_deadline: Duration = timedelta(minutes=5)
+    order_cancel_cutoff: Duration = timedelta(minutes=30)
+    stuck_warn: Duration = timedelta(minutes=5)
+    stuck_page: Duration = timedelta(minutes=10)
+    stuck_escalate: Duration = timedelta(minutes=30)
+    intake_failure_rate: float = Field(0.05, gt=0, le=1)
+    intake_failure_minimum: int = Field(20, ge=1)
+    intake_failure_window: Duration = timedelta(minutes=5)
+    intake_rest: Duration = timedelta(seconds=30)
+
+
+SETTINGS = OrderSettings
