@@ -9,7 +9,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 CHASSIS = ROOT / "chassis" / "src" / "quadrille"
-LEAVING = {"stuck.py"}  # it knows orders, and moves to their service
 
 
 def types(source: str) -> Iterator[str]:
@@ -25,9 +24,8 @@ def doubles(folder: Path) -> dict[str, list[str]]:
     """Return every public type's name that is given more than once, with its files."""
     found = defaultdict(list)
     for file in sorted(folder.rglob("*.py")):
-        if (name := str(file.relative_to(folder))) not in LEAVING:
-            for one in types(file.read_text("utf-8")):
-                found[one].append(name)
+        for one in types(file.read_text("utf-8")):
+            found[one].append(str(file.relative_to(folder)))
     return {one: files for one, files in found.items() if len(files) > 1 and not one.startswith("_")}
 
 

@@ -20,6 +20,7 @@ from quadrille.avro.codec import Codec
 from quadrille.avro.schemas import said_by
 from quadrille.db.connection import connection
 from quadrille.ids import uuid7
+from quadrille.service import schema
 from quadrille.testing import schema_ids
 from quadrille_cli.stack import Stack
 from tests.chassis.support.database import wait_until
@@ -57,6 +58,11 @@ def test_it_is_small() -> None:
     lines = [line for text in code for line in text.splitlines() if line and not line.startswith(("from", "import"))]
     assert f"Imports aside it has {len(lines)}\nlines of code, in four files" in README
     assert (len(code), len(lines) <= MOST) == (4, True)
+
+
+def test_it_makes_every_table_of_the_library() -> None:
+    """Its first migration goes up to the newest version of the chassis' tables."""
+    assert f"range(1, {max(schema.VERSIONS) + 1})" in FILES["loyalty/migrations/versions/0001_grants.py"]
 
 
 def test_it_runs_in_memory(folder: Path) -> None:

@@ -30,7 +30,7 @@ from quadrille.observability.tracing import Spans
 from quadrille.ops import server
 from quadrille.ops.checks import Check
 from quadrille.ops.health import breaker_closed, database_can_write, nothing_parked, relay_publishes
-from quadrille.ops.routes import OpsRoutes
+from quadrille.ops.routes import OpsRequest, OpsResponse, OpsRoutes
 from quadrille.service import Service, Store, Tx
 from quadrille.settings import Duration, Hidden, Secret, Settings, Url, parse_duration
 
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from quadrille.db.retention import Upkeep
     from quadrille.ops.actions import OperatorAction, Refusal, Success, compensation_actions
     from quadrille.ops.admission import database, intake
-    from quadrille.ops.routes import OpsRequest, OpsResponse
     from quadrille.processing.telemetry import SagaOutcome, SagaOutcomes
     from quadrille.web.problems import refuse, register
 else:  # a relay has no operators' actions
@@ -48,7 +47,6 @@ else:  # a relay has no operators' actions
         {
             "quadrille.ops.actions": ("OperatorAction", "Refusal", "Success", "compensation_actions"),
             "quadrille.ops.admission": ("database", "intake"),
-            "quadrille.ops.routes": ("OpsRequest", "OpsResponse"),
             "quadrille.web.problems": ("refuse", "register"),
         },
     )

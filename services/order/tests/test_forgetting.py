@@ -11,7 +11,8 @@ from services.order.tests.shopfront import Shop
 from order.main import PROGRAM
 from order.settings import OrderSettings
 from quadrille.db import retention
-from quadrille.testing import milliseconds, uuid7
+from quadrille.service import milliseconds
+from quadrille.testing import uuid7
 
 KEYS = "SELECT key FROM request ORDER BY key"
 AGE = "UPDATE request SET at = at - %s WHERE key = ANY(%s)"

@@ -27,13 +27,7 @@ from order.main import PROGRAM, outcome
 from order.settings import OrderSettings
 from quadrille import Emitted
 from quadrille.app import Face
-from quadrille.testing import (
-    PROBES,
-    AdmissionControl,
-    AdmissionMode,
-    Spans,
-    ops_serving,
-)
+from quadrille.testing import PROBES, AdmissionControl, AdmissionMode, Spans, ops_serving
 from quadrille.web import AdmissionLimits
 from quadrille_cli.client import Client
 

@@ -107,9 +107,10 @@ def test_trouble_met_again_and_again_is_a_line_with_its_count() -> None:
         seldom.warn("agenda waits", "FencedError")
 
     assert [(line["event"], line["error_class"], line["count"]) for line in told] == [
-        *(("agenda waits", "OperationalError", 1), ("agenda waits", "FencedError", 1)),
+        ("agenda waits", "OperationalError", 1),
+        ("agenda waits", "FencedError", 1),
         ("agenda waits", "FencedError", 30),
-    ]  # fmt: skip
+    ]
 
 
 def test_lines_that_cannot_be_written_are_counted(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from quadrille import lazy
 
 if TYPE_CHECKING:
     from quadrille.db.migrations import upgrade
-    from quadrille.ids import lock_key, milliseconds, uuid7
+    from quadrille.ids import lock_key, uuid7
     from quadrille.messages import stamp, tell_waiting
     from quadrille.observability.tracing import Spans
     from quadrille.processing.batch import process_batch
@@ -31,7 +31,7 @@ else:
         __name__,
         {
             "quadrille.db.migrations": ("upgrade",),
-            "quadrille.ids": ("lock_key", "milliseconds", "uuid7"),
+            "quadrille.ids": ("lock_key", "uuid7"),
             "quadrille.messages": ("stamp", "tell_waiting"),
             "quadrille.observability.tracing": ("Spans",),
             "quadrille.processing.batch": ("process_batch",),
@@ -67,7 +67,6 @@ __all__ = [
     "drift",
     "fuzz_api",
     "lock_key",
-    "milliseconds",
     "ops_serving",
     "process_batch",
     "schema_ids",

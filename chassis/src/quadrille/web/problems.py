@@ -261,7 +261,7 @@ _LIST = (
     ),
 )
 KINDS = {kind.slug: kind for kind in _LIST}
-"""The problem types there are, by the last part of their address."""
+"""Every problem type, by its slug, in the order of their status."""
 
 
 def register(*kinds: Kind) -> None:
