@@ -176,6 +176,27 @@ def test_health_answers_in_any_crowd() -> None:
         assert 'quadrille_http_connections_closed_total{cause="crowded",port="ops"}' in ask(server, "/metrics")[1]
 
 
+def test_health_answers_while_all_that_was_asked_hangs() -> None:
+    """However many operators wait for an answer, and checks for theirs, the next probe has its own at once."""
+    hanging, never = threading.Semaphore(0), threading.Event()
+
+    def hang(_: OpsRequest) -> OpsResponse:
+        hanging.release()
+        never.wait(60)
+        return OpsResponse(200, {})
+
+    routes = {("GET", "/ops/hang"): hang}
+    with ops.serve("127.0.0.1:0", "order", "api", {"a": lambda: True}, routes=routes) as server, ExitStack() as held:
+        held.callback(never.set)
+        for _ in range(server.crowd.most - 4):
+            line = held.enter_context(socket.create_connection(("127.0.0.1", server.server_port), timeout=60))
+            line.sendall(b"GET /ops/hang HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert hanging.acquire(timeout=60)
+        assert ask(server, "/livez")[0] == 200
+        assert ask(server, "/readyz")[0] == 200
+        assert not never.is_set()
+
+
 def test_without_a_file_to_open_health_answers() -> None:
     """At the limit of open files the silent go, and health answers; nobody asks again and again meanwhile."""
     with ops.serve("127.0.0.1:0", "order", "api", {}) as server, ExitStack() as held:
