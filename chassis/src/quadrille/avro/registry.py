@@ -51,9 +51,9 @@ class Registry:
     """
 
     def __init__(self, url: str, timeout: float = TIMEOUT_S) -> None:
-        self._base, self._where = url.rstrip("/"), (where := urlsplit(url))
-        login = f"{unquote(where.username or '')}:{unquote(where.password or '')}".encode()
-        self._headers = {"Authorization": f"Basic {b64encode(login).decode()}"} if where.username else {}
+        self._base, self._where = url.rstrip("/"), urlsplit(url)
+        login = f"{unquote(self._where.username or '')}:{unquote(self._where.password or '')}".encode()
+        self._headers = {"Authorization": f"Basic {b64encode(login).decode()}"} if self._where.username else {}
         self._http = PoolManager(maxsize=AT_ONCE, timeout=timeout, retries=AGAIN)
 
     def ask(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
