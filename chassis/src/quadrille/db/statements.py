@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from quadrille.db.connection import Tx
 from quadrille.observability.trace_context import Context
 from quadrille.observability.tracing import Value, recorder
-from quadrille.service import Tx
 
 KEPT = 64  # groups of transactions that nobody records are pushed out
 

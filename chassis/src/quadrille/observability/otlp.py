@@ -31,7 +31,7 @@ from quadrille.observability.metrics import SPANS_DROPPED, SPANS_SENT
 from quadrille.observability.otel import PATH, OtelSettings
 from quadrille.observability.trace_context import Context
 
-__all__ = ["FinishedSpan", "OtlpExporter", "Plain", "pack", "rejected", "request"]
+__all__ = ["FinishedSpan", "OtlpExporter", "PlainSpan", "pack", "rejected", "request"]
 
 SCOPE = InstrumentationScope("chassis")
 SAMPLED, UNSAMPLED = TraceFlags(TraceFlags.SAMPLED), TraceFlags(TraceFlags.DEFAULT)
@@ -52,7 +52,7 @@ _NAMES: dict[tuple[str, int], bytes] = {}
 _PAIRS: dict[tuple[str, object], bytes] = {}
 
 
-class Plain(NamedTuple):
+class PlainSpan(NamedTuple):
     """A finished span of the chassis: ``parent_span_id`` None is a root, times are Unix nanoseconds."""
 
     name: str
@@ -69,7 +69,7 @@ class Plain(NamedTuple):
 class FinishedSpan(ReadableSpan):
     """A span of the chassis as the SDK's, made so when somebody reads it: our own exporter packs it as it is."""
 
-    def __init__(self, plain: Plain, resource: Resource) -> None:
+    def __init__(self, plain: PlainSpan, resource: Resource) -> None:
         self.plain, self.home = plain, resource
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any part
@@ -164,7 +164,7 @@ def pack(span: ReadableSpan) -> bytes:
     return b"".join(parts)
 
 
-def pack_plain(span: Plain) -> bytes:
+def pack_plain(span: PlainSpan) -> bytes:
     """Return what ``pack`` does, of a span of the chassis, in two thirds of the time."""
     context = span.context
     parts = [

@@ -36,7 +36,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from quadrille.observability.degraded import Degraded
 from quadrille.observability.metrics import SPANS_DROPPED
 from quadrille.observability.otel import EXPORTERS, PROPAGATION, SAMPLING, OtelSettings, load
-from quadrille.observability.otlp import FinishedSpan, OtlpExporter, Plain, span_context
+from quadrille.observability.otlp import FinishedSpan, OtlpExporter, PlainSpan, span_context
 from quadrille.observability.trace_context import Context
 
 QUEUE = 8_192  # spans; about a kilobyte each
@@ -111,7 +111,7 @@ class Pipeline:
         found = self._sampler.should_sample(_NOBODY, int(trace_id, 16), "", SpanKind.SERVER)
         return found.decision is Decision.RECORD_AND_SAMPLE
 
-    def finish(self, plain: Plain) -> None:
+    def finish(self, plain: PlainSpan) -> None:
         """Give a finished span to the processors; whoever calls this has decided that it is kept."""
         if self._bounded or len(plain.links) > self._most_links:
             most, longest = self._limits.max_span_attributes, self._limits.max_span_attribute_length

@@ -58,11 +58,11 @@ class Spans:
         self._strict = "tracecontext" in said.propagators
         self._pipeline: Pipeline | None = None
         if targets := [] if said.disabled else _targets(said, endpoints):
-            from quadrille.observability.otlp import Plain  # noqa: PLC0415 - as below
+            from quadrille.observability.otlp import PlainSpan  # noqa: PLC0415 - as below
             from quadrille.observability.pipeline import Pipeline  # noqa: PLC0415 - 4 MB that others need not carry
 
             own = {"service.name": service, "service.instance.id": str(uuid.uuid4()), "quadrille.role": role}
-            self._pipeline, self._plain = Pipeline(said, own, targets, ratio), Plain
+            self._pipeline, self._plain = Pipeline(said, own, targets, ratio), PlainSpan
         self.on = self._pipeline is not None
 
     @classmethod
