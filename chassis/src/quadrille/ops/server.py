@@ -32,7 +32,7 @@ from quadrille.values import rfc3339
 from quadrille.web import problems
 from quadrille.web.connection_limits import Crowd
 from quadrille.web.connections import Connection, expel
-from quadrille.web.middleware import CALL, HEADERS_MAX, RequestIdentity, answer, check_head, request_id_of, respond
+from quadrille.web.middleware import CALL, HEADERS_MAX, RequestIdentity, answer_once, check_head, request_id_of, respond
 from quadrille.web.problems import KINDS, Problem, refuse
 from quadrille.web.requests import answer_failure, answer_refusal, check_query
 from quadrille.web.server import Server, listen
@@ -149,7 +149,7 @@ class OpsMiddleware:
             await self.app(scope, receive, send)
             return
         call = RequestIdentity(request_id_of(scope), new_trace(), self.base)
-        await answer(self._answer, {**scope, CALL: call}, receive, send)
+        await answer_once(self._answer, {**scope, CALL: call}, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:

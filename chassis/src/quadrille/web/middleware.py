@@ -93,7 +93,7 @@ class RequestMiddleware:
         self.in_flight += 1
         metrics.IN_FLIGHT.inc()
         try:
-            error = await answer(self._answer, scope, receive, send)
+            error = await answer_once(self._answer, scope, receive, send)
         finally:
             self.in_flight -= 1
             metrics.IN_FLIGHT.dec()
@@ -169,7 +169,7 @@ def check_head(scope: Scope) -> None:
         refuse("not-found", "No path of this API has a slash within a segment.")
 
 
-async def answer(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> str | None:
+async def answer_once(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> str | None:
     """Answer a request whatever happens inside: HEAD as GET, without the body; return the class of a bug of ours."""
     call: RequestIdentity = scope[CALL]
     method = scope["method"]
