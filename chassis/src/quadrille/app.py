@@ -47,8 +47,7 @@ class Program(Generic[W]):
     """What a service's main.py wires: handlers, store, errands with their client, rules, and where its HTTP face is.
 
     ``api`` is the name of a function ``make(face: Face)`` giving an ASGI app, imported by the api role alone;
-    ``outcome`` tells how a saga ends by what is said; ``forget`` lets some of its own rows go that are past their time
-    and returns how many; ``operators`` are the commands a person may give over the ops
+    ``outcome`` tells how a saga ends by what is said; ``operators`` are the commands a person may give over the ops
     port, ``ops`` the names of functions ``routes(face: Face)`` giving what else the api's ops port answers.
     """
 
@@ -59,7 +58,6 @@ class Program(Generic[W]):
     client: Callable[[Any], object] = _nobody  # of the settings, which are of the service's own class
     rules: Callable[[Any], object] = _nobody
     outcome: SagaOutcome | None = None
-    forget: Callable[[Tx, Any], int] | None = None
     operators: Sequence[OperatorAction] = ()
     ops: Sequence[str] = ()
 
@@ -67,8 +65,7 @@ class Program(Generic[W]):
         """Return how a worker keeps the service's database in order."""
         from quadrille.db.retention import Upkeep  # noqa: PLC0415 - the worker's alone
 
-        forget = self.forget
-        return Upkeep(settings.inbox_window, (lambda tx: forget(tx, settings)) if forget else None)
+        return Upkeep(settings.inbox_window, settings.idempotency_ttl)
 
     def tally(self, connect: Callable[[], Tx]) -> SagaOutcomes | None:
         """Return a process's own count of how sagas end, None where that is not counted."""

@@ -13,9 +13,9 @@ from order.settings import OrderSettings
 from quadrille.db import retention
 from quadrille.ids import milliseconds, uuid7
 
-KEYS = "SELECT key FROM request ORDER BY key"
-AGE = "UPDATE request SET at = at - %s WHERE key = ANY(%s)"
-HOLD = "SELECT FROM request WHERE key = 'held' FOR UPDATE"
+KEYS = "SELECT key FROM idempotency_key ORDER BY key"
+AGE = "UPDATE idempotency_key SET at = at - %s WHERE key = ANY(%s)"
+HOLD = "SELECT FROM idempotency_key WHERE key = 'held' FOR UPDATE"
 SETTINGS = OrderSettings.model_validate({"database_url": "", "kafka_bootstrap": "none", "registry_url": "http://none"})
 
 
