@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import structlog
 
 from quadrille import file_limits, settings
-from quadrille.context import Face
+from quadrille.context import ProcessContext
 from quadrille.db.conninfo import unhear
 from quadrille.handlers import HandlerRegistry
 from quadrille.intents import Gateway
@@ -30,7 +30,6 @@ from quadrille.settings import Settings
 
 if TYPE_CHECKING:
     from quadrille.avro.codec import Codec
-    from quadrille.db.retention import Upkeep
     from quadrille.ops.actions import OperatorAction
     from quadrille.processing.telemetry import SagaOutcome, SagaOutcomes
     from quadrille.service import Service
@@ -46,9 +45,9 @@ def _nobody(_: Settings) -> None:
 class Program(Generic[W]):
     """What a service's main.py wires: handlers, store, errands with their client, rules, and where its HTTP face is.
 
-    ``api`` is the name of a function ``make(face: Face)`` giving an ASGI app, imported by the api role alone;
-    ``outcome`` tells how a saga ends by what is said; ``operators`` are the commands a person may give over the ops
-    port, ``ops`` the names of functions ``routes(face: Face)`` giving what else the api's ops port answers.
+    ``api`` is the name of a function ``make(context)`` giving an ASGI app, imported by the api role alone; ``outcome``
+    tells how a saga ends by what is said; ``operators`` are the commands a person may give over the ops port, ``ops``
+    the names of functions ``routes(context)`` giving what else the api's ops port answers.
     """
 
     on: HandlerRegistry[W]
@@ -60,12 +59,6 @@ class Program(Generic[W]):
     outcome: SagaOutcome | None = None
     operators: Sequence[OperatorAction] = ()
     ops: Sequence[str] = ()
-
-    def upkeep(self, settings: Settings) -> Upkeep:
-        """Return how a worker keeps the service's database in order."""
-        from quadrille.db.retention import Upkeep  # noqa: PLC0415 - the worker's alone
-
-        return Upkeep(settings.inbox_window, settings.idempotency_ttl)
 
     def tally(self, connect: Callable[[], Tx]) -> SagaOutcomes | None:
         """Return a process's own count of how sagas end, None where that is not counted."""
@@ -128,7 +121,6 @@ def _service(program: Program[Any], found: Settings) -> tuple[Service[Any], Code
 
 def _worker(name: str, found: Settings, stop: threading.Event) -> None:
     from quadrille.consumer.worker import Worker, WorkerRole  # noqa: PLC0415 - as above
-    from quadrille.context import Surroundings  # noqa: PLC0415 - as above
     from quadrille.db.connection import connection  # noqa: PLC0415 - as above
     from quadrille.ops import actions  # noqa: PLC0415 - the worker's and the api's
     from quadrille.ops.replays import ReplayRoutes  # noqa: PLC0415 - the worker's alone
@@ -138,11 +130,8 @@ def _worker(name: str, found: Settings, stop: threading.Event) -> None:
     service, codec = _service(program, found)
     spans, connect = Spans(name, "worker", found.otlp_endpoints, found.trace_ratio), connection(found.database_url)
     tally, client = program.tally(connect), program.client(found)
-    around = Surroundings(
-        connect, found.kafka_bootstrap, codec, spans, client, found.batch_max, beats=True, tally=tally,
-        upkeep=program.upkeep(found), patience=found.patience,
-    )  # fmt: skip
-    worker = WorkerRole(lambda: Worker(service, around))
+    context = ProcessContext(found, service, connect, spans, tally, stop, codec, client, beats=True)
+    worker = WorkerRole(lambda: Worker(context))
     checks: dict[str, Check] = {
         "database": lambda: database_can_write(found.database_url),
         "kafka": worker.kafka_answers,
@@ -151,9 +140,8 @@ def _worker(name: str, found: Settings, stop: threading.Event) -> None:
         "assignment": worker.assigned,
         "progress": worker.progressing,
     }
-    face = Face(found, service, connect, spans, tally, stop)
-    replays = Replays(service, around)
-    routes = {**actions.routes(program.operators, face, "worker"), **ReplayRoutes(replays).routes()}
+    replays = Replays(context)
+    routes = {**actions.routes(program.operators, context, "worker"), **ReplayRoutes(replays).routes()}
     with (
         tally or nullcontext(),
         replays,
@@ -180,16 +168,16 @@ def _api(name: str, found: Settings, stop: threading.Event) -> None:
     service, codec = _service(program, found)
     spans, connect = Spans(name, "api", found.otlp_endpoints, found.trace_ratio), connection(found.database_url)
     tally = program.tally(connect)
-    face = Face(found, service, connect, spans, tally, stop)
-    app = _named(program.api)(face)
+    context = ProcessContext(found, service, connect, spans, tally, stop)
+    app = _named(program.api)(context)
     checks: dict[str, Check] = {
         "database": lambda: database_can_write(found.database_url),
         "schemas": codec.prepare,
         "api": lambda: _listens(found.api_bind),
     }
-    routes = dict(actions.routes(program.operators, face, "api"))
+    routes = dict(actions.routes(program.operators, context, "api"))
     for name_of_more in program.ops:
-        routes |= _named(name_of_more)(face)
+        routes |= _named(name_of_more)(context)
     with (
         tally or nullcontext(),
         server.serve(found.ops_bind, name, "api", checks, found.shown(), routes=routes, warns=_degraded(found)),

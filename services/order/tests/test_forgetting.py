@@ -8,10 +8,11 @@ import psycopg
 import pytest
 from services.order.tests.shopfront import Shop
 
-from order.main import PROGRAM
 from order.settings import OrderSettings
+from quadrille.context import ProcessContext
 from quadrille.db import retention
 from quadrille.ids import milliseconds, uuid7
+from quadrille.observability.tracing import Spans
 
 KEYS = "SELECT key FROM idempotency_key ORDER BY key"
 AGE = "UPDATE idempotency_key SET at = at - %s WHERE key = ANY(%s)"
@@ -20,9 +21,9 @@ SETTINGS = OrderSettings.model_validate({"database_url": "", "kafka_bootstrap": 
 
 
 def forget(shop: Shop) -> None:
-    """Do the part of a worker's upkeep that is order's."""
+    """Do a worker's upkeep."""
     with shop.db.connect() as tx:
-        PROGRAM.upkeep(SETTINGS).clear(tx)
+        ProcessContext(SETTINGS, shop.db.service, shop.db.connect, Spans.disabled()).upkeep.clear(tx)
 
 
 def keys(shop: Shop) -> list[str]:

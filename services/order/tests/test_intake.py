@@ -28,7 +28,7 @@ from order.events import (
 from order.main import outcome
 from order.ops import routes as ops_routes
 from order.settings import OrderSettings
-from quadrille.context import Face
+from quadrille.context import ProcessContext
 from quadrille.messages import Emitted
 from quadrille.observability.tracing import Spans
 from quadrille.ops import server as ops
@@ -43,6 +43,12 @@ Ask = Callable[..., tuple[int, Any]]
 
 def requested(reason: str, then: Status = Status.PENDING) -> OrderCancellationRequested:
     return OrderCancellationRequested("o-1", reason, "order", then)
+
+
+def context_of(till: Till) -> ProcessContext:
+    """Return the context of an api of order's."""
+    db = till.shop.db
+    return ProcessContext(OrderSettings.model_validate(NOWHERE), db.service, db.connect, Spans.disabled())
 
 
 @pytest.mark.parametrize(
@@ -172,9 +178,9 @@ def test_a_probe_that_fails_shuts_it_again(till: Till) -> None:
 def test_a_repeat_is_none_of_the_trickle(till: Till) -> None:
     """What was answered before is answered again, and the second's one admission is left for what is new."""
     till.place("known")
-    face = Face(OrderSettings.model_validate(NOWHERE), till.shop.db.service, till.shop.db.connect, Spans.disabled())
+    context = context_of(till)
     now = 100.0
-    gate = AdmissionControl(face, LIMITS, lambda: now)
+    gate = AdmissionControl(context, LIMITS, lambda: now)
     assert not gate.shut
     till.sql("UPDATE intake SET state = 'TRICKLE', since = clock_timestamp()")
     with till.shop.db.connect() as tx:
@@ -188,8 +194,8 @@ def test_a_repeat_is_none_of_the_trickle(till: Till) -> None:
 
 def test_two_processes_announce_it_once(till: Till) -> None:
     """Every api process looks; the one that turns the state announces it."""
-    face = Face(OrderSettings.model_validate(NOWHERE), till.shop.db.service, till.shop.db.connect, Spans.disabled())
-    gates = [AdmissionControl(face, LIMITS) for _ in range(3)]
+    context = context_of(till)
+    gates = [AdmissionControl(context, LIMITS) for _ in range(3)]
     till.ended(40, 20)
     connections = [till.shop.db.connect() for _ in gates]
     for gate, tx in zip(gates, connections, strict=True):
@@ -204,8 +210,8 @@ def test_old_failures_count_no_more(till: Till) -> None:
     """What ended before the window, or before the gate was opened last, shuts nothing."""
     till.sql("INSERT INTO tally (at, ended, failed) VALUES (now() - interval '6 min', 40, 40)")
     till.sql("UPDATE intake SET since = now() - interval '1 h'")
-    face = Face(OrderSettings.model_validate(NOWHERE), till.shop.db.service, till.shop.db.connect, Spans.disabled())
-    gate = AdmissionControl(face, LIMITS)
+    context = context_of(till)
+    gate = AdmissionControl(context, LIMITS)
     with till.shop.db.connect() as tx:
         gate.judge(tx)
 
@@ -215,8 +221,8 @@ def test_old_failures_count_no_more(till: Till) -> None:
 @pytest.fixture
 def ask(till: Till) -> Iterator[Ask]:
     """Ask order's ops port."""
-    face = Face(OrderSettings.model_validate(NOWHERE), till.shop.db.service, till.shop.db.connect, Spans.disabled())
-    with ops.serve("127.0.0.1:0", "order", "api", {}, routes=ops_routes(face)) as server:
+    context = context_of(till)
+    with ops.serve("127.0.0.1:0", "order", "api", {}, routes=ops_routes(context)) as server:
 
         def ask(method: str, path: str, body: object = None) -> tuple[int, Any]:
             line = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=60)

@@ -22,7 +22,7 @@ from order.events import (
 )
 from order.main import PROGRAM
 from order.settings import OrderSettings
-from quadrille.context import Face
+from quadrille.context import ProcessContext
 from quadrille.messages import Message
 from quadrille.observability.tracing import Spans
 from quadrille.ops import actions
@@ -39,8 +39,8 @@ def ask(shop: Shop) -> Iterator[Ask]:
     """Ask order's ops port to cancel an order; the audit is empty."""
     with psycopg.connect(shop.db.logins.owner) as tx:
         tx.execute("TRUNCATE audit")
-    face = Face(OrderSettings.model_validate(NOWHERE), shop.db.service, shop.db.connect, Spans.disabled())
-    routes = actions.routes(PROGRAM.operators, face, "api")
+    context = ProcessContext(OrderSettings.model_validate(NOWHERE), shop.db.service, shop.db.connect, Spans.disabled())
+    routes = actions.routes(PROGRAM.operators, context, "api")
     with ops.serve("127.0.0.1:0", "order", "api", {}, routes=routes) as server:
 
         def ask(order_id: str, reason: str = "fraud", **more: object) -> tuple[int, Any]:

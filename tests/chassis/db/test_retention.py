@@ -366,7 +366,7 @@ def test_a_worker_keeps_its_house(kitchen: Kitchen, aged: Database, monkeypatch:
     kitchen.start_here()
     aged.rows(KEYS, [1, 200])
     live_on(aged, 3)
-    made = kitchen.worker(upkeep=Upkeep())
+    made = kitchen.worker()
     with running(made):
         wait_until(lambda: left(aged, "inbox") == [8])
         wait_until(lambda: aged.rows("SELECT key FROM idempotency_key") == [("1",)])

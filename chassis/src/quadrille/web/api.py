@@ -14,7 +14,7 @@ from fastapi import Depends, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
-from quadrille.context import Face
+from quadrille.context import ProcessContext
 from quadrille.db import sqlstate
 from quadrille.ids import uuid7
 from quadrille.messages import Command, Reply, key_of
@@ -87,13 +87,13 @@ class Api:
     Raises StoppedError when made on a database that forgets.
     """
 
-    def __init__(self, face: Face, limits: AdmissionLimits | None = None) -> None:
-        self.settings, self.base = face.settings, face.settings.public_base
-        self._intake = CommandBatcher(face.service, face.connect, Telemetry(face.spans, face.tally))
+    def __init__(self, context: ProcessContext, limits: AdmissionLimits | None = None) -> None:
+        self.settings, self.base = context.settings, context.settings.public_base
+        self._intake = CommandBatcher(context.service, context.connect, Telemetry(context.spans, context.tally))
         self._intake.check()
-        self._reads = Pool(face.connect)
-        self._stop = face.stop
-        self._gate = AdmissionControl(face, limits) if limits else None
+        self._reads = Pool(context.connect)
+        self._stop = context.stop
+        self._gate = AdmissionControl(context, limits) if limits else None
         self._watches: dict[object, Watch[Any]] = {}
 
     async def __aenter__(self) -> Self:

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 from inventory import handlers, store
 from inventory.domain import MOST, Level
 from inventory.events import SetStock, StockChanged, StockSet
-from quadrille.context import Face
+from quadrille.context import ProcessContext
 from quadrille.web import app
 from quadrille.web.api import Api, TheApi, answer
 from quadrille.web.documents import Document, etag, matches, unchanged
@@ -174,7 +174,7 @@ def _sku_of(cursor: str) -> str:
     return sku
 
 
-def make(face: Face) -> ASGIApp:
+def make(context: ProcessContext) -> ASGIApp:
     """Return inventory's API."""
-    desk = Api(face)
-    return app.make_app("Quadrille inventory", routes, desk, face.spans, desk.base)
+    desk = Api(context)
+    return app.make_app("Quadrille inventory", routes, desk, context.spans, desk.base)

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 from notification import handlers, store
 from notification.events import DeleteContact, PutContact
 from notification.store import Sent
-from quadrille.context import Face
+from quadrille.context import ProcessContext
 from quadrille.web import app
 from quadrille.web.api import Api, TheApi, answer
 from quadrille.web.documents import Document, Time
@@ -116,7 +116,7 @@ def _notice(sent: Sent) -> Notice:
     return Notice(kind=notice.kind.value, state=notice.state.value, because=notice.because, changed_at=sent.changed_at)
 
 
-def make(face: Face) -> ASGIApp:
+def make(context: ProcessContext) -> ASGIApp:
     """Return notification's API."""
-    desk = Api(face)
-    return app.make_app("Quadrille notification", routes, desk, face.spans, desk.base)
+    desk = Api(context)
+    return app.make_app("Quadrille notification", routes, desk, context.spans, desk.base)

@@ -19,7 +19,7 @@ from order.domain import FINAL, PHASES, Attention, Detail, Entry, Order, Phase, 
 from order.events import CancelAnswered, CancelOrder, Line, PlaceAnswered, PlaceOrder
 from order.money import SAFE, Currency, Price
 from order.settings import OrderSettings
-from quadrille.context import Face
+from quadrille.context import ProcessContext
 from quadrille.ids import from_milliseconds, uuid7
 from quadrille.processing.envelope import Envelope
 from quadrille.settings import Settings
@@ -250,10 +250,10 @@ def limits(settings: OrderSettings) -> AdmissionLimits:
     )  # fmt: skip
 
 
-def make(face: Face) -> ASGIApp:
+def make(context: ProcessContext) -> ASGIApp:
     """Return order's API."""
-    desk = Api(face, limits(cast("OrderSettings", face.settings)))
-    return make_app("Quadrille order", routes, desk, face.spans, face.settings.public_base)
+    desk = Api(context, limits(cast("OrderSettings", context.settings)))
+    return make_app("Quadrille order", routes, desk, context.spans, context.settings.public_base)
 
 
 async def _mine(call: RequestContext, desk: Api, order_id: UUID | str) -> Order:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from order import store
-from quadrille.context import Face
+from quadrille.context import ProcessContext
 from quadrille.ops.admission import database, intake
 from quadrille.ops.routes import OpsRequest, OpsResponse, Routes
 from quadrille.settings import parse_duration
@@ -14,16 +14,16 @@ from quadrille.web.problems import refuse
 SHOWN = 1000
 
 
-def routes(face: Face) -> Routes:
+def routes(context: ProcessContext) -> Routes:
     """Return the routes of both."""
-    return {**intake(face), **queue(face)}
+    return {**intake(context), **queue(context)}
 
 
-def queue(face: Face) -> Routes:
+def queue(context: ProcessContext) -> Routes:
     """Return GET /ops/stuck: failed undos and the stuck; with ``older_than`` whatever has waited as long."""
 
     def stuck(asked: OpsRequest) -> OpsResponse:
-        with database(face) as tx:
+        with database(context) as tx:
             found = list(store.waiting(tx))
         if (text := asked.query.get("older_than")) is not None:
             before = datetime.now(UTC) - _duration(text)

@@ -13,7 +13,7 @@ from payment import store
 from payment.domain import Entry as Line
 from payment.domain import Resolution as Wish
 from payment.store import Account, Pending
-from quadrille.context import Face
+from quadrille.context import ProcessContext
 from quadrille.web import app
 from quadrille.web.api import Api, TheApi, answer
 from quadrille.web.documents import Document, Time
@@ -163,7 +163,7 @@ def _intent(pending: Pending) -> Intent:
     )
 
 
-def make(face: Face) -> ASGIApp:
+def make(context: ProcessContext) -> ASGIApp:
     """Return payment's API."""
-    desk = Api(face)
-    return app.make_app("Quadrille payment", routes, desk, face.spans, desk.base)
+    desk = Api(context)
+    return app.make_app("Quadrille payment", routes, desk, context.spans, desk.base)
