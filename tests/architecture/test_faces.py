@@ -34,7 +34,6 @@ ROOMS = {  # what a file of a service may import; those of its tests may import 
     "migrations": {STORE},
     "tests": set(FACES),
 }
-LEAVING = {"quadrille.db.retention", "quadrille.web.idempotency.Request"}  # until requests are the chassis's
 README = (ROOT / "chassis" / "README.md").read_text("utf-8") if (ROOT / "chassis" / "README.md").exists() else ""
 
 
@@ -58,7 +57,6 @@ def findings(services: Path) -> list[str]:
         f"{file.relative_to(services)}: {module} {name}"
         for file in sorted(services.rglob("*.py"))
         for module, name in imports(file.read_text("utf-8"))
-        if not LEAVING & {module, f"{module}.{name}"}
         if module not in ROOMS.get("tests" if file.name == "conftest.py" else room(file), {PURE})
         or name not in exported(module)
     ]

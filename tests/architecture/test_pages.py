@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 
 from quadrille.app import Program
-from quadrille.context import Face
+from quadrille.context import ProcessContext
 from quadrille.ops.actions import Refusal
 from quadrille.ops.replays import ReplayRoutes
 from quadrille_cli.services import SERVICES
@@ -37,8 +37,8 @@ def routes() -> Iterator[str]:
         yield from (f"POST /ops/orders/{{order_id}}/{deed.name}" for deed in program.operators)
         for name in program.ops:
             module, _, function = name.partition(":")
-            face = cast("Face", None)  # nothing is asked of it until somebody asks the route
-            found = getattr(importlib.import_module(module), function)(face)
+            context = cast("ProcessContext", None)  # nothing is asked of it until somebody asks the route
+            found = getattr(importlib.import_module(module), function)(context)
             yield from (f"{method} {pattern}" for method, pattern in found)
 
 

@@ -26,7 +26,8 @@ from quadrille.gateway.http_client import HttpClient
 from quadrille.ids import event_id, id_time, milliseconds
 from quadrille.intents import Decision, Gateway
 from quadrille.messages import Command, Emitted, Intent, Timer, key_of
-from quadrille.processing.envelope import Envelope, Handled
+from quadrille.processing.envelope import Envelope, Handled, Replayed
+from quadrille.processing.idempotency import IdempotencyKey
 from quadrille.processing.unit_of_work import OutboxRecord as Sent
 from quadrille.service import Service
 from quadrille.testing.in_memory import PlainCodec
@@ -72,6 +73,7 @@ class House:
         self.told: dict[str, frozenset[str]] = {}
         self.late: list[tuple[Room, Envelope]] = []
         self.orders: dict[str, PlaceOrder] = {}
+        self.keys: dict[str, str] = {}
         self._commands = 0
         stock = Level(SKU, available=scene.stock, received=scene.stock, sealed=scene.trouble == "sealed")
         self.rooms["inventory"].work.levels.put(SKU, stock)
@@ -83,13 +85,15 @@ class House:
     def place(self, key: str, card: str = "charged") -> str:
         """Place an order, or repeat it under its key; the id of the order the caller is told."""
         name = f"o-{len(self.orders) + 1}"
-        wish = PlaceOrder(name, "local", key, "f", "c", None, "tok", "EUR", PRICE, (Line(SKU, 1, PRICE),),
-                          self.now, self.now + timedelta(minutes=5), "0" * 32, "{}")  # fmt: skip
-        [answered] = [one for one in self.ask("order", wish) if one.type == "place_answered"]
-        if answered.order_id == name:
-            self.orders[name] = wish
+        wish = PlaceOrder(name, "local", "c", None, "tok", "EUR", PRICE, (Line(SKU, 1, PRICE),),
+                          self.now, self.now + timedelta(minutes=5), "0" * 32)  # fmt: skip
+        once = IdempotencyKey("local", "POST /v1/orders", key, "f", lambda _: "{}")
+        outcome = self._ask("order", wish, once)
+        told = str(outcome.kept.subject) if outcome.kept else ""
+        if told == name:
+            self.orders[name], self.keys[name] = wish, key
             self.bank.decides[name] = card
-        return str(answered.order_id)
+        return told
 
     def cancel(self, order_id: str, *, operator: bool = False) -> None:
         """Let the customer, or an operator, want an order undone."""
@@ -110,11 +114,15 @@ class House:
 
     def ask(self, service: str, wish: Command) -> list[Any]:
         """Give a service a command, as its api does; what it answers and says."""
+        return list(cast("Handled", self._ask(service, wish)).said)
+
+    def _ask(self, service: str, wish: Command, once: IdempotencyKey | None = None) -> Handled | Replayed:
         self._commands += 1
         identity = event_id("client", UUID(int=self._commands), wish.type, 0, milliseconds(self.now))
-        outcome = self.rooms[service].commit(Envelope(identity, key_of(wish), wish, self.now, wish.type))
-        must(isinstance(outcome, Handled), "L11", f"{service} could not take {wish.type}: {outcome}")
-        return list(cast("Handled", outcome).said)
+        heard = Envelope(identity, key_of(wish), wish, self.now, wish.type, request=once)
+        outcome = self.rooms[service].commit(heard)
+        must(isinstance(outcome, Handled | Replayed), "L11", f"{service} could not take {wish.type}: {outcome}")
+        return cast("Handled | Replayed", outcome)
 
     def unread(self) -> list[tuple[str, str, str]]:
         """Return the (consumer, source, order) of which there is something to read."""

@@ -35,6 +35,7 @@ from quadrille.observability.trace_context import new_trace
 from quadrille.processing import batch as committing
 from quadrille.processing.batch import LEASE
 from quadrille.processing.envelope import Envelope, Handled, LeasedIntent, Outcome, Parked, Record, due_of
+from quadrille.processing.idempotency import KeptAnswer, Name
 from quadrille.processing.unit_of_work import BatchState, PendingWrites
 from quadrille.processing.unit_of_work import OutboxRecord as Sent
 from quadrille.service import Service, tables
@@ -98,6 +99,7 @@ class Kept:
     lines: dict[str, list[UUID]] = field(default_factory=dict)
     parked: dict[UUID, tuple[Published, str]] = field(default_factory=dict)
     agenda: dict[UUID, Row] = field(default_factory=dict)
+    answers: dict[Name, KeptAnswer] = field(default_factory=dict)
     floor: datetime = UNDATED
 
 
@@ -226,7 +228,7 @@ class Room:
         kept = self.kept
         lines = {line: list(ids) for line, ids in kept.lines.items()}
         types = {kept.parked[one][0].fact.type for one in kept.lines.get(heard.key, ())}
-        return BatchState(kept.inbox | kept.inbox_old, lines, {}, set(), {heard.key: types})
+        return BatchState(kept.inbox | kept.inbox_old, lines, {}, set(), {heard.key: types}, dict(kept.answers))
 
     def _ends(self, heard: Envelope, said: tuple[Emitted, ...], told: PendingWrites, before: State) -> None:
         kept, now = self.kept, self.clock()
@@ -237,6 +239,7 @@ class Room:
         kept.parked.pop(heard.id, None)
         if heard.from_task:
             kept.agenda.pop(heard.from_task, None)
+        kept.answers |= {answer.name: answer for answer in told.answers}
         for promise in told.promises:
             due = promise.due or now + promise.wait
             kept.agenda[promise.id] = Row(promise.id, promise.message, due, promise.tried)

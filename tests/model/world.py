@@ -182,8 +182,8 @@ class World:
 
 def _wish(name: str, customer: str) -> PlaceOrder:
     lines = (Line(SKU, 1, PRICE),)
-    asked = name, "local", f"key {name}", "f", customer, None, "tok", "EUR", PRICE, lines
-    return PlaceOrder(*asked, START, DEADLINE, "0" * 32, "{}")
+    asked = name, "local", customer, None, "tok", "EUR", PRICE, lines
+    return PlaceOrder(*asked, START, DEADLINE, "0" * 32)
 
 
 def _resolve(name: str, *waiting: str) -> ResolveCompensation:

@@ -1,8 +1,8 @@
 """The program of a service: what its ``main.py`` wires, and the roles it is started as.
 
 Reading order: ``Program`` (what is wired), ``main`` (one role until SIGTERM), the roles ``_api``, ``_worker``,
-``_relay``, ``_migrate``; ``Settings`` (``quadrille.settings``), ``Face`` (``quadrille.context``: what an API is made
-from), ``OperatorAction`` (``quadrille.ops.actions``: what a person may ask for).
+``_relay``, ``_migrate``; ``Settings`` (``quadrille.settings``), ``ProcessContext`` (``quadrille.context``: what a
+process stands in), ``OperatorAction`` (``quadrille.ops.actions``: what a person may ask for).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 import structlog
 
 from quadrille import file_limits, lazy, settings
-from quadrille.context import Face
+from quadrille.context import ProcessContext
 from quadrille.db.conninfo import unhear
 from quadrille.handlers import HandlerRegistry
 from quadrille.intents import Gateway
@@ -36,7 +36,6 @@ from quadrille.settings import Duration, Hidden, Secret, Settings, Url, parse_du
 
 if TYPE_CHECKING:
     from quadrille.avro.codec import Codec
-    from quadrille.db.retention import Upkeep
     from quadrille.ops.actions import OperatorAction, Refusal, Success, compensation_actions
     from quadrille.ops.admission import database, intake
     from quadrille.processing.telemetry import SagaOutcome, SagaOutcomes
@@ -53,12 +52,12 @@ else:  # a relay has no operators' actions
 
 __all__ = [
     "Duration",
-    "Face",
     "Hidden",
     "OperatorAction",
     "OpsRequest",
     "OpsResponse",
     "OpsRoutes",
+    "ProcessContext",
     "Program",
     "Refusal",
     "Secret",
@@ -84,11 +83,10 @@ def _nobody(_: Settings) -> None:
 class Program(Generic[W]):
     """What a service's main.py wires: handlers, store, errands with their client, rules, and where its HTTP face is.
 
-    ``api`` is the name of a function ``make(face: Face)`` giving an ASGI app, imported by the api role alone, empty for
-    a service without one;
-    ``outcome`` tells how a saga ends by what is said; ``forget`` lets some of its own rows go that are past their time
-    and returns how many; ``operators`` are the commands a person may give over the ops
-    port, ``ops`` the names of functions ``routes(face: Face)`` giving what else the api's ops port answers.
+    ``api`` is the name of a function ``make(context)`` giving an ASGI app, imported by the api role alone, empty for a
+    service without one; ``outcome`` tells how a saga ends by what is said; ``operators`` are the commands a person may
+    give over the ops port, ``ops`` the names of functions ``routes(context)`` giving what else the api's ops port
+    answers.
     """
 
     on: HandlerRegistry[W]
@@ -98,16 +96,8 @@ class Program(Generic[W]):
     client: Callable[[Any], object] = _nobody  # of the settings, which are of the service's own class
     rules: Callable[[Any], object] = _nobody
     outcome: SagaOutcome | None = None
-    forget: Callable[[Tx, Any], int] | None = None
     operators: Sequence[OperatorAction] = ()
     ops: Sequence[str] = ()
-
-    def upkeep(self, settings: Settings) -> Upkeep:
-        """Return how a worker keeps the service's database in order."""
-        from quadrille.db.retention import Upkeep  # noqa: PLC0415 - the worker's alone
-
-        forget = self.forget
-        return Upkeep(settings.inbox_window, (lambda tx: forget(tx, settings)) if forget else None)
 
     def tally(self, connect: Callable[[], Tx]) -> SagaOutcomes | None:
         """Return a process's own count of how sagas end, None where that is not counted."""
@@ -189,7 +179,6 @@ def _service(program: Program[Any], found: Settings) -> tuple[Service[Any], Code
 
 def _worker(name: str, found: Settings, stop: threading.Event) -> None:
     from quadrille.consumer.worker import Worker, WorkerRole  # noqa: PLC0415 - as above
-    from quadrille.context import Surroundings  # noqa: PLC0415 - as above
     from quadrille.db.connection import connection  # noqa: PLC0415 - as above
     from quadrille.ops import actions  # noqa: PLC0415 - the worker's and the api's
     from quadrille.ops.replays import ReplayRoutes  # noqa: PLC0415 - the worker's alone
@@ -199,11 +188,8 @@ def _worker(name: str, found: Settings, stop: threading.Event) -> None:
     service, codec = _service(program, found)
     spans, connect = _spans(name, "worker", found), connection(found.database_url)
     tally, client = program.tally(connect), program.client(found)
-    around = Surroundings(
-        connect, found.kafka_bootstrap, codec, spans, client, found.batch_max, beats=True, tally=tally,
-        upkeep=program.upkeep(found), patience=found.patience,
-    )  # fmt: skip
-    worker = WorkerRole(lambda: Worker(service, around))
+    context = ProcessContext(found, service, connect, spans, tally, stop, codec, client, beats=True)
+    worker = WorkerRole(lambda: Worker(context))
     checks: dict[str, Check] = {
         "database": lambda: database_can_write(found.database_url),
         "kafka": worker.kafka_answers,
@@ -212,9 +198,8 @@ def _worker(name: str, found: Settings, stop: threading.Event) -> None:
         "assignment": worker.assigned,
         "progress": worker.progressing,
     }
-    face = Face(found, service, connect, spans, tally, stop)
-    replays = Replays(service, around)
-    routes = {**actions.routes(program.operators, face, "worker"), **ReplayRoutes(replays).routes()}
+    replays = Replays(context)
+    routes = {**actions.routes(program.operators, context, "worker"), **ReplayRoutes(replays).routes()}
     with (
         tally or nullcontext(),
         replays,
@@ -242,8 +227,8 @@ def _api(name: str, found: Settings, stop: threading.Event) -> None:
     service, codec = _service(program, found)
     spans, connect = _spans(name, "api", found), connection(found.database_url)
     tally = program.tally(connect)
-    face = Face(found, service, connect, spans, tally, stop)
-    app = _named(program.api)(face)
+    context = ProcessContext(found, service, connect, spans, tally, stop)
+    app = _named(program.api)(context)
     checks: dict[str, Check] = {
         "database": lambda: database_can_write(found.database_url),
         "schemas": codec.prepare,
@@ -252,20 +237,26 @@ def _api(name: str, found: Settings, stop: threading.Event) -> None:
     with (
         tally or nullcontext(),
         server.serve(
-            found.ops_bind, name, "api", checks, found.shown(), routes=api_routes(program, face), warns=_degraded(found)
+            found.ops_bind,
+            name,
+            "api",
+            checks,
+            found.shown(),
+            routes=api_routes(program, context),
+            warns=_degraded(found),
         ),
     ):
         serve(app, found.api_bind, stop)
     spans.stop()
 
 
-def api_routes(program: Program[Any], face: Face) -> OpsRoutes:
+def api_routes(program: Program[Any], context: ProcessContext) -> OpsRoutes:
     """Return what an api's ops port answers beside health: operators' actions, and what the service adds."""
     from quadrille.ops import actions  # noqa: PLC0415 - the worker's and the api's
 
-    routes = dict(actions.routes(program.operators, face, "api"))
+    routes = dict(actions.routes(program.operators, context, "api"))
     for name_of_more in program.ops:
-        routes |= _named(name_of_more)(face)
+        routes |= _named(name_of_more)(context)
     return routes
 
 

@@ -1,4 +1,4 @@
-"""What a process of a service stands in: the context of its HTTP API, and of its worker."""
+"""What a process of a service stands in, made once by ``quadrille.app`` and given to whatever it runs."""
 
 from __future__ import annotations
 
@@ -8,40 +8,40 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from quadrille.db.retention import Upkeep
-from quadrille.observability.progress import Patience
 from quadrille.observability.tracing import Spans
 from quadrille.processing.telemetry import SagaOutcomes
 from quadrille.service import Decoder, Service, Tx
 from quadrille.settings import Settings
 
 
+class _Deaf:
+    """The decoder of a process that hears no topic."""
+
+    def decode(self, value: bytes, cls: type[Any]) -> Any:  # noqa: ANN401, ARG002 - a Decoder's
+        """Refuse what nobody should have asked."""
+        message = f"this process hears no {cls.__name__}: it was given no decoder"
+        raise TypeError(message)
+
+
 @dataclass(frozen=True, slots=True)
-class Face:
-    """What an HTTP face is made from."""
+class ProcessContext:
+    """The context of an api or a worker: its settings, its service, its ways to the database and to the traces.
+
+    ``tally`` counts how sagas end, where that is counted; ``stop`` is set when the process is to end. A worker has a
+    ``decoder`` of what it hears and a ``client`` of the outside; ``beats`` says that it says and hears proofs of life.
+    """
 
     settings: Settings
     service: Service[Any]
     connect: Callable[[], Tx]
     spans: Spans
-    tally: SagaOutcomes | None = None  # how sagas end, where that is counted
-    stop: threading.Event = field(default_factory=threading.Event)  # set when the process is to end
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What a worker stands in, and how large a batch may be; ``beats`` says that it says and hears proofs of life.
-
-    ``tally`` counts how sagas end, ``upkeep`` is what the database needs beside its inputs, ``patience`` how long
-    nothing may be handled with records ahead.
-    """
-
-    connect: Callable[[], Tx]
-    bootstrap: str
-    decoder: Decoder
-    spans: Spans
-    client: object = None
-    batch_max: int = 100
-    beats: bool = False
     tally: SagaOutcomes | None = None
-    upkeep: Upkeep = field(default_factory=Upkeep)
-    patience: Patience = field(default_factory=Patience)
+    stop: threading.Event = field(default_factory=threading.Event)
+    decoder: Decoder = field(default_factory=_Deaf)
+    client: object = None
+    beats: bool = False
+
+    @property
+    def upkeep(self) -> Upkeep:
+        """What the database needs beside its inputs."""
+        return Upkeep(self.settings.inbox_window, self.settings.idempotency_ttl)

@@ -26,8 +26,6 @@ def place() -> PlaceOrder:
     return PlaceOrder(
         order_id="o-1",
         caller="local",
-        idempotency_key="basket-1-try-1",
-        fingerprint="f-1",
         customer_id="cust_demo",
         reference="basket-1",
         payment_token="tok_ok",  # noqa: S106 - a test value of the sandbox
@@ -37,7 +35,6 @@ def place() -> PlaceOrder:
         placed_at=START,
         deadline_at=START + timedelta(minutes=5),
         trace_id="04a75036e9d520bb983c5ed03b8d0182",
-        answer='{"order_id": "o-1"}',
     )
 
 
@@ -66,5 +63,5 @@ def served(on_postgres: Wire) -> Iterator[Shop]:
 @pytest.fixture
 def shop(served: Shop) -> Shop:
     with psycopg.connect(served.db.logins.owner) as tx:
-        tx.execute("TRUNCATE orders, request, outbox, stream, agenda, inbox")
+        tx.execute("TRUNCATE orders, idempotency_key, outbox, stream, agenda, inbox")
     return served

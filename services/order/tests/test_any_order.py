@@ -89,7 +89,7 @@ def explored(order: InMemory[Orders], place: PlaceOrder) -> Reached:
 def waits_for_a_day(empty: InMemory[Orders], place: PlaceOrder) -> None:
     """Let an order wait: for the first event while its deadline is far off, then for its undo."""
     empty.work.rows.drop("o-1")
-    patient = replace(place, idempotency_key="a third", reference=None, deadline_at=place.placed_at + timedelta(days=1))
+    patient = replace(place, reference=None, deadline_at=place.placed_at + timedelta(days=1))
     empty.hears(patient, OrderCheck("o-1", START + timedelta(minutes=5)))
     empty.now = START + timedelta(days=1)
     empty.hears(CancelOrder("o-1", None, "operator"))
@@ -171,7 +171,7 @@ def test_every_declared_edge_is_said(empty: InMemory[Orders], place: PlaceOrder)
     """Each handler says everything its signature declares, in some state: the saga map shows nothing that is not."""
     explored(empty, place)
     empty.work.rows.drop("o-1")
-    explored(empty, replace(place, customer_id="cust_blocked", idempotency_key="another", reference=None))
+    explored(empty, replace(place, customer_id="cust_blocked", reference=None))
     waits_for_a_day(empty, place)
 
     declared = {(reaction.name, said.type) for reaction in on.specs.values() for said in reaction.emits}

@@ -189,6 +189,35 @@ def test_a_missing_key(shop: Shop, key: str | None) -> None:
     assert shop.written() == (0, 0, 0, 0)
 
 
+def unkeyed(shop: Shop, **changed: object) -> Got:
+    """Place the usual order, changed, without an Idempotency-Key."""
+    return shop.ask("POST", "/v1/orders", ORDER | changed)
+
+
+def test_a_reference_stands_in_for_a_key(shop: Shop) -> None:
+    """Without a key the same customer's same reference is one order, answered byte for byte; another body is 422."""
+    first, again = unkeyed(shop, reference="basket-1"), unkeyed(shop, reference="basket-1")
+    other = unkeyed(shop, reference="basket-1", currency="CHF")
+
+    assert (first.status, again.status, again.raw) == (202, 202, first.raw)
+    assert ("idempotent-replayed" in first.headers, again.headers["idempotent-replayed"]) == (False, "true")
+    assert (other.status, other.slug, other.body["order"]) == (422, "idempotency-key-reused", first.body["order_id"])
+    assert shop.written() == (1, 1, 1, 1)
+    assert unkeyed(shop, reference="basket-1", customer_id="another").body["order_id"] != first.body["order_id"]
+    assert unkeyed(shop, reference="basket-2").body["order_id"] != first.body["order_id"]
+
+
+def test_a_derived_key_is_nobodys_own(shop: Shop) -> None:
+    """A key that was sent is another one: its order's reference is taken, not replayed."""
+    first = unkeyed(shop, reference="basket-1")
+    with psycopg.connect(shop.db.logins.owner) as tx:
+        [(key,)] = tx.execute("SELECT key FROM idempotency_key").fetchall()
+
+    assert shop.place(key, reference="basket-1").slug == "idempotency-key-missing"  # it has a blank
+    taken = shop.place("k-2", reference="basket-1")
+    assert (taken.slug, taken.body["order"]) == ("reference-taken", first.body["order_id"])
+
+
 @pytest.mark.parametrize(
     ("body", "status", "expected"),
     [

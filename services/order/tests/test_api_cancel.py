@@ -280,7 +280,7 @@ def _told(tx: Tx, service: Service[Orders], messages: Sequence[Message]) -> list
 def _many(shop: Shop, service: Service[Orders], count: int) -> list[str]:
     """Place so many orders in batches; return their ids."""
     like = _wish()
-    wishes = [replace(like, order_id=str(uuid7()), idempotency_key=str(uuid4())) for _ in range(count)]
+    wishes = [replace(like, order_id=str(uuid7())) for _ in range(count)]
     with shop.db.connect() as tx:
         for start in range(0, count, 100):
             _told(tx, service, wishes[start : start + 100])
@@ -289,9 +289,7 @@ def _many(shop: Shop, service: Service[Orders], count: int) -> list[str]:
 
 def _wish() -> PlaceOrder:
     now = datetime.now(UTC)
-    return PlaceOrder(
-        "", "local", "", "f", "cust_demo", None, "tok_ok", "EUR", 0, (), now, now + timedelta(minutes=5), "0" * 32, "{}"
-    )
+    return PlaceOrder("", "local", "cust_demo", None, "tok_ok", "EUR", 0, (), now, now + timedelta(minutes=5), "0" * 32)
 
 
 def _stories(shop: Shop) -> dict[str, tuple[str, ...]]:

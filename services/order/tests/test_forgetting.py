@@ -8,22 +8,21 @@ import psycopg
 import pytest
 from services.order.tests.shopfront import Shop
 
-from order.main import PROGRAM
 from order.settings import OrderSettings
-from quadrille.db import retention
+from quadrille.app import ProcessContext
 from quadrille.service import milliseconds
-from quadrille.testing import uuid7
+from quadrille.testing import Spans, uuid7
 
-KEYS = "SELECT key FROM request ORDER BY key"
-AGE = "UPDATE request SET at = at - %s WHERE key = ANY(%s)"
-HOLD = "SELECT FROM request WHERE key = 'held' FOR UPDATE"
+KEYS = "SELECT key FROM idempotency_key ORDER BY key"
+AGE = "UPDATE idempotency_key SET at = at - %s WHERE key = ANY(%s)"
+HOLD = "SELECT FROM idempotency_key WHERE key = 'held' FOR UPDATE"
 SETTINGS = OrderSettings.model_validate({"database_url": "", "kafka_bootstrap": "none", "registry_url": "http://none"})
 
 
 def forget(shop: Shop) -> None:
-    """Do the part of a worker's upkeep that is order's."""
+    """Do a worker's upkeep."""
     with shop.db.connect() as tx:
-        PROGRAM.upkeep(SETTINGS).clear(tx)
+        ProcessContext(SETTINGS, shop.db.service, shop.db.connect, Spans.disabled()).upkeep.clear(tx)
 
 
 def keys(shop: Shop) -> list[str]:
@@ -60,7 +59,7 @@ def test_a_clock_that_jumps_ahead_forgets_no_key(shop: Shop) -> None:
 
 def test_keys_go_when_their_time_is_over(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many there are; one that still counts stays, and one that went makes a new order (failure R13)."""
-    monkeypatch.setattr(retention, "AT_ONCE", 2)
+    monkeypatch.setattr("quadrille.db.retention.AT_ONCE", 2)
     first = {key: shop.place(key).body["order_id"] for key in ("a", "b", "c", "young", "edge")}
     age(shop, 75, "a", "b", "c")
     live_on(shop)

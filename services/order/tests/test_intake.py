@@ -26,7 +26,7 @@ from order.events import (
 from order.main import PROGRAM, outcome
 from order.settings import OrderSettings
 from quadrille import Emitted
-from quadrille.app import Face
+from quadrille.app import ProcessContext
 from quadrille.testing import PROBES, AdmissionControl, AdmissionMode, Spans, ops_serving
 from quadrille.web import AdmissionLimits
 from quadrille_cli.client import Client
@@ -39,6 +39,12 @@ Ask = Callable[..., tuple[int, Any]]
 
 def requested(reason: str, then: Status = Status.PENDING) -> OrderCancellationRequested:
     return OrderCancellationRequested("o-1", reason, "order", then)
+
+
+def context_of(till: Till) -> ProcessContext:
+    """Return the context of an api of order's."""
+    db = till.shop.db
+    return ProcessContext(OrderSettings.model_validate(NOWHERE), db.service, db.connect, Spans.disabled())
 
 
 @pytest.mark.parametrize(
@@ -148,9 +154,9 @@ def test_a_probe_that_fails_shuts_it_again(till: Till) -> None:
 def test_a_repeat_is_none_of_the_trickle(till: Till) -> None:
     """What was answered before is answered again, and the second's one admission is left for what is new."""
     till.place("known")
-    face = Face(OrderSettings.model_validate(NOWHERE), till.shop.db.service, till.shop.db.connect, Spans.disabled())
+    context = context_of(till)
     now = 100.0
-    gate = AdmissionControl(face, LIMITS, lambda: now)
+    gate = AdmissionControl(context, LIMITS, lambda: now)
     assert not gate.shut
     till.sql("UPDATE intake SET state = 'TRICKLE', since = clock_timestamp()")
     with till.shop.db.connect() as tx:
@@ -164,8 +170,8 @@ def test_a_repeat_is_none_of_the_trickle(till: Till) -> None:
 
 def test_two_processes_announce_it_once(till: Till) -> None:
     """Every api process looks; the one that turns the state announces it."""
-    face = Face(OrderSettings.model_validate(NOWHERE), till.shop.db.service, till.shop.db.connect, Spans.disabled())
-    gates = [AdmissionControl(face, LIMITS) for _ in range(3)]
+    context = context_of(till)
+    gates = [AdmissionControl(context, LIMITS) for _ in range(3)]
     till.ended(40, 20)
     connections = [till.shop.db.connect() for _ in gates]
     for gate, tx in zip(gates, connections, strict=True):
@@ -180,8 +186,8 @@ def test_old_failures_count_no_more(till: Till) -> None:
     """What ended before the window, or before the gate was opened last, shuts nothing."""
     till.sql("INSERT INTO tally (at, ended, failed) VALUES (now() - interval '6 min', 40, 40)")
     till.sql("UPDATE intake SET since = now() - interval '1 h'")
-    face = Face(OrderSettings.model_validate(NOWHERE), till.shop.db.service, till.shop.db.connect, Spans.disabled())
-    gate = AdmissionControl(face, LIMITS)
+    context = context_of(till)
+    gate = AdmissionControl(context, LIMITS)
     with till.shop.db.connect() as tx:
         gate.judge(tx)
 
@@ -191,8 +197,7 @@ def test_old_failures_count_no_more(till: Till) -> None:
 @pytest.fixture
 def ask(till: Till) -> Iterator[Ask]:
     """Ask order's ops port."""
-    face = Face(OrderSettings.model_validate(NOWHERE), till.shop.db.service, till.shop.db.connect, Spans.disabled())
-    with ops_serving(PROGRAM, face) as port:
+    with ops_serving(PROGRAM, context_of(till)) as port:
 
         def ask(method: str, path: str, body: object = None) -> tuple[int, Any]:
             with Client(f"http://127.0.0.1:{port}", timeout=60) as line:

@@ -21,7 +21,7 @@ from order.events import (
 from order.main import PROGRAM
 from order.settings import OrderSettings
 from quadrille import Message
-from quadrille.app import Face
+from quadrille.app import ProcessContext
 from quadrille.testing import Spans, ops_serving
 from quadrille_cli.client import Client
 
@@ -36,8 +36,8 @@ def ask(shop: Shop) -> Iterator[Ask]:
     """Ask order's ops port to cancel an order; the audit is empty."""
     with psycopg.connect(shop.db.logins.owner) as tx:
         tx.execute("TRUNCATE audit")
-    face = Face(OrderSettings.model_validate(NOWHERE), shop.db.service, shop.db.connect, Spans.disabled())
-    with ops_serving(PROGRAM, face) as port:
+    context = ProcessContext(OrderSettings.model_validate(NOWHERE), shop.db.service, shop.db.connect, Spans.disabled())
+    with ops_serving(PROGRAM, context) as port:
 
         def ask(order_id: str, reason: str = "fraud", **more: object) -> tuple[int, Any]:
             with Client(f"http://127.0.0.1:{port}", timeout=60) as line:

@@ -40,7 +40,7 @@ from order.handlers import on
 from order.store import Filters
 from quadrille import Event, HandlerRegistry, Message, Timer
 from quadrille.service import Store
-from quadrille.testing import Busy, Handled, OnPostgres, Parked, drift, lock_key, process_batch, upgrade, uuid7
+from quadrille.testing import Handled, OnPostgres, Parked, drift, process_batch, upgrade, uuid7
 from quadrille_cli.testing import Start
 
 Desk = OnPostgres[Orders]
@@ -70,7 +70,7 @@ def wish(place: PlaceOrder, caller: str) -> Wish:
     """Makes wishes of this caller, each with ids of its own unless told otherwise."""
 
     def made(**fields: object) -> PlaceOrder:
-        own = {"order_id": str(uuid7()), "idempotency_key": str(uuid4()), "reference": str(uuid4())}
+        own = {"order_id": str(uuid7()), "reference": str(uuid4())}
         at = datetime.now(UTC)
         now = {"placed_at": at, "deadline_at": at + timedelta(minutes=5)}
         return replace(place, caller=caller, **(own | now | fields))  # type: ignore[arg-type]  # fields of PlaceOrder
@@ -199,44 +199,6 @@ def test_a_blocked_customer_in_the_batch_that_places(order: Desk, wish: Wish) ->
     order.hears(placed, PaymentCharged(placed.order_id))
 
     assert row(order, placed).reason == "CONFIRMATION_REJECTED"
-
-
-def test_one_key_many_times_in_a_batch(order: Desk, wish: Wish) -> None:
-    """The same request twenty times in one batch places one order; the others get its answer."""
-    first = wish(reference=None)
-    again = [replace(first, order_id=str(uuid7()), answer="never") for _ in range(19)]
-
-    order.hears(first, *again)
-
-    answers = [said for said in order.said() if isinstance(said, PlaceAnswered)]
-    replays = [PlaceAnswered(first.order_id, "REPLAYED", first.answer)] * 19
-    assert answers == [PlaceAnswered(first.order_id, "PLACED", first.answer), *replays]
-
-
-def test_one_key_in_two_batches(order: Desk, wish: Wish) -> None:
-    """A repeat in a later batch gets the stored answer byte for byte; another body is told whose the key is."""
-    first = wish(answer='{"lines": [1,  2],\n "née": "ü"}')
-    order.given(first)
-
-    order.hears(replace(first, order_id=str(uuid7()), answer="never"))
-    order.hears(replace(first, order_id=str(uuid7()), fingerprint="another"))
-
-    assert order.said() == [
-        PlaceAnswered(first.order_id, "REPLAYED", first.answer),
-        PlaceAnswered(first.order_id, "KEY_REUSED"),
-    ]
-
-
-def test_an_expired_key_is_used_anew(order: Desk, wish: Wish) -> None:
-    """A key older than 48 hours places a new order, and from then on answers for that."""
-    old = wish(placed_at=datetime.now(UTC) - timedelta(hours=49))
-    new = wish(idempotency_key=old.idempotency_key)
-    order.given(old)
-
-    order.hears(new)
-    order.hears(replace(new, order_id=str(uuid7())))
-
-    assert outcomes_of(order) == ["PLACED", "REPLAYED"]
 
 
 def test_a_reference_in_and_over_batches(order: Desk, wish: Wish) -> None:
@@ -374,21 +336,25 @@ def test_orders_of_before_survive(parts_of_the_stack: Start) -> None:
         assert tx.execute("SELECT count(*) FROM orders").fetchone() == (5,)
 
 
-def test_a_key_another_process_works_on(order: Desk, wish: Wish) -> None:
-    """A request whose key is busy in another transaction leaves the batch alone: only its neighbour is stored."""
-    busy, free = wish(), wish()
-    held = f"{busy.caller} {busy.idempotency_key}"
-    inputs = [replace(one, request=held) if one.key == busy.order_id else one for one in order.inputs([busy, free])]
-    with order.connect() as other, other.transaction():
-        other.execute("SELECT pg_advisory_xact_lock(%s)", [lock_key(f"request:{held}")])
-        outcomes = order.takes(inputs)
-    assert isinstance(outcomes[0], Busy)
-    assert isinstance(outcomes[1], Handled)
-
-    (then,) = order.takes(inputs[:1])
-
-    assert isinstance(then, Handled)
-    assert row(order, busy).status is Status.PENDING
+def test_answers_kept_before_are_given_still(parts_of_the_stack: Start) -> None:
+    """What was kept while order had a table of its own for it is in the chassis's after the migration, unchanged."""
+    stack = parts_of_the_stack("postgres:order")
+    cluster = stack.database_url("order", "postgres")
+    with psycopg.connect(cluster, autocommit=True) as tx:
+        tx.execute("CREATE DATABASE answered OWNER owner")
+    url = f"{cluster.rpartition('/')[0]}/answered?options=-c%20role%3Downer"
+    upgrade("order", url, "0007")
+    at, identity = datetime(2026, 11, 21, tzinfo=UTC), str(uuid7())
+    kept = ("local", "POST /v1/orders", "k-1", "f", identity, '{"order_id":  "née"}', at)
+    with psycopg.connect(url) as tx:
+        insert = "INSERT INTO request (caller, route, key, fingerprint, order_id, answer, at)"
+        tx.execute(f"{insert} VALUES (%s, %s, %s, %s, %s, %s, %s)".encode(), kept)
+    upgrade("order", url)
+    upgrade("order", url)
+    with psycopg.connect(url) as tx:
+        found = tx.execute("SELECT caller, route, key, fingerprint, subject, answer, at FROM idempotency_key")
+        assert found.fetchall() == [kept]
+        assert tx.execute("SELECT to_regclass('request')").fetchone() == (None,)
 
 
 @pytest.mark.proves("order.deadline-late")

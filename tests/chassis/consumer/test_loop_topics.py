@@ -219,7 +219,7 @@ def test_another_kafka_cluster_stops_the_worker(
         theirs = Kitchen(stranger.kafka_bootstrap, db)
         theirs.tell(OrderDropped("o-strange"), 3)
         theirs.flush()
-        why = stopped(Running(kitchen.worker(bootstrap=stranger.kafka_bootstrap).run))
+        why = stopped(Running(kitchen.worker(kafka_bootstrap=stranger.kafka_bootstrap).run))
 
     assert f"KAFKA_BOOTSTRAP={stranger.kafka_bootstrap} is another Kafka cluster: found " in why
     assert db.one(HANDLED) == 0

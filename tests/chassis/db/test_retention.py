@@ -27,6 +27,9 @@ from tests.chassis.support.sample_messages import BreadOrdered
 NOW = datetime.now(UTC).replace(hour=12)  # of the day the tests began on: midnight is far
 DAY = timedelta(days=1)
 UPKEEP = Upkeep()
+KEYS = """
+INSERT INTO idempotency_key SELECT 'c', 'POST /x', hours, '', '', '', now() - make_interval(hours => hours)
+  FROM unnest(%s::int[]) hours"""
 OLD = (11, 10, 9, 8)
 THERE = "SELECT relname FROM pg_class WHERE relname ~ %s ORDER BY 1"
 PROGRESS = "INSERT INTO relay_progress VALUES (true, 1, 1, 'FFFFFFFF/0', %s, 'p', %s)"
@@ -358,14 +361,15 @@ def test_days_go_once_by_many_and_under_load(aged: Database) -> None:
 
 
 def test_a_worker_keeps_its_house(kitchen: Kitchen, aged: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beside its inputs a worker moves the floor, drops what is past its time and lets the service forget."""
+    """Beside its inputs a worker moves the floor, drops what is past its time and forgets old idempotency keys."""
     monkeypatch.setattr(worker, "WATCH_SECONDS", 0.05)
     kitchen.start_here()
-    rows = [2, 3]
-    made = kitchen.worker(upkeep=Upkeep(forget=lambda _: rows.pop() if rows else 0))
+    aged.rows(KEYS, [1, 200])
+    live_on(aged, 3)
+    made = kitchen.worker()
     with running(made):
         wait_until(lambda: left(aged, "inbox") == [8])
-        wait_until(lambda: not rows)
+        wait_until(lambda: aged.rows("SELECT key FROM idempotency_key") == [("1",)])
 
     week = (NOW - schema.INBOX_DAYS * DAY).replace(hour=0, minute=0, second=0, microsecond=0)
     assert made.reader.floor_ms == milliseconds(week)

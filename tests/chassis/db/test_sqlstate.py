@@ -17,7 +17,7 @@ from quadrille.consumer import heartbeat
 from quadrille.consumer.deserializer import KEY_MAX
 from quadrille.db import sqlstate
 from quadrille.handlers import HandlerRegistry
-from quadrille.messages import Command, Reply
+from quadrille.messages import Command
 from quadrille.observability.tracing import Spans
 from quadrille.processing.envelope import Handled, Parked
 from quadrille.processing.outbox import tell_recoveries
@@ -191,7 +191,7 @@ def test_the_api_alone_makes_the_day_that_is_missing(db: Database) -> None:
     on.command(bake)
     service = Service(on, sample_service.PantryStore(), PlainCodec())
 
-    async def asking() -> Reply:
+    async def asking() -> object:
         async with CommandBatcher(service, db.connect, Telemetry(Spans.disabled())) as intake:
             return await intake.execute(heard(WishForBread("o-1")))
 

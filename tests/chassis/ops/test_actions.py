@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import pytest
 
-from quadrille.context import Face
+from quadrille.context import ProcessContext
 from quadrille.db import audit
 from quadrille.db.connection import connection
 from quadrille.handlers import HandlerRegistry
@@ -94,8 +94,8 @@ Ask = Callable[..., tuple[int, Any]]
 @contextmanager
 def port(connect: Callable[[], Tx], deed: OperatorAction = EAT) -> Iterator[Ask]:
     """The ops port of a pantry's worker, and a way to ask it."""
-    face = Face(Settings.model_validate(NOWHERE), service(), connect, Spans.disabled())
-    with ops.serve("127.0.0.1:0", "pantry", "worker", {}, routes=actions.routes([deed], face, "worker")) as server:
+    context = ProcessContext(Settings.model_validate(NOWHERE), service(), connect, Spans.disabled())
+    with ops.serve("127.0.0.1:0", "pantry", "worker", {}, routes=actions.routes([deed], context, "worker")) as server:
 
         def ask(order_id: str, body: object) -> tuple[int, Any]:
             line = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=60)
@@ -229,10 +229,10 @@ def test_an_order_held_by_another_is_not_waited_for_without_end(
 
 def test_an_outcome_nobody_answers_fails_the_start(kept: Database) -> None:
     """A deed whose reply may come to something without an answer, or whose answer is no problem of ours, is refused."""
-    face = Face(Settings.model_validate(NOWHERE), service(), kept.connect, Spans.disabled())
+    context = ProcessContext(Settings.model_validate(NOWHERE), service(), kept.connect, Spans.disabled())
     for answers in ({"ACCEPTED": EAT.answers["ACCEPTED"]}, {**EAT.answers, "NOT_READY": Refusal("no-such-slug")}):
         with pytest.raises(TypeError, match="eat: EatCake may come to"):
-            actions.routes([replace(EAT, answers=answers)], face, "worker")
+            actions.routes([replace(EAT, answers=answers)], context, "worker")
 
 
 FORGED = "UPDATE audit SET reason = 'x', hash = " + audit.HASH.replace("reason", "'x'::text") + " WHERE number = 3"  # noqa: S608 - constants

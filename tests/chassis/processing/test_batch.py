@@ -11,11 +11,11 @@ import pytest
 
 from quadrille.ids import event_id, milliseconds
 from quadrille.processing.batch import process_batch
-from quadrille.processing.envelope import Busy, Duplicate, Failed, Handled, OffsetRange, Parked
+from quadrille.processing.envelope import Busy, Duplicate, Failed, Handled, OffsetRange, Parked, Replayed
 from quadrille.processing.unit_of_work import FencedError
 from quadrille.service import Tx
 from tests.chassis.support import sample_service
-from tests.chassis.support.database import Database, chained, heard
+from tests.chassis.support.database import Database, chained, heard, once
 from tests.chassis.support.sample_messages import (
     BreadOrdered,
     CakeOrdered,
@@ -254,14 +254,25 @@ def test_a_command_that_fails_is_answered_and_leaves_nothing(db: Database) -> No
 
 def test_a_busy_request_waits_alone(db: Database) -> None:
     """While another transaction holds a request key its command is Busy and the rest of the batch commits."""
-    held = heard(FillShelf("rye", 5), request="caller/key-1")
-    free = heard(FillShelf("oat", 5), request="caller/key-2")
+    held = heard(FillShelf("rye", 5), request=once("key-1"))
+    free = heard(FillShelf("oat", 5), request=once("key-2"))
     with db.connect() as other, other.transaction():
-        process_batch(other, sample_service.service(), [heard(FillShelf("corn", 1), request="caller/key-1")])
+        process_batch(other, sample_service.service(), [heard(FillShelf("corn", 1), request=once("key-1"))])
         assert [type(o) for o in db.commit(held, free)] == [Busy, Handled]
 
+    assert [type(o) for o in db.commit(held)] == [Replayed]  # by now the other one has its answer stored
+    assert db.rows("SELECT * FROM level ORDER BY sku") == [("corn", 1), ("oat", 5)]
+
+
+def test_a_busy_request_is_done_when_the_other_is_not(db: Database) -> None:
+    """A command whose key was held by a transaction that came to nothing is handled like any other."""
+    held = heard(FillShelf("rye", 5), request=once("key-1"))
+    with db.connect() as other, other.transaction(force_rollback=True):
+        process_batch(other, sample_service.service(), [heard(FillShelf("corn", 1), request=once("key-1"))])
+        assert [type(o) for o in db.commit(held)] == [Busy]
+
     assert [type(o) for o in db.commit(held)] == [Handled]
-    assert db.rows("SELECT * FROM level ORDER BY sku") == [("corn", 1), ("oat", 5), ("rye", 5)]
+    assert db.rows("SELECT * FROM level ORDER BY sku") == [("rye", 5)]
 
 
 def test_a_lone_input_that_lost_a_race_gets_a_second_chance(db: Database) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -17,13 +17,15 @@ from quadrille.ids import uuid7
 from quadrille.messages import Event, Message, key_of, to_json
 from quadrille.processing.batch import process_batch
 from quadrille.processing.envelope import Envelope, OffsetRange, Outcome, Record
+from quadrille.processing.idempotency import IdempotencyKey
 from quadrille.service import Service, Tx
 from quadrille.testing.in_memory import PlainCodec
 from tests.chassis.support import sample_service
+from tests.chassis.support.sample_messages import ShelfFilled
 
 TRUNCATE = (
     "TRUNCATE outbox, inbox, inbox_old, topic, position, stream, agenda, parked, relay_progress, relay_recovery, stall,"
-    " relay_notice, hold, level, cake RESTART IDENTITY"
+    " relay_notice, idempotency_key, hold, level, cake RESTART IDENTITY"
 )
 Row = tuple[Any, ...]
 PATIENCE_SECONDS = 120.0
@@ -115,6 +117,15 @@ def heard(body: Message, identity: UUID | None = None, origin: OffsetRange | Non
     value = PlainCodec().encode(body) if isinstance(body, Event) else to_json(body)
     made = Envelope(identity or uuid7(), key_of(body), body, datetime.now(UTC), body.type, Record(value), origin)
     return replace(made, **more)
+
+
+def once(key: str, fingerprint: str = "f", lives: timedelta = timedelta(hours=48)) -> IdempotencyKey:
+    """Return an idempotency key whose answer is the reply as text; a reply of 0 is a refusal."""
+
+    def render(reply: ShelfFilled) -> str | None:
+        return f"{reply.sku}: {reply.available}" if reply.available else None
+
+    return IdempotencyKey("caller", "POST /v1/shelves", key, fingerprint, render, lives)
 
 
 def chained(

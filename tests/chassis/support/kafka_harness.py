@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -22,7 +23,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from quadrille.consumer.loop import ConsumerLoop
 from quadrille.consumer.worker import Worker
-from quadrille.context import Surroundings
+from quadrille.context import ProcessContext
 from quadrille.db.connection import connection
 from quadrille.ids import uuid7
 from quadrille.intents import Gateway
@@ -30,7 +31,8 @@ from quadrille.kafka.config import client_settings, consumer_settings, producer_
 from quadrille.messages import Event, key_of
 from quadrille.observability.progress import Patience
 from quadrille.observability.tracing import Spans
-from quadrille.service import Service
+from quadrille.service import Service, Tx
+from quadrille.settings import Settings
 from quadrille.testing.in_memory import PlainCodec
 from tests.chassis.support import sample_service
 from tests.chassis.support.database import PATIENCE_SECONDS, Database, wait_until
@@ -132,10 +134,14 @@ class Kitchen:
         """Return the pantry under this test's own name."""
         return sample_service.service(self.name, outside, rules)
 
-    def worker(self, service: Service[Any] | None = None, **settings: Any) -> Worker:  # noqa: ANN401 - any of Surroundings
-        """Return a worker of this test's group."""
-        around = Surroundings(self.db.connect, self.bootstrap, PlainCodec(), Spans.disabled())
-        return Worker(service or self.service(), replace(around, **settings))
+    def context(self, service: Service[Any] | None = None, **settings: Any) -> ProcessContext:  # noqa: ANN401 - settings
+        """Return the context of a process of this test's group, with settings of its own."""
+        return context_of(self.bootstrap, service or self.service(), self.db.connect, **settings)
+
+    def worker(self, service: Service[Any] | None = None, **parts: Any) -> Worker:  # noqa: ANN401 - of a context
+        """Return a worker of this test's group; parts that no context has are settings."""
+        own = {name: parts.pop(name) for name in ("connect", "decoder", "beats") if name in parts}
+        return Worker(replace(self.context(service, **parts), **own))
 
     def consumer(self, **settings: str | int) -> Consumer:
         """Return a consumer of this test's group with settings of its own."""
@@ -198,10 +204,19 @@ def alone() -> None:
     if os.environ["PANTRY_PLANT"] == "pause":
         ConsumerLoop._idle = _idle_paused  # type: ignore[method-assign]  # noqa: SLF001 - the fault
     connect = connection(os.environ["PANTRY_URL"])
-    around = Surroundings(
-        connect, os.environ["PANTRY_KAFKA"], PlainCodec(), Spans.disabled(), batch_max=10, patience=HASTY
-    )
-    Worker(sample_service.service(os.environ["PANTRY_GROUP"]), around).run(threading.Event())
+    service = sample_service.service(os.environ["PANTRY_GROUP"])
+    context = context_of(os.environ["PANTRY_KAFKA"], service, connect, batch_max=10, patience=HASTY)
+    Worker(context).run(threading.Event())
+
+
+def context_of(bootstrap: str, service: Service[Any], connect: Callable[[], Tx], **more: Any) -> ProcessContext:  # noqa: ANN401 - settings
+    """Return a context with these settings, some of which no process would be given; ``patience`` stands for two."""
+    needed = {"database_url": "", "kafka_bootstrap": bootstrap, "registry_url": "http://none"}
+    if (patience := more.pop("patience", None)) is not None:
+        more["stall_after"] = timedelta(seconds=patience.stalled_after)
+        more["stall_renew_after"] = timedelta(seconds=patience.renew_after)
+    settings = Settings.model_validate(needed).model_copy(update=more)
+    return ProcessContext(settings, service, connect, Spans.disabled(), decoder=PlainCodec())
 
 
 def _idle_paused(self: ConsumerLoop) -> None:

@@ -10,14 +10,11 @@ from urllib.parse import parse_qsl
 
 from starlette.routing import compile_path
 
-from quadrille.context import Surroundings
-from quadrille.observability.tracing import Spans
 from quadrille.ops.replays import ReplayRoutes
 from quadrille.ops.routes import OpsRequest
 from quadrille.replay.fence import Effects
 from quadrille.replay.manager import Replays
 from quadrille.service import Service
-from quadrille.testing.in_memory import PlainCodec
 from tests.chassis.support.database import Database, wait_until
 from tests.chassis.support.kafka_harness import Kitchen
 
@@ -70,9 +67,7 @@ class Rewinder:
 @contextmanager
 def rewinding(kitchen: Kitchen, service: Service[Any] | None = None, batch_max: int = 100) -> Iterator[Rewinder]:
     """Run the replays of the kitchen's service while the block lasts; nothing the pantry says is answered outside."""
-    around = Surroundings(kitchen.db.connect, kitchen.bootstrap, PlainCodec(), Spans.disabled())
-    around = Surroundings(around.connect, around.bootstrap, around.decoder, around.spans, batch_max=batch_max)
-    with Replays(service or kitchen.service(), around, HARMLESS) as replays:
+    with Replays(kitchen.context(service, batch_max=batch_max), HARMLESS) as replays:
         yield Rewinder(replays)
 
 

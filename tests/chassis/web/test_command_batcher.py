@@ -18,13 +18,14 @@ from quadrille.kafka.topics import StoppedError
 from quadrille.messages import Infrastructure, Reply
 from quadrille.observability.tracing import Spans
 from quadrille.processing.envelope import Envelope
+from quadrille.processing.idempotency import KeptAnswer
 from quadrille.processing.telemetry import Telemetry
 from quadrille.service import Tx
 from quadrille.web import command_batcher
 from quadrille.web.command_batcher import CommandBatcher
 from quadrille.web.problems import Problem
 from tests.chassis.support import sample_service
-from tests.chassis.support.database import Database, heard
+from tests.chassis.support.database import Database, heard, once
 from tests.chassis.support.sample_messages import FillShelf, ShelfFilled
 from tests.chassis.support.sample_service import PantryStore, Unlucky
 
@@ -36,15 +37,15 @@ HOLD_REQUEST = "SELECT pg_advisory_xact_lock(%s)"
 
 
 def fill(sku: str, available: int, request: str | None = None) -> Envelope:
-    return heard(FillShelf(sku, available), request=request)
+    return heard(FillShelf(sku, available), request=once(request) if request else None)
 
 
 def ask(
     connect: Callable[[], Tx], commands: Sequence[Envelope], store: PantryStore | None = None, limit: int = 200
-) -> list[Reply | BaseException]:
+) -> list[Reply | KeptAnswer | BaseException]:
     """Ask all commands at once and return what each asker got."""
 
-    async def asking() -> list[Reply | BaseException]:
+    async def asking() -> list[Reply | KeptAnswer | BaseException]:
         desk = CommandBatcher(sample_service.service(store=store), connect, QUIET, limit)
         async with desk:
             return await asyncio.gather(*(desk.execute(command) for command in commands), return_exceptions=True)
@@ -52,7 +53,14 @@ def ask(
     return asyncio.run(asking())
 
 
-def slug(answer: Reply | BaseException) -> str:
+def kept(text: str, answer: object) -> KeptAnswer:
+    """Return the answer, once it is seen to be one that is kept, of this text."""
+    assert isinstance(answer, KeptAnswer), answer
+    assert answer.answer == text
+    return answer
+
+
+def slug(answer: object) -> str:
     assert isinstance(answer, Problem), answer
     return answer.kind.slug
 
@@ -159,7 +167,7 @@ def test_a_busy_key_waits_alone(db: Database) -> None:
 
     with db.connect() as other:
         other.execute("BEGIN")
-        other.execute(HOLD_REQUEST, [lock_key("request:r-1")])
+        other.execute(HOLD_REQUEST, [lock_key(once("r-1").lock)])
         asyncio.run(asking(other))
 
     assert told == ["b", "the key is let go", "a"]
@@ -171,11 +179,11 @@ def test_a_key_that_stays_busy_is_told(db: Database, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(command_batcher, "PATIENCE_SECONDS", 0.2)
     with db.connect() as other:
         other.execute("BEGIN")
-        other.execute(HOLD_REQUEST, [lock_key("request:r-1")])
+        other.execute(HOLD_REQUEST, [lock_key(once("r-1").lock)])
         answers = ask(db.connect, [fill("a", 1, "r-1"), fill("b", 2, "r-2")])
         other.rollback()
 
-    assert (slug(answers[0]), answers[1]) == ("idempotency-key-in-use", ShelfFilled("b", 2))
+    assert (slug(answers[0]), answers[1]) == ("idempotency-key-in-use", kept("b: 2", answers[1]))
     assert db.rows("SELECT sku FROM level") == [("b",)]
 
 
@@ -184,7 +192,7 @@ def test_equal_keys_in_one_process_share_a_batch(db: Database) -> None:
     before = commits()
     answers = ask(db.connect, [fill("a", 1, "r-1") for _ in range(20)])
 
-    assert answers == [ShelfFilled("a", 1)] * 20
+    assert answers == [kept("a: 1", answers[0])] * 20
     assert commits() - before <= 3
 
 
@@ -192,7 +200,7 @@ def test_a_lost_commit_answer_is_looked_up(db: Database, cut: Callable[[int], Ca
     """When COMMIT's answer is lost, commands with a request key are asked again and get the stored truth."""
     answers = ask(cut(2), [fill("a", 1, "r-1"), fill("b", 2, "r-2")])
 
-    assert answers == [ShelfFilled("a", 1), ShelfFilled("b", 2)]
+    assert answers == [kept("a: 1", answers[0]), kept("b: 2", answers[1])]
 
 
 def test_without_a_key_a_lost_answer_is_unknown(db: Database, cut: Callable[[int], Callable[[], Tx]]) -> None:
@@ -251,7 +259,7 @@ def test_without_a_registry_nothing_is_stored(db: Database, monkeypatch: pytest.
 def test_a_connection_closed_while_idle_is_replaced(db: Database) -> None:
     """A backend ended between two commands costs the next one nothing."""
 
-    async def asking() -> Reply:
+    async def asking() -> object:
         desk = CommandBatcher(sample_service.service(), db.connect, QUIET)
         async with desk:
             await desk.execute(fill("a", 1))
@@ -272,12 +280,12 @@ def test_more_than_the_bound_is_shed(db: Database) -> None:
 def test_closing_drains_and_then_refuses(db: Database) -> None:
     """Commands in flight when the service stops are answered; later ones are told that it drains."""
 
-    async def asking() -> tuple[list[Reply], Exception | None]:
+    async def asking() -> tuple[list[object], Exception | None]:
         desk = CommandBatcher(sample_service.service(), db.connect, QUIET)
         async with desk:
             tasks = [asyncio.create_task(desk.execute(fill(f"sku-{n}", n))) for n in range(5)]
             await asyncio.sleep(0)
-        done = [await task for task in tasks]
+        done: list[object] = [await task for task in tasks]
         late = (await asyncio.gather(desk.execute(fill("late", 1)), return_exceptions=True))[0]
         return done, late if isinstance(late, Exception) else None
 

@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import structlog
 from confluent_kafka import Consumer, KafkaError
@@ -16,7 +16,7 @@ from quadrille.consumer.heartbeat import HeartbeatMonitor
 from quadrille.consumer.loop import RETRIABLE, ConsumerLoop, ConsumerPorts, hinted
 from quadrille.consumer.parking import redrive_open
 from quadrille.consumer.progress import ConsumerProgress
-from quadrille.context import Surroundings
+from quadrille.context import ProcessContext
 from quadrille.kafka.config import consumer_settings
 from quadrille.kafka.topics import StoppedError, Topics
 from quadrille.messages import Event
@@ -25,7 +25,7 @@ from quadrille.observability.readiness import NotReadyError, reason
 from quadrille.processing.envelope import Handled
 from quadrille.processing.outbox import tell_recoveries
 from quadrille.processing.telemetry import Telemetry
-from quadrille.service import Service, Tx
+from quadrille.service import Tx
 from quadrille.tasks.scheduler import TaskScheduler
 
 UPKEEP_SECONDS = 600.0
@@ -39,24 +39,25 @@ log = structlog.get_logger()
 class Worker:
     """Everything one worker process does; ``run`` returns when told to stop, or raises StoppedError with the reason."""
 
-    def __init__(self, service: Service[Any], around: Surroundings) -> None:
-        self.service, self.connect, self.upkeep = service, around.connect, around.upkeep
-        self.reader = RecordDeserializer(service.on.consumes(Event), around.decoder)
-        notes = Telemetry(around.spans, around.tally)
+    def __init__(self, context: ProcessContext) -> None:
+        service, bootstrap = context.service, context.settings.kafka_bootstrap
+        self.service, self.connect, self.upkeep = service, context.connect, context.upkeep
+        self.reader = RecordDeserializer(service.on.consumes(Event), context.decoder)
+        notes = Telemetry(context.spans, context.tally)
 
         def client() -> Consumer:
             told = {"error_cb": self._say, "on_commit": hinted}
-            return Consumer(consumer_settings(around.bootstrap, service.name) | told)
+            return Consumer(consumer_settings(bootstrap, service.name) | told)
 
-        self.topics = Topics(around.bootstrap)
+        self.topics = Topics(bootstrap)
         self.listener = ConsumerLoop(service, self.connect, ConsumerPorts(client, self.topics, self.reader), notes)
-        self.progress = ConsumerProgress(service, self.topics, self.listener, around.patience)
-        self.agenda = TaskScheduler(service, self.connect, notes, around.client)
-        if around.beats:
-            self.listener.heartbeat = HeartbeatMonitor(service, self.topics, around.decoder)
+        self.progress = ConsumerProgress(service, self.topics, self.listener, context.settings.patience)
+        self.agenda = TaskScheduler(service, self.connect, notes, context.client)
+        if context.beats:
+            self.listener.heartbeat = HeartbeatMonitor(service, self.topics, context.decoder)
         self.listener.take, self.listener.room = self.agenda.heard, self.agenda.room
         self.agenda.caught_up = self.listener.caught_up
-        self.listener.batch_max = self.agenda.batch_max = around.batch_max
+        self.listener.batch_max = self.agenda.batch_max = context.settings.batch_max
         self._failure: BaseException | None = None
         self._troubles = ThrottledLog()
 

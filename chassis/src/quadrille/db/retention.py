@@ -7,10 +7,9 @@ a day goes, and without its day the database itself would refuse the input.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 import psycopg
 import structlog
@@ -19,8 +18,6 @@ from quadrille.db.connection import Tx
 from quadrille.db.schema import AHEAD_DAYS, INBOX_DAYS
 from quadrille.ids import milliseconds
 
-Forget: TypeAlias = Callable[[Tx], int]
-"""Lets some of a service's own rows go that are past their time, and returns how many; 0 is no more of them."""
 DAY = timedelta(days=1)
 MARGIN = timedelta(hours=1)  # whoever decides by a clock that is late still finds it
 AT_ONCE = 1000
@@ -28,10 +25,10 @@ TOLD = "SELECT inbox_floor(%b), array(SELECT inbox_kept(%b))"
 MAKE_DAYS = "SELECT ensure_partitions(%b, %b)"
 MAKE_TODAY = f"""{MAKE_DAYS}
  WHERE to_regclass('outbox_' || to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD')) IS NULL"""
-# Nobody is waited for, and nobody waits for long: a request that is used anew at this moment stays.
-FORGET_REQUESTS = """
-DELETE FROM request WHERE ctid = ANY(ARRAY(
-  SELECT ctid FROM request WHERE at < least(now() - %b::interval, lived_since(%b))
+# Nobody is waited for, and nobody waits for long: a key that is used anew at this moment stays.
+FORGET_KEYS = """
+DELETE FROM idempotency_key WHERE ctid = ANY(ARRAY(
+  SELECT ctid FROM idempotency_key WHERE at < least(now() - %b::interval, lived_since(%b))
    ORDER BY at LIMIT %b FOR UPDATE SKIP LOCKED))"""
 log = structlog.get_logger()
 
@@ -45,10 +42,10 @@ class DedupHorizon(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Upkeep:
-    """How long days are kept, and what else of the service's is to be forgotten."""
+    """How long days are kept, and the answers of idempotency keys."""
 
     window: timedelta = INBOX_DAYS * DAY
-    forget: Forget | None = None
+    answers: timedelta = 2 * DAY
 
     @property
     def days(self) -> int:
@@ -81,10 +78,10 @@ class Upkeep:
         except psycopg.errors.LockNotAvailable:
             log.info("old day is left for the next time: its table is busy")
         rows = 0
-        while self.forget and (some := self.forget(tx)):
+        while some := forget_keys(tx, self.answers):
             rows += some
         if rows:
-            log.info("old rows forgotten", rows=rows)
+            log.info("old idempotency keys forgotten", rows=rows)
 
 
 def make_days(tx: Tx) -> None:
@@ -100,12 +97,12 @@ def make_today(tx: Tx) -> None:
     tx.execute(MAKE_TODAY, [INBOX_DAYS, AHEAD_DAYS])
 
 
-def forget_requests(tx: Tx, kept: timedelta) -> int:
-    """Forget some requests (``chassis.idempotency``) older than they are kept; return how many, 0 when no more are.
+def forget_keys(tx: Tx, kept: timedelta) -> int:
+    """Forget some idempotency keys older than they are kept; return how many, 0 when no more are.
 
     As many days must have been lived since: a clock that jumps ahead forgets no key that is still to be honoured.
     """
-    return tx.execute(FORGET_REQUESTS, [kept + MARGIN, -(-kept // DAY) + 1, AT_ONCE]).rowcount
+    return tx.execute(FORGET_KEYS, [kept + MARGIN, -(-kept // DAY) + 1, AT_ONCE]).rowcount
 
 
 def _milliseconds(day: date) -> int:

@@ -339,6 +339,16 @@ REVOKE ALL ON FUNCTION outbox_published(date) FROM PUBLIC;
 """
 
 
+# The answers of commands that were given under an idempotency key, kept for those who repeat them.
+IDEMPOTENCY = """
+CREATE TABLE idempotency_key (
+  caller text, route text, key text, fingerprint text NOT NULL, subject text NOT NULL, answer text NOT NULL,
+  at timestamptz NOT NULL, PRIMARY KEY (caller, route, key));
+CREATE INDEX ON idempotency_key (at);
+GRANT SELECT, INSERT, UPDATE, DELETE ON idempotency_key TO app;
+"""
+
+
 class Operations(Protocol):
     """The part of Alembic's ``op`` that is needed here."""
 
@@ -365,4 +375,5 @@ VERSIONS = {
     2: (OPERATIONS,),
     3: (RETENTION,),
     4: (RELAY_TARGET, PARKED_DAYS, PROGRESS),
+    5: (IDEMPOTENCY,),
 }

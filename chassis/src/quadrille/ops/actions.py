@@ -18,7 +18,7 @@ from typing import Any, TypeAlias, get_args, get_type_hints
 import psycopg
 from pydantic import create_model
 
-from quadrille.context import Face
+from quadrille.context import ProcessContext
 from quadrille.db import audit
 from quadrille.ids import lock_key, uuid7
 from quadrille.messages import Command, Infrastructure, Reply
@@ -128,26 +128,26 @@ def compensation_actions(look: Look, **answers: Success | Refusal) -> tuple[Oper
     )
 
 
-def routes(deeds: Sequence[OperatorAction], face: Face, role: str) -> OpsRoutes:
+def routes(deeds: Sequence[OperatorAction], context: ProcessContext, role: str) -> OpsRoutes:
     """Return the routes of a role's deeds; raises TypeError for a reply with an outcome that nobody answers."""
     found: dict[tuple[str, str], Callable[[OpsRequest], OpsResponse]] = {}
     for deed in deeds:
-        _check(deed, face.service)
+        _check(deed, context.service)
         if deed.role == role:
-            found["POST", PATH + deed.name] = partial(_do, face, deed, deed.model())
+            found["POST", PATH + deed.name] = partial(_do, context, deed, deed.model())
     return found
 
 
-def _do(face: Face, deed: OperatorAction, model: type[Document], asked: OpsRequest) -> OpsResponse:
+def _do(context: ProcessContext, deed: OperatorAction, model: type[Document], asked: OpsRequest) -> OpsResponse:
     order_id, began_ns, began = str(asked.identity("order_id")), time.time_ns(), time.monotonic()
     chosen = {name: value for name, value in asked.read(model) if name in model.model_fields}
     given = {**deed.fixed, **chosen, **({deed.actor: asked.actor} if deed.actor else {})}
     command = deed.command(order_id, **given)  # type: ignore[call-arg]  # as above
     heard = Envelope(uuid7(), order_id, command, datetime.now(UTC), command.type, trace=asked.trace)
-    done = _commit(face, deed, heard, asked)
-    Telemetry(face.spans, face.tally).handled([(done.heard, done.outcome)], began_ns)
+    done = _commit(context, deed, heard, asked)
+    Telemetry(context.spans, context.tally).handled([(done.heard, done.outcome)], began_ns)
     route = f"POST {PATH}{deed.name}"
-    face.spans.record(
+    context.spans.record(
         route, done.heard.trace, None, began_ns, began_ns + int((time.monotonic() - began) * 1e9), kind=SERVER,
         attributes={"http.route": PATH + deed.name, "quadrille.order_id": order_id},
     )  # fmt: skip
@@ -165,16 +165,16 @@ class _ActionDone:
     number: int
 
 
-def _commit(face: Face, deed: OperatorAction, heard: Envelope, asked: OpsRequest) -> _ActionDone:
+def _commit(context: ProcessContext, deed: OperatorAction, heard: Envelope, asked: OpsRequest) -> _ActionDone:
     """Commit command and audit row together; refuses when the database or registry is away, telling what may be."""
     try:
-        tx = face.connect()
+        tx = context.connect()
     except psycopg.OperationalError:
         refuse("dependency-unavailable", dependency="database", retry_after=1)
     with closing(tx):
         try:
             with tx.transaction():
-                return _within(tx, face, deed, (heard, asked))
+                return _within(tx, context, deed, (heard, asked))
         except Infrastructure:
             refuse("dependency-unavailable", dependency="registry", retry_after=1)
         except OUTAGE as trouble:  # an error the server told of has undone everything; a lost line may hide a commit
@@ -184,15 +184,15 @@ def _commit(face: Face, deed: OperatorAction, heard: Envelope, asked: OpsRequest
             raise Problem(slug, dependency="database", retry_after=1) from None
 
 
-def _within(tx: Tx, face: Face, deed: OperatorAction, asking: tuple[Envelope, OpsRequest]) -> _ActionDone:
+def _within(tx: Tx, context: ProcessContext, deed: OperatorAction, asking: tuple[Envelope, OpsRequest]) -> _ActionDone:
     """Do it under the saga's lock; in the saga's own trace, where its store knows that (invariant 21)."""
     heard, asked = asking
     tx.execute(PATIENCE)
     tx.execute(LOCK_KEY, [lock_key(heard.key)])  # what is kept as before must be what the handler sees
     before = deed.look(tx, heard.key)
     if before and (trace_id := before.get("trace_id")):
-        heard = replace(heard, trace=face.spans.within(str(trace_id)))
-    outcome = process_batch(tx, face.service, [heard])[0]
+        heard = replace(heard, trace=context.spans.within(str(trace_id)))
+    outcome = process_batch(tx, context.service, [heard])[0]
     said = _outcome(outcome)
     after = deed.look(tx, heard.key)
     kept = {"outcome": said, "order": after}

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import psycopg
 
-from quadrille.context import Face
+from quadrille.context import ProcessContext
 from quadrille.db import sqlstate
 from quadrille.db.audit import Action, record
 from quadrille.ids import uuid7
@@ -23,22 +23,25 @@ STATE = "SELECT state FROM intake FOR UPDATE"
 SET_STATE = "UPDATE intake SET state = %b, since = clock_timestamp()"
 
 
-def intake(face: Face) -> OpsRoutes:
+def intake(context: ProcessContext) -> OpsRoutes:
     """Return POST /ops/intake/pause and /resume: both are kept in the audit, a change is announced."""
-    return {("POST", "/ops/intake/pause"): _turn(face, "PAUSED"), ("POST", "/ops/intake/resume"): _turn(face, "OPEN")}
+    return {
+        ("POST", "/ops/intake/pause"): _turn(context, "PAUSED"),
+        ("POST", "/ops/intake/resume"): _turn(context, "OPEN"),
+    }
 
 
-def _turn(face: Face, wanted: AdmissionMode) -> Route:
+def _turn(context: ProcessContext, wanted: AdmissionMode) -> Route:
     def turn(asked: OpsRequest) -> OpsResponse:
         asked.read(Document)
-        with database(face) as tx, tx.transaction():
+        with database(context) as tx, tx.transaction():
             row = tx.execute(STATE).fetchone()
             before: AdmissionMode = row[0] if row else "OPEN"
             if before != wanted:
                 tx.execute(SET_STATE, [wanted])
-                name = face.service.name
+                name = context.service.name
                 news = IntakePaused(name, "PAUSED") if wanted == "PAUSED" else IntakeResumed(name, CAUSES[before])
-                announce(tx, face.service, uuid7(), news)
+                announce(tx, context.service, uuid7(), news)
             verb = "pause" if wanted == "PAUSED" else "resume"
             deed = Action(asked.actor, f"intake.{verb}", "intake", asked.reason, {"state": before}, {"state": wanted})
             record(tx, deed)
@@ -48,11 +51,11 @@ def _turn(face: Face, wanted: AdmissionMode) -> Route:
 
 
 @contextmanager
-def database(face: Face) -> Iterator[Tx]:
+def database(context: ProcessContext) -> Iterator[Tx]:
     """Open a connection for one request; refuses when the database refuses, telling what may be."""
     tx = None
     try:
-        with face.connect() as tx:
+        with context.connect() as tx:
             yield tx
     except psycopg.Error as trouble:
         if sqlstate.blames_input(trouble):

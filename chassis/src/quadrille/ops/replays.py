@@ -41,7 +41,7 @@ class ReplayRoutes:
     """The routes by which replays are asked for; they are carried out by ``Replays``, in whichever worker."""
 
     def __init__(self, replays: Replays) -> None:
-        self.replays, self.service, self.around = replays, replays.service, replays.around
+        self.replays, self.service, self.context = replays, replays.service, replays.context
         self._topics: Topics | None = None
 
     def routes(self) -> OpsRoutes:
@@ -68,7 +68,7 @@ class ReplayRoutes:
 
     def _frozen(self, tx: Tx, wish: DryWish) -> ReplayPlan:
         try:
-            self._topics = self._topics or Topics(self.around.bootstrap)
+            self._topics = self._topics or Topics(self.context.settings.kafka_bootstrap)
             return freeze(wish, self._topics, tx, wish.topic in self.service.on.topics())
         except (KafkaException, TimeoutError):
             refuse("dependency-unavailable", dependency="broker", retry_after=1)
@@ -150,7 +150,7 @@ class ReplayRoutes:
     def _database(self) -> Iterator[Tx]:
         """Open a connection for one request; refuses when the database, or the registry, is away."""
         try:
-            tx = self.around.connect()
+            tx = self.context.connect()
         except psycopg.OperationalError:
             refuse("dependency-unavailable", dependency="database", retry_after=1)
         with closing(tx):

@@ -27,6 +27,7 @@ from quadrille.messages import (
     Intent,
     Message,
     NotYet,
+    Reply,
     Timer,
     key_of,
     stamp,
@@ -45,8 +46,10 @@ from quadrille.processing.envelope import (
     LeasedIntent,
     Outcome,
     Parked,
+    Replayed,
     Unreadable,
 )
+from quadrille.processing.idempotency import KeptAnswer
 from quadrille.processing.unit_of_work import BatchState, FencedError, PendingWrites, TaskRecord
 from quadrille.service import Service, Tx, tables
 from quadrille.system_messages import SystemEvent
@@ -180,8 +183,10 @@ def _process_single(
 
 def _handle(batch: _Batch, heard: Envelope) -> Outcome:
     history = batch.history
-    if heard.request in history.busy:
+    if heard.request and heard.request.lock in history.busy:
         return Busy()
+    if kept := history.answer(heard):
+        return Replayed(kept)
     if batch.gate and (withheld := batch.gate.refuses(heard, history)):
         return withheld
     if history.knows(heard):
@@ -206,7 +211,7 @@ def _dispatch(batch: _Batch, heard: Envelope) -> Handled | Parked | Failed | Eff
         outcome = batch.gate.judges(heard, said) if batch.gate else None
         if outcome is None:
             _collect(batch, heard, said)
-            return _done(batch.history, heard, said)
+            return _done(batch, heard, said)
     except Infrastructure:
         raise
     except Exception as raised:  # noqa: BLE001 - a handler's failure is its input's: rewound, then parked
@@ -217,11 +222,23 @@ def _dispatch(batch: _Batch, heard: Envelope) -> Handled | Parked | Failed | Eff
     return outcome
 
 
-def _done(history: BatchState, heard: Envelope, said: tuple[Emitted, ...]) -> Handled:
+def _done(batch: _Batch, heard: Envelope, said: tuple[Emitted, ...]) -> Handled:
+    history, kept = batch.history, _answer_to_keep(heard, said)
+    if kept:
+        batch.told.answers.append(kept)
+        history.answers[kept.name] = kept
     history.seen.add(heard.id)
     if heard.redriven:
         history.lines[heard.lane].remove(heard.id)
-    return Handled(said)
+    return Handled(said, kept=kept)
+
+
+def _answer_to_keep(heard: Envelope, said: tuple[Emitted, ...]) -> KeptAnswer | None:
+    """Return what repeats of a command are answered; None if it came under no key, or was refused."""
+    if heard.request is None:
+        return None
+    reply = next((message for message in said if isinstance(message, Reply)), None)
+    return heard.request.kept(reply, heard.key, heard.at) if reply else None
 
 
 def _parked(history: BatchState, heard: Envelope, outcome: Parked) -> Parked:
@@ -306,4 +323,4 @@ def _lease_now(batch: _Batch, expires: float) -> dict[UUID, list[LeasedIntent]]:
 
 def _with_handed(outcome: Outcome, heard: Envelope, handed: dict[UUID, list[LeasedIntent]]) -> Outcome:
     entries = handed.get(heard.id) if isinstance(outcome, Handled) else None
-    return Handled(outcome.said, tuple(entries)) if isinstance(outcome, Handled) and entries else outcome
+    return replace(outcome, handed=tuple(entries)) if isinstance(outcome, Handled) and entries else outcome

@@ -10,6 +10,7 @@ from uuid import UUID
 from quadrille.ids import id_time
 from quadrille.messages import Emitted, Intent, Message
 from quadrille.observability.trace_context import Context, new_span_id, new_trace
+from quadrille.processing.idempotency import IdempotencyKey, KeptAnswer
 
 TOO_OLD = "the event is older than the inbox can tell", "BELOW_FLOOR"
 
@@ -48,7 +49,7 @@ class Record:
 class Envelope:
     """Anything a handler is given: an event heard, a command, an result of the outside, a due timer.
 
-    ``agenda`` is the row an answer or timer ends; ``request`` is a key a command is looked up by and locked under;
+    ``agenda`` is the row an answer or timer ends; ``request`` is the idempotency key a command comes under;
     ``redriven`` says that the input comes from its parked row; ``undoes`` is the step an answer tells the undoing of;
     ``span_id`` is the id of its future process span.
     """
@@ -61,7 +62,7 @@ class Envelope:
     record: Record | None = None
     origin: OffsetRange | None = None
     from_task: UUID | None = None
-    request: str | None = None
+    request: IdempotencyKey | None = None
     redriven: bool = False
     attempts: int = 1
     compensates: str | None = None
@@ -107,10 +108,18 @@ class LeasedIntent:
 
 @dataclass(frozen=True, slots=True)
 class Handled:
-    """Handled now: what was said, and the intents this process may carry out itself."""
+    """Handled now: what was said, the intents this process may carry out itself, the answer kept for repeats."""
 
     said: tuple[Emitted, ...] = ()
     handed: tuple[LeasedIntent, ...] = ()
+    kept: KeptAnswer | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """A command whose idempotency key has its answer: nothing happened, the asker gets that."""
+
+    kept: KeptAnswer
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +155,7 @@ class EffectBlocked:
     effects: frozenset[str] = frozenset()
 
 
-Outcome: TypeAlias = Handled | Duplicate | Parked | Failed | Busy | EffectBlocked
+Outcome: TypeAlias = Handled | Replayed | Duplicate | Parked | Failed | Busy | EffectBlocked
 
 
 def due_of(timer: Message | Unreadable, identity: UUID) -> datetime:

@@ -19,7 +19,9 @@ from psycopg.types.json import Jsonb
 from quadrille.ids import lock_key
 from quadrille.messages import Command, Intent, Timer, key_of
 from quadrille.observability.trace_context import Context
+from quadrille.processing import idempotency
 from quadrille.processing.envelope import Duplicate, Envelope, Handled, Outcome, Parked, Record
+from quadrille.processing.idempotency import KeptAnswer, Name
 from quadrille.service import Tx
 
 MOVE_POSITIONS = """
@@ -83,10 +85,17 @@ class BatchState:
     sequences: dict[tuple[str, str], int]
     busy: set[str]
     waiting: dict[str, set[str]] = field(default_factory=dict)
+    answers: dict[Name, KeptAnswer] = field(default_factory=dict)
     known: frozenset[tuple[str, str]] = field(init=False)
+    kept: frozenset[Name] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.known = frozenset(self.sequences)
+        self.known, self.kept = frozenset(self.sequences), frozenset(self.answers)
+
+    def answer(self, heard: Envelope) -> KeptAnswer | None:
+        """Return the answer a command gets that was done before under its key."""
+        answer = self.answers.get(heard.request.name) if heard.request else None
+        return answer if heard.request and heard.request.counts(answer, heard.at) else None
 
     def knows(self, heard: Envelope) -> bool:
         """Tell whether the input needs no handling: handled, discarded, or waiting in a line already."""
@@ -143,14 +152,15 @@ class PendingWrites:
     facts: list[OutboxRecord] = field(default_factory=list)
     promises: list[TaskRecord] = field(default_factory=list)
     ours: list[OutboxRecord] = field(default_factory=list)
+    answers: list[KeptAnswer] = field(default_factory=list)
 
-    def mark(self) -> tuple[int, int, int]:
+    def mark(self) -> tuple[int, int, int, int]:
         """Return a place to rewind to."""
-        return len(self.facts), len(self.promises), len(self.ours)
+        return len(self.facts), len(self.promises), len(self.ours), len(self.answers)
 
-    def rewind(self, mark: tuple[int, int, int]) -> None:
+    def rewind(self, mark: tuple[int, int, int, int]) -> None:
         """Forget what was said since the mark."""
-        del self.facts[mark[0] :], self.promises[mark[1] :], self.ours[mark[2] :]
+        del self.facts[mark[0] :], self.promises[mark[1] :], self.ours[mark[2] :], self.answers[mark[3] :]
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +172,7 @@ class BatchReads:
     past: psycopg.Cursor[tuple[Any, ...]]
     requests: tuple[str, ...]
     granted: psycopg.Cursor[tuple[Any, ...]] | None
+    answers: psycopg.Cursor[tuple[Any, ...]] | None
     waiting: psycopg.Cursor[tuple[Any, ...]] | None
 
     def history(self) -> BatchState:
@@ -187,7 +198,7 @@ class BatchReads:
         waits: dict[str, set[str]] = {}
         for key, kind in self.waiting or ():
             waits.setdefault(key, set()).add(kind)
-        return BatchState(seen, lines, sequences, busy, waits)
+        return BatchState(seen, lines, sequences, busy, waits, idempotency.found(self.answers))
 
 
 def steps_of(inputs: Sequence[Envelope]) -> list[tuple[str, int, int, int]]:
@@ -214,12 +225,14 @@ def begin(tx: Tx, inputs: Sequence[Envelope]) -> BatchReads:
     moved = move(tx, steps) if steps else None
     keys = sorted({i.key for i in inputs})
     tx.execute(LOCK_KEYS, [sorted({lock_key(key) for key in keys})])
-    requests = tuple(sorted({i.request for i in inputs if i.request}))
-    granted = tx.execute(TRY_REQUESTS, [[lock_key(f"request:{r}") for r in requests]]) if requests else None
+    used = [i.request for i in inputs if i.request]
+    requests = tuple(sorted({key.lock for key in used}))
+    granted = tx.execute(TRY_REQUESTS, [[lock_key(request) for request in requests]]) if requests else None
+    answers = idempotency.read(tx, used)
     past = _past(tx, inputs, keys)
     asking = sorted({i.key for i in inputs if isinstance(i.body, Command) and i.body.asks_what_waits})
     waiting = tx.execute(WAITING, [asking]) if asking else None
-    return BatchReads(moved, len(steps), past, requests, granted, waiting)
+    return BatchReads(moved, len(steps), past, requests, granted, answers, waiting)
 
 
 def _past(tx: Tx, inputs: Sequence[Envelope], keys: list[str]) -> psycopg.Cursor[tuple[Any, ...]]:
@@ -242,6 +255,7 @@ def end(
         tx.execute(END_TASKS, [ended])
     if redriven := [i.id for i, outcome in batch if i.redriven and isinstance(outcome, Handled | Duplicate)]:
         tx.execute(UNPARK, [redriven])
+    idempotency.write(tx, told.answers, history.kept)
     for heard, outcome in batch:
         if isinstance(outcome, Parked):
             _park(tx, heard, outcome)

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import threading
 from contextlib import closing
+from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 from uuid import UUID
 
 import structlog
 
 from quadrille.consumer.deserializer import RecordDeserializer
 from quadrille.consumer.loop import RETRIABLE
-from quadrille.context import Surroundings
+from quadrille.context import ProcessContext
 from quadrille.db import sqlstate
 from quadrille.ids import lock_key
 from quadrille.messages import Event
@@ -25,8 +26,8 @@ from quadrille.replay import operations
 from quadrille.replay.fence import Effects, Fence, effects_of
 from quadrille.replay.operations import Advance
 from quadrille.replay.plan import plan_of
-from quadrille.replay.runner import Means, RangeReader, RecordsGoneError, Replay
-from quadrille.service import Service, Tx
+from quadrille.replay.runner import RangeReader, RecordsGoneError, Replay
+from quadrille.service import Tx
 
 KIND = "replay"
 LOOK_SECONDS = 15.0
@@ -41,12 +42,11 @@ class Replays:
     ``effects`` are what the service's events lead to; without them they are read from what its wheel carries.
     """
 
-    def __init__(self, service: Service[Any], around: Surroundings, effects: Effects | None = None) -> None:
-        self.service, self.around = service, around
+    def __init__(self, context: ProcessContext, effects: Effects | None = None) -> None:
         self._stop, self._woken = threading.Event(), threading.Event()
-        reader = RecordDeserializer(service.on.consumes(Event), around.decoder)
-        self._means = Means(service, reader, around.spans, self._stop, around.batch_max, around.upkeep)
-        self._effects = effects or effects_of(service.name)
+        self.service, self.context = context.service, replace(context, stop=self._stop)
+        self._reader = RecordDeserializer(self.service.on.consumes(Event), context.decoder)
+        self._effects = effects or effects_of(self.service.name)
         self._troubles = ThrottledLog()
         self._thread = threading.Thread(target=self._run, name="replays")
 
@@ -69,7 +69,7 @@ class Replays:
         while not self._stop.is_set():
             self._woken.clear()
             try:
-                with closing(self.around.connect()) as tx:
+                with closing(self.context.connect()) as tx:
                     for identity in operations.under_way(tx, KIND):
                         self._carry_out(tx, identity)
             except operations.Interrupted:
@@ -87,9 +87,11 @@ class Replays:
         if not (row and row[0]) or found is None or found.state != "RUNNING":
             return
         plan = plan_of(found.plan)
-        with closing(RangeReader(self.around.bootstrap, f"{self.service.name}.replay.{identity}")) as tape:
+        with closing(
+            RangeReader(self.context.settings.kafka_bootstrap, f"{self.service.name}.replay.{identity}")
+        ) as tape:
             try:
-                Replay(self._means, tx, found, Fence(self._effects, plan.allow_effects)).run(tape)
+                Replay(self.context, self._reader, tx, found, Fence(self._effects, plan.allow_effects)).run(tape)
             except operations.Interrupted:
                 raise
             except Exception as bug:
@@ -100,7 +102,7 @@ class Replays:
 
     def _fail(self, identity: UUID, why: str) -> None:
         """Note on a connection of its own that nothing more will come of it until a person resumes it."""
-        with closing(self.around.connect()) as tx, tx.transaction():
+        with closing(self.context.connect()) as tx, tx.transaction():
             found = operations.read(tx, identity)
             if found is not None:
                 step = int(found.progress["step"])

@@ -6,7 +6,6 @@ A dry one hands every record that the inbox does not know to the same ``commit``
 from __future__ import annotations
 
 import itertools
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,14 +18,14 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as KafkaMessage
 
 from quadrille.consumer.deserializer import RecordDeserializer, record_of
+from quadrille.context import ProcessContext
 from quadrille.db import audit
-from quadrille.db.retention import Upkeep
 from quadrille.ids import lock_key
 from quadrille.kafka import headers as envelope
 from quadrille.kafka.config import consumer_settings
 from quadrille.observability import metrics
 from quadrille.observability.trace_context import Context
-from quadrille.observability.tracing import CONSUMER, Spans, Value
+from quadrille.observability.tracing import CONSUMER, Value
 from quadrille.processing import unit_of_work
 from quadrille.processing.batch import process_batch
 from quadrille.processing.envelope import EffectBlocked, Envelope, OffsetRange, Outcome, Parked, Record, Unreadable
@@ -127,26 +126,15 @@ UPDATE parked SET state = 'REDRIVEN', ended_by = %b, reason = %b
  WHERE id = ANY(%b) AND state = 'DISCARDED' AND topic IS NOT NULL"""
 
 
-@dataclass(frozen=True, slots=True)
-class Means:
-    """What replays are carried out with: the service, its reader, where spans go, when to end, what knows the floor."""
-
-    service: Service[Any]
-    reader: RecordDeserializer
-    spans: Spans
-    stop: threading.Event
-    batch_max: int = 100
-    upkeep: Upkeep = field(default_factory=Upkeep)
-
-
 @dataclass(slots=True)
 class Replay:
-    """One operation in this process's hand: from wherever its row says it is to its end, or until ``means.stop``.
+    """One operation in this process's hand: from wherever its row says it is to its end, or until ``context.stop``.
 
     Raises Interrupted when the row is no longer ours, and every infrastructure error: then it goes on from the row.
     """
 
-    means: Means
+    context: ProcessContext
+    reader: RecordDeserializer
     tx: Tx
     operation: Operation
     fence: Fence
@@ -169,7 +157,7 @@ class Replay:
 
     def run(self, tape: RangeReader) -> None:
         """Carry it out."""
-        most = READ_MOST if self.dry else max(1, min(self.means.batch_max, self.plan.rate // STEPS_A_SECOND))
+        most = READ_MOST if self.dry else max(1, min(self.context.settings.batch_max, self.plan.rate // STEPS_A_SECOND))
         for partition, (since, upto) in sorted(self.plan.ranges.items()):
             at = self.tally.next.get(partition, since)
             if self._left == 0:
@@ -180,10 +168,10 @@ class Replay:
                 if taken:
                     self._take(partition, taken)
                 self._note()
-                if self._left == 0 or self.means.stop.is_set():
+                if self._left == 0 or self.context.stop.is_set():
                     break
             self._foresee()
-            if self.means.stop.is_set():
+            if self.context.stop.is_set():
                 return
         self._end()
 
@@ -202,7 +190,7 @@ class Replay:
 
     def _take(self, partition: int, taken: Sequence[ReadRecord]) -> None:
         """Judge records: the inbox knows most; the others are handled now, or foreseen at the partition's end."""
-        self.means.upkeep.inform(self.tx, self.means.reader)
+        self.context.upkeep.inform(self.tx, self.reader)
         made, chosen = self.tally.copy(), [one for one in taken if self._meant(one)][: self._left]
         inputs = self._readable(partition, chosen, made)
         seen, fresh = self._seen(inputs), list[Envelope]()
@@ -235,17 +223,17 @@ class Replay:
         """Return the records that can be read, and those that are too old; count the others."""
         inputs = []
         for one in taken:
-            if self.means.reader.unheard(one.record):
+            if self.reader.unheard(one.record):
                 made.count((envelope.type_of(one.record.headers) or b"").decode(), "UNHEARD")
                 continue
             origin = OffsetRange(self.plan.topic, partition, one.offset, one.offset + 1, moves=False)
-            heard = self.means.reader.read(one.record, one.key, origin, one.at_ms)
+            heard = self.reader.read(one.record, one.key, origin, one.at_ms)
             if isinstance(heard.body, Unreadable) and heard.body.error_class != "BELOW_FLOOR":
                 made.unread(heard.type, (partition, one.offset), heard.body.reason, one.record.raw)
                 continue
             if not self.dry:
                 self._links[heard.id] = heard.trace
-            inputs.append(replace(heard, trace=self.means.spans.root()))
+            inputs.append(replace(heard, trace=self.context.spans.root()))
         return inputs
 
     def _seen(self, inputs: Sequence[Envelope]) -> set[UUID]:
@@ -269,7 +257,7 @@ class Replay:
         self._told(batch, began_ns)
         if state != "RUNNING":
             raise operations.Interrupted
-        self.means.stop.wait(len(inputs) / self.plan.rate)
+        self.context.stop.wait(len(inputs) / self.plan.rate)
 
     def _handle(self, inputs: Sequence[Envelope]) -> list[tuple[Envelope, Outcome]]:
         """Give records to ``commit``, all keys locked in the one order; named ones each alone."""
@@ -280,7 +268,7 @@ class Replay:
             if named:
                 outcomes += [self._lift(one) for one in run]
             else:
-                outcomes += process_batch(self.tx, self.means.service, list(run), gate=self.fence)
+                outcomes += process_batch(self.tx, self.context.service, list(run), gate=self.fence)
         return list(zip(inputs, outcomes, strict=True))
 
     def _lift(self, named: Envelope) -> Outcome:
@@ -288,7 +276,7 @@ class Replay:
         with self.tx.transaction():
             by = f"replay {self.operation.id}"
             self.tx.execute(LIFT, [self.operation.actor, f"{by}: {self.operation.reason}", [named.id]])
-            outcome = process_batch(self.tx, self.means.service, [named], gate=self.fence)[0]
+            outcome = process_batch(self.tx, self.context.service, [named], gate=self.fence)[0]
             if isinstance(outcome, EffectBlocked):
                 raise psycopg.Rollback
         return outcome
@@ -299,9 +287,9 @@ class Replay:
         for one in self._unknown:
             by_key.setdefault(one.key, []).append(one)
         waiting = list(by_key.values())
-        while waiting and not self.means.stop.is_set():
+        while waiting and not self.context.stop.is_set():
             chunk = waiting.pop()
-            while waiting and len(chunk) + len(waiting[-1]) <= self.means.batch_max:
+            while waiting and len(chunk) + len(waiting[-1]) <= self.context.settings.batch_max:
                 chunk += waiting.pop()
             with self.tx.transaction():
                 batch = self._handle(chunk)
@@ -331,7 +319,7 @@ class Replay:
             return
         with self.tx.transaction():
             self._advance(self.tally.copy(), "DONE")
-            tell_end(self.tx, self.means.service, self.operation, self.tally)
+            tell_end(self.tx, self.context.service, self.operation, self.tally)
             audit.record(self.tx, audit.Action(
                 self.operation.actor, "replay-end", str(self.operation.id), self.operation.reason or "",
                 {"plan": self.operation.plan}, {"state": "DONE", "progress": self.tally.document()},
@@ -340,15 +328,15 @@ class Replay:
     def _told(self, batch: Sequence[tuple[Envelope, Outcome]], began_ns: int) -> None:
         """Count, and record a span each: a trace of its own, linked to the record's."""
         ended_ns = time.time_ns()
-        if self.means.spans.on:
-            statement_spans(self.means.spans, [one for one, _ in batch], began_ns)
+        if self.context.spans.on:
+            statement_spans(self.context.spans, [one for one, _ in batch], began_ns)
         for one, outcome in batch:
             metrics.count_outcome(one.type, outcome)
             attributes: dict[str, Value] = {
                 "quadrille.order_id": one.key, "quadrille.event_type": one.type,
                 "quadrille.outcome": type(outcome).__name__.lower(), "quadrille.operation_id": str(self.operation.id),
             }  # fmt: skip
-            self.means.spans.record(
+            self.context.spans.record(
                 f"replay {self.plan.topic}", one.inside, None, began_ns, ended_ns, kind=CONSUMER,
                 attributes=attributes, links=(self._links[one.id],),
             )  # fmt: skip

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from quadrille.messages import stamp, tell_waiting
     from quadrille.observability.tracing import Spans
     from quadrille.processing.batch import process_batch
-    from quadrille.processing.envelope import Busy, Duplicate, Envelope, Handled, Parked, Unreadable
+    from quadrille.processing.envelope import Duplicate, Envelope, Handled, Parked, Unreadable
     from quadrille.processing.telemetry import SagaOutcomes
     from quadrille.testing.api import serving
     from quadrille.testing.fuzz import fuzz_api
@@ -35,7 +35,7 @@ else:
             "quadrille.messages": ("stamp", "tell_waiting"),
             "quadrille.observability.tracing": ("Spans",),
             "quadrille.processing.batch": ("process_batch",),
-            "quadrille.processing.envelope": ("Busy", "Duplicate", "Envelope", "Handled", "Parked", "Unreadable"),
+            "quadrille.processing.envelope": ("Duplicate", "Envelope", "Handled", "Parked", "Unreadable"),
             "quadrille.processing.telemetry": ("SagaOutcomes",),
             "quadrille.testing.api": ("serving",),
             "quadrille.testing.fuzz": ("fuzz_api",),
@@ -52,7 +52,6 @@ __all__ = [
     "START",
     "AdmissionControl",
     "AdmissionMode",
-    "Busy",
     "Duplicate",
     "Envelope",
     "Handled",

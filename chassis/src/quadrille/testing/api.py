@@ -11,7 +11,7 @@ from typing import Any
 
 from starlette.types import ASGIApp
 
-from quadrille.context import Face
+from quadrille.context import ProcessContext
 from quadrille.observability.tracing import Spans
 from quadrille.processing.telemetry import SagaOutcomes
 from quadrille.service import Service, Tx
@@ -23,13 +23,16 @@ START_SECONDS = 60.0
 
 @contextmanager
 def serving(
-    make: Callable[[Face], ASGIApp], service: Service[Any], connect: Callable[[], Tx], tally: SagaOutcomes | None = None
+    make: Callable[[ProcessContext], ASGIApp],
+    service: Service[Any],
+    connect: Callable[[], Tx],
+    tally: SagaOutcomes | None = None,
 ) -> Iterator[str]:
     """Serve what ``make`` gives while the block runs, at the base url yielded; raises TimeoutError."""
     bind, stop = Bind(f"127.0.0.1:{_free_port()}"), threading.Event()
     nowhere = {"database_url": "", "kafka_bootstrap": "none", "registry_url": "http://none"}  # an api asks neither
     settings = settings_of(service.name).model_validate({**nowhere, "api_bind": bind})
-    app = make(Face(settings, service, connect, Spans.disabled(), tally, stop))
+    app = make(ProcessContext(settings, service, connect, Spans.disabled(), tally, stop))
     thread = threading.Thread(target=serve, args=(app, bind, stop), daemon=True)
     thread.start()
     try:

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 from quadrille import lazy
 
 if TYPE_CHECKING:
-    from quadrille.context import Face
+    from quadrille.context import ProcessContext
     from quadrille.ids import from_milliseconds, uuid7
     from quadrille.processing.envelope import Envelope
     from quadrille.settings import Settings
-    from quadrille.values import Idempotency
     from quadrille.web.admission import AdmissionLimits
     from quadrille.web.api import EVENTS, Api, TheApi, answer, events
     from quadrille.web.app import Routes, call_of, make_app
     from quadrille.web.documents import Document, Time, etag, json_of, matches, plain, shown, unchanged
+    from quadrille.web.idempotency import KEY_PROBLEMS, TheKey
     from quadrille.web.middleware import RequestContext
     from quadrille.web.openapi import Answer
     from quadrille.web.problems import KINDS, Kind, refuse, register
@@ -29,17 +29,17 @@ else:
     __getattr__ = lazy.face(
         __name__,
         {
-            "quadrille.context": ("Face",),
+            "quadrille.context": ("ProcessContext",),
             "quadrille.ids": ("from_milliseconds", "uuid7"),
             "quadrille.processing.envelope": ("Envelope",),
             "quadrille.settings": ("Settings",),
-            "quadrille.values": ("Idempotency",),
             "quadrille.web.admission": ("AdmissionLimits",),
             "quadrille.web.api": ("EVENTS", "Api", "TheApi", "answer", "events"),
             "quadrille.web.app": ("Routes", "call_of", "make_app"),
             "quadrille.web.documents": (
                 *("Document", "Time", "etag", "json_of", "matches", "plain", "shown", "unchanged"),
             ),
+            "quadrille.web.idempotency": ("KEY_PROBLEMS", "TheKey"),
             "quadrille.web.middleware": ("RequestContext",),
             "quadrille.web.openapi": ("Answer",),
             "quadrille.web.problems": ("KINDS", "Kind", "refuse", "register"),
@@ -49,19 +49,20 @@ else:
 
 __all__ = [
     "EVENTS",
+    "KEY_PROBLEMS",
     "KINDS",
     "AdmissionLimits",
     "Answer",
     "Api",
     "Document",
     "Envelope",
-    "Face",
-    "Idempotency",
     "Kind",
+    "ProcessContext",
     "RequestContext",
     "Routes",
     "Settings",
     "TheApi",
+    "TheKey",
     "Time",
     "answer",
     "call_of",

@@ -16,7 +16,7 @@ from typing import Literal, TypeAlias
 
 import structlog
 
-from quadrille.context import Face
+from quadrille.context import ProcessContext
 from quadrille.db.connection import Session
 from quadrille.ids import uuid7
 from quadrille.observability.logs import ThrottledLog
@@ -95,11 +95,13 @@ def look(tx: Tx, limits: AdmissionLimits) -> AdmissionState | None:
 class AdmissionControl:
     """Whether this process takes new work; open it as a context while serving."""
 
-    def __init__(self, face: Face, limits: AdmissionLimits, clock: Callable[[], float] = time.monotonic) -> None:
-        self._face, self._clock, self._limits = face, clock, limits
+    def __init__(
+        self, context: ProcessContext, limits: AdmissionLimits, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._context, self._clock, self._limits = context, clock, limits
         self._seen: AdmissionState | None = None
         self._trickled = -math.inf
-        self._connection, self._troubles = Session(face.connect), ThrottledLog()
+        self._connection, self._troubles = Session(context.connect), ThrottledLog()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="gate", daemon=True)
 
@@ -138,7 +140,7 @@ class AdmissionControl:
         self._seen = seen
 
     def _turn(self, tx: Tx, seen: AdmissionState, wanted: AdmissionMode) -> None:
-        service = self._face.service
+        service = self._context.service
         with tx.transaction():
             if not tx.execute(TURN, [wanted, seen.state, seen.since]).fetchone():
                 return

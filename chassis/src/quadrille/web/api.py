@@ -14,11 +14,12 @@ from fastapi import Depends, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
-from quadrille.context import Face
+from quadrille.context import ProcessContext
 from quadrille.db import sqlstate
 from quadrille.ids import uuid7
 from quadrille.messages import Command, Reply, key_of
 from quadrille.processing.envelope import Envelope
+from quadrille.processing.idempotency import KeptAnswer
 from quadrille.processing.telemetry import Telemetry
 from quadrille.service import Tx
 from quadrille.values import Paged
@@ -26,6 +27,7 @@ from quadrille.web.admission import AdmissionControl, AdmissionLimits
 from quadrille.web.app import call_of
 from quadrille.web.command_batcher import CommandBatcher
 from quadrille.web.documents import Document, read_cursor, write_cursor
+from quadrille.web.idempotency import KeptReply, is_known
 from quadrille.web.middleware import RequestContext
 from quadrille.web.problems import refuse
 from quadrille.web.sse import V, Watch
@@ -82,22 +84,17 @@ EVENTS = "text/event-stream"
 class Api:
     """An API's way to its database; open it as a context while serving.
 
-    With ``limits`` new work is let in by a gate, but for what ``known`` tells was answered before.
+    With ``limits`` new work is let in by a gate, but for what was answered before under its idempotency key.
     Raises StoppedError when made on a database that forgets.
     """
 
-    def __init__(
-        self,
-        face: Face,
-        known: Callable[[sa.Connection, Any], bool] | None = None,
-        limits: AdmissionLimits | None = None,
-    ) -> None:
-        self.settings, self.base = face.settings, face.settings.public_base
-        self._intake = CommandBatcher(face.service, face.connect, Telemetry(face.spans, face.tally))
+    def __init__(self, context: ProcessContext, limits: AdmissionLimits | None = None) -> None:
+        self.settings, self.base = context.settings, context.settings.public_base
+        self._intake = CommandBatcher(context.service, context.connect, Telemetry(context.spans, context.tally))
         self._intake.check()
-        self._reads = Pool(face.connect)
-        self._stop = face.stop
-        self._known, self._gate = known, AdmissionControl(face, limits) if limits else None
+        self._reads = Pool(context.connect)
+        self._stop = context.stop
+        self._gate = AdmissionControl(context, limits) if limits else None
         self._watches: dict[object, Watch[Any]] = {}
 
     async def __aenter__(self) -> Self:
@@ -123,19 +120,34 @@ class Api:
         heard = Envelope(uuid7(), key_of(command), command, datetime.now(UTC), command.type, trace=trace)
         return cast("R", await self._intake.execute(heard))
 
-    async def execute_idempotent(self, heard: Envelope, reply: type[R]) -> R:
-        """Return the reply to a command that may be sent again: an input with an id and a request key of its own.
+    async def execute_as(self, heard: Envelope, reply: type[R]) -> R:
+        """Return the reply of this kind to a command that comes with an id and a time of its own.
 
-        Raises what the intake raises, and overloaded while the gate is shut for what is new.
+        Raises what the intake raises.
         """
-        if self._gate and self._known and heard.request and self._gate.shut:
-            refusal = None if await self.read(self._known, heard.body) else self._gate.refusal()
+        return _as(await self._intake.execute(heard), heard, reply)
+
+    async def execute_once(self, request: Request, heard: Envelope, reply: type[R], named: str) -> R | KeptReply:
+        """Return what is kept under the command's idempotency key, from now on or before; or the reply that refuses it.
+
+        Raises what the intake raises, and overloaded while the gate is shut for what is new. Refuses a key that came
+        with another request, which ``named`` is the member of that tells what was done.
+        """
+        if not (key := heard.request):
+            message = f"{heard.type} came without its idempotency key"
+            raise TypeError(message)
+        if self._gate and self._gate.shut:
+            refusal = None if await self.read(is_known, key) else self._gate.refusal()
             if refusal:
                 raise refusal
-        if isinstance(got := await self._intake.execute(heard), reply):
-            return got
-        message = f"{heard.type} was replied to with {type(got).__name__}, not {reply.__name__}"
-        raise TypeError(message)
+        got = await self._intake.execute(heard)
+        if not isinstance(got, KeptAnswer):
+            return _as(got, heard, reply)
+        call_of(request).order_id = got.subject
+        if got.fingerprint != key.fingerprint:
+            members: dict[str, Any] = {named: got.subject}
+            refuse("idempotency-key-reused", **members)
+        return KeptReply(got.subject, got.answer, replayed=got.subject != heard.key)
 
     async def read(self, query: Callable[Concatenate[sa.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Return what a query of the store finds; raises what the pool raises."""
@@ -163,6 +175,13 @@ class Api:
         page = found[: asked.limit]
         following = {**request.query_params, "cursor": write_cursor(UUID(name(page[-1])), listing)}
         return page, {"Link": f'<{self.base}{request.url.path}?{urlencode(following)}>; rel="next"'}
+
+
+def _as(got: Reply | KeptAnswer, heard: Envelope, reply: type[R]) -> R:
+    if isinstance(got, reply):
+        return got
+    message = f"{heard.type} was replied to with {type(got).__name__}, not {reply.__name__}"
+    raise TypeError(message)
 
 
 async def api_of(request: Request) -> Api:

@@ -27,7 +27,8 @@ from quadrille.messages import Infrastructure, Reply
 from quadrille.observability import metrics
 from quadrille.observability.logs import ThrottledLog
 from quadrille.processing.batch import OUTAGE, process_batch
-from quadrille.processing.envelope import Busy, Envelope, Failed, Handled, Outcome
+from quadrille.processing.envelope import Busy, Envelope, Failed, Handled, Outcome, Replayed
+from quadrille.processing.idempotency import KeptAnswer
 from quadrille.processing.telemetry import Telemetry
 from quadrille.service import Service, Tx
 from quadrille.web.problems import Problem
@@ -88,8 +89,8 @@ class CommandBatcher:
         if self._tx:
             self._tx.close()
 
-    async def execute(self, command: Envelope) -> Reply:
-        """Return the handler's reply, after the durable commit.
+    async def execute(self, command: Envelope) -> Reply | KeptAnswer:
+        """Return the handler's reply, or the answer that is kept under the command's key, after the durable commit.
 
         Raises Problem: overloaded, idempotency-key-in-use, dependency-unavailable (nothing stored), outcome-unknown
         (perhaps stored); and whatever the handler raised.
@@ -197,9 +198,11 @@ class CommandBatcher:
         return Problem(slug, dependency=self._missing, retry_after=1)
 
 
-def _reply(outcome: Outcome) -> Reply:
+def _reply(outcome: Outcome) -> Reply | KeptAnswer:
     if isinstance(outcome, Failed):
         raise outcome.error
+    if isinstance(outcome, Handled | Replayed) and outcome.kept:
+        return outcome.kept
     said = outcome.said if isinstance(outcome, Handled) else ()
     for message in said:
         if isinstance(message, Reply):

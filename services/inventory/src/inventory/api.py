@@ -18,7 +18,7 @@ from quadrille.web import (
     Answer,
     Api,
     Document,
-    Face,
+    ProcessContext,
     Routes,
     TheApi,
     answer,
@@ -182,7 +182,7 @@ def _sku_of(cursor: str) -> str:
     return sku
 
 
-def make(face: Face) -> ASGIApp:
+def make(context: ProcessContext) -> ASGIApp:
     """Return inventory's API."""
-    desk = Api(face)
-    return make_app("Quadrille inventory", routes, desk, face.spans, desk.base)
+    desk = Api(context)
+    return make_app("Quadrille inventory", routes, desk, context.spans, desk.base)

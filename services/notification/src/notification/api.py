@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 from notification import handlers, store
 from notification.events import DeleteContact, PutContact
 from notification.store import Sent
-from quadrille.web import Answer, Api, Document, Face, Routes, TheApi, Time, answer, call_of, make_app, refuse
+from quadrille.web import Answer, Api, Document, ProcessContext, Routes, TheApi, Time, answer, call_of, make_app, refuse
 
 routes = Routes("contacts:read", "contacts:write", "notices:read")
 PRIVATE = {"Cache-Control": "no-store"}
@@ -111,7 +111,7 @@ def _notice(sent: Sent) -> Notice:
     return Notice(kind=notice.kind.value, state=notice.state.value, because=notice.because, changed_at=sent.changed_at)
 
 
-def make(face: Face) -> ASGIApp:
+def make(context: ProcessContext) -> ASGIApp:
     """Return notification's API."""
-    desk = Api(face)
-    return make_app("Quadrille notification", routes, desk, face.spans, desk.base)
+    desk = Api(context)
+    return make_app("Quadrille notification", routes, desk, context.spans, desk.base)

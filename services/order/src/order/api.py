@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,24 +15,25 @@ from pydantic_core import PydanticCustomError
 from starlette.types import ASGIApp
 
 from order import problems, store
-from order.domain import FINAL, PHASES, ROUTE, Attention, Detail, Entry, Order, Phase, Reason, Status, placed
+from order.domain import FINAL, PHASES, Attention, Detail, Entry, Order, Phase, Reason, Status, placed
 from order.events import CancelAnswered, CancelOrder, Line, PlaceAnswered, PlaceOrder
 from order.money import SAFE, Currency, Price
 from order.settings import OrderSettings
 from quadrille import Identifier, Text
 from quadrille.web import (
     EVENTS,
+    KEY_PROBLEMS,
     AdmissionLimits,
     Answer,
     Api,
     Document,
     Envelope,
-    Face,
-    Idempotency,
+    ProcessContext,
     RequestContext,
     Routes,
     Settings,
     TheApi,
+    TheKey,
     call_of,
     etag,
     events,
@@ -155,39 +155,44 @@ TOLD = 'event: snapshot\nid: 1\ndata: {"order_id": …\n\nevent: status\nid: 2\n
 VERSION = {"ETag": "The order's version."}
 PLACED = VERSION | {"Location": "Where the order is."}
 AGAIN = PLACED | {"Retry-After": "Seconds after which to look again."}
-REFUSALS = "idempotency-key-missing", "idempotency-key-in-use", "reference-taken", "idempotency-key-reused"
+REFUSALS = *KEY_PROBLEMS, "reference-taken", "outcome-unknown"
 REFUSED = "not-found", "not-cancellable", "version-mismatch", "order-frozen", "outcome-unknown"
 
 
 @routes.on(
-    "POST", "/v1/orders", scope="orders:write", problems=(*REFUSALS, "outcome-unknown"),
+    "POST", "/v1/orders", scope="orders:write", problems=REFUSALS,
     answers=[Answer(202, "Durable, not yet decided; a repeat gets the same bytes.", OrderDocument, EXAMPLE, AGAIN),
              Answer(201, "Final within the time you would wait.", OrderDocument, EXAMPLE, PLACED)],
 )  # fmt: skip
 async def place(
-    request: Request, desk: TheApi, order: NewOrder, key: Annotated[Idempotency, Header(alias="Idempotency-Key")],
-    prefer: Annotated[str | None, Header()] = None,
-) -> Response:  # fmt: skip
-    """Place an order, once per Idempotency-Key; with Prefer: wait=N it is shown as it is when final, or after N s."""
+    request: Request, desk: TheApi, order: NewOrder, key: TheKey, prefer: Annotated[str | None, Header()] = None
+) -> Response:
+    """Place an order, once per Idempotency-Key; with Prefer: wait=N it is shown as it is when final, or after N s.
+
+    Without a key the reference stands in: the same customer's same reference is the same order.
+    """
     call = call_of(request)
-    wish = _wish(order, key, call, cast("OrderSettings", desk.settings))
-    at, name = wish.placed_at, f"{wish.caller} {ROUTE} {key}"
-    heard = Envelope(UUID(wish.order_id), wish.order_id, wish, at, wish.type, request=name, trace=call.trace)
-    reply = await desk.execute_idempotent(heard, PlaceAnswered)
-    call.order_id = reply.order_id
-    if reply.outcome == "KEY_REUSED":
-        refuse("idempotency-key-reused", order=reply.order_id)
-    if reply.outcome == "REFERENCE_TAKEN":
-        await _refuse_taken(desk, call)
-    headers = {"Location": f"/v1/orders/{reply.order_id}", "ETag": etag(1), "Retry-After": "1"}
-    headers |= {"Idempotent-Replayed": "true"} if reply.outcome == "REPLAYED" else {}
+    wish = _wish(order, call, cast("OrderSettings", desk.settings))
+
+    def render(reply: PlaceAnswered) -> str | None:
+        shown = json_of(document(placed(wish), desk.settings))
+        return shown.decode() if reply.outcome == "PLACED" else None
+
+    once = key.of(order, render, (order.customer_id, order.reference) if order.reference else ())
+    heard = Envelope(
+        UUID(wish.order_id), wish.order_id, wish, wish.placed_at, wish.type, request=once, trace=call.trace
+    )
+    came = await desk.execute_once(request, heard, PlaceAnswered, named="order")
+    if isinstance(came, PlaceAnswered):
+        await _refuse_taken(desk, call, came.order_id)
+    headers = {"Location": f"/v1/orders/{came.subject}", "ETag": etag(1), "Retry-After": "1", **came.headers}
     if (wait := wait_of(prefer)) and call.may_rest:
         with call.resting():
-            seen = await desk.watch(store.newer_orders).until(reply.order_id, lambda row: row.status in FINAL, wait)
+            seen = await desk.watch(store.newer_orders).until(came.subject, lambda row: row.status in FINAL, wait)
         if seen:
             headers["Preference-Applied"] = f"wait={wait}"
             return _told(seen, desk, 201 if seen.status in FINAL else 202, headers)
-    return Response(reply.answer, 202, headers, "application/json")
+    return Response(came.text, 202, headers, "application/json")
 
 
 @routes.on(
@@ -205,7 +210,7 @@ async def cancel(
         version = order.version if matches(if_match, etag(order.version)) else 0  # which no order has
     wish = CancelOrder(str(order_id), call.caller, "customer", version)
     heard = Envelope(uuid7(), wish.order_id, wish, datetime.now(UTC), wish.type, trace=call.trace)
-    outcome = (await desk.execute_idempotent(heard, CancelAnswered)).outcome
+    outcome = (await desk.execute_as(heard, CancelAnswered)).outcome
     order = await _mine(call, desk, order_id)
     if outcome == "CHANGED":
         refuse("version-mismatch", current_etag=etag(order.version))
@@ -261,10 +266,10 @@ def limits(settings: OrderSettings) -> AdmissionLimits:
     )  # fmt: skip
 
 
-def make(face: Face) -> ASGIApp:
+def make(context: ProcessContext) -> ASGIApp:
     """Return order's API."""
-    desk = Api(face, store.is_known, limits(cast("OrderSettings", face.settings)))
-    return make_app("Quadrille order", routes, desk, face.spans, face.settings.public_base)
+    desk = Api(context, limits(cast("OrderSettings", context.settings)))
+    return make_app("Quadrille order", routes, desk, context.spans, context.settings.public_base)
 
 
 async def _mine(call: RequestContext, desk: Api, order_id: UUID | str) -> Order:
@@ -272,9 +277,9 @@ async def _mine(call: RequestContext, desk: Api, order_id: UUID | str) -> Order:
     return await desk.read(store.get_order, call.caller, call.order_id) or refuse("not-found")
 
 
-async def _refuse_taken(desk: Api, call: RequestContext) -> NoReturn:
+async def _refuse_taken(desk: Api, call: RequestContext, order_id: str) -> NoReturn:
     """Refuse a reference that another order bears, and say which, where that stands, and what to do."""
-    other = await _mine(call, desk, str(call.order_id))
+    other = await _mine(call, desk, order_id)
     detail = f"Order {other.order_id} of this customer bears this reference and is {other.status}. {_way_out(other)}"
     refuse("reference-taken", detail, order=other.order_id, order_status=other.status)
 
@@ -296,15 +301,13 @@ def _told(order: Order, desk: Api, status: int = 200, headers: Mapping[str, str]
     return Response(body, status, {**(headers or {}), "ETag": etag(order.version)}, "application/json")
 
 
-def _wish(order: NewOrder, key: str, call: RequestContext, settings: OrderSettings) -> PlaceOrder:
-    """Return the command, with the 202 rendered: what is stored is what every repeat gets."""
+def _wish(order: NewOrder, call: RequestContext, settings: OrderSettings) -> PlaceOrder:
+    """Return the command; an order's id and its time are from one look at the clock."""
     lines = tuple(Line(line.sku, line.quantity, line.unit_price_minor) for line in order.lines)
     at = from_milliseconds(now := time.time_ns() // 1_000_000)
-    wish = PlaceOrder(
-        order_id=str(uuid7(now)), caller=call.caller, idempotency_key=key,
-        fingerprint=hashlib.sha256(order.model_dump_json().encode()).hexdigest(),
-        customer_id=order.customer_id, reference=order.reference, payment_token=order.payment_token,
-        currency=order.currency, amount_minor=sum(line.quantity * line.unit_price_minor for line in lines),
-        lines=lines, placed_at=at, deadline_at=at + settings.order_deadline, trace_id=call.trace.trace_id, answer="",
+    return PlaceOrder(
+        order_id=str(uuid7(now)), caller=call.caller, customer_id=order.customer_id, reference=order.reference,
+        payment_token=order.payment_token, currency=order.currency,
+        amount_minor=sum(line.quantity * line.unit_price_minor for line in lines),
+        lines=lines, placed_at=at, deadline_at=at + settings.order_deadline, trace_id=call.trace.trace_id,
     )  # fmt: skip
-    return replace(wish, answer=json_of(document(placed(wish), settings)).decode())

@@ -9,16 +9,14 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from order import events
 from quadrille import Event, NotYet, Rows, key_of
-from quadrille.web.idempotency import Request
 
 Phase: TypeAlias = Literal["PENDING", "SUCCEEDED", "COMPENSATING", "COMPENSATED", "COMPENSATION_FAILED"]
 Reason: TypeAlias = Literal[
     "CUSTOMER", "DEADLINE", "OUT_OF_STOCK", "PAYMENT_DECLINED", "CONFIRMATION_REJECTED", "OPERATOR"
 ]
 Attention: TypeAlias = Literal["STUCK", "CONFLICT"]
-Key: TypeAlias = tuple[str, str, str]  # caller, route, idempotency key; or caller, customer, reference
+Key: TypeAlias = tuple[str, str, str]  # caller, customer, reference
 BY_HAND = events.StockResolved | events.PaymentResolved
-ROUTE = "POST /v1/orders"  # with the caller, the scope of an idempotency key
 
 
 class Status(StrEnum):
@@ -250,7 +248,6 @@ class Rules:
 
     order_deadline: timedelta = timedelta(minutes=5)
     cancel_cutoff: timedelta = timedelta(minutes=30)
-    idempotency_ttl: timedelta = timedelta(hours=48)
     patience: Patience = field(default_factory=Patience)
 
 
@@ -259,7 +256,6 @@ class Orders:
     """The rows a batch may touch."""
 
     rows: Rows[str, Order]
-    requests: Rows[Key, Request]
     references: Rows[Key, str]
     blocked: Rows[str, str]  # customers whose orders are not confirmed
     rules: Rules = field(default_factory=Rules)

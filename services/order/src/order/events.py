@@ -31,12 +31,10 @@ class Shortage:
 
 @dataclass(frozen=True, slots=True)
 class PlaceOrder(Command):
-    """Place an order, once per caller and idempotency key."""
+    """Place an order."""
 
     order_id: str  # a UUIDv7 made at intake
     caller: str
-    idempotency_key: str
-    fingerprint: str  # of the canonical body
     customer_id: str
     reference: str | None
     payment_token: str
@@ -46,16 +44,14 @@ class PlaceOrder(Command):
     placed_at: datetime  # the time in the order's id
     deadline_at: datetime
     trace_id: str
-    answer: str  # the 202's body, rendered beforehand
 
 
 @dataclass(frozen=True, slots=True)
 class PlaceAnswered(Reply):
-    """What became of a request to place; ``answer`` is the stored body, empty if refused, ``order_id`` whose it is."""
+    """What became of the wish to place; ``order_id`` is the order's, or of the one that bears its reference."""
 
     order_id: str
-    outcome: Literal["PLACED", "REPLAYED", "KEY_REUSED", "REFERENCE_TAKEN"]
-    answer: str = ""
+    outcome: Literal["PLACED", "REFERENCE_TAKEN"]
 
 
 @dataclass(frozen=True, slots=True)

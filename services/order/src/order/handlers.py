@@ -7,9 +7,8 @@ from datetime import datetime
 from typing import TypeAlias
 
 from order import events
-from order.domain import LEVELS, OPEN, ROUTE, Decision, Order, Orders, Reason, Status, placed
+from order.domain import LEVELS, OPEN, Decision, Order, Orders, Reason, Status, placed
 from quadrille import Event, FindingRaised, HandlerRegistry, OrderStuck
-from quadrille.web.idempotency import Request
 
 Timers: TypeAlias = events.OrderDeadline | events.OrderCheck
 Placing: TypeAlias = events.PlaceAnswered | tuple[events.OrderPlaced | Timers | events.PlaceAnswered, ...]
@@ -24,26 +23,19 @@ on = HandlerRegistry("order", Orders)
 
 @on.command
 def place_order(wish: events.PlaceOrder, orders: Orders) -> Placing:
-    """Take an order in, once per idempotency key and per reference not free (again), and set its deadline."""
-    key, named = (wish.caller, ROUTE, wish.idempotency_key), (wish.caller, wish.customer_id, wish.reference or "")
-    earlier = orders.requests.get(key)
-    if earlier and wish.placed_at - earlier.at <= orders.rules.idempotency_ttl:
-        if earlier.fingerprint != wish.fingerprint:
-            return events.PlaceAnswered(earlier.order_id, "KEY_REUSED")
-        mine = earlier.order_id == wish.order_id  # asked again, because the commit's answer was lost
-        return events.PlaceAnswered(earlier.order_id, "PLACED" if mine else "REPLAYED", earlier.answer)
+    """Take an order in, unless another one bears its reference, and set its deadline."""
+    named = wish.caller, wish.customer_id, wish.reference or ""
     if wish.reference and (taken := orders.references.get(named)):
         return events.PlaceAnswered(taken, "REFERENCE_TAKEN")
     if wish.reference:
         orders.references.put(named, wish.order_id)
-    orders.requests.put(key, Request(*key, wish.fingerprint, wish.order_id, wish.answer, wish.placed_at))
     orders.rows.put(wish.order_id, placed(wish))
     bought = wish.customer_id, wish.lines, wish.amount_minor, wish.currency
     fact = events.OrderPlaced(wish.order_id, *bought, wish.payment_token, wish.deadline_at)
     timers: list[Timers] = [events.OrderDeadline(wish.order_id, wish.deadline_at)]
     if (look_at := wish.placed_at + orders.rules.patience.warn) < wish.deadline_at:  # else the deadline looks
         timers.append(events.OrderCheck(wish.order_id, look_at))
-    return fact, *timers, events.PlaceAnswered(wish.order_id, "PLACED", wish.answer)
+    return fact, *timers, events.PlaceAnswered(wish.order_id, "PLACED")
 
 
 @on.command

@@ -8,14 +8,12 @@ from order.handlers import on
 from order.settings import OrderSettings
 from quadrille import Emitted
 from quadrille.app import OperatorAction, Program, Refusal, Success, register
-from quadrille.db import retention
-from quadrille.service import Tx
 
 
 def rules(settings: OrderSettings) -> Rules:
     """Return the clocks of this process."""
     patience = Patience(settings.stuck_warn, settings.stuck_page, settings.stuck_escalate)
-    return Rules(settings.order_deadline, settings.order_cancel_cutoff, settings.idempotency_ttl, patience)
+    return Rules(settings.order_deadline, settings.order_cancel_cutoff, patience)
 
 
 def outcome(said: Emitted) -> tuple[int, int]:
@@ -23,11 +21,6 @@ def outcome(said: Emitted) -> tuple[int, int]:
     if isinstance(said, events.OrderCancellationRequested):
         return int(said.status_then != Status.CONFIRMED), int(said.reason == "DEADLINE")
     return int(isinstance(said, events.OrderConfirmed)), int(isinstance(said, events.OrderCompensationFailed))
-
-
-def forget(tx: Tx, settings: OrderSettings) -> int:
-    """Forget some idempotency keys whose time is over; from then on they make new orders (reliability.md, R13)."""
-    return retention.forget_requests(tx, settings.idempotency_ttl)
 
 
 register(*problems.PROBLEMS)
@@ -44,6 +37,6 @@ CANCEL = OperatorAction(
     },
 )  # fmt: skip
 PROGRAM = Program(
-    on, store, api="order.api:make", rules=rules, outcome=outcome, forget=forget, operators=(CANCEL,),
+    on, store, api="order.api:make", rules=rules, outcome=outcome, operators=(CANCEL,),
     ops=("order.ops:routes",),
 )  # fmt: skip

@@ -5,21 +5,30 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from order import store
-from quadrille.app import Face, OpsRequest, OpsResponse, OpsRoutes, database, intake, parse_duration, refuse
+from quadrille.app import (
+    OpsRequest,
+    OpsResponse,
+    OpsRoutes,
+    ProcessContext,
+    database,
+    intake,
+    parse_duration,
+    refuse,
+)
 
 SHOWN = 1000
 
 
-def routes(face: Face) -> OpsRoutes:
+def routes(context: ProcessContext) -> OpsRoutes:
     """Return the routes of both."""
-    return {**intake(face), **queue(face)}
+    return {**intake(context), **queue(context)}
 
 
-def queue(face: Face) -> OpsRoutes:
+def queue(context: ProcessContext) -> OpsRoutes:
     """Return GET /ops/stuck: failed undos and the stuck; with ``older_than`` whatever has waited as long."""
 
     def stuck(asked: OpsRequest) -> OpsResponse:
-        with database(face) as tx:
+        with database(context) as tx:
             found = list(store.waiting(tx))
         if (text := asked.query.get("older_than")) is not None:
             before = datetime.now(UTC) - _duration(text)

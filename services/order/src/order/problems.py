@@ -14,6 +14,8 @@ PROBLEMS = (
     ),
     replace(
         KINDS["idempotency-key-missing"],
+        meaning="The header Idempotency-Key is absent and the order has no reference, or it is not 1 to 255 visible "
+        "ASCII characters.",
         remedy="Send a key of your own for each order you mean to place, and the same key when you repeat the request.",
     ),
     Kind(

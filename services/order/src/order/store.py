@@ -1,4 +1,4 @@
-"""Every SQL statement of order: the orders themselves, idempotency keys, blocked customers, and the API's reads."""
+"""Every SQL statement of order: the orders themselves, blocked customers, and the API's reads."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import sqlalchemy as sa
 from pydantic import TypeAdapter
 from sqlalchemy.dialects.postgresql import JSONB, UUID
 
-from order.domain import FINAL, PHASES, ROUTE, Attention, Order, Orders, Phase, Reason, Status, Waiting
+from order.domain import FINAL, PHASES, Attention, Order, Orders, Phase, Reason, Status, Waiting
 from order.events import PaymentCharged, PlaceOrder
 from quadrille import Identifier, Message, Moment, Paged, Rows, Text, key_of, rfc3339
 from quadrille.service import Tx, floor_of, milliseconds
-from quadrille.web.idempotency import Request
 
 # A row is one JSON document each way: pydantic reads and writes the domain's own classes faster than columns do.
 _ORDER, _ORDERS = TypeAdapter(Order), TypeAdapter(list[Order])
@@ -43,23 +42,10 @@ orders = sa.Table(
     sa.Column("attention", sa.Text),
     sa.Column("trace_id", sa.Text, nullable=False),
 )
-request = sa.Table(
-    "request",
-    metadata,
-    *(sa.Column(name, sa.Text, primary_key=True) for name in ("caller", "route", "key")),
-    sa.Column("fingerprint", sa.Text, nullable=False),
-    sa.Column("order_id", UUID(as_uuid=False), nullable=False),
-    sa.Column("answer", sa.Text, nullable=False),
-    sa.Column("at", sa.DateTime(timezone=True), nullable=False),
-)
 blocked = sa.Table("blocked", metadata, sa.Column("customer_id", sa.Text, primary_key=True))
 
-# Locks are taken in the global order: the orders' and requests' keys (the ledger), then the rows by their keys.
+# Locks are taken in the global order: the orders' keys (the unit of work), then the rows by their keys.
 ORDERS = "SELECT to_json(o)::text FROM orders o WHERE order_id = ANY(%b::uuid[]) ORDER BY order_id FOR UPDATE"
-REQUESTS = """
-SELECT r.caller, r.route, r.key, r.fingerprint, r.order_id::text, r.answer, r.at
-  FROM request r JOIN unnest(%b::text[], %b::text[], %b::text[]) n(caller, route, key) USING (caller, route, key)
- ORDER BY r.caller, r.route, r.key FOR UPDATE OF r"""
 # An order that ended CANCELLED bears its reference no more, and never will: the unique index is without it. No lock: a
 # racing order of the same reference meets that index and comes again.
 REFERENCES = """
@@ -80,16 +66,6 @@ SET_ORDERS = """
 UPDATE orders o SET history = n.history, version = n.version, status = n.status, states = n.states, detail = n.detail,
                     cancellable_until = n.cancellable_until, reason = n.reason, attention = n.attention
   FROM json_populate_recordset(NULL::orders, %s::json) n WHERE o.order_id = n.order_id"""
-ADD_REQUESTS = """
-INSERT INTO request (caller, route, key, fingerprint, order_id, answer, at)
-SELECT * FROM unnest(%b::text[], %b::text[], %b::text[], %b::text[], %b::uuid[], %b::text[], %b::timestamptz[])"""
-SET_REQUESTS = """
-UPDATE request r SET fingerprint = n.fingerprint, order_id = n.order_id, answer = n.answer, at = n.at
-  FROM unnest(%b::text[], %b::text[], %b::text[], %b::text[], %b::uuid[], %b::text[], %b::timestamptz[])
-       n(caller, route, key, fingerprint, order_id, answer, at)
- WHERE (r.caller, r.route, r.key) = (n.caller, n.route, n.key)"""
-
-
 NEWER = """
 SELECT to_json(o)::text
   FROM orders o JOIN unnest(CAST(:ids AS uuid[]), CAST(:versions AS bigint[])) n(order_id, version)
@@ -100,38 +76,31 @@ UNION ALL SELECT to_json(o)::text FROM orders o WHERE attention = 'STUCK' AND st
 
 
 def load(tx: Tx, heard: Sequence[Message]) -> Orders:
-    """Bring the orders, and for those to be placed their keys and references, for those charged who is blocked."""
+    """Bring the orders, and for those to be placed their references, for those charged who is blocked."""
     placing = [m for m in heard if isinstance(m, PlaceOrder)]
     later = sorted({key_of(m) for m in heard if not isinstance(m, PlaceOrder)})
-    keys = sorted({(m.caller, ROUTE, m.idempotency_key) for m in placing})
     names = sorted({(m.caller, m.customer_id, m.reference) for m in placing if m.reference})
     new = sorted({m.customer_id for m in placing})
     charged = any(isinstance(m, PaymentCharged) for m in heard)
     # All questions first: the first answer read sends whatever is queued, and waits.
     rows = tx.execute(ORDERS, [later]) if later else ()
-    used = tx.execute(REQUESTS, _columns(keys)) if keys else ()
     taken = tx.execute(REFERENCES, _columns(names)) if names else ()
     refused = tx.execute(BLOCKED, [later, new]) if charged else ()
     found = {o.order_id: o for o in (_ORDER.validate_json(row[0]) for row in rows)}
     customers = {*new, *(o.customer_id for o in found.values())} if charged else ()
     return Orders(
         Rows({*later, *(m.order_id for m in placing)}, found),
-        Rows(keys, {(r[0], r[1], r[2]): Request(*r) for r in used}),
         Rows(names, {(r[0], r[1], r[2]): r[3] for r in taken}),
         Rows(customers, {r[0]: r[0] for r in refused}),
     )
 
 
 def save(tx: Tx, work: Orders) -> None:
-    """Write back the orders and keys that changed; references are columns of their orders."""
+    """Write back the orders that changed; references are columns of their orders."""
     if added := work.rows.added:
         tx.execute(ADD_ORDERS, [_ORDERS.dump_json(added).decode()])
     if changed := work.rows.changed:
         tx.execute(SET_ORDERS, [_ORDERS.dump_json(changed, exclude={"__all__": {"lines"}}).decode()])
-    if used := work.requests.added:
-        tx.execute(ADD_REQUESTS, _request_columns(used))
-    if reused := work.requests.changed:
-        tx.execute(SET_REQUESTS, _request_columns(reused))
 
 
 class Filters(Paged):
@@ -147,12 +116,6 @@ class Filters(Paged):
     reference: Text | None = None
     placed_after: Moment | None = None
     placed_before: Moment | None = None
-
-
-def is_known(db: sa.Connection, wish: PlaceOrder) -> bool:
-    """Tell whether a wish to place has been answered before: then it gets that answer again, whatever else."""
-    key = request.c.caller == wish.caller, request.c.route == ROUTE, request.c.key == wish.idempotency_key
-    return db.execute(sa.select(request.c.order_id).where(*key)).first() is not None
 
 
 def waiting(tx: Tx) -> Iterable[Waiting]:
@@ -229,10 +192,6 @@ def _narrowed(by: Filters) -> Iterable[sa.ColumnElement[bool]]:
     if by.placed_before is not None:
         yield orders.c.order_id <= str(floor_of(milliseconds(by.placed_before + _SKEW)))
         yield orders.c.placed_at < by.placed_before
-
-
-def _request_columns(requests: Iterable[Request]) -> list[list[object]]:
-    return _columns([(r.caller, r.route, r.key, r.fingerprint, r.order_id, r.answer, r.at) for r in requests])
 
 
 def _columns(rows: Iterable[tuple[object, ...]]) -> list[list[object]]:

@@ -13,7 +13,7 @@ from payment import store
 from payment.domain import Entry as Line
 from payment.domain import Resolution as Wish
 from payment.store import Account, Pending
-from quadrille.web import Answer, Api, Document, Face, Routes, TheApi, Time, answer, call_of, make_app
+from quadrille.web import Answer, Api, Document, ProcessContext, Routes, TheApi, Time, answer, call_of, make_app
 
 routes = Routes("payments:read")
 ORDER = "01a1fd62-57f0-7eeb-be96-e59ce40f9cb1"
@@ -159,7 +159,7 @@ def _intent(pending: Pending) -> Intent:
     )
 
 
-def make(face: Face) -> ASGIApp:
+def make(context: ProcessContext) -> ASGIApp:
     """Return payment's API."""
-    desk = Api(face)
-    return make_app("Quadrille payment", routes, desk, face.spans, desk.base)
+    desk = Api(context)
+    return make_app("Quadrille payment", routes, desk, context.spans, desk.base)
