@@ -183,7 +183,7 @@ class Shop:
             read = self.sql(service, "SELECT topic, partition, next_offset FROM position")
             if any(position < ends[topic, partition] for topic, partition, position in read):
                 return None
-            if self.sql(service, "SELECT 1 FROM agenda WHERE due < now() + interval '5 seconds' LIMIT 1"):
+            if self.sql(service, "SELECT 1 FROM task WHERE due < now() + interval '5 seconds' LIMIT 1"):
                 return None
         return True
 

@@ -11,7 +11,7 @@ Numbers: TypeAlias = tuple[int, ...]
 
 
 class Row(NamedTuple):
-    """An intent of the agenda; ``hands`` are its senders: OUT, or the number of the answer they bring back."""
+    """An intent; ``hands`` are its senders: OUT, or the number of the answer they bring back."""
 
     service: int
     intent: int
@@ -72,7 +72,7 @@ class Life(NamedTuple):
         return self._replace(lines=(*self.lines[:service], facts, *self.lines[service + 1 :]))
 
     def rowed(self, place: int, *rows: Row) -> Life:
-        """Return the life with a row of the agenda replaced, or gone."""
+        """Return the life with a task replaced, or gone."""
         return self._replace(rows=tuple(sorted((*self.rows[:place], *rows, *self.rows[place + 1 :]))))
 
     def spent(self, **troubles: int) -> Life:

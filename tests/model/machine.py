@@ -225,7 +225,7 @@ class Machine(RuleBasedStateMachine):
 
     def wait(self, kind: type[Message]) -> bool:
         """Let time pass until the next row of a kind is due; tell whether there is one."""
-        rows = [row for room in self.house.rooms.values() for row in room.kept.agenda.values()]
+        rows = [row for room in self.house.rooms.values() for row in room.kept.tasks.values()]
         at = [max(row.due, row.leased_until or row.due) for row in rows if isinstance(row.message, kind)]
         if at:
             self.house.jump(max(min(at) - self.house.now, timedelta()) + timedelta(milliseconds=1))
@@ -243,7 +243,7 @@ class Machine(RuleBasedStateMachine):
         return [
             (room, row)
             for room in self.house.rooms.values()
-            for row in room.kept.agenda.values()
+            for row in room.kept.tasks.values()
             if room.open(row) and not isinstance(row.message, ChargeCard)
         ]
 

@@ -165,7 +165,7 @@ class House:
     def wake(self, number: int) -> None:
         """Let a frozen sender commit the answer it has had for a while."""
         room, answer = self.late.pop(number)
-        if answer.from_task not in room.kept.agenda and answer.id not in room.kept.inbox:
+        if answer.from_task not in room.kept.tasks and answer.id not in room.kept.inbox:
             del room.handled[answer.id]  # handled so long ago that no inbox knows: the state has to
         room.commit(replace(answer, at=self.now))
 

@@ -27,7 +27,7 @@ def check(house: House) -> None:
 def check_rest(house: House) -> None:
     """Check that all has ended: nothing open anywhere, one end for every order, one mail for every end, one truth."""
     for room in house.rooms.values():
-        left = ", ".join(row.message.type for row in room.kept.agenda.values())
+        left = ", ".join(row.message.type for row in room.kept.tasks.values())
         must(not left, "7", f"{room.name} still has to do: {left}")
         must(not room.kept.lines, "13", f"{room.name} has facts parked for ever")
     for name in house.orders:
@@ -73,8 +73,8 @@ def _check_order(house: House, name: str, told: frozenset[str]) -> None:
 
 def _check_called(house: House, name: str) -> None:
     """Section 7: for what waits too long somebody is called, no sooner and no louder, one look later at most."""
-    row, agenda = house.row(name), house.rooms["order"].kept.agenda.values()
-    waited, looks = house.now - row.since, [one.due for one in agenda if key_of(one.message) == name]
+    row, tasks = house.row(name), house.rooms["order"].kept.tasks.values()
+    waited, looks = house.now - row.since, [one.due for one in tasks if key_of(one.message) == name]
     must(not row.debts or looks != [], "clock", "nobody will look after an order that waits")
     loudest = sum(waited >= limit for limit in CALLED_AFTER)
     least = sum(waited >= limit + CALLED_AFTER[-1] for limit in CALLED_AFTER) if row.debts else 0
@@ -103,6 +103,6 @@ def _check_mail(house: House, name: str, kind: str, *, due: bool) -> None:
 
 def _may_charge(house: House, name: str) -> bool:
     """Tell whether a charge of an order may still be made: under a key that has no answer yet."""
-    rows: list[Any] = [row.message for row in house.rooms["payment"].kept.agenda.values()]
+    rows: list[Any] = [row.message for row in house.rooms["payment"].kept.tasks.values()]
     asked = any(isinstance(message, ChargeCard) and message.order_id == name for message in rows)
     return asked and f"charge:{name}" not in house.bank.stored

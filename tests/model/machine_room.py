@@ -54,7 +54,7 @@ TOO_OLD, BEHIND = "BELOW_FLOOR", "BEHIND"
 
 @dataclass(slots=True)
 class Row:
-    """A row of the agenda."""
+    """A task."""
 
     id: UUID
     message: Intent | Timer
@@ -98,7 +98,7 @@ class Kept:
     inbox_old: set[UUID] = field(default_factory=set)
     lines: dict[str, list[UUID]] = field(default_factory=dict)
     parked: dict[UUID, tuple[Published, str]] = field(default_factory=dict)
-    agenda: dict[UUID, Row] = field(default_factory=dict)
+    tasks: dict[UUID, Row] = field(default_factory=dict)
     answers: dict[Name, KeptAnswer] = field(default_factory=dict)
     floor: datetime = UNDATED
 
@@ -184,7 +184,7 @@ class Room:
     def due(self, kind: type[Message]) -> list[Row]:
         """Return the rows of a kind that may be leased now."""
         now = self.clock()
-        rows = sorted(self.kept.agenda.values(), key=lambda row: (row.due, row.id))
+        rows = sorted(self.kept.tasks.values(), key=lambda row: (row.due, row.id))
         free = (r for r in rows if r.leased_until is None or r.leased_until < now)
         return [row for row in free if row.due <= now and isinstance(row.message, kind)]
 
@@ -212,15 +212,15 @@ class Room:
 
     def open(self, row: Row) -> bool:
         """Tell whether an intent waits that nobody has in hand."""
-        return row.id in self.kept.agenda and row.leased_until is None and isinstance(row.message, Intent)
+        return row.id in self.kept.tasks and row.leased_until is None and isinstance(row.message, Intent)
 
     def fire(self, row: Row) -> Outcome:
         """Handle a due timer, whose time is when it was due."""
         record = Record(to_json(row.message))
-        message, before = from_json(type(row.message), record.raw), set(self.kept.agenda)
+        message, before = from_json(type(row.message), record.raw), set(self.kept.tasks)
         at = due_of(message, row.id)
         outcome = self.commit(Envelope(row.id, key_of(message), message, at, message.type, record, from_task=row.id))
-        again = [one.due for name, one in self.kept.agenda.items() if name not in before]
+        again = [one.due for name, one in self.kept.tasks.items() if name not in before]
         laws.must(all(due > row.due for due in again), "17", f"{message.type} leads to the same moment again")
         return outcome
 
@@ -238,11 +238,11 @@ class Room:
             kept.inbox.add(heard.id)
         kept.parked.pop(heard.id, None)
         if heard.from_task:
-            kept.agenda.pop(heard.from_task, None)
+            kept.tasks.pop(heard.from_task, None)
         kept.answers |= {answer.name: answer for answer in told.answers}
         for promise in told.promises:
             due = promise.due or now + promise.wait
-            kept.agenda[promise.id] = Row(promise.id, promise.message, due, promise.tried)
+            kept.tasks[promise.id] = Row(promise.id, promise.message, due, promise.tried)
         self._hurry(now)
         states = _only(heard.key, before), _only(heard.key, self.state())
         laws.CHECKS[self.name](cast("Message", heard.body), *states, said)
@@ -253,7 +253,7 @@ class Room:
         hurried: Any = getattr(self.work, "hurried", ())  # payment's alone
         for key in [*hurried]:
             hurried.drop(key)
-            for row in self.kept.agenda.values():
+            for row in self.kept.tasks.values():
                 if key_of(row.message) == key and row.leased_until is None and isinstance(row.message, Intent):
                     row.due = min(row.due, now)
 

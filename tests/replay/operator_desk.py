@@ -20,7 +20,7 @@ RESTING = {"PLANNED", "DONE", "PAUSED", "FAILED", "CANCELLED"}
 NOT_OURS = {"operation", "audit", "canary", "relay_progress", "relay_recovery", "relay_notice", "position", "inbox"}
 UNHEARD = "DELETE FROM inbox WHERE event_id = ANY(%s::uuid[]) RETURNING 1"
 FORGOTTEN = (
-    "DELETE FROM agenda WHERE key = %s RETURNING 1",
+    "DELETE FROM task WHERE key = %s RETURNING 1",
     "DELETE FROM entry WHERE order_id = %s RETURNING 1",
     "DELETE FROM payment WHERE order_id = %s RETURNING 1",
     "DELETE FROM outbox WHERE aggregateid = %s RETURNING 1",
@@ -33,7 +33,7 @@ SELECT relname FROM pg_class WHERE relkind IN ('r', 'p') AND NOT relispartition
 SELECTED = {
     "outbox": "aggregatetype <> 'ops.events' AND type <> 'canary.beat'",
     "stream": "topic <> 'ops.events' AND key NOT LIKE 'canary-%'",
-    "agenda": "type <> 'order_deadline'",
+    "task": "type <> 'order_deadline'",
 }
 
 

@@ -136,14 +136,14 @@ def test_a_restored_database_charges_nobody_twice(shop: Shop, operator: Operator
         "replay", "--plan", planned["operation_id"], "--into", "live", "--confirm", "payment"
     )
     withheld = shop.sql("payment", "SELECT state FROM payment WHERE order_id = %s", order)
-    agenda = shop.sql("payment", "SELECT type FROM agenda WHERE key = %s", order)
+    tasks = shop.sql("payment", "SELECT type FROM task WHERE key = %s", order)
     opened = operator.live(planned, allow_effects=["charge"])
     shop.until(lambda: _charged(shop, order), "the charge is known again")
 
     assert totals(placed)["NEW"] == 1
     assert (totals(planned)["FENCED"], planned["progress"]["kept_back"]) == (1, {"charge": 1})
     assert (code, "1 charge; opened by --allow-effects charge" in shown) == (8, True)
-    assert (withheld, agenda) == ([("NONE",)], [])
+    assert (withheld, tasks) == ([("NONE",)], [])
     assert totals(opened)["NEW"] == 1
     assert shop.captures(order) == captured
     again = [r.header("ce_id") for r in shop.records(order) if r.type == "payment.charged"]

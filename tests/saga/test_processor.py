@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 TEA = [("SKU-TEA", 1)]
 STATE = "SELECT state FROM payment WHERE order_id = ANY(%s)"
-OWED = "SELECT type FROM agenda WHERE key = ANY(%s) AND type <> 'order_deadline'"
-IN_VAIN = "SELECT count(*) FROM agenda WHERE key = ANY(%s) AND error IS NOT NULL"
-LEASES_RUN_OUT = "UPDATE agenda SET leased_until = now() WHERE key = ANY(%s) RETURNING 1"
+OWED = "SELECT type FROM task WHERE key = ANY(%s) AND type <> 'order_deadline'"
+IN_VAIN = "SELECT count(*) FROM task WHERE key = ANY(%s) AND error IS NOT NULL"
+LEASES_RUN_OUT = "UPDATE task SET leased_until = now() WHERE key = ANY(%s) RETURNING 1"
 HELD = """SELECT count(*) FROM pg_stat_activity
  WHERE datname = 'payment' AND usename = 'app' AND xact_start < clock_timestamp() - interval '2 seconds'"""
 STALL_SECONDS, PASSING, STORM = 10.0, 5, 40

@@ -113,7 +113,7 @@ def test_no_mail_undoes_nothing(shop: Shop) -> None:
     bounced, nobody = shop.submit(TEA, customer="cust_bounce"), shop.submit(TEA, customer="cust_no_address")
     for order in (late, bounced, nobody):
         assert shop.ended(order)["status"] == "CONFIRMED"
-    waits = "SELECT 1 FROM agenda WHERE key = %s AND type = 'send_mail' AND error IS NOT NULL"
+    waits = "SELECT 1 FROM task WHERE key = %s AND type = 'send_mail' AND error IS NOT NULL"
     shop.until(lambda: shop.sql("notification", waits, late), "the mail is put off")
     shop.trouble()
     told = [("notification.failed", bounced), ("notification.suppressed", nobody), ("notification.sent", late)]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 TEA, SEALED = [("SKU-TEA", 1)], [("SKU-SEALED", 1)]
 BLOCK = "INSERT INTO blocked VALUES ('cust_blocked') ON CONFLICT DO NOTHING RETURNING 1"
 CHARGING = "SELECT 1 FROM payment WHERE order_id = %s AND state = 'CHARGING'"
-REFUSED_BY_NOBODY = "SELECT 1 FROM agenda WHERE key = %s AND type = 'refund_card' AND error IS NOT NULL"
+REFUSED_BY_NOBODY = "SELECT 1 FROM task WHERE key = %s AND type = 'refund_card' AND error IS NOT NULL"
 
 
 def operate(shop: Shop, participant: str, order: str, act: str, **body: str) -> Reply:

@@ -120,7 +120,7 @@ class Result(Message):
 
     @property
     def attempts(self) -> int:
-        """How often the intent's agenda row was leased before this answer."""
+        """How often the intent's task row was leased before this answer."""
         return getattr(self, "_attempts", 1)
 
     @classmethod

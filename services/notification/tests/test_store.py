@@ -184,7 +184,7 @@ def test_no_address_leaves_the_database(notification: Office, customer: str, ord
     assert notification.published(order) == [
         ("notification.sent", {"order_id": order, "kind": "confirmed", "channel": "email"})
     ]
-    rows = notification.tx.execute("SELECT count(*) FROM agenda WHERE key = %s", [order]).fetchone()
+    rows = notification.tx.execute("SELECT count(*) FROM task WHERE key = %s", [order]).fetchone()
     assert rows == (0,)
 
 

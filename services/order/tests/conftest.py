@@ -63,5 +63,5 @@ def served(on_postgres: Wire) -> Iterator[Shop]:
 @pytest.fixture
 def shop(served: Shop) -> Shop:
     with psycopg.connect(served.db.logins.owner) as tx:
-        tx.execute("TRUNCATE orders, idempotency_key, outbox, stream, agenda, inbox")
+        tx.execute("TRUNCATE orders, idempotency_key, outbox, stream, task, inbox")
     return served

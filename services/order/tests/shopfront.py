@@ -22,7 +22,7 @@ ORDER: dict[str, Any] = {
     "lines": [{"sku": "SKU-TEA", "quantity": 2, "unit_price_minor": 1250}],
 }
 LINE = ORDER["lines"][0]
-WRITTEN = "SELECT (SELECT count(*) FROM orders), (SELECT count(*) FROM idempotency_key), (SELECT count(*) FROM outbox), (SELECT count(*) FROM agenda)"  # noqa: E501 - one question
+WRITTEN = "SELECT (SELECT count(*) FROM orders), (SELECT count(*) FROM idempotency_key), (SELECT count(*) FROM outbox), (SELECT count(*) FROM task)"  # noqa: E501 - one question
 
 
 @dataclass(frozen=True, slots=True)

@@ -156,7 +156,7 @@ def test_what_is_said_of_a_placed_order(order: Desk, wish: Wish) -> None:
     assert kind == "order.placed"
     assert (body["payment_token"], body["amount_minor"]) == ("tok_ok", 2800)
     assert body["deadline_at"] == int(placed.deadline_at.timestamp() * 1000)
-    due = order.tx.execute("SELECT due FROM agenda WHERE key = %s", [placed.order_id]).fetchall()
+    due = order.tx.execute("SELECT due FROM task WHERE key = %s", [placed.order_id]).fetchall()
     assert due == [(placed.deadline_at,)]
 
 

@@ -177,7 +177,7 @@ def test_a_payment_is_read_at_one_moment(payment: Money, charging: str) -> None:
             payment.given(CardCharged(charging, "ch-1"))
 
     def read(db: sa.Connection) -> store.Account | None:
-        statements = iter(("payment", "entry", "agenda"))
+        statements = iter(("payment", "entry", "task"))
         sa.event.listen(db, "before_cursor_execute", lambda *_: charged(next(statements)))
         return store.payment_of(db, charging)
 

@@ -80,7 +80,7 @@ def processor(calls: Calls) -> Iterator[Processor]:
 
 
 def first(intent: type[ChargeCard | RefundCard]) -> Callable[[Any, Any], object]:
-    """Return what the agenda asks before it carries out an intent older than 20 h."""
+    """Return what the scheduler asks before it carries out an intent older than 20 h."""
     inquires = outside.policies[intent].look_up
     assert inquires is not None
     return inquires

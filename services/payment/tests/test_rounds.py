@@ -22,8 +22,8 @@ from quadrille.testing import OnPostgres
 
 Money = OnPostgres[Payments]
 LATER = datetime(2100, 1, 1, tzinfo=UTC)
-ROWS = "SELECT type, extract(epoch FROM due - now())::float FROM agenda WHERE key = %s"
-LEASE = "UPDATE agenda SET attempts = attempts + 1 WHERE key = %s RETURNING attempts"
+ROWS = "SELECT type, extract(epoch FROM due - now())::float FROM task WHERE key = %s"
+LEASE = "UPDATE task SET attempts = attempts + 1 WHERE key = %s RETURNING attempts"
 ROUNDS = 70
 
 

@@ -1,4 +1,4 @@
-"""Payment's SQL on a real Postgres, through commit: the join, the agenda, the ledger that only grows."""
+"""Payment's SQL on a real Postgres, through commit: the join, the tasks, the ledger that only grows."""
 
 from __future__ import annotations
 

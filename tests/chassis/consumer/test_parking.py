@@ -248,28 +248,28 @@ def test_a_type_no_longer_heard_stays_parked(db: Database) -> None:
 
 
 def answered(db: Database, body: Result) -> Envelope:
-    """Order a cake and return the answer to its intent as the agenda feeds it."""
+    """Order a cake and return the answer to its intent as the scheduler feeds it."""
     order = heard(CakeOrdered("o-1"))
     db.commit(order)
     row = event_id("pantry", order.id, "bake_cake", 0)
-    db.rows("UPDATE agenda SET attempts = 3, leased_until = now() + interval '30 s'")
-    return heard(body, event_id("pantry", row, "answer", 0), agenda=row, attempts=3, record=Record(to_json(body)))
+    db.rows("UPDATE task SET attempts = 3, leased_until = now() + interval '30 s'")
+    return heard(body, event_id("pantry", row, "answer", 0), from_task=row, attempts=3, record=Record(to_json(body)))
 
 
 @pytest.mark.proves("late.line")
 def test_an_answer_that_fails_is_parked_alone_and_its_intent_held(db: Database) -> None:
-    """Its line is its agenda row, which nobody leases meanwhile; events of its order go on; the redrive ends both."""
+    """Its line is its task row, which nobody leases meanwhile; events of its order go on; the redrive ends both."""
     answer = answered(db, CakeBaked("o-1", odd=True))
 
     assert [type(o) for o in db.commit(answer, heard(OrderDropped("o-1")), answer)] == [Parked, Handled, Duplicate]
     assert db.parked("line", "type", "raw") == [
         (str(answer.from_task), "cake_baked", answer.record and answer.record.raw)
     ]
-    assert db.rows("SELECT leased_until = 'infinity', attempts FROM agenda") == [(True, 3)]
+    assert db.rows("SELECT leased_until = 'infinity', attempts FROM task") == [(True, 3)]
     assert [type(o) for o in redrive(db, sample_service.service())] == [Parked]
 
     assert redrive(db) == [Handled((CakeReady("o-1", 3),))]
-    assert (db.parked(), db.rows("SELECT * FROM agenda")) == ([], [])
+    assert (db.parked(), db.rows("SELECT * FROM task")) == ([], [])
     assert [type(o) for o in db.commit(answer)] == [Duplicate]
 
 
@@ -283,7 +283,7 @@ def test_an_answer_whose_copy_was_discarded_is_asked_for_again(db: Database) -> 
     assert db.rows("SELECT state, ended_by, attempts FROM parked") == [("OPEN", None, 2)]
     db.rows("UPDATE parked SET state = 'DISCARDED'")
     assert [type(o) for o in db.commit(answer, service=sample_service.service(rules=REPAIRED))] == [Handled]
-    assert db.rows("SELECT * FROM agenda") == []
+    assert db.rows("SELECT * FROM task") == []
 
 
 @pytest.mark.proves("late.line")
@@ -294,11 +294,11 @@ def test_a_timer_that_fails_is_parked_alone(db: Database) -> None:
     db.commit(booked)
     timer = BeginTasting("unlucky-1", due)
     row = event_id("pantry", booked.id, "begin_tasting", 0, milliseconds(due))
-    db.commit(heard(timer, row, agenda=row, record=Record(to_json(timer))))
+    db.commit(heard(timer, row, from_task=row, record=Record(to_json(timer))))
 
     assert db.parked("line") == [(str(row),)]
     assert redrive(db) == [Handled((TastingBegun("unlucky-1"),))]
-    assert db.rows("SELECT * FROM agenda") == []
+    assert db.rows("SELECT * FROM task") == []
 
 
 def test_one_id_under_two_keys_is_parked_once(db: Database) -> None:

@@ -93,7 +93,7 @@ def test_a_timer_comes_after_what_was_unread_when_it_fell_due(kitchen: Kitchen, 
     assert last.offset > 0
 
     with running(kitchen.worker(batch_max=7)):
-        wait_until(lambda: db.one("SELECT count(*) FROM agenda") == 0)
+        wait_until(lambda: db.one("SELECT count(*) FROM task") == 0)
 
     told = "SELECT type FROM outbox WHERE aggregateid = 'o-1' AND aggregatetype <> 'saga.audit' ORDER BY sequence"
     assert [kind for (kind,) in db.rows(told)][-1] == "tasting.begun"

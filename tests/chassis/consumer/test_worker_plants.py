@@ -1,4 +1,4 @@
-"""The promises of agenda and listener are seen to break: each of these faults turns a test of theirs red."""
+"""The promises of scheduler and consumer loop are seen to break: each of these faults turns a test of theirs red."""
 
 from __future__ import annotations
 

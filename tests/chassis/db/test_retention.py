@@ -40,7 +40,7 @@ LIVED = "INSERT INTO inbox VALUES (%s)"
 HERE = "UPDATE relay_progress SET commit_lsn = pg_current_wal_insert_lsn()"
 GONE = "SELECT day FROM inbox_gone WHERE day >= current_date - 12 ORDER BY 1"
 WAITS = "SELECT 1 FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock'"
-AGENDA = "INSERT INTO agenda (id, key, type, body, due, traceparent) VALUES (%s, 'o-1', 'bake', '{}', now(), '')"
+TASK = "INSERT INTO task (id, key, type, body, due, traceparent) VALUES (%s, 'o-1', 'bake', '{}', now(), '')"
 PARKED = """
 INSERT INTO parked (id, line, state, topic, raw, error_class, error, attempts)
 VALUES (%s, 'o-1', %s, 't', '', %s, '', 1)"""
@@ -167,12 +167,12 @@ def test_a_record_below_the_floor_holds_no_day(aged: Database) -> None:
 
 def test_a_day_that_an_intent_needs_stays(aged: Database) -> None:
     """The answer to an intent that is tried for long has the intent's time: it finds its place."""
-    aged.rows(AGENDA, uuid7(milliseconds(ago(9))))
-    aged.rows(AGENDA, uuid7(milliseconds(NOW + DAY)))
+    aged.rows(TASK, uuid7(milliseconds(ago(9))))
+    aged.rows(TASK, uuid7(milliseconds(NOW + DAY)))
     clear(aged)
     assert (left(aged, "inbox"), floor(aged)) == ([9, 8], 7)
 
-    aged.rows("DELETE FROM agenda")
+    aged.rows("DELETE FROM task")
     clear(aged)
     assert (left(aged, "inbox"), floor(aged)) == ([8], 7)
 
@@ -275,7 +275,7 @@ def test_what_comes_while_a_day_is_about_to_go_keeps_it(aged: Database) -> None:
             with aged.connect() as batch:
                 with batch.transaction():
                     batch.execute("INSERT INTO inbox VALUES (%b)", [uuid7(milliseconds(ago(11)))])
-                    batch.execute(AGENDA.encode(), [uuid7(milliseconds(ago(11)))])
+                    batch.execute(TASK.encode(), [uuid7(milliseconds(ago(11)))])
                     going = pool.submit(aged.rows, "SELECT drop_old_day(7)")
                     wait_until(lambda: owner.execute(WAITS).fetchall())
                 going.result()

@@ -101,15 +101,15 @@ def test_trouble_met_again_and_again_is_a_line_with_its_count() -> None:
     seldom = ThrottledLog(10.0, lambda: now)
     with capture_logs() as told:
         for _ in range(30):
-            seldom.warn("agenda waits", "OperationalError")
-            seldom.warn("agenda waits", "FencedError")
+            seldom.warn("tasks wait", "OperationalError")
+            seldom.warn("tasks wait", "FencedError")
         now = 110.0
-        seldom.warn("agenda waits", "FencedError")
+        seldom.warn("tasks wait", "FencedError")
 
     assert [(line["event"], line["error_class"], line["count"]) for line in told] == [
-        ("agenda waits", "OperationalError", 1),
-        ("agenda waits", "FencedError", 1),
-        ("agenda waits", "FencedError", 30),
+        ("tasks wait", "OperationalError", 1),
+        ("tasks wait", "FencedError", 1),
+        ("tasks wait", "FencedError", 30),
     ]
 
 

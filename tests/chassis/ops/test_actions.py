@@ -132,7 +132,7 @@ def test_a_deed_its_facts_and_its_row_are_one(kept: Database) -> None:
     after = {"state": "eaten by local"}
     assert (status, told["outcome"], told["audit_number"], told["order"]) == (202, "ACCEPTED", 1, after)
     assert kept.said() == [("cake.ready", order_id)]
-    assert kept.rows("SELECT type, key FROM agenda") == [("bake_cake", order_id)]
+    assert kept.rows("SELECT type, key FROM task") == [("bake_cake", order_id)]
     kept_after = {"outcome": "ACCEPTED", "order": after}
     row = (1, "local", "eat", order_id, WHY["reason"], {"order": {"state": "READY"}}, kept_after)
     assert kept.rows(CHAIN) == [row]

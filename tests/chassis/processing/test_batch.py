@@ -86,14 +86,14 @@ def test_what_one_input_says_twice_has_two_ids(db: Database) -> None:
 
 
 def test_a_timer_carries_its_due_time_in_its_id(db: Database) -> None:
-    """An agenda row of a timer falls due when it says, and its id is of that instant, for the inbox's partitions."""
+    """A task row of a timer falls due when it says, and its id is of that instant, for the inbox's partitions."""
     due = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
     booked = heard(TastingBooked("o-1", due))
 
     db.commit(booked)
 
     identity = event_id("pantry", booked.id, "begin_tasting", 0, milliseconds(due))
-    assert db.rows("SELECT id, key, type, due, leased_until, attempts FROM agenda") == [
+    assert db.rows("SELECT id, key, type, due, leased_until, attempts FROM task") == [
         (identity, "o-1", "begin_tasting", due, None, 0)
     ]
 

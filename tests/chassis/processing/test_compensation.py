@@ -153,7 +153,7 @@ def test_a_drop_is_no_try(db: Database) -> None:
 def test_a_try_whose_worker_died_is_told_by_the_next(db: Database) -> None:
     """A lease that ran out was a try of which nobody knows: LOST, then the next one."""
     ordered(db, "o-1", service=undoing())
-    db.rows("UPDATE agenda SET attempts = 1, leased_until = now() - interval '1 s'")
+    db.rows("UPDATE task SET attempts = 1, leased_until = now() - interval '1 s'")
 
     with working(db, Oven(), undoing()):
         done(db, 1)
@@ -245,11 +245,11 @@ def test_a_retry_is_told_if_and_only_if_the_row_was_put_off(db: Database) -> Non
     oven.trouble = [TransientError()]
     with working(db, oven, undoing(kitchen_with(ladder=(timedelta(seconds=60),)))):
         wait_until(lambda: oven.calls)
-        db.rows("UPDATE agenda SET attempts = attempts + 1, leased_until = now() + interval '1 h'")
+        db.rows("UPDATE task SET attempts = attempts + 1, leased_until = now() + interval '1 h'")
         oven.door.set()
         wait_until(lambda: not oven.trouble)
     assert told(db) == []
-    assert db.rows("SELECT attempts, leased_until > now() FROM agenda") == [(2, True)]
+    assert db.rows("SELECT attempts, leased_until > now() FROM task") == [(2, True)]
 
 
 def test_a_refused_batch_tells_nothing_twice(db: Database) -> None:

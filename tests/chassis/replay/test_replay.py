@@ -18,7 +18,7 @@ from tests.chassis.support.replay_harness import all_read, rewinding, totals
 from tests.chassis.support.sample_messages import BreadOrdered, CakeOrdered, Mode, OrderDropped, TastingBooked
 
 LONG_AGO, NOON = uuid7(1_000_000_000_000), datetime(2100, 1, 1, 12, tzinfo=UTC)
-TABLES = ("outbox", "inbox", "inbox_old", "position", "stream", "agenda", "parked", "hold", "level", "cake", "audit")
+TABLES = ("outbox", "inbox", "inbox_old", "position", "stream", "task", "parked", "hold", "level", "cake", "audit")
 PARK = """
 INSERT INTO parked (id, line, state, type, topic, partition, "offset", headers, raw, error_class, error, attempts)
 VALUES (%s, %s, %s, 'order.dropped', 'order.events', 0, 0, '[]', '', 'HANDLER', 'x', 1)"""
@@ -126,14 +126,14 @@ def test_the_fence_withholds_effects_and_what_follows_them(kitchen: Kitchen, db:
         all_read(kitchen, db)
         plan = operator.dry(topic="payment.events")
         fenced = operator.live(plan, kitchen.name)
-        agenda = db.rows("SELECT type, key FROM agenda")
+        tasks = db.rows("SELECT type, key FROM task")
         opened = operator.live(plan, kitchen.name, allow_effects=["bake_cake"])
 
     assert totals(plan) == totals(fenced) == {"FENCED": 2, "NEW": 1}
     assert fenced["progress"]["kept_back"] == {"bake_cake": 1}
-    assert agenda == [("begin_tasting", "o-2")]
+    assert tasks == [("begin_tasting", "o-2")]
     assert totals(opened) == {"NEW": 2, "SEEN": 1}
-    assert sorted(db.rows("SELECT type, key FROM agenda")) == [
+    assert sorted(db.rows("SELECT type, key FROM task")) == [
         ("bake_cake", "o-1"), ("begin_tasting", "o-1"), ("begin_tasting", "o-2"),
     ]  # fmt: skip
 
@@ -153,7 +153,7 @@ def test_a_stopped_replay_goes_on_exactly_there(kitchen: Kitchen, db: Database) 
         identity = operator.begin(**wish)
         wait_until(lambda: operator.show(identity)["progress"].get("records", 0) >= 10)
     halfway = db.rows("SELECT state, (progress->>'records')::int FROM operation WHERE id = %s", UUID(identity))
-    done = db.one("SELECT count(*) FROM agenda")
+    done = db.one("SELECT count(*) FROM task")
 
     with rewinding(kitchen, service) as operator:
         ended = operator.rests(identity)
@@ -162,7 +162,7 @@ def test_a_stopped_replay_goes_on_exactly_there(kitchen: Kitchen, db: Database) 
     assert halfway[0][1] < 42
     assert done == halfway[0][1] - 1
     assert totals(ended) == {"FENCED": 2, "NEW": 40}
-    assert db.one("SELECT count(*) FROM agenda") == 40
+    assert db.one("SELECT count(*) FROM task") == 40
 
 
 def test_a_paused_replay_does_nothing_until_it_is_resumed(kitchen: Kitchen, db: Database) -> None:
@@ -179,7 +179,7 @@ def test_a_paused_replay_does_nothing_until_it_is_resumed(kitchen: Kitchen, db: 
         wait_until(lambda: operator.show(identity)["progress"].get("records", 0) >= 2)
         for _ in range(2):
             paused = operator.ask("POST", f"/ops/operations/{identity}/pause")
-        assert db.one("SELECT count(*) FROM agenda") == paused["progress"]["records"]
+        assert db.one("SELECT count(*) FROM task") == paused["progress"]["records"]
         operator.ask("POST", f"/ops/operations/{identity}/resume")
         wait_until(lambda: operator.show(identity)["progress"]["records"] > paused["progress"]["records"])
         ended = operator.ask("POST", f"/ops/operations/{identity}/cancel")
@@ -188,7 +188,7 @@ def test_a_paused_replay_does_nothing_until_it_is_resumed(kitchen: Kitchen, db: 
 
     assert (running.value.kind.slug, running.value.extra) == ("operation-refused", {"rule": "RUNNING"})
     assert over.value.extra == {"rule": "ENDED"}
-    assert db.one("SELECT count(*) FROM agenda") == ended["progress"]["records"] < 30
+    assert db.one("SELECT count(*) FROM task") == ended["progress"]["records"] < 30
     actions = [row[0] for row in db.rows("SELECT action FROM audit ORDER BY number")]
     assert actions == ["replay", "operation-pause", "operation-resume", "operation-cancel"]
     said = db.rows("SELECT type FROM outbox WHERE aggregatetype = 'ops.events' ORDER BY sequence")
@@ -262,4 +262,4 @@ def test_without_the_fence_the_effect_would_be_said(
         ended = operator.live(operator.dry(topic="payment.events"), kitchen.name)
 
     assert totals(ended) == {"NEW": 1}
-    assert db.rows("SELECT type FROM agenda") == [("bake_cake",)]
+    assert db.rows("SELECT type FROM task") == [("bake_cake",)]

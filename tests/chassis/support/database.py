@@ -24,7 +24,7 @@ from tests.chassis.support import sample_service
 from tests.chassis.support.sample_messages import ShelfFilled
 
 TRUNCATE = (
-    "TRUNCATE outbox, inbox, inbox_old, topic, position, stream, agenda, parked, relay_progress, relay_recovery, stall,"
+    "TRUNCATE outbox, inbox, inbox_old, topic, position, stream, task, parked, relay_progress, relay_recovery, stall,"
     " relay_notice, idempotency_key, hold, level, cake RESTART IDENTITY"
 )
 Row = tuple[Any, ...]

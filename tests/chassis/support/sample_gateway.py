@@ -1,4 +1,4 @@
-"""The outside of the pantry: an oven that remembers every call, and an agenda at work."""
+"""The outside of the pantry: an oven that remembers every call, and a scheduler at work."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def tries(db: Database) -> int:
 def working(
     db: Database, oven: Oven, service: Service[Any] | None = None, *, caught_up: bool = True, client: object = None
 ) -> Iterator[TaskScheduler]:
-    """Let an agenda work while the block lasts, with the oven or another client; it drains at the end."""
+    """Let a scheduler work while the block lasts, with the oven or another client; it drains at the end."""
     made = TaskScheduler(service or kitchen_with(), db.connect, Telemetry(Spans.disabled()), client or oven)
     made.caught_up = lambda: caught_up
     run = Running(made.run)
@@ -110,4 +110,4 @@ def ordered(db: Database, *orders: str, service: Service[Any] | None = None) -> 
 def done(db: Database, count: int, kind: str = "cake.ready") -> None:
     """Wait until so many events of a type were said and no row is left."""
     wait_until(lambda: db.one("SELECT count(*) FROM outbox WHERE type = %s", kind) == count, what=f"{count} {kind}")
-    wait_until(lambda: db.one("SELECT count(*) FROM agenda") == 0, what="the agenda empty")
+    wait_until(lambda: db.one("SELECT count(*) FROM task") == 0, what="no task left")

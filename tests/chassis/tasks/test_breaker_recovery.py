@@ -108,7 +108,7 @@ def service() -> Service[Pantry]:
 
 @contextmanager
 def baking(db: Database, bakery: Bakery) -> Iterator[Client]:
-    """Let an agenda work with a client of the bakery while the block lasts."""
+    """Let a scheduler work with a client of the bakery while the block lasts."""
     client, oven = Client(bakery.url), Oven()
     with working(db, oven, service(), client=client):
         yield client
@@ -123,7 +123,7 @@ def test_what_waits_for_a_sick_outside_goes_on_within_five_seconds_of_its_healin
     monkeypatch.setattr(scheduler, "PROBE_SECONDS", 0.4)
     ordered(db, *(f"o-{n}" for n in range(CAKES)), service=service())
     with baking(db, bakery) as client:
-        wait_until(lambda: db.one("SELECT count(*) FROM agenda WHERE due > now() + interval '5 min'") == CAKES)
+        wait_until(lambda: db.one("SELECT count(*) FROM task WHERE due > now() + interval '5 min'") == CAKES)
         assert client.breaker.state is State.OPEN
         sick = len(bakery.asked)
         began = time.monotonic()
@@ -132,7 +132,7 @@ def test_what_waits_for_a_sick_outside_goes_on_within_five_seconds_of_its_healin
 
         bakery.sick = False
         wait_until(lambda: client.breaker.state is State.CLOSED)
-        wait_until(lambda: db.one("SELECT count(*) FROM agenda WHERE due > now() + interval '5 s'") == 0)
+        wait_until(lambda: db.one("SELECT count(*) FROM task WHERE due > now() + interval '5 s'") == 0)
         done(db, CAKES)
 
     assert sum(well for _, well in bakery.asked) == CAKES
@@ -142,10 +142,10 @@ def test_what_waits_for_a_sick_outside_goes_on_within_five_seconds_of_its_healin
 def test_what_falls_due_after_the_healing_is_spread(db: Database) -> None:
     """Not all at once: of two hundred rows no second of the spread has more than half, and none is later."""
     ordered(db, *(f"o-{n}" for n in range(200)), service=service())
-    db.rows("UPDATE agenda SET due = now() + interval '15 min'")
+    db.rows("UPDATE task SET due = now() + interval '15 min'")
     with db.connect() as tx, tx.transaction():
         hasten(tx, ["bake_cake"], scheduler.SPREAD)
-        waits = [row[0] for row in tx.execute("SELECT extract(epoch FROM due - now())::float FROM agenda").fetchall()]
+        waits = [row[0] for row in tx.execute("SELECT extract(epoch FROM due - now())::float FROM task").fetchall()]
     assert len(waits) == 200
     assert 0 <= min(waits) < max(waits) <= scheduler.SPREAD.total_seconds()
     for second in range(round(scheduler.SPREAD.total_seconds())):
@@ -183,6 +183,6 @@ def test_a_client_without_a_breaker_is_left_alone(db: Database) -> None:
     ordered(db, "o-1")
     oven = Oven()
     oven.trouble = [TransientError()]
-    with working(db, oven, kitchen_with(ladder=FAR)) as agenda:
-        wait_until(lambda: db.one("SELECT due > now() + interval '5 min' FROM agenda"))
-        assert agenda.healing.look(db.connect) is False
+    with working(db, oven, kitchen_with(ladder=FAR)) as scheduler:
+        wait_until(lambda: db.one("SELECT due > now() + interval '5 min' FROM task"))
+        assert scheduler.healing.look(db.connect) is False

@@ -36,7 +36,7 @@ def ordered_ago(db: Database, hours: float, service: Service[Pantry]) -> None:
     """Order a cake, as it was said so many hours ago."""
     cause = uuid7(int(time.time() * 1000 - hours * HOUR_MS))
     db.commit(heard(CakeOrdered("o-1"), cause), service=service)
-    assert id_time(db.one("SELECT id FROM agenda")) < datetime.now(UTC) - timedelta(hours=hours - 0.1)
+    assert id_time(db.one("SELECT id FROM task")) < datetime.now(UTC) - timedelta(hours=hours - 0.1)
 
 
 @pytest.mark.parametrize(("hours", "first"), [(19.9, []), (20.1, ["o-1"])])
@@ -81,8 +81,8 @@ def test_age_is_judged_by_the_clock_given(db: Database) -> None:
     """A new intent is old when the clock says so."""
     asked: list[str] = []
     service, oven = inquiring(asked, CakeBaked("o-1")), Oven()
-    with working(db, oven, service) as agenda:
-        agenda.calls.clock = lambda: datetime.now(UTC) + timedelta(hours=21)
+    with working(db, oven, service) as scheduler:
+        scheduler.calls.clock = lambda: datetime.now(UTC) + timedelta(hours=21)
         db.commit(heard(CakeOrdered("o-1")), service=service)
         done(db, 1, CakeReady.type)
     assert (asked, oven.calls["o-1"]) == (["o-1"], 0)
@@ -105,12 +105,10 @@ def test_many_tries_in_a_row_do_not_use_up_a_day(db: Database) -> None:
     oven, service = Oven(), kitchen_with(ladder=ladder)
     oven.trouble = [TransientError()] * 2
     db.commit(heard(CakeOrdered("o-1")), service=service)
-    db.rows("UPDATE agenda SET attempts = 50")
+    db.rows("UPDATE task SET attempts = 50")
 
     with working(db, oven, service):
-        wait_until(
-            lambda: db.said() or db.one("SELECT attempts FROM agenda WHERE due > now() + interval '9 min'") == 51
-        )
+        wait_until(lambda: db.said() or db.one("SELECT attempts FROM task WHERE due > now() + interval '9 min'") == 51)
     assert db.said("type") == []
 
 

@@ -12,7 +12,7 @@ from quadrille.ids import event_id
 from quadrille.intents import Decision, TransientError
 from quadrille.messages import to_json
 from quadrille.processing.envelope import Duplicate, Handled, Parked, Record
-from quadrille.tasks import scheduler as agendas
+from quadrille.tasks import scheduler as schedulers
 from tests.chassis.support import sample_service
 from tests.chassis.support.database import Database, heard, wait_until
 from tests.chassis.support.sample_gateway import SOON, Oven, done, kitchen_with, ordered, working
@@ -26,7 +26,7 @@ from tests.chassis.support.sample_messages import (
 )
 from tests.chassis.support.sample_service import Pantry
 
-ROW = "SELECT attempts, leased_until IS NOT NULL, error_class, error FROM agenda"
+ROW = "SELECT attempts, leased_until IS NOT NULL, error_class, error FROM task"
 
 
 @pytest.mark.proves("L10")
@@ -63,7 +63,7 @@ def test_there_is_never_more_in_hand_than_there_is_room(db: Database) -> None:
     outcomes = db.commit(*(heard(CakeOrdered(f"o-{n}")) for n in range(3)), service=kitchen_with(), room=2)
 
     assert [len(o.handed) for o in outcomes if isinstance(o, Handled)] == [1, 1, 0]
-    assert db.one("SELECT count(*) FROM agenda WHERE leased_until IS NULL AND attempts = 0 AND due <= now()") == 1
+    assert db.one("SELECT count(*) FROM task WHERE leased_until IS NULL AND attempts = 0 AND due <= now()") == 1
 
 
 @pytest.mark.proves("L10")
@@ -72,7 +72,7 @@ def test_a_crash_between_call_and_commit_asks_again_under_the_same_key(db: Datab
     ordered(db, "o-1")
     oven = Oven()
     oven.calls["o-1"] = 1  # by the one that is dead now
-    db.rows("UPDATE agenda SET attempts = 1, leased_until = now() + interval '0.2 s'")
+    db.rows("UPDATE task SET attempts = 1, leased_until = now() + interval '0.2 s'")
 
     with working(db, oven):
         done(db, 1)
@@ -87,12 +87,12 @@ def test_an_answer_fed_twice_has_one_effect(db: Database) -> None:
     """In one batch, or late from a lease that had run out: Done once, then Seen."""
     [order] = ordered(db, "o-1")
     row = event_id("pantry", order.id, "bake_cake", 0)
-    answer = heard(CakeBaked("o-1"), event_id("pantry", row, "answer", 0), agenda=row)
-    late = heard(CakeBaked("o-1", raw=True), answer.id, agenda=row)
+    answer = heard(CakeBaked("o-1"), event_id("pantry", row, "answer", 0), from_task=row)
+    late = heard(CakeBaked("o-1", raw=True), answer.id, from_task=row)
 
     assert [type(o) for o in db.commit(answer, answer)] == [Handled, Duplicate]
     assert db.commit(late) == [Duplicate()]
-    assert (db.said("type"), db.rows("SELECT * FROM agenda")) == ([("cake.ready",)], [])
+    assert (db.said("type"), db.rows("SELECT * FROM task")) == ([("cake.ready",)], [])
 
 
 @pytest.mark.parametrize("trouble", [TransientError("nothing known"), ValueError("a bug")])
@@ -118,7 +118,7 @@ def test_a_row_tells_what_keeps_it_waiting(db: Database) -> None:
     oven.trouble = [TransientError("card 4111")]
     with working(db, oven, kitchen_with(ladder=(timedelta(seconds=60),))):
         wait_until(lambda: db.rows(ROW) == [(1, False, "TRANSIENT", "Transient")])
-        assert db.one("SELECT due > now() + interval '20 s' FROM agenda")
+        assert db.one("SELECT due > now() + interval '20 s' FROM task")
 
 
 def test_past_the_top_of_the_ladder_the_intent_is_answered_as_exhausted(db: Database) -> None:
@@ -149,11 +149,11 @@ def test_intents_that_lead_to_one_another_climb_one_ladder(db: Database) -> None
     oven, service = Oven(), kitchen_with(ladder=(*SOON, timedelta(seconds=60)), goes_on=True)
     oven.raw = 9
     with working(db, oven, service):
-        wait_until(lambda: db.rows("SELECT attempts FROM agenda WHERE due > now() + interval '20 s'") == [(3,)])
+        wait_until(lambda: db.rows("SELECT attempts FROM task WHERE due > now() + interval '20 s'") == [(3,)])
 
     assert oven.calls == {"o-1": 3}
     ordered(db, "o-2", service=service)
-    assert db.rows("SELECT attempts FROM agenda WHERE key = 'o-2' AND due <= now()") == [(0,)]
+    assert db.rows("SELECT attempts FROM task WHERE key = 'o-2' AND due <= now()") == [(0,)]
 
 
 def test_an_intent_said_anew_begins_at_the_bottom(db: Database) -> None:
@@ -169,7 +169,7 @@ def test_an_intent_said_anew_begins_at_the_bottom(db: Database) -> None:
 
 def test_an_intent_told_to_wait_is_not_called_and_not_counted(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """WAIT puts it off without a try; when it may go, its first try is its first."""
-    monkeypatch.setattr(agendas, "WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(schedulers, "WAIT_SECONDS", 0.05)
     ordered(db, "o-1")
     db.rows("UPDATE cake SET state = 'HELD_BACK'")
     oven, rulings = Oven(), Counter[Decision]()
@@ -203,7 +203,7 @@ def test_an_intent_to_be_dropped_is_answered_so(db: Database) -> None:
 
 
 def test_the_first_hand_on_is_judged_too(db: Database) -> None:
-    """Ordered and dropped in one batch: the intent is not handed on, it stays for the agenda to drop."""
+    """Ordered and dropped in one batch: the intent is not handed on, it stays for the scheduler to drop."""
     outcomes = db.commit(
         heard(CakeOrdered("o-1")), heard(OrderDropped("o-1")), service=kitchen_with(sample_service.may_bake), room=5
     )
@@ -215,7 +215,7 @@ def test_the_first_hand_on_is_judged_too(db: Database) -> None:
 def test_one_intent_that_cannot_be_read_or_judged_does_not_stop_the_others(db: Database) -> None:
     """A body of another shape, and a ruling that raises, wait on the ladder with their reason; the rest is baked."""
     ordered(db, "o-1", "o-2", "o-3", "o-4")
-    db.rows("UPDATE agenda SET body = '{}' WHERE key = 'o-1'")
+    db.rows("UPDATE task SET body = '{}' WHERE key = 'o-1'")
     oven = Oven()
 
     def when(intent: BakeCake, work: Pantry) -> Decision:
@@ -226,13 +226,13 @@ def test_one_intent_that_cannot_be_read_or_judged_does_not_stop_the_others(db: D
     slow = (timedelta(seconds=60),)
     with working(db, oven, kitchen_with(when, slow)):
         wait_until(lambda: len(db.said()) == 2)
-        found = "SELECT key, leased_until, error_class, error FROM agenda ORDER BY key"
+        found = "SELECT key, leased_until, error_class, error FROM task ORDER BY key"
         wanted = [("o-1", None, "UNREADABLE", "ValidationError"), ("o-2", None, "HANDLER", "KeyError")]
         wait_until(lambda: db.rows(found) == wanted)
 
 
 def test_two_workers_share_the_work_without_doubling(db: Database) -> None:
-    """Sixty intents and thirty timers for two agendas: each carried out once, by one of them."""
+    """Sixty intents and thirty timers for two schedulers: each carried out once, by one of them."""
     ordered(db, *(f"o-{n}" for n in range(60)))
     now = datetime.now(UTC)
     db.commit(*(heard(TastingBooked(f"t-{n}", now - timedelta(seconds=n))) for n in range(30)))
@@ -274,7 +274,7 @@ def test_a_parked_answer_is_the_only_one(db: Database) -> None:
     [order] = ordered(db, "o-1")
     row = event_id("pantry", order.id, "bake_cake", 0)
     body = CakeBaked("o-1", odd=True)
-    odd = heard(body, event_id("pantry", row, "answer", 0), agenda=row, record=Record(to_json(body)))
+    odd = heard(body, event_id("pantry", row, "answer", 0), from_task=row, record=Record(to_json(body)))
 
     assert [type(o) for o in db.commit(odd)] == [Parked]
     assert db.commit(odd, replace(odd, body=CakeBaked("o-1"))) == [Duplicate(), Duplicate()]

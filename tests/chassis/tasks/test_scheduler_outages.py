@@ -1,4 +1,4 @@
-"""Timers, stops and outages of the agenda: fired once and in time, answers kept, leases respected."""
+"""Timers, stops and outages of the scheduler: fired once and in time, answers kept, leases respected."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_timer_fires_once_when_it_is_due_and_not_before(db: Database) -> None:
         wait_until(lambda: again._look_at > 0)  # noqa: SLF001 - it has looked once
 
     assert sorted(db.said()) == [("tasting.begun", "t-1"), ("tasting.begun", "t-2")]
-    assert db.rows("SELECT key FROM agenda") == [("t-3",)]
+    assert db.rows("SELECT key FROM task") == [("t-3",)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +93,10 @@ def test_timers_wait_until_the_topics_are_read(db: Database) -> None:
     db.commit(heard(TastingBooked("t-1", datetime.now(UTC) - timedelta(minutes=5))))
     ordered(db, "o-1")
 
-    with working(db, Oven(), caught_up=False) as agenda:
+    with working(db, Oven(), caught_up=False) as scheduler:
         wait_until(lambda: db.said() == [("cake.ready", "o-1")])
-        agenda.caught_up = lambda: True
-        agenda.wake()
+        scheduler.caught_up = lambda: True
+        scheduler.wake()
         wait_until(lambda: len(db.said()) == 2)
 
 
@@ -104,13 +104,13 @@ def test_a_timer_that_cannot_be_handled_parks_alone(db: Database) -> None:
     """One raises, one has a body of another shape: both are parked and held; the third fires."""
     now = datetime.now(UTC)
     db.commit(*(heard(TastingBooked(key, now)) for key in ("unlucky-1", "t-2", "t-3")))
-    db.rows("UPDATE agenda SET body = '{}' WHERE key = 't-2'")
+    db.rows("UPDATE task SET body = '{}' WHERE key = 't-2'")
 
     with working(db, Oven()):
         wait_until(lambda: db.said() == [("tasting.begun", "t-3")])
         wait_until(lambda: len(db.parked()) == 2)
     assert sorted(db.parked("type", "error_class")) == [("begin_tasting", "HANDLER"), ("begin_tasting", "UNHEARD")]
-    assert db.rows("SELECT leased_until = 'infinity' FROM agenda") == [(True,), (True,)]
+    assert db.rows("SELECT leased_until = 'infinity' FROM task") == [(True,), (True,)]
 
 
 CUT = (
@@ -138,7 +138,7 @@ def test_a_halved_batch_leases_nothing_to_a_process_that_may_forget_it(db: Datab
     outcomes = db.commit(*batch, service=kitchen_with(), room=5)
 
     assert [type(o) for o in outcomes] == [Handled, Parked]
-    assert db.rows("SELECT leased_until, attempts FROM agenda") == [(None, 0)]
+    assert db.rows("SELECT leased_until, attempts FROM task") == [(None, 0)]
 
 
 def test_who_lost_a_lease_changes_nothing_about_it(db: Database) -> None:
@@ -148,12 +148,12 @@ def test_who_lost_a_lease_changes_nothing_about_it(db: Database) -> None:
     oven.door.clear()
     with working(db, oven):
         wait_until(lambda: len(oven.calls) == 2)
-        db.rows("UPDATE agenda SET attempts = 2, leased_until = now() + interval '30 s' WHERE key = 'o-1'")
-        db.rows("UPDATE agenda SET leased_until = 'infinity' WHERE key = 'o-2'")
-        before = db.rows("SELECT agenda::text FROM agenda ORDER BY key")
+        db.rows("UPDATE task SET attempts = 2, leased_until = now() + interval '30 s' WHERE key = 'o-1'")
+        db.rows("UPDATE task SET leased_until = 'infinity' WHERE key = 'o-2'")
+        before = db.rows("SELECT task::text FROM task ORDER BY key")
         oven.trouble = [TransientError(), TransientError()]
         oven.door.set()
-    assert db.rows("SELECT agenda::text FROM agenda ORDER BY key") == before
+    assert db.rows("SELECT task::text FROM task ORDER BY key") == before
 
 
 def test_a_lease_too_short_for_a_call_is_given_back(db: Database) -> None:
@@ -163,8 +163,8 @@ def test_a_lease_too_short_for_a_call_is_given_back(db: Database) -> None:
     assert isinstance(outcome, Handled)
     stale = replace(outcome.handed[0], expires=time.monotonic() + 5)
 
-    with working(db, oven, service) as agenda:
-        agenda.calls.take([stale])
+    with working(db, oven, service) as scheduler:
+        scheduler.calls.take([stale])
         done(db, 1)
     assert oven.calls == {"o-1": 1}
     assert (
@@ -178,31 +178,31 @@ def test_a_stop_finishes_what_is_under_way_and_gives_back_the_rest(db: Database)
     oven = Oven()
     oven.door.clear()
     oven.raw = 3  # three answers say the intent again, with nobody left to carry it out
-    agenda = TaskScheduler(kitchen_with(), db.connect, Telemetry(Spans.disabled()), oven)
-    run = Running(agenda.run)
+    scheduler = TaskScheduler(kitchen_with(), db.connect, Telemetry(Spans.disabled()), oven)
+    run = Running(scheduler.run)
     try:
         wait_until(lambda: len(oven.calls) == 10)
-        wait_until(lambda: db.one("SELECT count(*) FROM agenda WHERE leased_until > now()") == 40)
+        wait_until(lambda: db.one("SELECT count(*) FROM task WHERE leased_until > now()") == 40)
         run.stop.set()
-        wait_until(lambda: agenda.room() == 0 and agenda.calls.closed)
+        wait_until(lambda: scheduler.room() == 0 and scheduler.calls.closed)
     finally:
         oven.door.set()
     run.end()
 
     assert sum(oven.calls.values()) == 10
     assert len(db.said()) == 7
-    free = "SELECT count(*) FROM agenda WHERE leased_until IS NULL AND attempts = 0 AND due <= now()"
-    assert db.one(free) == db.one("SELECT count(*) FROM agenda") == 33
+    free = "SELECT count(*) FROM task WHERE leased_until IS NULL AND attempts = 0 AND due <= now()"
+    assert db.one(free) == db.one("SELECT count(*) FROM task") == 33
 
 
 def test_what_comes_after_the_end_is_left_to_others(db: Database) -> None:
-    """The listener's last batch hands on to an agenda that has ended: no error, no call; the lease runs out."""
+    """The listener's last batch hands on to a scheduler that has ended: no error, no call; the lease runs out."""
     service, oven = kitchen_with(), Oven()
-    with working(db, oven, service) as agenda:
+    with working(db, oven, service) as scheduler:
         pass
     [outcome] = db.commit(heard(CakeOrdered("o-1")), service=service, room=1)
     assert isinstance(outcome, Handled)
 
-    agenda.heard(outcome)
+    scheduler.heard(outcome)
 
-    assert (agenda.room(), oven.calls) == (0, Counter())
+    assert (scheduler.room(), oven.calls) == (0, Counter())

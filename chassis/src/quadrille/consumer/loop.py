@@ -313,4 +313,4 @@ class ConsumerLoop:
 
 
 def _leave(done: Handled) -> None:
-    """Take no intent in hand: the agenda finds them when they are due."""
+    """Take no intent in hand: the scheduler finds them when they are due."""

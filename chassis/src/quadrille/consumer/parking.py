@@ -19,10 +19,10 @@ from quadrille.processing.batch import process_batch
 from quadrille.processing.envelope import Duplicate, Envelope, Handled, Outcome, Record, Unreadable, due_of
 from quadrille.service import Service, Tx
 
-# A line whose head is dead waits for a person. An answer's or timer's line is the id of its agenda row.
+# A line whose head is dead waits for a person. An answer's or timer's line is the id of its task row.
 OPEN_ROWS = """
 SELECT p.id, p.line, p.type, p.topic, p.headers, p.raw, p.parked_at, a.key, a.attempts, a.traceparent, a.type
-  FROM parked p LEFT JOIN agenda a ON p.topic IS NULL AND a.id::text = p.line
+  FROM parked p LEFT JOIN task a ON p.topic IS NULL AND a.id::text = p.line
  WHERE p.state = 'OPEN'
    AND NOT EXISTS (SELECT FROM parked d WHERE d.line = p.line AND d.state = 'DEAD' AND d.place < p.place)
  ORDER BY p.line, p.place"""
@@ -57,7 +57,7 @@ def _input(service: Service[Any], reader: RecordDeserializer, row: Row) -> Envel
 
 
 def _from_inside(service: Service[Any], row: Row) -> Envelope:
-    """Return the input of an answer or timer: its key, attempts and place in a trace are its agenda row's."""
+    """Return the input of an answer or timer: its key, attempts and place in a trace are its task row's."""
     identity, line, kind, _, _, raw, _, key, tries, traceparent, asked = row
     classes: dict[str, type[Message]] = {**service.on.consumes(Result), **service.on.consumes(Timer)}
     body: Message | Unreadable
@@ -72,6 +72,6 @@ def _from_inside(service: Service[Any], row: Row) -> Envelope:
 
 
 def _undoes(service: Service[Any], asked: str | None, body: Message | Unreadable) -> str | None:
-    """Return the step an answer tells the undoing of; ``asked`` is the type of its agenda row."""
+    """Return the step an answer tells the undoing of; ``asked`` is the type of its task row."""
     intent = next((cls for cls in service.outside.policies if cls.type == asked), None)
     return compensation.step_of(service.on, intent, type(body)) if intent and isinstance(body, Result) else None

@@ -1,4 +1,4 @@
-"""One worker process: a thread that hears topics, a thread that works off the agenda, both through ``commit``."""
+"""One worker process: a thread that hears topics, a thread that works off tasks, both through ``commit``."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ class Worker:
         self.topics = Topics(bootstrap)
         self.listener = ConsumerLoop(service, self.connect, ConsumerPorts(client, self.topics, self.reader), notes)
         self.progress = ConsumerProgress(service, self.topics, self.listener, context.settings.patience)
-        self.agenda = TaskScheduler(service, self.connect, notes, context.client)
+        self.scheduler = TaskScheduler(service, self.connect, notes, context.client)
         if context.beats:
             self.listener.heartbeat = HeartbeatMonitor(service, self.topics, context.decoder)
-        self.listener.take, self.listener.room = self.agenda.heard, self.agenda.room
-        self.agenda.caught_up = self.listener.caught_up
-        self.listener.batch_max = self.agenda.batch_max = context.settings.batch_max
+        self.listener.take, self.listener.room = self.scheduler.heard, self.scheduler.room
+        self.scheduler.caught_up = self.listener.caught_up
+        self.listener.batch_max = self.scheduler.batch_max = context.settings.batch_max
         self._failure: BaseException | None = None
         self._troubles = ThrottledLog()
 
@@ -65,20 +65,20 @@ class Worker:
         """Work until told to stop; raises StoppedError when a topic is not what it was."""
         if not self._prepare(stop):
             return
-        heard_all = threading.Event()  # the agenda ends last: it takes in hand what the last batch says
+        heard_all = threading.Event()  # the scheduler ends last: it takes in hand what the last batch says
         listening = self._thread("listener", self.listener.run, stop, stop)
-        working = self._thread("agenda", self.agenda.run, heard_all, stop)
+        working = self._thread("scheduler", self.scheduler.run, heard_all, stop)
         watching = self._thread("watchdog", self._watch, stop, stop)
         listening.start()
         watching.start()
-        if not self.agenda.idle:
+        if not self.scheduler.idle:
             working.start()
         self._guarded(self._look_after, stop, stop)
         listening.join()
         watching.join()
         heard_all.set()
-        if not self.agenda.idle:
-            self.agenda.wake()
+        if not self.scheduler.idle:
+            self.scheduler.wake()
             working.join()
         if self._failure:
             raise self._failure

@@ -174,5 +174,5 @@ class Guarded(Protocol):
 
     @property
     def breaker(self) -> Breaker:
-        """The breaker, of whose changes whoever works off the agenda wants to be told."""
+        """The breaker, of whose changes whoever works off tasks wants to be told."""
         ...

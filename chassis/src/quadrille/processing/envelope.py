@@ -49,7 +49,7 @@ class Record:
 class Envelope:
     """Anything a handler is given: an event heard, a command, an result of the outside, a due timer.
 
-    ``agenda`` is the row an answer or timer ends; ``request`` is the idempotency key a command comes under;
+    ``from_task`` is the row an answer or timer ends; ``request`` is the idempotency key a command comes under;
     ``redriven`` says that the input comes from its parked row; ``undoes`` is the step an answer tells the undoing of;
     ``span_id`` is the id of its future process span.
     """
@@ -87,7 +87,7 @@ class Envelope:
 
 @dataclass(frozen=True, slots=True)
 class LeasedIntent:
-    """An intent of the agenda in this worker's hand; the lease is ours until ``expires`` on our monotonic clock.
+    """An intent in this worker's hand; the lease is ours until ``expires`` on our monotonic clock.
 
     ``span_id`` is the id of the future span of its call.
     """

@@ -51,13 +51,13 @@ SET_STREAMS = """
 UPDATE stream s SET sequence = n.sequence FROM unnest(%b::text[], %b::text[], %b::bigint[]) n(topic, key, sequence)
  WHERE (s.topic, s.key) = (n.topic, n.key)"""
 ADD_TASKS = """
-INSERT INTO agenda (id, key, type, body, due, leased_until, attempts, traceparent)
+INSERT INTO task (id, key, type, body, due, leased_until, attempts, traceparent)
 SELECT id, key, type, body, coalesce(due, now() + wait), CASE WHEN handed THEN now() + %b::interval END,
        tried + handed::int, traceparent
   FROM unnest(%b::uuid[], %b::text[], %b::text[], %b::jsonb[], %b::timestamptz[], %b::interval[], %b::int[],
               %b::bool[], %b::text[]) n(id, key, type, body, due, wait, tried, handed, traceparent)"""
-END_TASKS = "DELETE FROM agenda WHERE id = ANY(%b)"
-HOLD_TASKS = "UPDATE agenda SET leased_until = 'infinity' WHERE id = ANY(%b)"
+END_TASKS = "DELETE FROM task WHERE id = ANY(%b)"
+HOLD_TASKS = "UPDATE task SET leased_until = 'infinity' WHERE id = ANY(%b)"
 PARK = """
 INSERT INTO parked (id, line, state, type, topic, partition, "offset", headers, raw, error_class, error, attempts)
 VALUES (%b, %b, 'OPEN', %b, %b, %b, %b, %b, %b, %b, %b, %b)
@@ -129,7 +129,7 @@ class OutboxRecord:
 
 @dataclass(frozen=True, slots=True)
 class TaskRecord:
-    """An intent or timer ready for the agenda; ``due`` None is after ``wait``, ``handed`` says it is leased to us.
+    """An intent or timer ready to be stored; ``due`` None is after ``wait``, ``handed`` says it is leased to us.
 
     ``tried`` counts the tries that led to it, whose ladder it goes on with.
     """
@@ -243,7 +243,7 @@ def _past(tx: Tx, inputs: Sequence[Envelope], keys: list[str]) -> psycopg.Cursor
 def end(
     tx: Tx, batch: Sequence[tuple[Envelope, Outcome]], told: PendingWrites, history: BatchState, lease: timedelta
 ) -> None:
-    """Queue what the batch leaves behind: inbox, outbox, streams, agenda, parked."""
+    """Queue what the batch leaves behind: inbox, outbox, streams, tasks, parked."""
     done = [i for i, outcome in batch if isinstance(outcome, Handled)]
     if claims := [i.id for i in done if not isinstance(i.body, Command)]:
         tx.execute(ADD_SEEN, [claims])

@@ -1,4 +1,4 @@
-"""Rows of the agenda, leased and put off; the guarantee: who lost a row's lease changes nothing about it any more.
+"""Tasks, leased and put off; the guarantee: who lost a row's lease changes nothing about it any more.
 
 ``attempts`` grows with every lease, so it tells this lease from a later one: a fence, as the position is for events.
 """
@@ -17,21 +17,21 @@ from quadrille.processing.envelope import LeasedIntent
 from quadrille.service import Tx
 
 LEASE_DUE = """
-UPDATE agenda a SET leased_until = now() + %b::interval, attempts = attempts + 1
-  FROM (SELECT id, leased_until FROM agenda WHERE due <= now() AND (leased_until IS NULL OR leased_until < now())
+UPDATE task a SET leased_until = now() + %b::interval, attempts = attempts + 1
+  FROM (SELECT id, leased_until FROM task WHERE due <= now() AND (leased_until IS NULL OR leased_until < now())
            AND type = ANY(%b) ORDER BY due LIMIT %b FOR UPDATE SKIP LOCKED) d
  WHERE a.id = d.id RETURNING a.id, a.key, a.type, a.body::text, a.attempts, a.traceparent, now(),
        d.leased_until IS NOT NULL"""
 RESCHEDULE = """
-UPDATE agenda a SET due = CASE WHEN n.wait > interval '0' THEN now() + n.wait ELSE a.due END, leased_until = NULL,
+UPDATE task a SET due = CASE WHEN n.wait > interval '0' THEN now() + n.wait ELSE a.due END, leased_until = NULL,
                     attempts = a.attempts - n.untried, error_class = n.error_class, error = n.error
   FROM unnest(%b::uuid[], %b::int[], %b::interval[], %b::int[], %b::text[], %b::text[])
        n(id, attempts, wait, untried, error_class, error)
  WHERE a.id = n.id AND a.attempts = n.attempts AND a.leased_until < 'infinity' RETURNING a.id, a.due"""
 # Waiting rows of these types fall due within a spread from now, so that they do not come all at once.
 HASTEN = """
-UPDATE agenda a SET due = now() + random() * %b::interval
-  FROM (SELECT id FROM agenda WHERE due > now() + %b::interval AND leased_until IS NULL AND type = ANY(%b)
+UPDATE task a SET due = now() + random() * %b::interval
+  FROM (SELECT id FROM task WHERE due > now() + %b::interval AND leased_until IS NULL AND type = ANY(%b)
          ORDER BY due LIMIT %b FOR UPDATE SKIP LOCKED) d
  WHERE a.id = d.id"""
 

@@ -87,7 +87,7 @@ LOST = "LOST", "its worker was lost before it could tell"
 
 
 class TaskScheduler:
-    """Works off one service's agenda in one thread, with a pool for the calls outside.
+    """Works off one service's tasks in one thread, with a pool for the calls outside.
 
     ``clients`` gives an errand its client of the outside; ``caught_up`` says whether timers may fire yet.
     """
@@ -132,7 +132,7 @@ class TaskScheduler:
             try:
                 self._round()
             except OUTAGE as trouble:
-                self._troubles.warn("agenda waits", type(trouble).__name__)
+                self._troubles.warn("tasks wait", type(trouble).__name__)
                 self._connection.close()
                 stop.wait(NAP_SECONDS)
         self._drain()

@@ -97,7 +97,7 @@ class OnPostgres(Generic[W]):
 
     def intents(self, key: str) -> list[Intent]:
         """Return the intents still open for a key, oldest first."""
-        rows = self.tx.execute("SELECT type, body::text FROM agenda WHERE key = %s ORDER BY due, id", [key])
+        rows = self.tx.execute("SELECT type, body::text FROM task WHERE key = %s ORDER BY due, id", [key])
         classes = self.service.on.emits(Intent)
         return [i for kind, body in rows if isinstance(i := from_json(classes[kind], body), Intent)]
 
@@ -111,7 +111,7 @@ class OnPostgres(Generic[W]):
         return [(kind, json.loads(json.dumps(self._codec.look(payload)[1]))) for kind, payload in rows]
 
     def _open(self, key: str) -> UUID:
-        row = self.tx.execute("SELECT id FROM agenda WHERE key = %s ORDER BY due, id LIMIT 1", [key]).fetchone()
+        row = self.tx.execute("SELECT id FROM task WHERE key = %s ORDER BY due, id LIMIT 1", [key]).fetchone()
         return row[0] if row else uuid7()
 
 

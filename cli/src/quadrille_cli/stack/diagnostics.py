@@ -24,7 +24,7 @@ QUERIES = {
     "outbox": "SELECT aggregatetype, aggregateid, type, sequence, id FROM outbox ORDER BY occurred_at DESC",
     "inbox": "SELECT event_id FROM inbox ORDER BY event_id DESC",
     "position": "SELECT topic, partition, next_offset FROM position WHERE next_offset > 0 ORDER BY topic, partition",
-    "agenda": "SELECT id, key, type, due, leased_until, attempts, error FROM agenda ORDER BY due",
+    "task": "SELECT id, key, type, due, leased_until, attempts, error FROM task ORDER BY due",
     "parked": "SELECT id, line, place, state, type, error_class, error FROM parked ORDER BY place DESC",
     "relay_progress": "SELECT commit_lsn, committed_at, stopped FROM relay_progress",
 }

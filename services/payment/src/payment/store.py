@@ -46,7 +46,7 @@ entry = sa.Table(
     sa.Column("at", sa.DateTime(timezone=True), nullable=False),
 )
 # The chassis' table: what is still to be done outside, shown by the API and made due by a person's wish.
-agenda = sa.table("agenda", *map(sa.column, ("id", "key", "type", "due", "attempts", "error_class", "error")))
+task = sa.table("task", *map(sa.column, ("id", "key", "type", "due", "attempts", "error_class", "error")))
 
 PAYMENTS = """
 SELECT order_id, state, permitted, cancel_wanted, began_at, code, amount_minor, currency, payment_token, deadline_at,
@@ -74,7 +74,7 @@ SELECT * FROM unnest(%b::text[], %b::text[], %b::text[], %b::bigint[], %b::text[
 STANDING = """
 SELECT jsonb_build_object('state', state, 'code', code, 'cancel_wanted', cancel_wanted, 'how', how,
                           'evidence', evidence) FROM payment WHERE order_id = %b"""
-HURRY = "UPDATE agenda SET due = now() WHERE key = ANY(%b) AND due > now() AND leased_until IS NULL"
+HURRY = "UPDATE task SET due = now() WHERE key = ANY(%b) AND due > now() AND leased_until IS NULL"
 
 
 def load(tx: Tx, heard: Sequence[Message]) -> Payments:
@@ -126,9 +126,9 @@ def payment_of(db: sa.Connection, order_id: str) -> Account | None:
         return None
     entries = db.execute(sa.select(entry).where(entry.c.order_id == order_id).order_by(entry.c.at, entry.c.key))
     open_ones = (
-        sa.select(agenda.c.type, agenda.c.due, agenda.c.attempts, agenda.c.error_class, agenda.c.error)
-        .where(agenda.c.key == order_id)
-        .order_by(agenda.c.due, agenda.c.id)
+        sa.select(task.c.type, task.c.due, task.c.attempts, task.c.error_class, task.c.error)
+        .where(task.c.key == order_id)
+        .order_by(task.c.due, task.c.id)
     )
     pending = tuple(Pending(*found) for found in db.execute(open_ones))
     return Account(_payment(row), tuple(Entry(*found) for found in entries), pending)
