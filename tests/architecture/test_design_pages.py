@@ -109,7 +109,7 @@ def tables() -> set[str]:
     named = set(re.findall(r"CREATE TABLE (\w+)", statements))
     for old, new in re.findall(r"ALTER TABLE (\w+) RENAME TO (\w+)", statements):
         named = named - {old} | {new}
-    return {"task" if name == "agenda" else name for name in named}  # what a database of an older version calls it
+    return named
 
 
 def test_every_table_of_the_chassis_is_on_the_page() -> None:

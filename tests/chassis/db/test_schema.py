@@ -16,6 +16,7 @@ from tests.chassis.support.sample_messages import BreadOrdered
 
 PARTITIONS = "SELECT relname FROM pg_class WHERE relname ~ '^(inbox|outbox)_[0-9]{8}$'"
 DROP_AHEAD = "SELECT format('DROP TABLE %%I', relname) FROM pg_class WHERE relname ~ %s AND right(relname, 8) > %s"
+NEWEST = max(schema.VERSIONS)
 BOUND = "SELECT pg_get_expr(relpartbound, oid) FROM pg_class WHERE relname = %s"
 
 
@@ -153,6 +154,5 @@ def test_the_relay_cannot_say_anything(db: Database) -> None:
 
 def test_a_version_of_the_tables_that_does_not_exist_is_refused(db: Database) -> None:
     """A migration that asks for tables nobody knows is refused by name."""
-    unknown = max(schema.VERSIONS) + 1
-    with db.connect() as tx, pytest.raises(ValueError, match=f"version {unknown}"):
-        schema.upgrade(Migration(tx), unknown)
+    with db.connect() as tx, pytest.raises(ValueError, match=f"version {NEWEST + 1}"):
+        schema.upgrade(Migration(tx), NEWEST + 1)

@@ -74,13 +74,13 @@ def test_what_one_input_says_twice_has_two_ids(db: Database) -> None:
 
     rows = db.said("id", "type", "aggregatetype", "sequence", "causationid")[:3]
     assert rows == [
-        (event_id("pantry", meal.id, "dish.served", 0), "dish.served", "sample_service.events", 1, meal.id),
+        (event_id("pantry", meal.id, "dish.served", 0), "dish.served", "pantry.events", 1, meal.id),
         (event_id("pantry", meal.id, "soup.served", 0), "soup.served", "ops.events", 1, meal.id),
-        (event_id("pantry", meal.id, "dish.served", 1), "dish.served", "sample_service.events", 2, meal.id),
+        (event_id("pantry", meal.id, "dish.served", 1), "dish.served", "pantry.events", 2, meal.id),
     ]
     assert db.rows("SELECT * FROM stream ORDER BY topic") == [
         ("ops.events", "o-1", 2),
-        ("sample_service.events", "o-1", 4),
+        ("pantry.events", "o-1", 4),
     ]
     assert [s for (s,) in db.said("sequence")] == [1, 1, 2, 3, 2, 4]
 

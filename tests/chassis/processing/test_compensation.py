@@ -101,7 +101,7 @@ def test_every_try_outside_is_told_with_the_next_one(db: Database) -> None:
     assert shape(db) == [(1, "RETRY", "HANDLER"), (2, "RETRY", "TRANSIENT"), (3, "DONE", None)]
     first, second, last = told(db)
     assert (first["participant"], first["step"], first["order_id"]) == ("pantry", "hold_loaves", "o-1")
-    assert (first["error"], second["error"], last["error"]) == ("ValueError", "Transient", None)
+    assert (first["error"], second["error"], last["error"]) == ("ValueError", "TransientError", None)
     due = [datetime.fromisoformat(one["next_attempt_at"]) for one in (first, second)]
     assert began < due[0] < due[1] < datetime.now(UTC)
     assert last["next_attempt_at"] is None

@@ -115,7 +115,7 @@ def test_a_canary_lies_under_a_key_of_its_own(db: Database) -> None:
     with db.connect() as tx, tx.transaction():
         lock(tx, [beat.key])
         write(tx, [beat])
-    assert db.said("aggregatetype", "aggregateid", "sequence") == [("sample_service.events", "canary-3", 1)]
+    assert db.said("aggregatetype", "aggregateid", "sequence") == [("pantry.events", "canary-3", 1)]
 
 
 def test_a_handler_may_raise_a_finding_in_its_services_name(db: Database) -> None:

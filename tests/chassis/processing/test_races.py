@@ -141,9 +141,9 @@ def test_hot_shelves_make_no_deadlock(db: Database, size: int, seconds: float) -
     """Four workers over eight shelves, half of it drops: no deadlock at any batch size, every loaf accounted for."""
     seen = hot_shelves(db, size, seconds)
 
-    assert set(seen) == {"Done"}, seen
+    assert set(seen) == {"Handled"}, seen
     assert on_the_shelves(db) == 800_000
-    assert db.one("SELECT count(*) FROM inbox") == seen["Done"]
+    assert db.one("SELECT count(*) FROM inbox") == seen["Handled"]
 
 
 def test_shelves_locked_in_any_order_do_deadlock(db: Database) -> None:
@@ -206,6 +206,6 @@ def test_the_same_event_by_four_at_once_has_one_effect(db: Database) -> None:
 
     together(work, 4)
 
-    assert seen == {"Done": 60, "Seen": 180}
+    assert seen == {"Handled": 60, "Duplicate": 180}
     assert next(store.loads) == 48
     assert (db.one("SELECT available FROM level"), db.parked()) == (940, [])

@@ -51,12 +51,13 @@ class Database:
         self.connect = connection(url("app"))
         self._look: Tx | None = None
 
-    def migrate(self) -> None:
-        """Make every table, as a service's own migration does."""
+    def migrate(self, *versions: int) -> None:
+        """Make every table, or bring them from version to version, as a service's own migrations do."""
         with connection(self.url("owner"))() as tx, tx.transaction():
-            for version in schema.VERSIONS:
+            for version in versions or schema.VERSIONS:
                 schema.upgrade(Migration(tx), version)
-            tx.execute(sample_service.OWN_TABLES.encode(), prepare=False)
+            if not versions or 1 in versions:
+                tx.execute(sample_service.OWN_TABLES.encode(), prepare=False)
 
     def rows(self, sql: str, *values: object) -> list[Row]:
         """Return what a superuser's query finds, on a connection of its own, made anew when the server was away."""

@@ -117,7 +117,7 @@ def test_a_row_tells_what_keeps_it_waiting(db: Database) -> None:
     oven = Oven()
     oven.trouble = [TransientError("card 4111")]
     with working(db, oven, kitchen_with(ladder=(timedelta(seconds=60),))):
-        wait_until(lambda: db.rows(ROW) == [(1, False, "TRANSIENT", "Transient")])
+        wait_until(lambda: db.rows(ROW) == [(1, False, "TRANSIENT", "TransientError")])
         assert db.one("SELECT due > now() + interval '20 s' FROM task")
 
 

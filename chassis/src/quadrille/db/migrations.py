@@ -9,6 +9,8 @@ import psycopg
 import sqlalchemy
 from alembic import command, context
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 
 from quadrille.db.conninfo import pinned, settled
 
@@ -16,10 +18,17 @@ LOCK = "SELECT pg_advisory_xact_lock(hashtext('migrations'))"
 LIMITS = "SET LOCAL lock_timeout = '2s'"
 
 
+class UnknownVersionError(Exception):
+    """A database is of a version that this program does not know: a newer one has migrated it."""
+
+    def __init__(self, package: str, version: str, newest: str) -> None:
+        super().__init__(f"{package}'s database is of version {version}; the newest this program knows is {newest}")
+
+
 def upgrade(package: str, url: str, revision: str = "head") -> None:
     """Run every migration of a package, up to a revision, that its database has not seen, in one transaction.
 
-    ``url`` names the owner's login; raises sqlalchemy's errors, after which nothing has changed.
+    ``url`` names the owner's login. Raises UnknownVersionError, or sqlalchemy's errors; then nothing has changed.
     """
     config = Config()
     config.set_main_option("script_location", str(scripts(package)).replace("%", "%%"))
@@ -28,10 +37,20 @@ def upgrade(package: str, url: str, revision: str = "head") -> None:
         with engine.begin() as connection:
             connection.execute(sqlalchemy.text(LOCK))
             connection.execute(sqlalchemy.text(LIMITS))
+            if unknown := unknown_version(config, connection):
+                raise UnknownVersionError(package, *unknown)
             config.attributes["connection"] = connection
             command.upgrade(config, revision)
     finally:
         engine.dispose()
+
+
+def unknown_version(config: Config, connection: sqlalchemy.Connection) -> tuple[str, str] | None:
+    """Return a database's version if the history has none of that name, and the newest that it has."""
+    history = ScriptDirectory.from_config(config)
+    known = {script.revision for script in history.walk_revisions()}
+    there = MigrationContext.configure(connection).get_current_heads()
+    return next(((version, str(history.get_current_head())) for version in there if version not in known), None)
 
 
 def login(url: str) -> psycopg.Connection:

@@ -218,6 +218,8 @@ CREATE FUNCTION days_of(parent regclass) RETURNS SETOF date LANGUAGE sql STABLE 
    WHERE inhparent = parent
   OFFSET 0
 $$;
+"""
+ENSURE_PARTITIONS = """
 CREATE OR REPLACE FUNCTION ensure_partitions(behind int, ahead int) RETURNS int
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
@@ -245,6 +247,8 @@ BEGIN
   END LOOP;
   RETURN made;
 END $$;
+"""
+LIVED_DAYS = """
 CREATE OR REPLACE FUNCTION inbox_floor(days int) RETURNS date LANGUAGE plpgsql STABLE AS $$
 BEGIN
   RETURN greatest(first_day('inbox'), (now() AT TIME ZONE 'UTC')::date - greatest(days, 2));
@@ -266,7 +270,9 @@ BEGIN
   END LOOP;
   RETURN '-infinity';
 END $$;
-CREATE FUNCTION inbox_kept(days int) RETURNS SETOF date LANGUAGE plpgsql STABLE AS $$
+"""
+INBOX_KEPT = """
+CREATE OR REPLACE FUNCTION inbox_kept(days int) RETURNS SETOF date LANGUAGE plpgsql STABLE AS $$
 DECLARE
   since date := lived_since(days + 1);
   d date;
@@ -280,6 +286,8 @@ BEGIN
     END IF;
   END LOOP;
 END $$;
+"""
+PUBLISHED_DAYS = """
 CREATE FUNCTION outbox_published(day date) RETURNS bool LANGUAGE plpgsql AS $$
 DECLARE
   part text := 'outbox_' || to_char(day, 'YYYYMMDD');
@@ -349,6 +357,28 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON idempotency_key TO app;
 """
 
 
+# The table of intents and timers takes the word of the field, with all that is named after it; its rows stay.
+TASK = """
+ALTER TABLE agenda RENAME TO task;
+ALTER INDEX agenda_due_idx RENAME TO task_due_idx;
+ALTER INDEX agenda_key_idx RENAME TO task_key_idx;
+DO $$
+DECLARE
+  old text;
+BEGIN
+  FOR old IN SELECT conname FROM pg_constraint
+              WHERE conrelid = 'task'::regclass AND starts_with(conname, 'agenda_') LOOP
+    EXECUTE format('ALTER TABLE task RENAME CONSTRAINT %I TO %I', old, 'task' || substr(old, 7));
+  END LOOP;
+END $$;
+"""
+
+
+def of_task(function: str) -> str:
+    """Return a function of version 4 as it reads the table under its new name."""
+    return function.replace("FROM agenda", "FROM task")
+
+
 class Operations(Protocol):
     """The part of Alembic's ``op`` that is needed here."""
 
@@ -374,6 +404,6 @@ VERSIONS = {
     1: (TABLES, PARTITIONS, GRANTS, FIRST_DAYS),
     2: (OPERATIONS,),
     3: (RETENTION,),
-    4: (RELAY_TARGET, PARKED_DAYS, PROGRESS),
-    5: (IDEMPOTENCY,),
+    4: (RELAY_TARGET, PARKED_DAYS, ENSURE_PARTITIONS, LIVED_DAYS, INBOX_KEPT, PUBLISHED_DAYS, PROGRESS),
+    5: (TASK, of_task(ENSURE_PARTITIONS), of_task(INBOX_KEPT), IDEMPOTENCY),
 }

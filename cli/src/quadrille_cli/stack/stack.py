@@ -173,26 +173,32 @@ def _schemas(stack: Stack) -> str:
 def _ours(stack: Stack, part: str) -> list[Step]:
     if part == "sandbox":
         return [Step(part, partial(_start, stack.processes[part]))]
-    migrate = f"migrate {part}"
-    needs = frozenset({migrate, "topics", "schemas", "kafka", "registry", "sandbox"})
-    listed = [Step(migrate, partial(_migrate, stack, part), frozenset({f"postgres:{part}"}))]
+    tables = f"migrate {part}"
+    needs = frozenset({tables, "topics", "schemas", "kafka", "registry", "sandbox"})
+    listed = [Step(tables, partial(migrate, stack, part), frozenset({f"postgres:{part}"}))]
     names = [f"{part}-{role}" for role in ROLES]
     return listed + [Step(name, partial(_start, stack.processes[name]), needs) for name in names]
 
 
-def _migrate(stack: Stack, service: str) -> str:
-    """Bring a service's tables up to date, as their owner; here rather than in four more Pythons."""
+def migrate(stack: Stack, service: str) -> str:
+    """Bring a service's tables up to date, as their owner; here rather than in four more Pythons.
+
+    Raises PartFailed, after which nothing has changed: for one, when a newer program has migrated them.
+    """
     from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
 
     from quadrille.db import migrations  # noqa: PLC0415 - Alembic and SQLAlchemy take 0.5 s to import
 
+    name = f"migrate {service}"
     try:
         with ONE_AT_A_TIME:
             migrations.upgrade(service, stack.database_url(service, "owner"))
+    except migrations.UnknownVersionError as newer:
+        fix = "run the version of Quadrille that made it, or begin beside it: quadrille up --data DIR; the data is kept"
+        raise PartFailed(part=name, cause=str(newer), fix=fix) from newer
     except SQLAlchemyError as refused:
         log = tuple(str(refused).splitlines()[-20:])
         cause, fix = explain(log, stack.logs / f"postgres-{service}.log")
-        name = f"migrate {service}"
         raise PartFailed(part=name, cause=cause or type(refused).__name__, fix=fix, tail=log) from refused
     return ""
 

@@ -1,0 +1,72 @@
+"""A database of an older version: brought up to date with its rows, which are then worked off."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from quadrille.db import schema
+from quadrille.ids import milliseconds, uuid7
+from quadrille.messages import Intent, Timer, key_of, to_json
+from tests.chassis.support.database import Database, wait_until
+from tests.chassis.support.sample_gateway import Oven, working
+from tests.chassis.support.sample_messages import BakeCake, BeginTasting
+
+AGENDA = """
+INSERT INTO agenda (id, key, type, body, due, leased_until, attempts, traceparent)
+VALUES (%s, %s, %s, %s, now() + %s, now() + %s, %s, '')"""
+NAMED = """
+SELECT relname FROM pg_class WHERE relname LIKE '%agenda%'
+UNION ALL SELECT conname FROM pg_constraint WHERE conname LIKE '%agenda%'
+UNION ALL SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace AND prosrc LIKE '%agenda%'"""
+NOW = timedelta()
+LONG = timedelta(hours=1)
+
+
+def old_row(db: Database, what: Intent | Timer, due: timedelta = NOW, leased: timedelta | None = None) -> None:
+    """Write what the program of version 4 had still to do."""
+    identity = uuid7(milliseconds(datetime.now(UTC) + due))
+    tries = int(leased is not None)
+    db.rows(AGENDA, identity, key_of(what), what.type, to_json(what).decode(), due, leased, tries)
+
+
+def test_what_was_due_before_the_upgrade_is_done_after_it(old_database: Database) -> None:
+    """Intents, one of a worker that is gone, a timer and what is not due yet outlive `agenda`, and are worked off."""
+    db = old_database
+    old_row(db, BakeCake("o-free"))
+    old_row(db, BakeCake("o-lapsed"), leased=-timedelta(minutes=1))
+    old_row(db, BeginTasting("o-timer", datetime.now(UTC)))
+    old_row(db, BakeCake("o-leased"), leased=LONG)
+    old_row(db, BakeCake("o-later"), due=LONG)
+    before = db.rows("SELECT * FROM agenda ORDER BY key")
+
+    db.migrate(5)
+
+    assert db.rows("SELECT * FROM task ORDER BY key") == before
+    oven = Oven()
+    with working(db, oven):
+        wait_until(lambda: db.one("SELECT count(*) FROM task") == 2)
+    assert db.rows("SELECT key FROM task ORDER BY key") == [("o-later",), ("o-leased",)]
+    assert oven.calls == {"o-free": 1, "o-lapsed": 1}
+    assert sorted(db.said()) == [("cake.ready", "o-free"), ("cake.ready", "o-lapsed"), ("tasting.begun", "o-timer")]
+
+
+def test_nothing_is_named_after_the_old_table(old_database: Database) -> None:
+    """Indexes, constraints and functions take the new name with the table; a database made today has the same."""
+    assert len(old_database.rows(NAMED)) > len(schema.VERSIONS)
+
+    old_database.migrate(5)
+
+    assert old_database.rows(NAMED) == []
+    assert old_database.one("SELECT ensure_partitions(0, 5)") == 4
+    assert old_database.rows("SELECT inbox_kept(7)") == []
+
+
+@pytest.mark.parametrize("statement", ["INSERT INTO task (key) SELECT key FROM task", "DELETE FROM task"])
+def test_the_app_keeps_its_rights(old_database: Database, statement: str) -> None:
+    """API and worker may write and end tasks as before."""
+    old_database.migrate(5)
+
+    with old_database.connect() as tx:
+        tx.execute(statement.encode())
