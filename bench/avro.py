@@ -155,7 +155,7 @@ def measured(ways: dict[str, Callable[[], object]]) -> dict[str, float]:
 
 def main() -> None:
     """Print microseconds and ratios for three events."""
-    said = [one for service in ("order", "payment", "inventory") for one in schemas.said_by(service)]
+    said = [one for service in ("order", "payment", "inventory") for one in schemas.emitted_by(service)]
     with tempfile.TemporaryDirectory() as folder:
         codec = Codec(said, numbered(Path(folder), said))
         for case in CASES:

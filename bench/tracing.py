@@ -33,7 +33,7 @@ from order.events import Line
 from order.events import OrderPlaced as Said
 from quadrille.avro.codec import Codec
 from quadrille.avro.registry import numbered
-from quadrille.avro.schemas import said_by
+from quadrille.avro.schemas import emitted_by
 from quadrille.consumer.deserializer import RecordDeserializer
 from quadrille.ids import uuid7
 from quadrille.observability import tracing
@@ -69,9 +69,9 @@ class Bench:
     """Inventory over its database, with records of orders that nobody has read yet."""
 
     def __init__(self, stack: Stack, home: Path) -> None:
-        schemas = *said_by("order"), *said_by("inventory"), *said_by("chassis")
+        schemas = *emitted_by("order"), *emitted_by("inventory"), *emitted_by("chassis")
         ids = numbered(home / "ids", schemas)
-        self.said, self.offsets = Codec(said_by("order"), ids), itertools.count()
+        self.said, self.offsets = Codec(emitted_by("order"), ids), itertools.count()
         self.reader = RecordDeserializer({OrderPlaced.type: OrderPlaced}, Codec((), ids))
         logins = Logins(stack.database_url("inventory", "owner"), stack.database_url("inventory", "app"))
         self.inventory = OnPostgres(on, store, logins, home / "own")

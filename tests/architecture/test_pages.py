@@ -34,7 +34,7 @@ def routes() -> Iterator[str]:
     """Yield every route of an ops port that is more than a probe."""
     yield from (f"{method} {pattern}" for method, pattern in ReplayRoutes.routes(ReplayRoutes.__new__(ReplayRoutes)))
     for program in programs():
-        yield from (f"POST /ops/orders/{{order_id}}/{deed.name}" for deed in program.operators)
+        yield from (f"POST /ops/orders/{{order_id}}/{action.name}" for action in program.operators)
         for name in program.ops:
             module, _, function = name.partition(":")
             context = cast("ProcessContext", None)  # nothing is asked of it until somebody asks the route
@@ -45,8 +45,8 @@ def routes() -> Iterator[str]:
 def rules() -> set[str]:
     """Return every rule that a refusal may name."""
     sources = [path.read_text("utf-8") for path in (ROOT / "chassis" / "src").rglob("*.py")]
-    deeds = [deed for program in programs() for deed in program.operators]
-    answers = [answer for deed in deeds for answer in deed.answers.values()]
+    actions = [action for program in programs() for action in program.operators]
+    answers = [answer for action in actions for answer in action.answers.values()]
     return {*RULE.findall("".join(sources)), *(a.rule for a in answers if isinstance(a, Refusal) and a.rule)}
 
 

@@ -110,9 +110,9 @@ def _changed(on: HandlerRegistry[Any], name: str, **other: Any) -> None:  # noqa
 
 
 def _forget(type_: str) -> Callable[[dict[Any, IntentPolicy]], None]:
-    def forget(errands: dict[Any, IntentPolicy]) -> None:
-        for cls in [cls for cls in errands if cls.type == type_]:
-            del errands[cls]
+    def forget(policies: dict[Any, IntentPolicy]) -> None:
+        for cls in [cls for cls in policies if cls.type == type_]:
+            del policies[cls]
 
     return forget
 

@@ -17,7 +17,7 @@ import pytest
 from order.events import OrderCancelled, OrderConfirmed
 from quadrille import Event, key_of
 from quadrille.avro.codec import Codec
-from quadrille.avro.schemas import said_by
+from quadrille.avro.schemas import emitted_by
 from quadrille.db.connection import connection
 from quadrille.ids import uuid7
 from quadrille.service import schema
@@ -110,7 +110,7 @@ def database(pantry_stack: Stack) -> Iterator[str]:
 def codec(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Codec]:
     """The codec of who has registered order's and loyalty's schemas; the ids are in the folder's cache too."""
     monkeypatch.syspath_prepend(str(folder))
-    yield Codec(said_by("order"), schema_ids(folder / ".quadrille/schemas", "order", "loyalty"))
+    yield Codec(emitted_by("order"), schema_ids(folder / ".quadrille/schemas", "order", "loyalty"))
     for name in [name for name in sys.modules if name.partition(".")[0] == "loyalty"]:
         del sys.modules[name]
 
@@ -147,14 +147,14 @@ def test_it_runs_on_kafka_and_postgres(folder: Path, database: str, codec: Codec
     ):
         put(kitchen, codec, event, times=2 if event is confirmed else 1)
 
-    def said() -> list[tuple[str, str, dict[str, Any]]]:
+    def emitted() -> list[tuple[str, str, dict[str, Any]]]:
         with psycopg.connect(f"{database}owner") as tx:
             return [(key, kind, codec.look(bytes(payload))[1]) for key, kind, payload in tx.execute(SAID)]
 
     with running(folder, "worker", env):
-        wait_until(lambda: len(said()) >= 3)
+        wait_until(lambda: len(emitted()) >= 3)
 
-    assert sorted((key, kind, body["points"]) for key, kind, body in said()) == sorted(
+    assert sorted((key, kind, body["points"]) for key, kind, body in emitted()) == sorted(
         [(first, "points.changed", 25), (first, "points.changed", 0), (second, "points.changed", 1)]
     )
 

@@ -43,7 +43,7 @@ def test_applying_is_idempotent(url: str) -> None:
 def test_an_id_leads_back_to_its_schema(url: str) -> None:
     """The id a producer writes before a value is the one under which its consumers find the schema."""
     registry = Registry(url)
-    for said in schemas.said_by("chassis"):
+    for said in schemas.emitted_by("chassis"):
         number = registry.id_of(said)
         assert number is not None
         assert schemas.parse(registry.text_of(number) or "").fingerprint == said.fingerprint

@@ -32,7 +32,7 @@ HEARD = [(service, cls) for service in SERVICES for cls in reactions(service).co
 
 def language(service: str) -> tuple[Schema, ...]:
     """Return the schemas a service's handlers may speak: its own and the chassis'."""
-    return (*schemas.said_by(service), *schemas.said_by("chassis"))
+    return (*schemas.emitted_by(service), *schemas.emitted_by("chassis"))
 
 
 def versions(cls: type[Event]) -> tuple[Schema, ...]:
@@ -106,4 +106,4 @@ def test_a_wheel_says_what_its_folder_holds() -> None:
     """A service's package gives exactly the schemas of its folder."""
     for service in (*SERVICES, "chassis"):
         files = {file.stem for file in (lifecycle.root() / service).glob("*.avsc")}
-        assert len(schemas.said_by(service)) == len(files) > 0
+        assert len(schemas.emitted_by(service)) == len(files) > 0

@@ -21,7 +21,7 @@ AGAIN = (409, 429, 503)
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class Scenario:
     """A kind of order and the ends it may come to."""
 
     body: Mapping[str, Any]
@@ -31,15 +31,15 @@ class Wish:
 
 
 UNDONE = "CANCELLED CUSTOMER"
-WISHES = {
-    "plain": Wish(order_of(TEA), ("CONFIRMED",), often=6),
-    "declined": Wish(order_of(TEA, "tok_declined_funds"), ("CANCELLED PAYMENT_DECLINED",), often=2),
-    "out of stock": Wish(order_of([*TEA, ("SKU-NONE", 1)]), ("CANCELLED OUT_OF_STOCK",), often=2),
-    "cancelled": Wish(order_of(TEA), (UNDONE,), often=3, cancel=True),
-    "blocked": Wish(order_of(TEA, customer="cust_blocked"), ("CANCELLED CONFIRMATION_REJECTED",)),
-    "mail bounces": Wish(order_of(TEA, customer="cust_bounce"), ("CONFIRMED",)),
-    "answer lost": Wish(order_of(TEA, "tok_timeout_after_charge"), ("CONFIRMED",)),
-    "refund refused": Wish(
+SCENARIOS = {
+    "plain": Scenario(order_of(TEA), ("CONFIRMED",), often=6),
+    "declined": Scenario(order_of(TEA, "tok_declined_funds"), ("CANCELLED PAYMENT_DECLINED",), often=2),
+    "out of stock": Scenario(order_of([*TEA, ("SKU-NONE", 1)]), ("CANCELLED OUT_OF_STOCK",), often=2),
+    "cancelled": Scenario(order_of(TEA), (UNDONE,), often=3, cancel=True),
+    "blocked": Scenario(order_of(TEA, customer="cust_blocked"), ("CANCELLED CONFIRMATION_REJECTED",)),
+    "mail bounces": Scenario(order_of(TEA, customer="cust_bounce"), ("CONFIRMED",)),
+    "answer lost": Scenario(order_of(TEA, "tok_timeout_after_charge"), ("CONFIRMED",)),
+    "refund refused": Scenario(
         order_of(TEA, "tok_refund_fails_business"), (UNDONE, "COMPENSATION_FAILED CUSTOMER"), cancel=True
     ),
 }
@@ -77,18 +77,18 @@ class Customers:
     def _order(self, who: int) -> None:
         rng = random.Random(f"{self.seed}/{who}")  # noqa: S311 - a repeatable mix
         while not self._stop.wait(PAUSE_SECONDS):
-            (kind,) = rng.choices(list(WISHES), [wish.often for wish in WISHES.values()])
+            (kind,) = rng.choices(list(SCENARIOS), [scenario.often for scenario in SCENARIOS.values()])
             with self._lock:
                 self.keys += 1
             self._place(kind, f"faults-{uuid.uuid4()}")
 
     def _place(self, kind: str, key: str) -> None:
-        wish = WISHES[kind]
-        placed = self._demand("/v1/orders", wish.body, {"Idempotency-Key": key})
+        scenario = SCENARIOS[kind]
+        placed = self._demand("/v1/orders", scenario.body, {"Idempotency-Key": key})
         if placed is None:
             return
         order = str(placed["order_id"])
-        if not wish.cancel or self._demand(f"/v1/orders/{order}/cancel") is not None:
+        if not scenario.cancel or self._demand(f"/v1/orders/{order}/cancel") is not None:
             self.taken[order] = kind
 
     def _demand(self, path: str, body: object = None, headers: Mapping[str, str] | None = None) -> Any:  # noqa: ANN401 - a JSON document

@@ -8,7 +8,7 @@ from typing import Any
 
 from quadrille_cli.services import SERVICES
 from tests.conftest import SIGNS, Record, Shop
-from tests.faults.customers import WISHES
+from tests.faults.customers import SCENARIOS
 
 ORDERS = "SELECT order_id::text, concat_ws(' ', status, reason), amount_minor, states->>'inventory' FROM orders"
 COUNT = "SELECT count(*) FROM orders"
@@ -25,7 +25,7 @@ def waiting(shop: Shop, kinds: Mapping[str, str]) -> list[str]:
     left = []
     for order, end, _, stock in shop.sql("order", f"{ORDERS} WHERE order_id = ANY(%s::uuid[])", [*kinds]):
         undone = end.partition(" ")[0] in ENDS[1:]
-        decided = undone or (end == "CONFIRMED" and stock == "COMMITTED" and not WISHES[kinds[order]].cancel)
+        decided = undone or (end == "CONFIRMED" and stock == "COMMITTED" and not SCENARIOS[kinds[order]].cancel)
         if not decided:
             left.append(f"{order} ({kinds[order]}) {end} {stock}")
     return left
@@ -90,7 +90,7 @@ class Books:
 
 def _ends(ends: Mapping[str, tuple[str, int]], kinds: Mapping[str, str]) -> Iterator[str]:
     for order, (end, _) in ends.items():
-        if end not in WISHES[kinds[order]].ends:
+        if end not in SCENARIOS[kinds[order]].ends:
             yield f"order {order} ({kinds[order]}) ended {end}"
 
 

@@ -103,10 +103,12 @@ def lease(world: World, life: Life) -> Iterator[Step]:
             continue
         leased = life.spent(frozen=life.left.frozen - 1) if row.hands else life
         intent, ruling = world.messages[row.intent], world.ruling(life, row)
-        said = f"{SERVICES[row.service]} {'takes in hand, again,' if row.hands else 'takes in hand'} {intent.type}"
+        emitted = f"{SERVICES[row.service]} {'takes in hand, again,' if row.hands else 'takes in hand'} {intent.type}"
         if ruling is Decision.PROCEED:
             check_leased(world, life, intent)
-            yield Step(said, not row.hands, leased.rowed(place, row._replace(hands=tuple(sorted((*row.hands, OUT))))))
+            yield Step(
+                emitted, not row.hands, leased.rowed(place, row._replace(hands=tuple(sorted((*row.hands, OUT)))))
+            )
         elif ruling is Decision.CANCEL:
             dropped = world.number(_dropped(intent))
             yield from _answered(world, leased, place, dropped, fair=not row.hands)
@@ -170,8 +172,8 @@ def operate_stock(world: World, stock: int, life: Life) -> Iterator[Step]:
     if not world.scope.operator:
         return
     wishes = ("retries", world.retries[life.number]), ("resolves", world.resolve(life, INVENTORY))
-    for what, wish in wishes:
-        step = _hears(world, INVENTORY, wish, life, stock)
+    for what, command in wishes:
+        step = _hears(world, INVENTORY, command, life, stock)
         if step.stock != stock:
             yield _how(f"the operator {what}", step, fair=what == "resolves")
     if world.scope.sealed:

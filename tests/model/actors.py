@@ -60,7 +60,7 @@ class Reacted(NamedTuple):
     """What one message did to one state, and what was said about it."""
 
     state: int
-    said: tuple[Emitted, ...]
+    emitted: tuple[Emitted, ...]
 
 
 class Raised(Exception):  # noqa: N818 - the name says what is the case
@@ -98,7 +98,7 @@ class Actor:
         self._known: dict[tuple[int, int], Reacted] = {}
         self._classes = kept.on.consumes(Event)
 
-    def hears(self, state: int, message: int) -> Reacted:
+    def receives(self, state: int, message: int) -> Reacted:
         """Return what the message does to the state; raises Raised, or what the check raises."""
         known = self._known.get((state, message))
         if known is None:
@@ -125,18 +125,18 @@ class Actor:
         self.calls += 1
         work, before = self.work(state), self.states[state]
         try:
-            said = self.on.dispatch(message, work)
+            emitted = self.on.dispatch(message, work)
         except Exception as raised:
             why = f"{self.name} raised {type(raised).__name__} while it heard {message.type}: {raised}"
             raise Raised(why) from raised
-        if said:
+        if emitted:
             name = f"{self.name}.{self.on.specs[type(message)].name}"
-            self.exercised |= {(name, one.type) for one in said}
+            self.exercised |= {(name, one.type) for one in emitted}
         tables = {name: getattr(work, name) for name in self._tables()}
-        self._check(message, before, tuple((name, _items(table.items())) for name, table in tables.items()), said)
+        self._check(message, before, tuple((name, _items(table.items())) for name, table in tables.items()), emitted)
         lasting = {name: () if name in self._kept.passing else table.items() for name, table in tables.items()}
         kept = tuple((name, _items(items, self._kept.forget)) for name, items in lasting.items())
-        return Reacted(self.states.of(kept), said)
+        return Reacted(self.states.of(kept), emitted)
 
     def _tables(self) -> list[str]:
         return [field.name for field in fields(self.on.work) if field.name != "rules"]
@@ -147,15 +147,15 @@ def row(state: State, table: str, key: object) -> Any:  # noqa: ANN401 - every t
     return next((found for name, items in state if name == table for k, found in items if k == key), None)
 
 
-def token(said: Emitted) -> str:
+def token(emitted: Emitted) -> str:
     """Return the name under which it is remembered that something was said: its type, and whom or what it is about."""
-    about = getattr(said, "participant", None) or getattr(said, "kind", None)
-    return f"{said.type} of {about}" if about and said.type != "payment.refunded" else said.type
+    about = getattr(emitted, "participant", None) or getattr(emitted, "kind", None)
+    return f"{emitted.type} of {about}" if about and emitted.type != "payment.refunded" else emitted.type
 
 
-def is_outward(said: Emitted) -> bool:
+def is_outward(emitted: Emitted) -> bool:
     """Tell whether something said outlives the commit: events, intents and timers do, replies do not."""
-    return isinstance(said, Event | Intent | Timer)
+    return isinstance(emitted, Event | Intent | Timer)
 
 
 def _items(items: Any, forget: Forget = lambda row: row) -> tuple[tuple[Any, Any], ...]:  # noqa: ANN401 - as above

@@ -101,7 +101,7 @@ MOVES = {  # from which status to which an order may be seen to go, one input at
     "CANCELLED": "",
 }
 REFUSED = "refused"
-Wish: TypeAlias = ResolveCompensation | RetryCompensation
+CompensationCommand: TypeAlias = ResolveCompensation | RetryCompensation
 Check: TypeAlias = Callable[[Message, State, State, tuple[Emitted, ...]], None]
 
 
@@ -119,7 +119,7 @@ def tell(told: frozenset[str], tokens: Iterable[str]) -> frozenset[str]:
     return told
 
 
-def order_reaction(message: Message, before: State, after: State, said: tuple[Emitted, ...]) -> None:
+def order_reaction(message: Message, before: State, after: State, emitted: tuple[Emitted, ...]) -> None:
     """What one message may do to an order: L5, L9, L11 and invariants 3 and 16."""
     name = getattr(message, "order_id", "")
     old, new = row(before, "rows", name), row(after, "rows", name)
@@ -131,8 +131,8 @@ def order_reaction(message: Message, before: State, after: State, said: tuple[Em
     must(old.reason is None or new.reason == old.reason, "3", "the reason of a cancellation changed")
     _check_folded(message, old, new)
     if old.status == "CANCELLED":
-        must(_bare(new) == _bare(old) and not any(s.type in NEEDS for s in said), "3", "a cancelled order changed")
-    for answer in said:
+        must(_bare(new) == _bare(old) and not any(s.type in NEEDS for s in emitted), "3", "a cancelled order changed")
+    for answer in emitted:
         if isinstance(answer, CancelAnswered):
             _check_answered(message, old, new, answer.outcome)
 
@@ -157,7 +157,7 @@ def _bare(order: Order) -> tuple[object, ...]:
     return order.status, order.states, order.detail, order.reason, order.attention, order.cancellable_until
 
 
-def stock_reaction(message: Message, before: State, after: State, said: tuple[Emitted, ...]) -> None:
+def stock_reaction(message: Message, before: State, after: State, emitted: tuple[Emitted, ...]) -> None:
     """Invariant 6: received = available + held + committed, held is what is open, nothing below zero; L11 for holds."""
     tables = dict(after)
     holds: list[Hold] = [hold for _, hold in tables["holds"]]
@@ -173,49 +173,49 @@ def stock_reaction(message: Message, before: State, after: State, said: tuple[Em
     name = getattr(message, "order_id", "")
     old, new = row(before, "holds", name), row(after, "holds", name)
     if old and old.state in ("REJECTED", "RELEASED", "RESOLVED"):
-        quiet = not any(is_outward(one) for one in said)
+        quiet = not any(is_outward(one) for one in emitted)
         must(old == new and quiet, "L11", f"a hold that ended {old.state} changed or spoke again")
     if isinstance(message, ResolveCompensation):
         sales = [[level.committed for _, level in dict(state)["levels"]] for state in (before, after)]
         must(sales[0] == sales[1], "6", "what was sold came back by an operator's word")
     if isinstance(message, ResolveCompensation | RetryCompensation):
         sealed = any(level.sealed for level in levels)
-        _check_wish(message, said, _stock_owes(message, old.state if old else "NONE", sealed=sealed))
+        _check_command(message, emitted, _stock_owes(message, old.state if old else "NONE", sealed=sealed))
 
 
 def _pieces(holds: list[Hold], level: Level, states: set[str]) -> int:
     return sum(line.quantity for h in holds if h.state in states for line in h.lines if line.sku == level.sku)
 
 
-def _stock_owes(wish: Wish, state: str, *, sealed: bool) -> str:
+def _stock_owes(command: CompensationCommand, state: str, *, sealed: bool) -> str:
     """Tell what an operator is to be answered about a hold."""
-    if isinstance(wish, RetryCompensation):
+    if isinstance(command, RetryCompensation):
         return ("STILL_FAILED" if sealed else "DONE") if state == "RELEASE_FAILED" else REFUSED
-    unread = ASKED in wish.waiting and state in ("NONE", "RESERVED", "COMMITTED")
+    unread = ASKED in command.waiting and state in ("NONE", "RESERVED", "COMMITTED")
     return "DONE" if unread or state == "RELEASE_FAILED" else REFUSED
 
 
-def _money_owes(wish: Wish, payment: Payment | None) -> str:
+def _money_owes(command: CompensationCommand, payment: Payment | None) -> str:
     """Tell what an operator is to be answered about a payment."""
     state = payment.state if payment else "NONE"
     undoing = state in ("REFUNDING", "REFUND_FAILED")
-    if isinstance(wish, RetryCompensation) or undoing:
+    if isinstance(command, RetryCompensation) or undoing:
         return "ASKED" if undoing else REFUSED
     begun = state in ("CHARGING", "UNKNOWN")
-    if begun and (ASKED in wish.waiting or (payment and payment.cancel_wanted)):
+    if begun and (ASKED in command.waiting or (payment and payment.cancel_wanted)):
         return "CHARGE_OPEN"
-    return "ASKED" if ASKED in wish.waiting and state in ("NONE", "CHARGED") else REFUSED
+    return "ASKED" if ASKED in command.waiting and state in ("NONE", "CHARGED") else REFUSED
 
 
-def _check_wish(wish: Wish, said: tuple[Emitted, ...], wanted: str) -> None:
+def _check_command(command: CompensationCommand, emitted: tuple[Emitted, ...], wanted: str) -> None:
     """An operator may act on what is owed, and on nothing else (law.md, "Undo that failed")."""
-    answers = [one.outcome for one in said if isinstance(one, CompensationAnswered)]
+    answers = [one.outcome for one in emitted if isinstance(one, CompensationAnswered)]
     answer = REFUSED if answers[0] in ("NOT_OWED", "UNKNOWN") else answers[0]
-    must(answer == wanted, "L11", f"{wish.type} is answered {answer}, not {wanted}")
-    must(answer != REFUSED or len(said) == 1, "L11", f"{wish.type} was refused, and yet something was said")
+    must(answer == wanted, "L11", f"{command.type} is answered {answer}, not {wanted}")
+    must(answer != REFUSED or len(emitted) == 1, "L11", f"{command.type} was refused, and yet something was said")
 
 
-def money_reaction(message: Message, before: State, after: State, said: tuple[Emitted, ...]) -> None:
+def money_reaction(message: Message, before: State, after: State, emitted: tuple[Emitted, ...]) -> None:
     """Invariant 4 in our own books: the ledger only grows, by one capture and one refund of it at most."""
     old, new = dict(dict(before)["entries"]), dict(dict(after)["entries"])
     must(all(new.get(key) == entry for key, entry in old.items()), "4", "a line of the ledger changed or went")
@@ -225,10 +225,10 @@ def money_reaction(message: Message, before: State, after: State, said: tuple[Em
     must(returns <= captures, "4", "more money went back than was taken")
     must(sum(entry.kind == "CAPTURE" for entry in entries) <= 1, "4", "two captures of one order")
     if isinstance(message, ResolveCompensation | RetryCompensation):
-        _check_wish(message, said, _money_owes(message, row(before, "payments", message.order_id)))
+        _check_command(message, emitted, _money_owes(message, row(before, "payments", message.order_id)))
 
 
-def mail_reaction(message: Message, before: State, after: State, said: tuple[Emitted, ...]) -> None:
+def mail_reaction(message: Message, before: State, after: State, emitted: tuple[Emitted, ...]) -> None:
     """Invariant 15: what ended does not begin again, and no confirmation is begun after a cancellation was heard."""
     name = getattr(message, "order_id", "")
     for kind in ("confirmed", "cancelled"):
@@ -236,7 +236,7 @@ def mail_reaction(message: Message, before: State, after: State, said: tuple[Emi
         if isinstance(old, Notice) and old.state in ("SENT", "FAILED", "SUPPRESSED"):
             must(new is not None and new.state is old.state, "15", f"the mail {kind} ended {old.state} and began again")
         if isinstance(old, Notice) and old.outdated:
-            must(all(token(one) != f"send_mail of {kind}" for one in said), "15", "an outdated mail is sent")
+            must(all(token(one) != f"send_mail of {kind}" for one in emitted), "15", "an outdated mail is sent")
 
 
 def must(holds: bool, law: str, why: str) -> None:  # noqa: FBT001 - a condition

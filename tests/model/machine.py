@@ -71,8 +71,8 @@ class Machine(RuleBasedStateMachine):
     def post_again(self, pick: int) -> None:
         """A client repeats its POST: within 48 hours it is the same order (invariant 2)."""
         house = self.house
-        name, wish = sorted(house.orders.items())[pick % len(house.orders)]
-        if house.now - wish.placed_at <= timedelta(hours=48):
+        name, command = sorted(house.orders.items())[pick % len(house.orders)]
+        if house.now - command.placed_at <= timedelta(hours=48):
             told = house.place(house.keys[name])
             must(told == name, "2", f"{told} is a second order of the key of {name}")
 
@@ -160,12 +160,12 @@ class Machine(RuleBasedStateMachine):
         """Time passes."""
         self.house.jump(wait)
 
-    @precondition(lambda self: self.lines())
+    @precondition(lambda self: self.lanes())
     @rule(pick=PICK, old=st.booleans())
     def redrive(self, pick: int, *, old: bool) -> None:
         """The first of a line is handled again; a person may let in what is too old."""
-        lines = self.lines()
-        self.house.redrive(*lines[pick % len(lines)], old=old)
+        lanes = self.lanes()
+        self.house.redrive(*lanes[pick % len(lanes)], old=old)
 
     @rule(pick=PICK, service=st.sampled_from(["inventory", "payment"]), gives_up=st.booleans())
     def operate(self, pick: int, service: str, *, gives_up: bool) -> None:
@@ -210,8 +210,8 @@ class Machine(RuleBasedStateMachine):
             house.bank.drift()
         elif house.bank.processing:
             house.bank.settle(house.bank.processing[0])
-        elif lines := self.lines():
-            house.redrive(*lines[0], old=True)
+        elif lanes := self.lanes():
+            house.redrive(*lanes[0], old=True)
         elif due := self.house.due(Intent):
             house.carry_out(*due[0], FINE)
         elif self.resolve():
@@ -251,9 +251,9 @@ class Machine(RuleBasedStateMachine):
         """Return the timers that may fire: those of services that have read everything."""
         return [(room, row) for room, row in self.house.due(Timer) if self.house.caught_up(room)]
 
-    def lines(self) -> list[tuple[Room, str]]:
+    def lanes(self) -> list[tuple[Room, str]]:
         """Return the lines in which something waits."""
-        return [(room, line) for room in self.house.rooms.values() for line in sorted(room.kept.lines)]
+        return [(room, line) for room in self.house.rooms.values() for line in sorted(room.kept.lanes)]
 
 
 def run(number: int, lives: int, phases: Sequence[Phase] = tuple(Phase)) -> None:

@@ -85,13 +85,13 @@ class House:
     def place(self, key: str, card: str = "charged") -> str:
         """Place an order, or repeat it under its key; the id of the order the caller is told."""
         name = f"o-{len(self.orders) + 1}"
-        wish = PlaceOrder(name, "local", "c", None, "tok", "EUR", PRICE, (Line(SKU, 1, PRICE),),
+        command = PlaceOrder(name, "local", "c", None, "tok", "EUR", PRICE, (Line(SKU, 1, PRICE),),
                           self.now, self.now + timedelta(minutes=5), "0" * 32)  # fmt: skip
         once = IdempotencyKey("local", "POST /v1/orders", key, "f", lambda _: "{}")
-        outcome = self._ask("order", wish, once)
+        outcome = self._ask("order", command, once)
         told = str(outcome.kept.subject) if outcome.kept else ""
         if told == name:
-            self.orders[name], self.keys[name] = wish, key
+            self.orders[name], self.keys[name] = command, key
             self.bank.decides[name] = card
         return told
 
@@ -112,16 +112,16 @@ class House:
             self.cancel(order_id)
             self.flow()
 
-    def ask(self, service: str, wish: Command) -> list[Any]:
+    def ask(self, service: str, command: Command) -> list[Any]:
         """Give a service a command, as its api does; what it answers and says."""
-        return list(cast("Handled", self._ask(service, wish)).said)
+        return list(cast("Handled", self._ask(service, command)).emitted)
 
-    def _ask(self, service: str, wish: Command, once: IdempotencyKey | None = None) -> Handled | Replayed:
+    def _ask(self, service: str, command: Command, once: IdempotencyKey | None = None) -> Handled | Replayed:
         self._commands += 1
-        identity = event_id("client", UUID(int=self._commands), wish.type, 0, milliseconds(self.now))
-        heard = Envelope(identity, key_of(wish), wish, self.now, wish.type, request=once)
-        outcome = self.rooms[service].commit(heard)
-        must(isinstance(outcome, Handled | Replayed), "L11", f"{service} could not take {wish.type}: {outcome}")
+        identity = event_id("client", UUID(int=self._commands), command.type, 0, milliseconds(self.now))
+        envelope = Envelope(identity, key_of(command), command, self.now, command.type, request=once)
+        outcome = self.rooms[service].commit(envelope)
+        must(isinstance(outcome, Handled | Replayed), "L11", f"{service} could not take {command.type}: {outcome}")
         return cast("Handled | Replayed", outcome)
 
     def unread(self) -> list[tuple[str, str, str]]:
@@ -193,10 +193,10 @@ class House:
         """Tell whether a service has read everything; only then its timers fire."""
         return not any(place[0] == room.name for place in self.unread())
 
-    def redrive(self, room: Room, line: str, *, old: bool) -> None:
+    def redrive(self, room: Room, lane: str, *, old: bool) -> None:
         """Handle the first of a line again; a person may let in what is older than the inbox can tell."""
         kept = room.kept
-        identity = kept.lines[line][0]
+        identity = kept.lanes[lane][0]
         parked, why = kept.parked[identity]
         room.hear(parked, old=old and why == TOO_OLD, redriven=True)
 
@@ -234,9 +234,9 @@ class House:
         late = self.now > paid.price.deadline_at
         must(not late or paid.cancel_wanted or paid.state is State.UNKNOWN, "L1", "charged late, and nobody decided")
 
-    def _hears(self, room: Room, said: tuple[Emitted, ...], facts: Iterable[Sent]) -> None:
+    def _hears(self, room: Room, emitted: tuple[Emitted, ...], facts: Iterable[Sent]) -> None:
         """Remember what a service said, refuse what may not be said, and put it on its topic."""
-        for one in said:
+        for one in emitted:
             if is_outward(one) and not isinstance(one, Timer):
                 name = key_of(one)
                 self.told[name] = laws.tell(self.told.get(name, frozenset()), [token(one)])
@@ -247,7 +247,7 @@ class House:
     def _room(self, on: Any, outside: Gateway | None = None, client: object = None, rules: object = None) -> Room:  # noqa: ANN401 - of any service
         service: Service[Any] = Service(on, cast("Any", None), PlainCodec(), outside or Gateway(on.service), rules)
         room = Room(service, client, lambda: self.now)
-        room.tell = lambda said, facts: self._hears(room, said, facts)
+        room.tell = lambda emitted, facts: self._hears(room, emitted, facts)
         return room
 
     def _places(self) -> Iterator[tuple[str, str, str]]:

@@ -29,7 +29,7 @@ def check_rest(house: House) -> None:
     for room in house.rooms.values():
         left = ", ".join(row.message.type for row in room.kept.tasks.values())
         must(not left, "7", f"{room.name} still has to do: {left}")
-        must(not room.kept.lines, "13", f"{room.name} has facts parked for ever")
+        must(not room.kept.lanes, "13", f"{room.name} has facts parked for ever")
     for name in house.orders:
         told, status, hold = house.told[name], house.row(name).status, house.hold(name)
         must(status in ("CONFIRMED", "CANCELLED"), "3", f"{name} never ended: {status}")
@@ -67,8 +67,8 @@ def _check_order(house: House, name: str, told: frozenset[str]) -> None:
         must(captured == refunded or "payment.resolved" in told, "4", "CANCELLED, and the money is still here")
         must(not _may_charge(house, name), "7", "CANCELLED, and a charge may still reach the processor")
     for one in (paid, hold):
-        said = SAYS.get(one.state) if one else None
-        must(said is None or said in told, "L3", f"{said} is so, and nobody was told")
+        emitted = SAYS.get(one.state) if one else None
+        must(emitted is None or emitted in told, "L3", f"{emitted} is so, and nobody was told")
 
 
 def _check_called(house: House, name: str) -> None:

@@ -19,7 +19,7 @@ MUTANTS = (
     Mutant("an intent is old after a week", "quadrille/intents.py",
            "OLD = timedelta(hours=20)", "OLD = timedelta(days=7)"),
     Mutant("what is older than the window is guessed", "quadrille/consumer/deserializer.py",
-           "if id_milliseconds(headers.id) < self.floor_ms and", "if id_milliseconds(headers.id) < 0 and"),
+           "if id_milliseconds(headers.id) < self.horizon_ms and", "if id_milliseconds(headers.id) < 0 and"),
     Mutant("a key is forgotten too early", "quadrille/processing/idempotency.py", "at - kept.at <= self.lives",
            "at - kept.at <= self.lives / 96"),
     Mutant("a timer's time is its id's", "quadrille/processing/envelope.py",

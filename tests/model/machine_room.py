@@ -96,11 +96,11 @@ class Kept:
 
     inbox: set[UUID] = field(default_factory=set)
     inbox_old: set[UUID] = field(default_factory=set)
-    lines: dict[str, list[UUID]] = field(default_factory=dict)
+    lanes: dict[str, list[UUID]] = field(default_factory=dict)
     parked: dict[UUID, tuple[Published, str]] = field(default_factory=dict)
     tasks: dict[UUID, Row] = field(default_factory=dict)
     answers: dict[Name, KeptAnswer] = field(default_factory=dict)
-    floor: datetime = UNDATED
+    horizon: datetime = UNDATED
 
 
 class Nobody:
@@ -134,36 +134,36 @@ class Room:
     def hear(self, came: Published, *, dies: bool = False, old: bool = False, redriven: bool = False) -> Outcome:
         """Read a record from a topic, or again from its line, and handle it; ``old``: a person lets it in."""
         record, sent = came.record, came.fact
-        self.reader.floor_ms = 0 if old else milliseconds(self.kept.floor)
-        heard = self.reader.read(record, sent.key.encode(), None, milliseconds(came.at))
+        self.reader.horizon_ms = 0 if old else milliseconds(self.kept.horizon)
+        envelope = self.reader.read(record, sent.key.encode(), None, milliseconds(came.at))
         if old:  # what a person lets in may have been in before
-            del self.handled[heard.id]
-        outcome = self.commit(replace(heard, redriven=redriven), dies=dies)
+            del self.handled[envelope.id]
+        outcome = self.commit(replace(envelope, redriven=redriven), dies=dies)
         if isinstance(outcome, Parked) and not (redriven and outcome.error_class == BEHIND):
-            self.kept.parked[heard.id] = came, outcome.error_class
+            self.kept.parked[envelope.id] = came, outcome.error_class
         if isinstance(outcome, Handled) and old:
-            self.kept.inbox_old.add(heard.id)
+            self.kept.inbox_old.add(envelope.id)
         return outcome
 
     def unheard(self, came: Published) -> bool:
         """Tell whether no handler is for this event."""
         return self.reader.unheard(came.record)
 
-    def commit(self, heard: Envelope, *, dies: bool = False) -> Outcome:
+    def commit(self, envelope: Envelope, *, dies: bool = False) -> Outcome:
         """Handle one input as quadrille.processing.batch does; a process that dies before its COMMIT leaves nothing."""
-        if isinstance(heard.body, Message):
-            stamp(heard.body, heard.at, heard.attempts)
+        if isinstance(envelope.body, Message):
+            stamp(envelope.body, envelope.at, envelope.attempts)
         kept, before = self.kept, self.state()
         marks = [(rows, rows.mark()) for rows in tables(self.work)]
-        batch = committing._Batch(self.service, self.work, self._history(heard), PendingWrites(), 0, None)  # noqa: SLF001 - the real one, without its SQL
-        outcome = committing._handle(batch, heard)  # noqa: SLF001 - as above
+        batch = committing._Batch(self.service, self.work, self._history(envelope), PendingWrites(), 0, None)  # noqa: SLF001 - the real one, without its SQL
+        outcome = committing._handle(batch, envelope)  # noqa: SLF001 - as above
         if dies:
             for rows, mark in marks:
                 rows.rewind(mark)
             return outcome
-        kept.lines = {line: list(ids) for line, ids in batch.history.lines.items() if ids}
+        kept.lanes = {lane: list(ids) for lane, ids in batch.history.lanes.items() if ids}
         if isinstance(outcome, Handled):
-            self._ends(heard, outcome.said, batch.told, before)
+            self._ends(envelope, outcome.emitted, batch.writes, before)
         elif isinstance(outcome, Parked):
             laws.must(outcome.error_class in (TOO_OLD, BEHIND), "L11", f"{self.name}: {outcome.reason}")
         return outcome
@@ -176,10 +176,10 @@ class Room:
     def prune(self) -> None:
         """Move the floor as days go by, and forget the ids below it."""
         midnight = self.clock().replace(hour=0, minute=0, second=0, microsecond=0)
-        if midnight - WINDOW <= self.kept.floor:
+        if midnight - WINDOW <= self.kept.horizon:
             return
-        self.kept.floor = midnight - WINDOW
-        self.kept.inbox = {one for one in self.kept.inbox if id_time(one) >= self.kept.floor}
+        self.kept.horizon = midnight - WINDOW
+        self.kept.inbox = {one for one in self.kept.inbox if id_time(one) >= self.kept.horizon}
 
     def due(self, kind: type[Message]) -> list[Row]:
         """Return the rows of a kind that may be leased now."""
@@ -224,29 +224,29 @@ class Room:
         laws.must(all(due > row.due for due in again), "17", f"{message.type} leads to the same moment again")
         return outcome
 
-    def _history(self, heard: Envelope) -> BatchState:
+    def _history(self, envelope: Envelope) -> BatchState:
         kept = self.kept
-        lines = {line: list(ids) for line, ids in kept.lines.items()}
-        types = {kept.parked[one][0].fact.type for one in kept.lines.get(heard.key, ())}
-        return BatchState(kept.inbox | kept.inbox_old, lines, {}, set(), {heard.key: types}, dict(kept.answers))
+        lanes = {lane: list(ids) for lane, ids in kept.lanes.items()}
+        types = {kept.parked[one][0].fact.type for one in kept.lanes.get(envelope.key, ())}
+        return BatchState(kept.inbox | kept.inbox_old, lanes, {}, set(), {envelope.key: types}, dict(kept.answers))
 
-    def _ends(self, heard: Envelope, said: tuple[Emitted, ...], told: PendingWrites, before: State) -> None:
+    def _ends(self, envelope: Envelope, emitted: tuple[Emitted, ...], writes: PendingWrites, before: State) -> None:
         kept, now = self.kept, self.clock()
-        self.handled[heard.id] += 1
-        laws.must(self.handled[heard.id] == 1, "10", f"{self.name} handled {heard.type} twice under one id")
-        if not isinstance(heard.body, Command):
-            kept.inbox.add(heard.id)
-        kept.parked.pop(heard.id, None)
-        if heard.from_task:
-            kept.tasks.pop(heard.from_task, None)
-        kept.answers |= {answer.name: answer for answer in told.answers}
-        for promise in told.promises:
-            due = promise.due or now + promise.wait
-            kept.tasks[promise.id] = Row(promise.id, promise.message, due, promise.tried)
+        self.handled[envelope.id] += 1
+        laws.must(self.handled[envelope.id] == 1, "10", f"{self.name} handled {envelope.type} twice under one id")
+        if not isinstance(envelope.body, Command):
+            kept.inbox.add(envelope.id)
+        kept.parked.pop(envelope.id, None)
+        if envelope.from_task:
+            kept.tasks.pop(envelope.from_task, None)
+        kept.answers |= {answer.name: answer for answer in writes.answers}
+        for task in writes.tasks:
+            due = task.due or now + task.wait
+            kept.tasks[task.id] = Row(task.id, task.message, due, task.tried)
         self._hurry(now)
-        states = _only(heard.key, before), _only(heard.key, self.state())
-        laws.CHECKS[self.name](cast("Message", heard.body), *states, said)
-        self.tell(tuple(one for one in said if not isinstance(one, SystemEvent)), told.facts)
+        states = _only(envelope.key, before), _only(envelope.key, self.state())
+        laws.CHECKS[self.name](cast("Message", envelope.body), *states, emitted)
+        self.tell(tuple(one for one in emitted if not isinstance(one, SystemEvent)), writes.facts)
 
     def _hurry(self, now: datetime) -> None:
         """Let what an operator hurries fall due, as the store does."""

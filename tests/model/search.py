@@ -190,10 +190,10 @@ class Search:
 
     def _told(self, life: Life, step: Step) -> str:
         whose = f"order {self.world.name(life)}: " if len(self.world.lives) > 1 else ""
-        said = sorted(self.world.told[step.life.told] - self.world.told[life.told])
+        emitted = sorted(self.world.told[step.life.told] - self.world.told[life.told])
         status = self.world.order(step.life).status
         changed = f" [{status}]" if status is not self.world.order(life).status else ""
-        return whose + step.line + changed + (f", says {', '.join(said)}" if said else "")
+        return whose + step.line + changed + (f", says {', '.join(emitted)}" if emitted else "")
 
 
 def following(world: World, stock: int, life: Life) -> Iterator[Step]:

@@ -66,8 +66,8 @@ def check_hold(world: World, stock: int, life: Life) -> None:
         must(state in ("REJECTED", "RELEASED", "RESOLVED"), "7", f"CANCELLED, and its hold is {state}")
     if status == "CONFIRMED":
         must(state in ("RESERVED", "COMMITTED"), "L1", f"CONFIRMED, and its hold is {state}")
-    said = SAYS_OF_STOCK.get(state)
-    must(said is None or said in told, "L3", f"a hold is {state}, and nobody was told")
+    emitted = SAYS_OF_STOCK.get(state)
+    must(emitted is None or emitted in told, "L3", f"a hold is {state}, and nobody was told")
     if world.at_rest(life):
         must(state != "RESERVED", "7", "nothing is under way, and the hold is still open")
         must(status != "CONFIRMED" or state == "COMMITTED", "7", "CONFIRMED for good, and its goods are not committed")

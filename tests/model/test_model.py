@@ -62,18 +62,18 @@ def test_every_edge_of_the_saga_is_walked(reports: Reports) -> None:
     """What a handler may say by its signature, it says somewhere in these searches, but for a few guards."""
     walked = {tuple(edge) for report in reports.values() for edge in report["edges"]}
     declared = {
-        (f"{on.service}.{reaction.name}", said.type)
+        (f"{on.service}.{reaction.name}", emitted.type)
         for on in HANDLERS
         for reaction in on.specs.values()
-        for said in reaction.emits
-        if f"{on.service}.{reaction.name}" not in ELSEWHERE and (on.service, said.type) != CONTRADICTED
+        for emitted in reaction.emits
+        if f"{on.service}.{reaction.name}" not in ELSEWHERE and (on.service, emitted.type) != CONTRADICTED
     }
     assert declared - walked == NEVER
 
 
 def test_the_laws_speak_of_real_words() -> None:
     """Every event and intent in the tables of laws is one that some handler says or hears: none is misspelt."""
-    says = {said.type for on in HANDLERS for reaction in on.specs.values() for said in reaction.emits}
+    says = {emitted.type for on in HANDLERS for reaction in on.specs.values() for emitted in reaction.emits}
     real = says | {heard.type for on in HANDLERS for heard in on.specs}
     needed = {one for groups in laws.NEEDS.values() for group in groups for one in group}
     forbidden = {one for group in laws.FORBIDS.values() for one in group}

@@ -62,7 +62,7 @@ class World:
         self.deadlines = [self.number(OrderDeadline(name, DEADLINE)) for name in names]
         self.cancels = [self.number(CancelOrder(name, "local", "local")) for name in names]
         late = [CancelOrder(name, None, "operator") for name in names]  # long after every cut-off
-        self.late_cancels = [self.number(wish, START + timedelta(days=1)) for wish in late]
+        self.late_cancels = [self.number(command, START + timedelta(days=1)) for command in late]
         self.retries = [self.number(RetryCompensation(name)) for name in names]
         self.resolves = [(self.number(_resolve(name)), self.number(_resolve(name, laws.ASKED))) for name in names]
         level = Level(SKU, available=scope.stock, received=scope.stock, sealed=scope.sealed)
@@ -81,16 +81,16 @@ class World:
                 return life, stock
             life = life._replace(seen=swapped(life.seen, service, self.sets.of(seen | {message})))
         state = stock if service == INVENTORY else life.states[service]
-        reacted = self.actors[service].hears(state, message)
+        reacted = self.actors[service].receives(state, message)
         if service == INVENTORY:
             stock = reacted.state
         else:
             life = life.knowing(service, reacted.state)
-        if not reacted.said:
+        if not reacted.emitted:
             return life, stock
         effect = self._effects.get((service, state, message))
         if effect is None:
-            effect = self._effects[service, state, message] = self._follows(service, reacted.said)
+            effect = self._effects[service, state, message] = self._follows(service, reacted.emitted)
         return self._tell(life, service, effect), stock
 
     def _tell(self, life: Life, service: int, effect: Effect) -> Life:
@@ -148,9 +148,9 @@ class World:
         found = self.messages[message]
         return self.queues.index((service, found.topic)) if isinstance(found, Event) else -1
 
-    def _follows(self, service: int, said: tuple[Emitted, ...]) -> Effect:
+    def _follows(self, service: int, emitted: tuple[Emitted, ...]) -> Effect:
         posts, intents = [], []
-        for one in said:
+        for one in emitted:
             if isinstance(one, Intent):
                 intents.append(self.number(one))
             if not isinstance(one, Event):
@@ -159,8 +159,8 @@ class World:
                 taken = self.actors[consumer].takes(one) if topic == f"{SERVICES[service]}.events" else None
                 if taken:
                     posts.append((queue, self.number(taken)))
-        tokens = tuple(token(one) for one in said if is_outward(one) and not isinstance(one, Timer))
-        timer = any(isinstance(one, OrderDeadline) for one in said)  # a check of what waits decides nothing
+        tokens = tuple(token(one) for one in emitted if is_outward(one) and not isinstance(one, Timer))
+        timer = any(isinstance(one, OrderDeadline) for one in emitted)  # a check of what waits decides nothing
         return Effect(tuple(posts), tuple(intents), timer, tokens)
 
     def _placed(self, number: int, name: str) -> Life:
@@ -187,9 +187,11 @@ def _wish(name: str, customer: str) -> PlaceOrder:
 
 
 def _resolve(name: str, *waiting: str) -> ResolveCompensation:
-    wish = ResolveCompensation(name, "EXTERNAL", "ann", f"{len(waiting)} unread")  # equal wishes would be one message
-    tell_waiting(wish, waiting)
-    return wish
+    command = ResolveCompensation(
+        name, "EXTERNAL", "ann", f"{len(waiting)} unread"
+    )  # equal wishes would be one message
+    tell_waiting(command, waiting)
+    return command
 
 
 def _kept() -> list[Kept]:

@@ -23,12 +23,12 @@ ELSEWHERE = b"HTTP/1.1 307 Temporary Redirect\r\nLocation: /y\r\nContent-Length:
 def answering(answer: bytes) -> Iterator[tuple[str, list[bytes]]]:
     """A server that gives every connection one answer and closes it; its address, and the first lines it was sent."""
     asked: list[bytes] = []
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with socket.create_server(("127.0.0.1", 0)) as consumer_loop:
 
         def serve() -> None:
             with suppress(OSError):
                 while True:
-                    connection, _ = listener.accept()
+                    connection, _ = consumer_loop.accept()
                     with connection, suppress(OSError):
                         asked.append(connection.recv(65_536).partition(b"\r\n")[0])
                         connection.sendall(answer)
@@ -36,9 +36,9 @@ def answering(answer: bytes) -> Iterator[tuple[str, list[bytes]]]:
         thread = threading.Thread(target=serve)
         thread.start()
         try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}", asked
+            yield f"http://127.0.0.1:{consumer_loop.getsockname()[1]}", asked
         finally:
-            listener.shutdown(socket.SHUT_RDWR)
+            consumer_loop.shutdown(socket.SHUT_RDWR)
             thread.join(60)
 
 

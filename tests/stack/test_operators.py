@@ -64,7 +64,7 @@ def frozen(shop: Shop) -> str:
     return order_id
 
 
-def deeds(shop: Shop, service: str, order_id: str) -> list[tuple[Any, ...]]:
+def actions(shop: Shop, service: str, order_id: str) -> list[tuple[Any, ...]]:
     """The audit's rows of one order: action, reason, outcome."""
     rows = "SELECT action, reason, after ->> 'outcome' FROM audit WHERE subject = %s ORDER BY number"
     return shop.sql(service, rows, order_id)
@@ -85,7 +85,7 @@ def test_a_refused_refund_is_retried_in_vain_and_ended_with_evidence(
     document = shop.order(frozen)
     assert (document["final"], document["payment"]) == (True, "RESOLVED")
     assert document["detail"]["resolved"] == {"how": "EXTERNAL"}
-    assert deeds(shop, "payment", frozen) == [
+    assert actions(shop, "payment", frozen) == [
         ("retry-compensation", "card reopened", "ASKED"),
         ("resolve", "card closed", "ASKED"),
     ]
@@ -115,7 +115,7 @@ def test_sixteen_resolve_one_undo_once(shop: Shop, frozen: str) -> None:
     assert statuses[202] + statuses[409] == 16
     said = Counter(record.type for record in shop.records(frozen))
     assert (said["payment.resolved"], said["order.compensation_resolved"], said["order.cancelled"]) == (1, 1, 1)
-    assert len(deeds(shop, "payment", frozen)) == 16
+    assert len(actions(shop, "payment", frozen)) == 16
     with psycopg.connect(shop.stack.database_url("payment", "owner")) as db:
         assert audit.flaw(db) is None
 
@@ -168,8 +168,8 @@ def test_a_healthy_order_and_a_wrong_wish_change_nothing(shop: Shop, quadrille: 
     assert {words: quadrille.run(*words)[0] for words in wrong} == wrong
 
     assert [record.type for record in shop.records(order_id)] == before
-    assert deeds(shop, "payment", order_id) == [("resolve", "a mistake", "NOT_OWED")]
-    assert deeds(shop, "inventory", order_id) == [("retry-compensation", "a mistake", "NOT_OWED")]
+    assert actions(shop, "payment", order_id) == [("resolve", "a mistake", "NOT_OWED")]
+    assert actions(shop, "inventory", order_id) == [("retry-compensation", "a mistake", "NOT_OWED")]
 
 
 @pytest.mark.parametrize("verb", ["list", "get", "cancel"])
@@ -182,7 +182,7 @@ def test_the_examples_of_orders_run(shop: Shop, quadrille: Command, verb: str) -
         assert code == 0, err
         assert re.search(r"[0-9a-f]{8}-|placed", out)
     if verb == "cancel":
-        assert deeds(shop, "order", order_id) == [("cancel", "fraud", "ALREADY")]
+        assert actions(shop, "order", order_id) == [("cancel", "fraud", "ALREADY")]
 
 
 def test_without_a_stack_the_exit_code_says_so(tmp_path: Path) -> None:

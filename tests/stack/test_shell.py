@@ -219,7 +219,7 @@ def test_logs_are_merged_by_the_moment_whatever_their_offset(tmp_path: Path) -> 
         (tmp_path / f"{name}.log").write_text(text)
     files = {name: tmp_path / f"{name}.log" for name in lines}
 
-    merged = [text for _, text in logs.merged(files, logs.Wish())]
+    merged = [text for _, text in logs.merged(files, logs.LogFilter())]
 
     assert [line.split()[-1] for line in merged] == [
         "yet",

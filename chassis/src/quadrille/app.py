@@ -169,10 +169,10 @@ def _service(program: Program[Any], found: Settings) -> tuple[Service[Any], Code
         Registry,
         SchemaIds,
     )
-    from quadrille.avro.schemas import said_by  # noqa: PLC0415 - as above
+    from quadrille.avro.schemas import emitted_by  # noqa: PLC0415 - as above
     from quadrille.service import Service  # noqa: PLC0415 - as above
 
-    said = *said_by(program.on.service), *said_by("chassis")
+    said = *emitted_by(program.on.service), *emitted_by("chassis")
     codec = Codec(said, SchemaIds(Registry(found.registry_url), Cache(found.schema_cache)))
     return Service(program.on, program.store, codec, program.outside, program.rules(found)), codec
 

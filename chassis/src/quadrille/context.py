@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from quadrille.db.retention import Upkeep
+from quadrille.db.retention import Retention
 from quadrille.observability.tracing import Spans
 from quadrille.processing.telemetry import SagaOutcomes
 from quadrille.service import Decoder, Service, Tx
@@ -42,6 +42,6 @@ class ProcessContext:
     beats: bool = False
 
     @property
-    def upkeep(self) -> Upkeep:
+    def retention(self) -> Retention:
         """What the database needs beside its inputs."""
-        return Upkeep(self.settings.inbox_window, self.settings.idempotency_ttl)
+        return Retention(self.settings.inbox_window, self.settings.idempotency_ttl)

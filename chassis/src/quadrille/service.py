@@ -31,7 +31,7 @@ W = TypeVar("W")
 class Store(Protocol[W]):
     """The SQL of one service; a plain module satisfies it."""
 
-    def load(self, tx: Tx, heard: Sequence[Message]) -> W:
+    def load(self, tx: Tx, messages: Sequence[Message]) -> W:
         """Bring every row these messages may touch, own rows first, then shared rows, each ORDER BY key FOR UPDATE."""
         ...
 
@@ -63,9 +63,9 @@ class Service(Generic[W]):
         """The service's name, which is its topic's, database's and consumer group's too."""
         return self.on.service
 
-    def load(self, tx: Tx, heard: Sequence[Message]) -> W:
+    def load(self, tx: Tx, messages: Sequence[Message]) -> W:
         """Return the working set of a batch, with the rules put in."""
-        work = self.store.load(tx, heard)
+        work = self.store.load(tx, messages)
         return work if self.rules is None else replace(work, rules=self.rules)  # type: ignore[type-var]  # W is a dataclass: HandlerRegistry refuses others
 
 

@@ -193,7 +193,7 @@ class CompensationAnswered(Reply):
     state: str
 
 
-def not_owed(wish: RetryCompensation | ResolveCompensation, state: str | None) -> CompensationAnswered:
+def not_owed(command: RetryCompensation | ResolveCompensation, state: str | None) -> CompensationAnswered:
     """Refuse a wish; a saga is unknown if it has no state here and nothing of it waits."""
-    known = state is not None or bool(wish.waiting)
-    return CompensationAnswered(wish.order_id, "NOT_OWED" if known else "UNKNOWN", state or "NONE")
+    known = state is not None or bool(command.waiting)
+    return CompensationAnswered(command.order_id, "NOT_OWED" if known else "UNKNOWN", state or "NONE")

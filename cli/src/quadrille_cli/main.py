@@ -95,11 +95,11 @@ def logs(
 ) -> None:
     """Print the logs of all processes as one, by time."""
     from quadrille_cli.commands import stack  # noqa: PLC0415
-    from quadrille_cli.stack.logs import LEVELS, Wish  # noqa: PLC0415
+    from quadrille_cli.stack.logs import LEVELS, LogFilter  # noqa: PLC0415
 
     if level not in LEVELS:
         raise typer.BadParameter(", ".join(LEVELS), param_hint="--level")
-    _end(stack.logs(data, processes or [], Wish(order, level), follow=follow))
+    _end(stack.logs(data, processes or [], LogFilter(order, level), follow=follow))
 
 
 @app.command(epilog=TOPICS)

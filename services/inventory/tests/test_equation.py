@@ -41,7 +41,7 @@ stories = st.lists(
 def told(story: list[Message]) -> InMemory[Stock]:
     inventory = InMemory(on)
     inventory.given(*(SetStock(sku, 5) for sku in SKUS))
-    inventory.hears(*story)
+    inventory.receives(*story)
     return inventory
 
 
@@ -75,8 +75,8 @@ def test_no_piece_is_lost_or_made(story: list[Message]) -> None:
 @given(stories)
 def test_each_order_is_acknowledged_at_most_once(story: list[Message]) -> None:
     """However often events repeat, an order is reserved at most once and released at most once."""
-    said = told(story).said()
+    emitted = told(story).emitted()
 
     for kind in (StockReserved, StockReleased):
-        per_order = Counter(fact.order_id for fact in said if isinstance(fact, kind))
+        per_order = Counter(fact.order_id for fact in emitted if isinstance(fact, kind))
         assert all(count == 1 for count in per_order.values())

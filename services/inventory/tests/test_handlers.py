@@ -49,9 +49,9 @@ def state(inventory: InMemory[Stock]) -> HoldState | None:
 @pytest.mark.proves("inventory.reserve")
 def test_an_order_is_held_whole(inventory: InMemory[Stock]) -> None:
     """order.placed holds every line and says so once, however often it arrives."""
-    inventory.hears(PLACED, times=3)
+    inventory.receives(PLACED, times=3)
 
-    assert inventory.said() == [StockReserved("o-1", (Line("sku-1", 2), Line("sku-2", 1)))]
+    assert inventory.emitted() == [StockReserved("o-1", (Line("sku-1", 2), Line("sku-2", 1)))]
     assert pieces(inventory, "sku-1") == (3, 2, 0)
     assert pieces(inventory, "sku-2") == (2, 1, 0)
 
@@ -61,27 +61,27 @@ def test_an_order_read_after_its_deadline_is_held_all_the_same(inventory: InMemo
     """However late order.placed is read, its lines are held: only the order service gives an order up."""
     inventory.now += timedelta(days=2)
 
-    inventory.hears(PLACED)
+    inventory.receives(PLACED)
 
-    assert inventory.said() == [StockReserved("o-1", (Line("sku-1", 2), Line("sku-2", 1)))]
+    assert inventory.emitted() == [StockReserved("o-1", (Line("sku-1", 2), Line("sku-2", 1)))]
 
 
 @pytest.mark.proves("inventory.reserve")
 def test_an_order_that_is_short_holds_nothing(inventory: InMemory[Stock]) -> None:
     """One short line rejects the whole order, naming what was asked and what was there; nothing is held."""
-    inventory.hears(OrderPlaced("o-1", (Line("sku-1", 2), Line("sku-2", 4), Line("sku-3", 1))), times=3)
+    inventory.receives(OrderPlaced("o-1", (Line("sku-1", 2), Line("sku-2", 4), Line("sku-3", 1))), times=3)
 
-    assert inventory.said() == [StockRejected("o-1", (Shortage("sku-2", 4, 3), Shortage("sku-3", 1, 0)))]
+    assert inventory.emitted() == [StockRejected("o-1", (Shortage("sku-2", 4, 3), Shortage("sku-3", 1, 0)))]
     assert pieces(inventory, "sku-1") == (5, 0, 0)
     assert state(inventory) is HoldState.REJECTED
 
 
 def test_a_sku_named_twice_counts_twice(inventory: InMemory[Stock]) -> None:
     """Lines of one SKU are added up: neither half of too many is held, and what is held is one line."""
-    inventory.hears(OrderPlaced("o-1", (Line("sku-1", 3), Line("sku-1", 3))))
-    inventory.hears(OrderPlaced("o-2", (Line("sku-1", 3), Line("sku-1", 2))))
+    inventory.receives(OrderPlaced("o-1", (Line("sku-1", 3), Line("sku-1", 3))))
+    inventory.receives(OrderPlaced("o-2", (Line("sku-1", 3), Line("sku-1", 2))))
 
-    assert inventory.said() == [
+    assert inventory.emitted() == [
         StockRejected("o-1", (Shortage("sku-1", 6, 5),)),
         StockReserved("o-2", (Line("sku-1", 5),)),
     ]
@@ -89,18 +89,18 @@ def test_a_sku_named_twice_counts_twice(inventory: InMemory[Stock]) -> None:
 
 def test_more_than_a_fact_can_carry_is_short(inventory: InMemory[Stock]) -> None:
     """A sum beyond 32 bits is rejected with the largest count there is, not with an overflow."""
-    inventory.hears(OrderPlaced("o-1", (Line("sku-1", MOST), Line("sku-1", MOST))))
+    inventory.receives(OrderPlaced("o-1", (Line("sku-1", MOST), Line("sku-1", MOST))))
 
-    assert inventory.said() == [StockRejected("o-1", (Shortage("sku-1", MOST, 5),))]
+    assert inventory.emitted() == [StockRejected("o-1", (Shortage("sku-1", MOST, 5),))]
 
 
 def test_the_last_piece_is_sold_once(inventory: InMemory[Stock]) -> None:
     """Two orders want the last piece: the first holds it, the second is rejected."""
     inventory.given(SetStock("sku-1", 1))
 
-    inventory.hears(OrderPlaced("o-1", (Line("sku-1", 1),)), OrderPlaced("o-2", (Line("sku-1", 1),)))
+    inventory.receives(OrderPlaced("o-1", (Line("sku-1", 1),)), OrderPlaced("o-2", (Line("sku-1", 1),)))
 
-    assert inventory.said() == [
+    assert inventory.emitted() == [
         StockReserved("o-1", (Line("sku-1", 1),)),
         StockRejected("o-2", (Shortage("sku-1", 1, 0),)),
     ]
@@ -111,17 +111,17 @@ def test_a_confirmed_order_takes_its_goods(inventory: InMemory[Stock]) -> None:
     """order.confirmed commits the hold and says so once."""
     inventory.given(PLACED)
 
-    inventory.hears(CONFIRMED, times=3)
+    inventory.receives(CONFIRMED, times=3)
 
-    assert inventory.said() == [StockCommitted("o-1")]
+    assert inventory.emitted() == [StockCommitted("o-1")]
     assert pieces(inventory, "sku-1") == (3, 0, 2)
 
 
 def test_a_confirmation_without_a_hold_takes_nothing(inventory: InMemory[Stock]) -> None:
     """order.confirmed of an order that holds nothing is a no-op."""
-    inventory.hears(CONFIRMED)
+    inventory.receives(CONFIRMED)
 
-    assert inventory.said() == []
+    assert inventory.emitted() == []
     assert state(inventory) is None
 
 
@@ -130,9 +130,9 @@ def test_a_cancellation_gives_the_hold_back(inventory: InMemory[Stock]) -> None:
     """order.cancellation_requested releases every line and says so once."""
     inventory.given(PLACED)
 
-    inventory.hears(CANCEL, times=3)
+    inventory.receives(CANCEL, times=3)
 
-    assert inventory.said() == [StockReleased("o-1", had_hold=True, returned=False)]
+    assert inventory.emitted() == [StockReleased("o-1", had_hold=True, returned=False)]
     assert pieces(inventory, "sku-1") == (5, 0, 0)
     assert pieces(inventory, "sku-2") == (3, 0, 0)
 
@@ -142,27 +142,27 @@ def test_a_declined_card_gives_the_stock_back(inventory: InMemory[Stock]) -> Non
     """payment.declined releases the hold at once, and the cancellation that follows says nothing more."""
     inventory.given(PLACED)
 
-    inventory.hears(DECLINED, times=3)
-    inventory.hears(CANCEL)
+    inventory.receives(DECLINED, times=3)
+    inventory.receives(CANCEL)
 
-    assert inventory.said() == [StockReleased("o-1", had_hold=True, returned=False)]
+    assert inventory.emitted() == [StockReleased("o-1", had_hold=True, returned=False)]
     assert pieces(inventory, "sku-1") == (5, 0, 0)
 
 
 @pytest.mark.proves("inventory.tombstone", "L4", "late.cancel-first")
 def test_a_cancellation_before_the_order_leaves_a_tombstone(inventory: InMemory[Stock]) -> None:
     """A cancellation that comes first is acknowledged, and the late order.placed holds nothing (law L4)."""
-    inventory.hears(CANCEL, PLACED, CANCEL)
+    inventory.receives(CANCEL, PLACED, CANCEL)
 
-    assert inventory.said() == [StockReleased("o-1", had_hold=False, returned=False)]
+    assert inventory.emitted() == [StockReleased("o-1", had_hold=False, returned=False)]
     assert pieces(inventory, "sku-1") == (5, 0, 0)
 
 
 def test_a_declined_card_of_an_unknown_order_leaves_nothing(inventory: InMemory[Stock]) -> None:
     """Only a cancellation leaves a tombstone: the order may still be held, and is undone by its cancellation."""
-    inventory.hears(DECLINED, PLACED, CANCEL)
+    inventory.receives(DECLINED, PLACED, CANCEL)
 
-    assert [said.type for said in inventory.said()] == ["stock.reserved", "stock.released"]
+    assert [emitted.type for emitted in inventory.emitted()] == ["stock.reserved", "stock.released"]
     assert pieces(inventory, "sku-1") == (5, 0, 0)
 
 
@@ -172,9 +172,9 @@ def test_sold_goods_come_back(inventory: InMemory[Stock], cause: OrderCancellati
     """A confirmed order that is undone returns what it took to what is available."""
     inventory.given(PLACED, CONFIRMED)
 
-    inventory.hears(cause, times=3)
+    inventory.receives(cause, times=3)
 
-    assert inventory.said() == [StockReleased("o-1", had_hold=True, returned=True)]
+    assert inventory.emitted() == [StockReleased("o-1", had_hold=True, returned=True)]
     assert pieces(inventory, "sku-1") == (5, 0, 0)
 
 
@@ -183,9 +183,9 @@ def test_sold_sealed_goods_stay_sold(inventory: InMemory[Stock]) -> None:
     """One sealed line keeps the whole committed order: stock.release_failed, BUSINESS, once, and no piece moves."""
     inventory.given(SetStock("sku-2", 3, sealed=True), PLACED, CONFIRMED)
 
-    inventory.hears(CANCEL, times=3)
+    inventory.receives(CANCEL, times=3)
 
-    assert inventory.said() == [StockReleaseFailed("o-1", "BUSINESS", 1, "sealed goods cannot come back")]
+    assert inventory.emitted() == [StockReleaseFailed("o-1", "BUSINESS", 1, "sealed goods cannot come back")]
     assert pieces(inventory, "sku-1") == (3, 0, 2)
     assert pieces(inventory, "sku-2") == (2, 0, 1)
 
@@ -194,9 +194,9 @@ def test_held_sealed_goods_come_back(inventory: InMemory[Stock]) -> None:
     """Goods that were held but not sold are still sealed: they go back."""
     inventory.given(SetStock("sku-2", 3, sealed=True), PLACED)
 
-    inventory.hears(CANCEL)
+    inventory.receives(CANCEL)
 
-    assert inventory.said() == [StockReleased("o-1", had_hold=True, returned=False)]
+    assert inventory.emitted() == [StockReleased("o-1", had_hold=True, returned=False)]
 
 
 @pytest.mark.proves("inventory.absorbs", "L11")
@@ -217,9 +217,9 @@ def test_an_ended_hold_absorbs_every_fact(
     inventory.given(*past)
     before = pieces(inventory, "sku-1"), pieces(inventory, "sku-2"), state(inventory)
 
-    inventory.hears(*LATER, times=2)
+    inventory.receives(*LATER, times=2)
 
-    assert inventory.said() == []
+    assert inventory.emitted() == []
     assert (pieces(inventory, "sku-1"), pieces(inventory, "sku-2"), state(inventory)) == before
 
 
@@ -228,25 +228,27 @@ def test_stock_that_is_set_is_received_or_written_off(inventory: InMemory[Stock]
     """PUT of a level sets what is available; held and committed stay, the difference changes what was received."""
     inventory.given(PLACED)
 
-    inventory.hears(SetStock("sku-1", 10), SetStock("sku-1", 0))
+    inventory.receives(SetStock("sku-1", 10), SetStock("sku-1", 0))
 
-    more, none = inventory.said()
+    more, none = inventory.emitted()
     assert more == StockSet("sku-1", 10, 2, 0, 12, sealed=False, version=3, created=False)
     assert none == StockSet("sku-1", 0, 2, 0, 2, sealed=False, version=4, created=False)
 
 
 def test_a_new_sku_is_created(inventory: InMemory[Stock]) -> None:
     """PUT of an unknown SKU creates it, sealed if it says so."""
-    inventory.hears(SetStock("sku-9", 7, sealed=True, version=0))
+    inventory.receives(SetStock("sku-9", 7, sealed=True, version=0))
 
-    assert inventory.said() == [StockSet("sku-9", 7, 0, 0, 7, sealed=True, version=1, created=True)]
+    assert inventory.emitted() == [StockSet("sku-9", 7, 0, 0, 7, sealed=True, version=1, created=True)]
 
 
 def test_a_stale_version_changes_nothing(inventory: InMemory[Stock]) -> None:
     """PUT with a version that is not the present one is told the present one, and nothing changes."""
-    inventory.hears(SetStock("sku-1", 9, version=7), SetStock("sku-1", 9, version=0), SetStock("sku-9", 9, version=1))
+    inventory.receives(
+        SetStock("sku-1", 9, version=7), SetStock("sku-1", 9, version=0), SetStock("sku-9", 9, version=1)
+    )
 
-    assert inventory.said() == [StockChanged("sku-1", 1), StockChanged("sku-1", 1), StockChanged("sku-9", 0)]
+    assert inventory.emitted() == [StockChanged("sku-1", 1), StockChanged("sku-1", 1), StockChanged("sku-9", 0)]
     assert inventory.work.levels.get(Sku("sku-1")) == Level(Sku("sku-1"), 5, 0, 0, 5, version=1)
 
 
@@ -254,9 +256,9 @@ def test_the_flag_stays_unless_named(inventory: InMemory[Stock]) -> None:
     """PUT without ``sealed`` leaves the flag as it is."""
     inventory.given(SetStock("sku-1", 5, sealed=True))
 
-    inventory.hears(SetStock("sku-1", 4, version=2))
+    inventory.receives(SetStock("sku-1", 4, version=2))
 
-    assert inventory.said() == [StockSet("sku-1", 4, 0, 0, 4, sealed=True, version=3, created=False)]
+    assert inventory.emitted() == [StockSet("sku-1", 4, 0, 0, 4, sealed=True, version=3, created=False)]
 
 
 def test_a_handler_that_fails_moves_no_piece(inventory: InMemory[Stock]) -> None:
@@ -264,7 +266,7 @@ def test_a_handler_that_fails_moves_no_piece(inventory: InMemory[Stock]) -> None
     broken = OrderPlaced("o-1", (Line("sku-1", 2), Line("sku-2", None)))  # type: ignore[arg-type]  # the fault
 
     with pytest.raises(TypeError):
-        inventory.hears(broken)
+        inventory.receives(broken)
 
     assert pieces(inventory, "sku-1") == (5, 0, 0)
     assert state(inventory) is None
@@ -284,7 +286,7 @@ def test_every_edge_of_the_map_was_walked() -> None:
         [PLACED],
     ):
         inventory = InMemory(on)
-        inventory.hears(*story)
+        inventory.receives(*story)
         walked |= inventory.exercised
 
-    assert walked == {(r.name, said.type) for r in on.specs.values() for said in r.emits}
+    assert walked == {(r.name, emitted.type) for r in on.specs.values() for emitted in r.emits}

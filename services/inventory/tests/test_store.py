@@ -43,7 +43,7 @@ def migrated(on_postgres: Callable[[HandlerRegistry[Stock], Store[Stock]], Inven
 @pytest.fixture
 def inventory(migrated: Inventory) -> Inventory:
     """Inventory over its database, with nothing said yet."""
-    migrated.said()
+    migrated.emitted()
     return migrated
 
 
@@ -84,13 +84,13 @@ def test_an_order_in_a_batch_of_many(inventory: Inventory, sku: str) -> None:
     """Orders of one batch see each other: the last piece is sold once, the next one is short."""
     orders = [str(uuid4()) for _ in range(6)]
 
-    inventory.hears(*(OrderPlaced(order, (Line(sku, 1),)) for order in orders))
+    inventory.receives(*(OrderPlaced(order, (Line(sku, 1),)) for order in orders))
 
     held, short = (
         [StockReserved(o, (Line(sku, 1),)) for o in orders[:5]],
         StockRejected(orders[5], (Shortage(sku, 1, 0),)),
     )
-    assert inventory.said() == [*held, short]
+    assert inventory.emitted() == [*held, short]
     assert pieces(inventory, sku) == (0, 5, 0, 5)
     assert inventory.published(orders[5]) == [
         ("stock.rejected", {"order_id": orders[5], "shortages": [{"sku": sku, "asked": 1, "available": 0}]})
@@ -99,9 +99,9 @@ def test_an_order_in_a_batch_of_many(inventory: Inventory, sku: str) -> None:
 
 def test_the_same_order_twice_in_a_batch(inventory: Inventory, sku: str, order: str) -> None:
     """Placed and cancelled in one batch: reserved, released, and the level intact."""
-    inventory.hears(OrderPlaced(order, (Line(sku, 2),)), OrderCancellationRequested(order))
+    inventory.receives(OrderPlaced(order, (Line(sku, 2),)), OrderCancellationRequested(order))
 
-    assert inventory.said() == [
+    assert inventory.emitted() == [
         StockReserved(order, (Line(sku, 2),)),
         StockReleased(order, had_hold=True, returned=False),
     ]
@@ -110,11 +110,11 @@ def test_the_same_order_twice_in_a_batch(inventory: Inventory, sku: str, order: 
 
 def test_a_whole_life_over_batches(inventory: Inventory, sku: str, order: str) -> None:
     """Held, sold and returned in three batches: each finds what the one before has stored."""
-    inventory.hears(OrderPlaced(order, (Line(sku, 1), Line(sku, 2))))
+    inventory.receives(OrderPlaced(order, (Line(sku, 1), Line(sku, 2))))
     assert pieces(inventory, sku) == (2, 3, 0, 5)
-    inventory.hears(OrderConfirmed(order))
+    inventory.receives(OrderConfirmed(order))
     assert pieces(inventory, sku) == (2, 0, 3, 5)
-    inventory.hears(OrderCancellationRequested(order))
+    inventory.receives(OrderCancellationRequested(order))
     assert pieces(inventory, sku) == (5, 0, 0, 5)
 
     assert [kind for kind, _ in inventory.published(order)] == ["stock.reserved", "stock.committed", "stock.released"]
@@ -123,10 +123,10 @@ def test_a_whole_life_over_batches(inventory: Inventory, sku: str, order: str) -
 @pytest.mark.proves("inventory.tombstone", "L4")
 def test_a_cancellation_before_the_order(inventory: Inventory, sku: str, order: str) -> None:
     """The tombstone is stored: an order.placed in a later batch holds nothing and says nothing."""
-    inventory.hears(OrderCancellationRequested(order))
-    inventory.hears(OrderPlaced(order, (Line(sku, 2),)), PaymentDeclined(order))
+    inventory.receives(OrderCancellationRequested(order))
+    inventory.receives(OrderPlaced(order, (Line(sku, 2),)), PaymentDeclined(order))
 
-    assert inventory.said() == [StockReleased(order, had_hold=False, returned=False)]
+    assert inventory.emitted() == [StockReleased(order, had_hold=False, returned=False)]
     assert pieces(inventory, sku) == (5, 0, 0, 5)
 
 
@@ -134,17 +134,17 @@ def test_sealed_goods_stay_sold(inventory: Inventory, sku: str, order: str) -> N
     """The flag set over the API is obeyed: sealed goods once committed do not come back."""
     inventory.given(SetStock(sku, 5, sealed=True), OrderPlaced(order, (Line(sku, 2),)), OrderConfirmed(order))
 
-    inventory.hears(OrderCancellationRequested(order))
+    inventory.receives(OrderCancellationRequested(order))
 
-    assert [said.type for said in inventory.said()] == ["stock.release_failed"]
+    assert [emitted.type for emitted in inventory.emitted()] == ["stock.release_failed"]
     assert pieces(inventory, sku) == (3, 0, 2, 5)
 
 
 def test_an_unknown_sku_is_short(inventory: Inventory, order: str) -> None:
     """An order for a SKU nobody stocks is rejected, and no row of it is made."""
-    inventory.hears(OrderPlaced(order, (Line("sku-nobody", MOST), Line("sku-nobody", MOST))))
+    inventory.receives(OrderPlaced(order, (Line("sku-nobody", MOST), Line("sku-nobody", MOST))))
 
-    assert inventory.said() == [StockRejected(order, (Shortage("sku-nobody", MOST, 0),))]
+    assert inventory.emitted() == [StockRejected(order, (Shortage("sku-nobody", MOST, 0),))]
     with reading(inventory) as db:
         assert store.stock_of(db, "sku-nobody") is None
 
@@ -153,9 +153,9 @@ def test_stock_is_set_and_read(inventory: Inventory, sku: str, order: str) -> No
     """PUT and GET agree: the version moves with every change, a stale one changes nothing."""
     inventory.given(OrderPlaced(order, (Line(sku, 2),)))
 
-    inventory.hears(SetStock(sku, 9, version=1), SetStock(sku, 9, sealed=True, version=2), SetStock(f"{sku}-new", 0))
+    inventory.receives(SetStock(sku, 9, version=1), SetStock(sku, 9, sealed=True, version=2), SetStock(f"{sku}-new", 0))
 
-    assert inventory.said() == [
+    assert inventory.emitted() == [
         StockChanged(sku, 2),
         StockSet(sku, 9, 2, 0, 11, sealed=True, version=3, created=False),
         StockSet(f"{sku}-new", 0, 0, 0, 0, sealed=False, version=1, created=True),
@@ -173,7 +173,7 @@ def test_the_database_refuses_a_broken_equation(inventory: Inventory, sku: str, 
         db.execute(sa.update(store.level).where(store.level.c.sku == sku).values(held=0, received=3))
     neighbour = f"{sku}-n"
 
-    broken, fine = inventory.hears(OrderConfirmed(order), SetStock(neighbour, 1))
+    broken, fine = inventory.receives(OrderConfirmed(order), SetStock(neighbour, 1))
 
     assert isinstance(broken, Parked)
     assert isinstance(fine, Handled)
@@ -235,14 +235,14 @@ def test_the_last_unit_is_sold_once(inventory: Inventory) -> None:
     """Eight connections want the last piece at one instant: one is reserved, seven are rejected."""
     sku = f"last-{uuid4()}"
     inventory.given(SetStock(sku, 1))
-    start, said, lock = threading.Barrier(8), [], threading.Lock()
+    start, emitted, lock = threading.Barrier(8), [], threading.Lock()
 
     def buy() -> None:
         with inventory.connect() as tx:
             start.wait(60)
             (outcome,) = inventory.takes(inventory.inputs([OrderPlaced(str(uuid4()), (Line(sku, 1),))]), tx=tx)
             with lock:
-                said.append(outcome.said[0].type if isinstance(outcome, Handled) else str(outcome))
+                emitted.append(outcome.emitted[0].type if isinstance(outcome, Handled) else str(outcome))
 
     threads = [threading.Thread(target=buy) for _ in range(8)]
     for thread in threads:
@@ -250,5 +250,5 @@ def test_the_last_unit_is_sold_once(inventory: Inventory) -> None:
     for thread in threads:
         thread.join(60)
 
-    assert sorted(said) == ["stock.rejected"] * 7 + ["stock.reserved"]
+    assert sorted(emitted) == ["stock.rejected"] * 7 + ["stock.reserved"]
     assert pieces(inventory, sku) == (0, 1, 0, 1)

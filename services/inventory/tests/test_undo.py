@@ -32,9 +32,9 @@ Outcome = Literal["DONE", "STILL_FAILED", "NOT_OWED", "UNKNOWN"]
 
 def resolve(*waiting: str) -> ResolveCompensation:
     """Return a wish to resolve that finds these types parked or discarded."""
-    wish = ResolveCompensation("o-1", "WRITTEN_OFF", "ann", "T-7")
-    tell_waiting(wish, waiting)
-    return wish
+    command = ResolveCompensation("o-1", "WRITTEN_OFF", "ann", "T-7")
+    tell_waiting(command, waiting)
+    return command
 
 
 def replied(outcome: Outcome, state: str) -> CompensationAnswered:
@@ -53,10 +53,10 @@ def test_a_failed_release_is_done_once_the_goods_may_come_back(inventory: InMemo
     """A retry after the seal is lifted brings the goods back and says so once; a second one has nothing to do."""
     inventory.given(*FAILED, UNSEALED)
 
-    inventory.hears(RETRY, times=2)
+    inventory.receives(RETRY, times=2)
 
     done = StockReleased("o-1", had_hold=True, returned=True)
-    assert inventory.said() == [done, replied("DONE", "RELEASED"), replied("NOT_OWED", "RELEASED")]
+    assert inventory.emitted() == [done, replied("DONE", "RELEASED"), replied("NOT_OWED", "RELEASED")]
     assert pieces(inventory) == (5, 0, 0)
 
 
@@ -65,9 +65,9 @@ def test_goods_that_are_still_sealed_do_not_come_back(inventory: InMemory[Stock]
     """A retry that changes nothing says nothing but to its asker: the failure was said already."""
     inventory.given(*FAILED)
 
-    inventory.hears(RETRY, times=2)
+    inventory.receives(RETRY, times=2)
 
-    assert inventory.said() == [replied("STILL_FAILED", "RELEASE_FAILED")] * 2
+    assert inventory.emitted() == [replied("STILL_FAILED", "RELEASE_FAILED")] * 2
     assert pieces(inventory) == (3, 0, 2)
 
 
@@ -76,9 +76,9 @@ def test_a_failed_release_resolved_keeps_what_was_sold(inventory: InMemory[Stock
     """Committed goods stay committed; the event carries how, who and the evidence, once."""
     inventory.given(*FAILED)
 
-    inventory.hears(resolve(), resolve())
+    inventory.receives(resolve(), resolve())
 
-    assert inventory.said() == [RESOLVED, replied("DONE", "RESOLVED"), replied("NOT_OWED", "RESOLVED")]
+    assert inventory.emitted() == [RESOLVED, replied("DONE", "RESOLVED"), replied("NOT_OWED", "RESOLVED")]
     assert pieces(inventory) == (3, 0, 2)
 
 
@@ -94,10 +94,10 @@ def test_an_unread_cancellation_may_be_resolved(
     """With the cancellation parked or discarded: what is held returns, what is sold stays, and nothing follows."""
     inventory.given(*past)
 
-    inventory.hears(resolve(CANCEL.type))
-    inventory.hears(CANCEL, DECLINED, PLACED, CONFIRMED, RETRY)
+    inventory.receives(resolve(CANCEL.type))
+    inventory.receives(CANCEL, DECLINED, PLACED, CONFIRMED, RETRY)
 
-    assert inventory.said() == [RESOLVED, replied("DONE", "RESOLVED"), replied("NOT_OWED", "RESOLVED")]
+    assert inventory.emitted() == [RESOLVED, replied("DONE", "RESOLVED"), replied("NOT_OWED", "RESOLVED")]
     assert pieces(inventory) == left
 
 
@@ -122,9 +122,9 @@ def test_nothing_is_owed_without_a_cancellation_or_after_its_acknowledgement(
     inventory.given(*past)
     before = inventory.work.holds.get(OrderId("o-1")), pieces(inventory)
 
-    inventory.hears(resolve(*waiting))
+    inventory.receives(resolve(*waiting))
 
-    assert inventory.said() == [replied(outcome, stands)]
+    assert inventory.emitted() == [replied(outcome, stands)]
     assert (inventory.work.holds.get(OrderId("o-1")), pieces(inventory)) == before
 
 
@@ -134,9 +134,9 @@ def test_only_a_release_that_failed_is_retried(inventory: InMemory[Stock], past:
     inventory.given(*past)
     before = pieces(inventory)
 
-    inventory.hears(RETRY)
+    inventory.receives(RETRY)
 
-    assert [said.type for said in inventory.said()] == ["undo_answered"]
+    assert [emitted.type for emitted in inventory.emitted()] == ["undo_answered"]
     assert pieces(inventory) == before
 
 
@@ -145,9 +145,9 @@ def test_what_is_resolved_absorbs_everything(inventory: InMemory[Stock]) -> None
     """After RESOLVED no event changes or says anything."""
     inventory.given(*FAILED, resolve())
 
-    inventory.hears(PLACED, CONFIRMED, CANCEL, DECLINED, times=2)
+    inventory.receives(PLACED, CONFIRMED, CANCEL, DECLINED, times=2)
 
-    assert inventory.said() == []
+    assert inventory.emitted() == []
     hold = inventory.work.holds.get(OrderId("o-1"))
     assert hold
     assert hold.state is HoldState.RESOLVED

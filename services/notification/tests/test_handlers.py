@@ -51,9 +51,9 @@ def state(notification: InMemory[Post], kind: Kind = Kind.CONFIRMED) -> State | 
 @pytest.mark.proves("mail.send")
 def test_a_confirmed_order_is_written_about_once(notification: InMemory[Post]) -> None:
     """order.confirmed says one intent to send one mail, however often it arrives."""
-    notification.hears(CONFIRMED, times=3)
+    notification.receives(CONFIRMED, times=3)
 
-    assert notification.said() == [MAIL]
+    assert notification.emitted() == [MAIL]
     assert state(notification) is State.SENDING
 
 
@@ -71,9 +71,9 @@ def test_a_confirmed_order_is_written_about_once(notification: InMemory[Post]) -
 )
 def test_a_cancelled_order_is_written_about_once(notification: InMemory[Post], reason: str, words: str) -> None:
     """order.cancelled says one mail that names the reason in the customer's words."""
-    notification.hears(OrderCancelled("o-1", "cust_demo", reason), times=3)
+    notification.receives(OrderCancelled("o-1", "cust_demo", reason), times=3)
 
-    (mail,) = notification.said()
+    (mail,) = notification.emitted()
     assert isinstance(mail, SendMail)
     assert (mail.kind, mail.text) == ("cancelled", f"Your order is cancelled, {words}.\n")
 
@@ -91,9 +91,9 @@ def test_an_amount_is_shown_in_its_currency(
     notification: InMemory[Post], amount: int, currency: str, shown: str
 ) -> None:
     """Minor units are shown with as many decimals as ISO 4217 gives the currency."""
-    notification.hears(OrderConfirmed("o-1", "cust_demo", amount, currency))
+    notification.receives(OrderConfirmed("o-1", "cust_demo", amount, currency))
 
-    (mail,) = notification.said()
+    (mail,) = notification.emitted()
     assert isinstance(mail, SendMail)
     assert mail.text == f"Your order is confirmed. Charged: {shown}.\n"
 
@@ -103,9 +103,9 @@ def test_a_mail_that_went_is_said_once(notification: InMemory[Post]) -> None:
     """MailSent says notification.sent once, however often it arrives."""
     notification.given(CONFIRMED)
 
-    notification.hears(SENT, times=3)
+    notification.receives(SENT, times=3)
 
-    assert notification.said() == [NotificationSent("o-1", "confirmed", "email")]
+    assert notification.emitted() == [NotificationSent("o-1", "confirmed", "email")]
     assert state(notification) is State.SENT
 
 
@@ -114,9 +114,9 @@ def test_a_mail_that_is_given_up_is_said_once(notification: InMemory[Post]) -> N
     """MailFailed says notification.failed once; nobody's money or stock hears of it."""
     notification.given(CONFIRMED)
 
-    notification.hears(BOUNCED, times=3)
+    notification.receives(BOUNCED, times=3)
 
-    assert notification.said() == [NotificationFailed("o-1", "confirmed", "SMTP 550: refused for good")]
+    assert notification.emitted() == [NotificationFailed("o-1", "confirmed", "SMTP 550: refused for good")]
     assert state(notification) is State.FAILED
 
 
@@ -128,19 +128,19 @@ def test_without_an_address_nothing_is_sent(
     """A customer without an address gets no mail, and notification.suppressed says so once."""
     notification.given(DeleteContact("cust_demo"))
 
-    notification.hears(fact, times=3)
+    notification.receives(fact, times=3)
 
-    (said,) = notification.said()
-    assert isinstance(said, NotificationSuppressed)
-    assert said.reason == "NO_ADDRESS"
+    (emitted,) = notification.emitted()
+    assert isinstance(emitted, NotificationSuppressed)
+    assert emitted.reason == "NO_ADDRESS"
 
 
 @pytest.mark.proves("mail.suppress", "L4")
 def test_a_cancellation_heard_first_suppresses_the_confirmation(notification: InMemory[Post]) -> None:
     """A confirmation that comes after the cancellation is suppressed, not sent (law L4)."""
-    notification.hears(CANCEL, CONFIRMED, CONFIRMED)
+    notification.receives(CANCEL, CONFIRMED, CONFIRMED)
 
-    assert notification.said() == [NotificationSuppressed("o-1", "confirmed", "CANCELLED")]
+    assert notification.emitted() == [NotificationSuppressed("o-1", "confirmed", "CANCELLED")]
 
 
 @pytest.mark.proves("mail.suppress")
@@ -151,18 +151,18 @@ def test_a_cancellation_before_the_lease_drops_the_confirmation(notification: In
 
     notification.given(CANCEL)
     assert when_mail(MAIL, notification.work) is Decision.CANCEL
-    notification.hears(DROPPED, times=2)
+    notification.receives(DROPPED, times=2)
 
-    assert notification.said() == [NotificationSuppressed("o-1", "confirmed", "CANCELLED")]
+    assert notification.emitted() == [NotificationSuppressed("o-1", "confirmed", "CANCELLED")]
 
 
 def test_a_cancelled_order_still_hears_that_it_is_cancelled(notification: InMemory[Post]) -> None:
     """A cancellation request does not hold back the mail that tells of the cancellation."""
     notification.given(CONFIRMED, SENT, CANCEL)
 
-    notification.hears(CANCELLED)
+    notification.receives(CANCELLED)
 
-    (mail,) = notification.said()
+    (mail,) = notification.emitted()
     assert isinstance(mail, SendMail)
     assert when_mail(mail, notification.work) is Decision.PROCEED
 
@@ -172,9 +172,9 @@ def test_an_erased_customer_gets_no_mail(notification: InMemory[Post]) -> None:
     notification.given(CONFIRMED, DeleteContact("cust_demo"))
 
     assert when_mail(MAIL, notification.work) is Decision.CANCEL
-    notification.hears(DROPPED)
+    notification.receives(DROPPED)
 
-    assert notification.said() == [NotificationSuppressed("o-1", "confirmed", "NO_ADDRESS")]
+    assert notification.emitted() == [NotificationSuppressed("o-1", "confirmed", "NO_ADDRESS")]
 
 
 def test_a_mail_that_waits_follows_its_customer(notification: InMemory[Post]) -> None:
@@ -182,10 +182,10 @@ def test_a_mail_that_waits_follows_its_customer(notification: InMemory[Post]) ->
     notification.given(CONFIRMED, DeleteContact("cust_demo"), PutContact("cust_demo", "new@example.com"))
 
     assert when_mail(MAIL, notification.work) is Decision.CANCEL
-    notification.hears(DROPPED)
+    notification.receives(DROPPED)
 
     moved = replace(MAIL, address="new@example.com")
-    assert notification.said() == [moved]
+    assert notification.emitted() == [moved]
     assert when_mail(moved, notification.work) is Decision.PROCEED
 
 
@@ -200,33 +200,33 @@ def test_an_ended_notice_absorbs_everything(notification: InMemory[Post], past: 
     notification.given(*past)
     before = state(notification)
 
-    notification.hears(CONFIRMED, CANCEL, SENT, BOUNCED, DROPPED, times=2)
+    notification.receives(CONFIRMED, CANCEL, SENT, BOUNCED, DROPPED, times=2)
 
-    assert notification.said() == []
+    assert notification.emitted() == []
     assert state(notification) is before
     assert when_mail(MAIL, notification.work) is Decision.CANCEL
 
 
 def test_answers_nobody_asked_for_are_absorbed(notification: InMemory[Post]) -> None:
     """Answers about a mail that was never wanted say nothing."""
-    notification.hears(SENT, BOUNCED, DROPPED)
+    notification.receives(SENT, BOUNCED, DROPPED)
 
-    assert notification.said() == []
+    assert notification.emitted() == []
 
 
 def test_a_cancellation_alone_says_nothing(notification: InMemory[Post]) -> None:
     """An order cancelled before it was confirmed has no confirmation to suppress."""
-    notification.hears(CANCEL, times=2)
+    notification.receives(CANCEL, times=2)
 
-    assert notification.said() == []
+    assert notification.emitted() == []
     assert state(notification) is State.NONE
 
 
 def test_the_address_book_keeps_one_address(notification: InMemory[Post]) -> None:
     """PUT creates or replaces a customer's address and says which it did."""
-    notification.hears(PutContact("cust_new", "a@example.com"), PutContact("cust_new", "b@example.com"))
+    notification.receives(PutContact("cust_new", "a@example.com"), PutContact("cust_new", "b@example.com"))
 
-    assert notification.said() == [
+    assert notification.emitted() == [
         ContactStored("cust_new", "a@example.com", created=True),
         ContactStored("cust_new", "b@example.com", created=False),
     ]
@@ -234,9 +234,12 @@ def test_the_address_book_keeps_one_address(notification: InMemory[Post]) -> Non
 
 def test_an_erased_customer_is_gone(notification: InMemory[Post]) -> None:
     """DELETE erases the address; a second one finds nothing."""
-    notification.hears(DeleteContact("cust_demo"), times=2)
+    notification.receives(DeleteContact("cust_demo"), times=2)
 
-    assert notification.said() == [ContactErased("cust_demo", existed=True), ContactErased("cust_demo", existed=False)]
+    assert notification.emitted() == [
+        ContactErased("cust_demo", existed=True),
+        ContactErased("cust_demo", existed=False),
+    ]
     assert notification.work.contacts.get(CustomerId("cust_demo")) is None
 
 
@@ -252,7 +255,7 @@ def test_every_edge_of_the_map_was_walked() -> None:
         [CONFIRMED, CANCELLED],
     ):
         notification = InMemory(on)
-        notification.hears(*story)
+        notification.receives(*story)
         walked |= notification.exercised
 
-    assert walked == {(r.name, said.type) for r in on.specs.values() for said in r.emits}
+    assert walked == {(r.name, emitted.type) for r in on.specs.values() for emitted in r.emits}

@@ -41,7 +41,7 @@ def migrated(on_postgres: Callable[[HandlerRegistry[Post], Store[Post]], Office]
 @pytest.fixture
 def notification(migrated: Office) -> Office:
     """Notification over its database, with nothing said yet."""
-    migrated.said()
+    migrated.emitted()
     return migrated
 
 
@@ -69,7 +69,7 @@ def reading(notification: Office) -> Iterator[sa.Connection]:
         engine.dispose()
 
 
-def said(notification: Office, order: str) -> list[str]:
+def emitted(notification: Office, order: str) -> list[str]:
     return [f"{kind} {body['kind']}" for kind, body in notification.published(order)]
 
 
@@ -86,7 +86,7 @@ def test_both_mails_of_an_order(notification: Office, customer: str, order: str)
     notification.given(OrderCancelled(order, customer, "CUSTOMER"))
     notification.given(MailFailed(order, "cancelled", "refused by the mail server: 550"))
 
-    assert said(notification, order) == ["notification.sent confirmed", "notification.failed cancelled"]
+    assert emitted(notification, order) == ["notification.sent confirmed", "notification.failed cancelled"]
     assert notification.intents(order) == []
     with reading(notification) as db:
         shown = [(one.notice.kind, one.notice.state, one.notice.because) for one in store.notices_of(db, order)]
@@ -110,7 +110,7 @@ def test_a_batch_of_many_customers(notification: Office, customer: str) -> None:
     assert isinstance(mail, SendMail)
     assert mail.address == f"{customer}@example.com"
     assert notification.intents(unknown) == []
-    assert said(notification, unknown) == ["notification.suppressed confirmed"]
+    assert emitted(notification, unknown) == ["notification.suppressed confirmed"]
 
 
 def test_a_tombstone_is_kept_and_not_shown(notification: Office, customer: str, order: str) -> None:
@@ -122,7 +122,7 @@ def test_a_tombstone_is_kept_and_not_shown(notification: Office, customer: str, 
     notification.given(OrderConfirmed(order, customer, 2500, "EUR"))
 
     assert notification.intents(order) == []
-    assert said(notification, order) == ["notification.suppressed confirmed"]
+    assert emitted(notification, order) == ["notification.suppressed confirmed"]
 
 
 def test_a_waiting_mail_is_judged_against_the_database(notification: Office, customer: str, order: str) -> None:
@@ -136,7 +136,7 @@ def test_a_waiting_mail_is_judged_against_the_database(notification: Office, cus
     assert ruling(notification, mail) is Decision.CANCEL
     notification.given(SendMailDropped(order, "confirmed", customer, mail.subject, mail.text))
 
-    assert said(notification, order) == ["notification.suppressed confirmed"]
+    assert emitted(notification, order) == ["notification.suppressed confirmed"]
 
 
 def test_an_erased_customer_is_judged_against_the_database(notification: Office, customer: str, order: str) -> None:
@@ -157,16 +157,16 @@ def test_an_erased_customer_is_judged_against_the_database(notification: Office,
 
 def test_the_address_book(notification: Office, customer: str) -> None:
     """Created, replaced, erased and entered again, over batches and within one."""
-    notification.hears(PutContact(customer, "b@example.com"))
+    notification.receives(PutContact(customer, "b@example.com"))
     with reading(notification) as db:
         assert store.contact_of(db, customer) == Contact(CustomerId(customer), "b@example.com")
 
-    notification.hears(DeleteContact(customer), DeleteContact(customer), PutContact(customer, "c@example.com"))
-    notification.hears(DeleteContact(customer))
+    notification.receives(DeleteContact(customer), DeleteContact(customer), PutContact(customer, "c@example.com"))
+    notification.receives(DeleteContact(customer))
 
     with reading(notification) as db:
         assert store.contact_of(db, customer) is None
-    assert notification.said() == [
+    assert notification.emitted() == [
         ContactStored(customer, "b@example.com", created=False),
         ContactErased(customer, existed=True),
         ContactErased(customer, existed=False),

@@ -72,7 +72,7 @@ class Shop:
         """Ask to cancel an order."""
         return self.ask("POST", f"/v1/orders/{order_id}/cancel", None, headers)
 
-    def said(self, order_id: str) -> list[str]:
+    def emitted(self, order_id: str) -> list[str]:
         """Return the types of the events told of an order, in sequence."""
         return [kind for kind, _ in self.db.published(order_id)]
 

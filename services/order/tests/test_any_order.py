@@ -78,10 +78,13 @@ def explored(order: InMemory[Orders], place: PlaceOrder) -> Reached:
         for message in HEARD:
             order.work.rows.put("o-1", story[0])
             order.now = START
-            order.hears(message)
-            said = tuple(order.said())
-            after = (timeless(order.work.known("o-1")), story[1] + tuple(one.type for one in said if one.type in TOLD))
-            reached[story].append((after, said))
+            order.receives(message)
+            emitted = tuple(order.emitted())
+            after = (
+                timeless(order.work.known("o-1")),
+                story[1] + tuple(one.type for one in emitted if one.type in TOLD),
+            )
+            reached[story].append((after, emitted))
             waiting.append(after)
     return reached
 
@@ -90,9 +93,9 @@ def waits_for_a_day(empty: InMemory[Orders], place: PlaceOrder) -> None:
     """Let an order wait: for the first event while its deadline is far off, then for its undo."""
     empty.work.rows.drop("o-1")
     patient = replace(place, reference=None, deadline_at=place.placed_at + timedelta(days=1))
-    empty.hears(patient, OrderCheck("o-1", START + timedelta(minutes=5)))
+    empty.receives(patient, OrderCheck("o-1", START + timedelta(minutes=5)))
     empty.now = START + timedelta(days=1)
-    empty.hears(CancelOrder("o-1", None, "operator"))
+    empty.receives(CancelOrder("o-1", None, "operator"))
 
 
 def timeless(order: Order) -> Order:
@@ -100,14 +103,14 @@ def timeless(order: Order) -> Order:
 
 
 @pytest.fixture(params=["cust_demo", "cust_blocked"])
-def wish(place: PlaceOrder, request: pytest.FixtureRequest) -> PlaceOrder:
+def command(place: PlaceOrder, request: pytest.FixtureRequest) -> PlaceOrder:
     """The wish of a customer whose orders are confirmed, and of one whose orders are not."""
     return replace(place, customer_id=request.param)
 
 
 @pytest.fixture
-def reached(empty: InMemory[Orders], wish: PlaceOrder) -> Reached:
-    return explored(empty, wish)
+def reached(empty: InMemory[Orders], command: PlaceOrder) -> Reached:
+    return explored(empty, command)
 
 
 @pytest.mark.proves("L3", "L9")
@@ -132,9 +135,9 @@ def test_nothing_changes_after_the_end(reached: Reached) -> None:
     ended = [story for story in reached if story[0].status is Status.CANCELLED]
     assert ended
     for story in ended:
-        for after, said in reached[story]:
+        for after, emitted in reached[story]:
             assert after == story
-            assert not any(isinstance(one, Event) for one in said)
+            assert not any(isinstance(one, Event) for one in emitted)
 
 
 @pytest.mark.proves("order.resolved")
@@ -142,10 +145,10 @@ def test_a_failure_is_announced_and_resolved_in_pairs(reached: Reached) -> None:
     """order.compensation_resolved names a participant whose failure was announced, and whose failure stands no more."""
     for (order, _), following in reached.items():
         before = {failure.participant for failure in order.detail.failed}
-        for (after, _), said in following:
+        for (after, _), emitted in following:
             now = {failure.participant for failure in after.detail.failed}
-            failed = {one.participant for one in said if isinstance(one, OrderCompensationFailed)}
-            resolved = {one.participant for one in said if isinstance(one, OrderCompensationResolved)}
+            failed = {one.participant for one in emitted if isinstance(one, OrderCompensationFailed)}
+            resolved = {one.participant for one in emitted if isinstance(one, OrderCompensationResolved)}
             assert now == (before | failed) - resolved
             assert not failed & before
             assert resolved <= before
@@ -174,5 +177,5 @@ def test_every_declared_edge_is_said(empty: InMemory[Orders], place: PlaceOrder)
     explored(empty, replace(place, customer_id="cust_blocked", reference=None))
     waits_for_a_day(empty, place)
 
-    declared = {(reaction.name, said.type) for reaction in on.specs.values() for said in reaction.emits}
+    declared = {(reaction.name, emitted.type) for reaction in on.specs.values() for emitted in reaction.emits}
     assert empty.exercised == declared

@@ -64,7 +64,7 @@ def test_an_undecided_order_is_cancelled(shop: Shop) -> None:
     )
     assert body["history"][-1]["because"] == "order.cancellation_requested"
     assert "cancel" not in body["links"]
-    assert shop.said(order) == ["order.placed", "order.cancellation_requested"]
+    assert shop.emitted(order) == ["order.placed", "order.cancellation_requested"]
 
 
 @pytest.mark.proves("cancel.again")
@@ -77,7 +77,7 @@ def test_a_repeat_says_the_same(shop: Shop) -> None:
     shop.db.given(PaymentSkipped(order), StockReleased(order))
     ended = shop.cancel(order, {"If-Match": '"v1"'})
     assert (ended.status, ended.body["status"], ended.body["final"]) == (200, "CANCELLED", True)
-    assert shop.said(order) == ["order.placed", "order.cancellation_requested", "order.cancelled"]
+    assert shop.emitted(order) == ["order.placed", "order.cancellation_requested", "order.cancelled"]
 
 
 def test_a_confirmed_order_is_cancelled_before_its_cut_off(shop: Shop) -> None:
@@ -103,7 +103,7 @@ def test_after_the_cut_off_it_is_too_late(shop: Shop) -> None:
 
     assert (got.status, got.slug, got.body["order_status"]) == (409, "not-cancellable", "CONFIRMED")
     assert got.body["cancellable_until"] == shop.ask("GET", f"/v1/orders/{order}").body["cancellable_until"]
-    assert shop.said(order) == ["order.placed", "order.confirmed"]
+    assert shop.emitted(order) == ["order.placed", "order.confirmed"]
 
 
 @pytest.mark.proves("cancel.frozen")
@@ -128,7 +128,7 @@ def test_if_match_guards_a_cancellation(shop: Shop) -> None:
     for given in ('"v1"', 'W/"v3"', ""):
         stale = shop.cancel(order, {"If-Match": given})
         assert (stale.status, stale.slug, stale.body["current_etag"]) == (412, "version-mismatch", '"v3"')
-    assert shop.said(order) == ["order.placed"]
+    assert shop.emitted(order) == ["order.placed"]
 
     assert shop.cancel(order, {"If-Match": '"v1", "v3"'}).status == 202
     assert shop.cancel(placed(shop), {"If-Match": "*"}).status == 202
@@ -157,7 +157,7 @@ def test_a_body_nobody_understands_cancels_nothing(shop: Shop, body: bytes, kind
     """What a client says beside "cancel" is refused: nothing is cancelled; to say nothing, or {}, is understood."""
     order = placed(shop)
     got = shop.ask("POST", f"/v1/orders/{order}/cancel", body, {"Content-Type": kind})
-    assert (got.status, shop.said(order)) == (status, ["order.placed"])
+    assert (got.status, shop.emitted(order)) == (status, ["order.placed"])
     assert shop.ask("POST", f"/v1/orders/{order}/cancel", b"{}").status == 202
     assert shop.ask("POST", f"/v1/orders/{order}/cancel", b"", {"Content-Type": "text/plain"}).status == 200
 
@@ -171,7 +171,7 @@ def test_a_foreign_order_is_not_found(shop: Shop) -> None:
     for order_id in (order, str(uuid7())):
         assert (shop.cancel(order_id).status, shop.cancel(order_id, {"If-Match": '"v1"'}).status) == (404, 404)
         assert shop.ask("GET", f"/v1/orders/{order_id}/stream").slug == "not-found"
-    assert shop.said(order) == ["order.placed"]
+    assert shop.emitted(order) == ["order.placed"]
 
 
 @pytest.mark.proves("late.line")
@@ -191,7 +191,7 @@ def test_fifty_clients_cancel_one_order(shop: Shop) -> None:
         answers = Counter(got.status for got in pool.map(lambda _: shop.cancel(order), range(50)))
 
     assert answers == {202: 1, 200: 49}
-    assert shop.said(order).count("order.cancellation_requested") == 1
+    assert shop.emitted(order).count("order.cancellation_requested") == 1
 
 
 def test_a_status_never_goes_backwards(shop: Shop) -> None:
@@ -237,9 +237,9 @@ def test_cancelling_and_confirming_at_once(shop: Shop, cutoff: timedelta, late: 
         with shop.db.connect() as tx:
             for group in _shuffled(orders, seed):
                 barrier.wait(60)
-                for said in _told(tx, service, [_asked(message, order) for order in group]):
-                    if isinstance(said, CancelAnswered):
-                        answers[said.order_id] = said.outcome
+                for emitted in _told(tx, service, [_asked(message, order) for order in group]):
+                    if isinstance(emitted, CancelAnswered):
+                        answers[emitted.order_id] = emitted.outcome
 
     confirming = threading.Thread(target=race, args=(PaymentCharged, 1))
     confirming.start()
@@ -274,20 +274,20 @@ def _told(tx: Tx, service: Service[Orders], messages: Sequence[Message]) -> list
     heard = [Envelope(uuid7(), str(m.order_id), m, now, m.type) for m in messages]  # type: ignore[attr-defined] # both have one
     outcomes = process_batch(tx, service, heard)
     assert all(isinstance(outcome, Handled) for outcome in outcomes), outcomes
-    return [said for outcome in outcomes if isinstance(outcome, Handled) for said in outcome.said]
+    return [emitted for outcome in outcomes if isinstance(outcome, Handled) for emitted in outcome.emitted]
 
 
 def _many(shop: Shop, service: Service[Orders], count: int) -> list[str]:
     """Place so many orders in batches; return their ids."""
-    like = _wish()
-    wishes = [replace(like, order_id=str(uuid7())) for _ in range(count)]
+    like = _command()
+    commands = [replace(like, order_id=str(uuid7())) for _ in range(count)]
     with shop.db.connect() as tx:
         for start in range(0, count, 100):
-            _told(tx, service, wishes[start : start + 100])
-    return [wish.order_id for wish in wishes]
+            _told(tx, service, commands[start : start + 100])
+    return [command.order_id for command in commands]
 
 
-def _wish() -> PlaceOrder:
+def _command() -> PlaceOrder:
     now = datetime.now(UTC)
     return PlaceOrder("", "local", "cust_demo", None, "tok_ok", "EUR", 0, (), now, now + timedelta(minutes=5), "0" * 32)
 

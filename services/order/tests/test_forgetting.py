@@ -20,9 +20,9 @@ SETTINGS = OrderSettings.model_validate({"database_url": "", "kafka_bootstrap": 
 
 
 def forget(shop: Shop) -> None:
-    """Do a worker's upkeep."""
+    """Do a worker's retention."""
     with shop.db.connect() as tx:
-        ProcessContext(SETTINGS, shop.db.service, shop.db.connect, Spans.disabled()).upkeep.clear(tx)
+        ProcessContext(SETTINGS, shop.db.service, shop.db.connect, Spans.disabled()).retention.clear(tx)
 
 
 def keys(shop: Shop) -> list[str]:

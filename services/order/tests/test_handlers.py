@@ -38,7 +38,7 @@ from order.events import (
 from quadrille import Event, FindingRaised, Message, NotYet
 from quadrille.testing import START, InMemory
 
-Desk = InMemory[Orders]
+Sales = InMemory[Orders]
 EXPIRED = OrderDeadline("o-1", START + timedelta(minutes=5))
 CANCEL = CancelOrder("o-1", "local", "local")
 OPERATE = CancelOrder("o-1", None, "ada")
@@ -71,11 +71,11 @@ NOT_NEWER = [
 UNDECIDED = [(), (RESERVED,)]
 
 
-def row(order: Desk) -> Order:
+def row(order: Sales) -> Order:
     return order.work.known("o-1")
 
 
-def passed(order: Desk) -> list[str]:
+def passed(order: Sales) -> list[str]:
     return [entry.status.value for entry in row(order).history]
 
 
@@ -92,11 +92,11 @@ def frozen(participant: str, error: str) -> OrderCompensationFailed:
 
 
 @pytest.mark.proves("order.place")
-def test_a_placed_order_is_pending(empty: Desk, place: PlaceOrder) -> None:
+def test_a_placed_order_is_pending(empty: Sales, place: PlaceOrder) -> None:
     """The order is said to the world, its deadline to itself, and the rendered answer to the asker."""
-    empty.hears(place)
+    empty.receives(place)
 
-    fact, timer, answered = empty.said()
+    fact, timer, answered = empty.emitted()
     assert fact == OrderPlaced("o-1", "cust_demo", place.lines, 2800, "EUR", "tok_ok", place.deadline_at)
     assert timer == OrderDeadline("o-1", place.deadline_at)
     assert answered.outcome == "PLACED"  # type: ignore[union-attr]  # a PlaceAnswered
@@ -106,72 +106,72 @@ def test_a_placed_order_is_pending(empty: Desk, place: PlaceOrder) -> None:
 
 @pytest.mark.proves("order.not-newer", "order.rank", "L11")
 @pytest.mark.parametrize(("earlier", "later"), NOT_NEWER)
-def test_a_fact_that_is_not_newer_changes_nothing(order: Desk, earlier: Event, later: Event) -> None:
+def test_a_fact_that_is_not_newer_changes_nothing(order: Sales, earlier: Event, later: Event) -> None:
     """An event of a rank that is folded already is a no-op, in whatever state the order is (law L11)."""
     order.given(earlier)
     before = row(order)
 
-    order.hears(later, times=2)
+    order.receives(later, times=2)
 
-    assert order.said() == []
+    assert order.emitted() == []
     assert row(order) == before
 
 
 @pytest.mark.proves("order.reserved")
-def test_held_stock(order: Desk) -> None:
+def test_held_stock(order: Sales) -> None:
     """stock.reserved takes a pending order to INVENTORY_RESERVED and says nothing."""
-    order.hears(RESERVED)
+    order.receives(RESERVED)
 
-    assert order.said() == []
+    assert order.emitted() == []
     assert passed(order) == ["PENDING", "INVENTORY_RESERVED"]
     assert row(order).history[1].because == "stock.reserved"
 
 
 @pytest.mark.proves("order.rejected", "L2")
-def test_out_of_stock(order: Desk) -> None:
+def test_out_of_stock(order: Sales) -> None:
     """stock.rejected undoes a pending order and keeps what was short."""
-    order.hears(REJECTED)
+    order.receives(REJECTED)
 
-    assert order.said() == [asked("OUT_OF_STOCK", "PENDING")]
+    assert order.emitted() == [asked("OUT_OF_STOCK", "PENDING")]
     assert passed(order) == ["PENDING", "INVENTORY_FAILED"]
     assert (row(order).reason, row(order).detail.shortages) == ("OUT_OF_STOCK", SHORT)
 
 
 @pytest.mark.proves("order.charged", "L8", "late.charged-first")
 @pytest.mark.parametrize("before", UNDECIDED)
-def test_charged(order: Desk, before: tuple[Event, ...]) -> None:
+def test_charged(order: Sales, before: tuple[Event, ...]) -> None:
     """payment.charged confirms an undecided order, stock.reserved read or not (law L8), until its cut-off."""
     order.given(*before)
 
-    order.hears(CHARGED)
+    order.receives(CHARGED)
 
-    assert order.said() == [OrderConfirmed("o-1", "cust_demo", 2800, "EUR")]
+    assert order.emitted() == [OrderConfirmed("o-1", "cust_demo", 2800, "EUR")]
     assert passed(order)[-2:] == ["PAYMENT_CHARGED", "CONFIRMED"]
     assert row(order).cancellable_until == CHARGED.at + timedelta(minutes=30)
 
 
 @pytest.mark.proves("order.charged-rejected", "L2")
 @pytest.mark.parametrize("before", UNDECIDED)
-def test_charged_but_rejected(empty: Desk, place: PlaceOrder, before: tuple[Event, ...]) -> None:
+def test_charged_but_rejected(empty: Sales, place: PlaceOrder, before: tuple[Event, ...]) -> None:
     """payment.charged of a blocked customer is not confirmed but undone."""
     empty.given(replace(place, customer_id="cust_blocked"), *before)
 
-    empty.hears(CHARGED)
+    empty.receives(CHARGED)
 
-    assert empty.said() == [asked("CONFIRMATION_REJECTED", "PAYMENT_CHARGED")]
+    assert empty.emitted() == [asked("CONFIRMATION_REJECTED", "PAYMENT_CHARGED")]
     assert passed(empty)[-2:] == ["PAYMENT_CHARGED", "CANCELLING"]
 
 
 @pytest.mark.proves("order.declined", "L2")
 @pytest.mark.parametrize("before", UNDECIDED)
-def test_declined(order: Desk, before: tuple[Event, ...]) -> None:
+def test_declined(order: Sales, before: tuple[Event, ...]) -> None:
     """payment.declined undoes an undecided order and keeps the code."""
     order.given(*before)
     status = row(order).status
 
-    order.hears(DECLINED)
+    order.receives(DECLINED)
 
-    assert order.said() == [asked("PAYMENT_DECLINED", status)]
+    assert order.emitted() == [asked("PAYMENT_DECLINED", status)]
     assert (passed(order)[-1], row(order).detail.code) == ("PAYMENT_FAILED", "insufficient_funds")
 
 
@@ -182,15 +182,15 @@ def test_declined(order: Desk, before: tuple[Event, ...]) -> None:
     [(CANCEL, "CUSTOMER", "local"), (OPERATE, "OPERATOR", "ada"), (EXPIRED, "DEADLINE", "order")],
 )
 def test_an_undecided_order_is_cancelled(
-    order: Desk, before: tuple[Event, ...], cause: Message, reason: str, by: str
+    order: Sales, before: tuple[Event, ...], cause: Message, reason: str, by: str
 ) -> None:
     """The customer, an operator and the deadline undo an undecided order, each by the same event (law L2)."""
     order.given(*before)
     status = row(order).status
 
-    order.hears(cause)
+    order.receives(cause)
 
-    facts = [said for said in order.said() if isinstance(said, Event)]
+    facts = [emitted for emitted in order.emitted() if isinstance(emitted, Event)]
     assert facts == [asked(reason, status, by)]
     assert (row(order).status, row(order).reason) == (Status.CANCELLING, reason)
     assert row(order).history[-1].because == "order.cancellation_requested"
@@ -198,19 +198,19 @@ def test_an_undecided_order_is_cancelled(
 
 @pytest.mark.proves("order.cancel-confirmed")
 @pytest.mark.parametrize(("cause", "reason", "by"), [(CANCEL, "CUSTOMER", "local"), (OPERATE, "OPERATOR", "ada")])
-def test_a_confirmed_order_before_its_cut_off(order: Desk, cause: CancelOrder, reason: str, by: str) -> None:
+def test_a_confirmed_order_before_its_cut_off(order: Sales, cause: CancelOrder, reason: str, by: str) -> None:
     """A confirmed order can be cancelled until its cut-off, by customer and operator."""
     order.given(CHARGED)
 
-    order.hears(cause)
+    order.receives(cause)
 
-    assert order.said() == [CancelAnswered("o-1", "ACCEPTED"), asked(reason, "CONFIRMED", by)]
+    assert order.emitted() == [CancelAnswered("o-1", "ACCEPTED"), asked(reason, "CONFIRMED", by)]
     assert (row(order).status, row(order).cancellable_until) == (Status.CANCELLING, None)
 
 
 @pytest.mark.proves("order.cancel-late")
 @pytest.mark.parametrize("cause", [CANCEL, OPERATE])
-def test_a_confirmed_order_after_its_cut_off(order: Desk, cause: CancelOrder) -> None:
+def test_a_confirmed_order_after_its_cut_off(order: Sales, cause: CancelOrder) -> None:
     """A cancellation after the cut-off is refused, an operator's too."""
     order.given(CHARGED)
     until = row(order).cancellable_until
@@ -218,9 +218,9 @@ def test_a_confirmed_order_after_its_cut_off(order: Desk, cause: CancelOrder) ->
     order.now = until - timedelta(seconds=1)  # the next message comes at that very instant
     before = row(order)
 
-    order.hears(cause)
+    order.receives(cause)
 
-    assert order.said() == [CancelAnswered("o-1", "TOO_LATE")]
+    assert order.emitted() == [CancelAnswered("o-1", "TOO_LATE")]
     assert row(order) == before
 
 
@@ -236,37 +236,37 @@ def test_a_confirmed_order_after_its_cut_off(order: Desk, cause: CancelOrder) ->
         (CANCEL, RELEASE_FAILED),
     ],
 )
-def test_the_deadline_of_a_decided_order(order: Desk, before: tuple[Message, ...]) -> None:
+def test_the_deadline_of_a_decided_order(order: Sales, before: tuple[Message, ...]) -> None:
     """The deadline of an order that is decided, whichever way, is a no-op; one that waits is looked after."""
     order.given(*before)
     then = row(order)
 
-    order.hears(EXPIRED, times=2)
+    order.receives(EXPIRED, times=2)
 
-    assert [said for said in order.said() if not isinstance(said, OrderCheck)] == []
+    assert [emitted for emitted in order.emitted() if not isinstance(emitted, OrderCheck)] == []
     assert row(order) == then
 
 
 @pytest.mark.proves("order.released", "order.history")
-def test_declined_and_released(order: Desk) -> None:
+def test_declined_and_released(order: Sales) -> None:
     """After a decline stock.released takes the order through INVENTORY_RELEASED to its end."""
     order.given(RESERVED, DECLINED)
 
-    order.hears(RELEASED)
+    order.receives(RELEASED)
 
-    assert order.said() == [ended("PAYMENT_DECLINED", "RELEASED", "DECLINED")]
+    assert order.emitted() == [ended("PAYMENT_DECLINED", "RELEASED", "DECLINED")]
     assert passed(order)[-3:] == ["PAYMENT_FAILED", "INVENTORY_RELEASED", "CANCELLED"]
 
 
 @pytest.mark.proves("order.asks", "order.history")
-def test_released_before_declined(order: Desk) -> None:
+def test_released_before_declined(order: Sales) -> None:
     """stock.released that overtook payment.declined is folded, and the decline then ends the order at once."""
-    order.hears(RELEASED)
-    assert (order.said(), passed(order)) == ([], ["PENDING"])
+    order.receives(RELEASED)
+    assert (order.emitted(), passed(order)) == ([], ["PENDING"])
 
-    order.hears(DECLINED)
+    order.receives(DECLINED)
 
-    assert order.said() == [
+    assert order.emitted() == [
         asked("PAYMENT_DECLINED", "PENDING"),
         ended("PAYMENT_DECLINED", "RELEASED", "DECLINED"),
     ]
@@ -277,32 +277,32 @@ def test_released_before_declined(order: Desk) -> None:
 @pytest.mark.parametrize("stock", [REJECTED, RELEASED, STOCK_RESOLVED])
 @pytest.mark.parametrize("money", [DECLINED, SKIPPED, REFUNDED, PAYMENT_RESOLVED])
 @pytest.mark.parametrize("stock_first", [True, False])
-def test_an_order_ends_when_everyone_has_settled(order: Desk, stock: Event, money: Event, stock_first: bool) -> None:  # noqa: FBT001 - a parameter of the case
+def test_an_order_ends_when_everyone_has_settled(order: Sales, stock: Event, money: Event, stock_first: bool) -> None:  # noqa: FBT001 - a parameter of the case
     """The first acknowledgement leaves a cancelling order as it is, the second ends it, in any order (law L3)."""
     order.given(CANCEL)
     first, second = (stock, money) if stock_first else (money, stock)
 
-    order.hears(first)
-    assert (order.said(), row(order).status) == ([], Status.CANCELLING)
-    order.hears(second)
+    order.receives(first)
+    assert (order.emitted(), row(order).status) == ([], Status.CANCELLING)
+    order.receives(second)
 
     states = row(order).states
-    assert order.said() == [ended("CUSTOMER", states.inventory, states.payment)]
+    assert order.emitted() == [ended("CUSTOMER", states.inventory, states.payment)]
     assert row(order).status is Status.CANCELLED
 
 
 @pytest.mark.proves("order.settled")
-def test_out_of_stock_ends_without_a_charge(order: Desk) -> None:
+def test_out_of_stock_ends_without_a_charge(order: Sales) -> None:
     """After stock.rejected the order ends by payment.skipped alone."""
     order.given(REJECTED)
 
-    order.hears(SKIPPED)
+    order.receives(SKIPPED)
 
-    assert order.said() == [ended("OUT_OF_STOCK", "REJECTED", "SKIPPED")]
+    assert order.emitted() == [ended("OUT_OF_STOCK", "REJECTED", "SKIPPED")]
     assert passed(order) == ["PENDING", "INVENTORY_FAILED", "CANCELLED"]
 
 
-def test_a_refund_is_kept_for_the_client(order: Desk) -> None:
+def test_a_refund_is_kept_for_the_client(order: Sales) -> None:
     """What went back, and how, stays in the order's detail."""
     order.given(CHARGED, CANCEL, REFUNDED, RELEASED)
 
@@ -311,7 +311,7 @@ def test_a_refund_is_kept_for_the_client(order: Desk) -> None:
 
 @pytest.mark.proves("order.undo-failed")
 @pytest.mark.parametrize(
-    ("before", "failure", "said"),
+    ("before", "failure", "emitted"),
     [
         ((CANCEL,), RELEASE_FAILED, frozen("inventory", "sealed: SKU-TEA")),
         ((DECLINED,), RELEASE_FAILED, frozen("inventory", "sealed: SKU-TEA")),
@@ -320,28 +320,28 @@ def test_a_refund_is_kept_for_the_client(order: Desk) -> None:
     ],
 )
 def test_a_failed_undo_freezes(
-    order: Desk, before: tuple[Message, ...], failure: Event, said: OrderCompensationFailed
+    order: Sales, before: tuple[Message, ...], failure: Event, emitted: OrderCompensationFailed
 ) -> None:
     """A failed undo freezes a cancelling order, is said once, and commands are refused from then on."""
     order.given(*before)
 
-    order.hears(failure, times=2)
-    assert order.said() == [said]
-    assert (row(order).status, row(order).detail.failed) == (Status.COMPENSATION_FAILED, (said,))
+    order.receives(failure, times=2)
+    assert order.emitted() == [emitted]
+    assert (row(order).status, row(order).detail.failed) == (Status.COMPENSATION_FAILED, (emitted,))
 
-    order.hears(CANCEL)
-    assert order.said() == [CancelAnswered("o-1", "FROZEN")]
+    order.receives(CANCEL)
+    assert order.emitted() == [CancelAnswered("o-1", "FROZEN")]
 
 
 @pytest.mark.proves("order.undo-failed-too")
-def test_both_undos_fail(order: Desk) -> None:
+def test_both_undos_fail(order: Sales) -> None:
     """The other participant's failure is said too, and the order stays frozen."""
     order.given(CHARGED, CANCEL, RELEASE_FAILED)
     before = passed(order)
 
-    order.hears(REFUND_FAILED)
+    order.receives(REFUND_FAILED)
 
-    assert order.said() == [frozen("payment", "card_closed")]
+    assert order.emitted() == [frozen("payment", "card_closed")]
     assert passed(order) == before
     assert [failure.participant for failure in row(order).detail.failed] == ["inventory", "payment"]
 
@@ -356,29 +356,29 @@ def test_both_undos_fail(order: Desk) -> None:
         (REFUND_FAILED, PAYMENT_RESOLVED, "payment", "EXTERNAL"),
     ],
 )
-def test_a_failed_undo_is_resolved(order: Desk, failure: Event, undone: Event, participant: str, how: str) -> None:
+def test_a_failed_undo_is_resolved(order: Sales, failure: Event, undone: Event, participant: str, how: str) -> None:
     """What ends an announced failure says how, and ends the order once everyone has settled."""
     other = REFUNDED if participant == "inventory" else RELEASED
     order.given(CHARGED, CANCEL, failure)
 
-    order.hears(undone)
-    assert order.said() == [OrderCompensationResolved("o-1", participant, how)]
+    order.receives(undone)
+    assert order.emitted() == [OrderCompensationResolved("o-1", participant, how)]
     assert (row(order).status, row(order).detail.failed) == (Status.COMPENSATION_FAILED, ())
-    order.hears(other)
+    order.receives(other)
 
     states = row(order).states
-    assert order.said() == [ended("CUSTOMER", states.inventory, states.payment)]
+    assert order.emitted() == [ended("CUSTOMER", states.inventory, states.payment)]
     assert row(order).status is Status.CANCELLED
 
 
 @pytest.mark.proves("order.resolved", "order.asks")
-def test_the_last_failure_resolved_ends_the_order(order: Desk) -> None:
+def test_the_last_failure_resolved_ends_the_order(order: Sales) -> None:
     """A resolve that was the last thing owed says both: resolved, and cancelled."""
     order.given(CHARGED, CANCEL, RELEASED, REFUND_FAILED)
 
-    order.hears(PAYMENT_RESOLVED)
+    order.receives(PAYMENT_RESOLVED)
 
-    assert order.said() == [
+    assert order.emitted() == [
         OrderCompensationResolved("o-1", "payment", "EXTERNAL"),
         ended("CUSTOMER", "RELEASED", "RESOLVED"),
     ]
@@ -402,14 +402,14 @@ def test_the_last_failure_resolved_ends_the_order(order: Desk) -> None:
         ((CANCEL, REFUND_FAILED), RESERVED),
     ],
 )
-def test_any_other_newer_fact_is_folded(order: Desk, before: tuple[Message, ...], fact: Event) -> None:
+def test_any_other_newer_fact_is_folded(order: Sales, before: tuple[Message, ...], fact: Event) -> None:
     """An event that decides nothing is folded into the order, which stays where it is and says nothing (law L5)."""
     order.given(*before)
     then = row(order)
 
-    order.hears(fact)
+    order.receives(fact)
 
-    assert order.said() == []
+    assert order.emitted() == []
     assert (row(order).status, row(order).history, row(order).attention) == (then.status, then.history, None)
     assert row(order).states != then.states
     assert row(order).version == then.version + 1
@@ -417,33 +417,33 @@ def test_any_other_newer_fact_is_folded(order: Desk, before: tuple[Message, ...]
 
 @pytest.mark.proves("order.conflict", "L5")
 @pytest.mark.parametrize("fact", [RELEASED, REJECTED, STOCK_RESOLVED, RELEASE_FAILED, DECLINED, SKIPPED, REFUNDED])
-def test_a_confirmed_order_contradicted(order: Desk, fact: Event) -> None:
+def test_a_confirmed_order_contradicted(order: Sales, fact: Event) -> None:
     """An event that contradicts a confirmation changes no status: it marks the order for a person, and is a finding."""
     order.given(RESERVED, CHARGED)
 
-    order.hears(fact, times=2)
+    order.receives(fact, times=2)
 
-    assert order.said() == [FindingRaised("order", "3", f"{fact.type} while CONFIRMED", "o-1")]
+    assert order.emitted() == [FindingRaised("order", "3", f"{fact.type} while CONFIRMED", "o-1")]
     assert (row(order).status, row(order).attention) == (Status.CONFIRMED, "CONFLICT")
 
 
-def test_an_undo_nobody_asked_for_fails(order: Desk) -> None:
+def test_an_undo_nobody_asked_for_fails(order: Sales) -> None:
     """A failed undo of an order that goes on marks it for a person; nothing else happens."""
-    order.hears(RELEASE_FAILED)
+    order.receives(RELEASE_FAILED)
 
-    assert order.said() == [FindingRaised("order", "3", "stock.release_failed while PENDING", "o-1")]
+    assert order.emitted() == [FindingRaised("order", "3", "stock.release_failed while PENDING", "o-1")]
     assert (row(order).status, row(order).attention) == (Status.PENDING, "CONFLICT")
 
 
 @pytest.mark.proves("order.asks")
 @pytest.mark.parametrize("decision", [CANCEL, EXPIRED])
-def test_a_decision_after_everyone_has_settled(order: Desk, decision: Message) -> None:
+def test_a_decision_after_everyone_has_settled(order: Sales, decision: Message) -> None:
     """An order whose participants have settled already ends with the decision: no order waits for ever."""
     order.given(RELEASED, SKIPPED)
 
-    order.hears(decision)
+    order.receives(decision)
 
-    assert [said.type for said in order.said() if isinstance(said, Event)] == [
+    assert [emitted.type for emitted in order.emitted() if isinstance(emitted, Event)] == [
         "order.cancellation_requested",
         "order.cancelled",
     ]
@@ -451,14 +451,14 @@ def test_a_decision_after_everyone_has_settled(order: Desk, decision: Message) -
 
 @pytest.mark.proves("late.unknown-order")
 @pytest.mark.parametrize("fact", FACTS)
-def test_a_fact_of_an_unknown_order(empty: Desk, fact: Event) -> None:
+def test_a_fact_of_an_unknown_order(empty: Sales, fact: Event) -> None:
     """An event of an order that was never placed here asks to be heard later."""
     with pytest.raises(NotYet):
-        empty.hears(fact)
+        empty.receives(fact)
 
 
 @pytest.mark.parametrize(
-    ("before", "wish", "outcome"),
+    ("before", "command", "outcome"),
     [
         ((CANCEL,), CANCEL, "ALREADY"),
         ((DECLINED,), CANCEL, "ALREADY"),
@@ -471,16 +471,16 @@ def test_a_fact_of_an_unknown_order(empty: Desk, fact: Event) -> None:
     ],
 )
 def test_a_wish_to_cancel_is_answered(
-    order: Desk, before: tuple[Message, ...], wish: CancelOrder, outcome: str
+    order: Sales, before: tuple[Message, ...], command: CancelOrder, outcome: str
 ) -> None:
     """The asker is told what became of the wish; only an accepted one changes the order."""
     order.given(*before)
     then = row(order)
 
-    order.hears(wish)
+    order.receives(command)
 
-    answered = [said for said in order.said() if isinstance(said, CancelAnswered)]
-    assert answered == [CancelAnswered(wish.order_id, outcome)]  # type: ignore[arg-type]  # one of the outcomes
+    answered = [emitted for emitted in order.emitted() if isinstance(emitted, CancelAnswered)]
+    assert answered == [CancelAnswered(command.order_id, outcome)]  # type: ignore[arg-type]  # one of the outcomes
     assert (row(order) == then) is (outcome != "ACCEPTED")
 
 

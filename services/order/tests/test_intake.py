@@ -48,7 +48,7 @@ def context_of(till: Till) -> ProcessContext:
 
 
 @pytest.mark.parametrize(
-    ("said", "counted"),
+    ("emitted", "counted"),
     [
         (OrderConfirmed("o-1", "c", 1, "EUR"), (1, 0)),
         (requested("DEADLINE", Status.INVENTORY_RESERVED), (1, 1)),
@@ -58,9 +58,9 @@ def context_of(till: Till) -> ProcessContext:
         (OrderCancelled("o-1", "c", "DEADLINE", ()), (0, 0)),
     ],
 )
-def test_what_counts_as_failed(said: Emitted, counted: tuple[int, int]) -> None:
+def test_what_counts_as_failed(emitted: Emitted, counted: tuple[int, int]) -> None:
     """A deadline and a failed undo do; out of stock, declined and cancelled never; each saga is counted once."""
-    assert outcome(said) == counted
+    assert outcome(emitted) == counted
 
 
 @pytest.fixture

@@ -69,7 +69,7 @@ def audited(shop: Shop) -> list[tuple[Any, ...]]:
         return tx.execute(f"{AUDIT} ORDER BY number".encode()).fetchall()
 
 
-def said(shop: Shop, order_id: str) -> list[str]:
+def emitted(shop: Shop, order_id: str) -> list[str]:
     """The events of an order, by type."""
     return [kind for kind, _ in shop.db.published(order_id)]
 
@@ -83,7 +83,7 @@ def test_a_confirmed_order_of_anybody_is_cancelled(shop: Shop, ask: Ask) -> None
 
     document = shop.ask("GET", f"/v1/orders/{order}").body
     assert (document["status"], document["reason"]) == ("CANCELLING", "OPERATOR")
-    assert said(shop, order)[-2:] == ["order.confirmed", "order.cancellation_requested"]
+    assert emitted(shop, order)[-2:] == ["order.confirmed", "order.cancellation_requested"]
     assert audited(shop) == [
         ("local", "cancel", "fraud", "CONFIRMED", "ACCEPTED"),
         ("local", "cancel", "fraud again", "CANCELLING", "ALREADY"),
@@ -91,11 +91,11 @@ def test_a_confirmed_order_of_anybody_is_cancelled(shop: Shop, ask: Ask) -> None
 
 
 def test_what_an_operator_cancels_is_one_trace(shop: Shop, ask: Ask) -> None:
-    """The undo is told in the order's own trace, and so is the deed: whoever looks at the order finds both."""
+    """The undo is told in the order's own trace, and so is the action: whoever looks at the order finds both."""
     order = placed(shop)
     _, told = ask(order)
 
-    assert said(shop, order) == ["order.placed", "order.cancellation_requested"]
+    assert emitted(shop, order) == ["order.placed", "order.cancellation_requested"]
     assert traces(shop, order) == [told["order"]["trace_id"]]
 
 
@@ -110,7 +110,7 @@ def test_after_the_cut_off_an_operator_is_refused_too(shop: Shop, ask: Ask) -> N
 
     assert (status, told["type"].rpartition("/")[2]) == (409, "not-cancellable")
     assert (told["order_status"], told["cancellable_until"]) == ("CONFIRMED", "2026-11-21T09:44:03.120Z")
-    assert said(shop, order)[-1] == "order.confirmed"
+    assert emitted(shop, order)[-1] == "order.confirmed"
     assert audited(shop) == [("local", "cancel", "fraud", "CONFIRMED", "TOO_LATE")]
 
 

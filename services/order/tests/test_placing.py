@@ -12,30 +12,30 @@ from order.events import PlaceAnswered, PlaceOrder
 from quadrille import Event
 from quadrille.testing import InMemory
 
-Desk = InMemory[Orders]
+Sales = InMemory[Orders]
 
 
-def test_a_reference_of_another_caller(order: Desk, place: PlaceOrder) -> None:
+def test_a_reference_of_another_caller(order: Sales, place: PlaceOrder) -> None:
     """References are a caller's own: another caller's same one places another order."""
-    order.hears(replace(place, order_id="o-2", caller="somebody"))
+    order.receives(replace(place, order_id="o-2", caller="somebody"))
 
-    assert [said.type for said in order.said()] == ["order.placed", "order_deadline", "place_answered"]
+    assert [emitted.type for emitted in order.emitted()] == ["order.placed", "order_deadline", "place_answered"]
 
 
-def test_a_taken_reference(order: Desk, place: PlaceOrder) -> None:
+def test_a_taken_reference(order: Sales, place: PlaceOrder) -> None:
     """The reference of an order that stands is taken, however much later: it places nothing."""
     again = replace(place, order_id="o-2")
     much_later = replace(place, order_id="o-3", placed_at=place.placed_at + timedelta(days=400))
 
-    order.hears(again, much_later)
+    order.receives(again, much_later)
 
-    assert order.said() == [PlaceAnswered("o-1", "REFERENCE_TAKEN")] * 2
+    assert order.emitted() == [PlaceAnswered("o-1", "REFERENCE_TAKEN")] * 2
     assert order.work.rows.get("o-2") is None
 
 
 @pytest.mark.parametrize("reference", [None, "basket-2"])
-def test_a_second_order(order: Desk, place: PlaceOrder, reference: str | None) -> None:
+def test_a_second_order(order: Sales, place: PlaceOrder, reference: str | None) -> None:
     """Another reference, or none, places another order of the same customer."""
-    order.hears(replace(place, order_id="o-2", reference=reference))
+    order.receives(replace(place, order_id="o-2", reference=reference))
 
-    assert [said.type for said in order.said() if isinstance(said, Event)] == ["order.placed"]
+    assert [emitted.type for emitted in order.emitted() if isinstance(emitted, Event)] == ["order.placed"]

@@ -43,19 +43,19 @@ from quadrille.service import Store
 from quadrille.testing import Handled, OnPostgres, Parked, drift, process_batch, upgrade, uuid7
 from quadrille_cli.testing import Start
 
-Desk = OnPostgres[Orders]
+Sales = OnPostgres[Orders]
 Wish = Callable[..., PlaceOrder]
 
 
 @pytest.fixture(scope="module")
-def migrated(on_postgres: Callable[[HandlerRegistry[Orders], Store[Orders]], Desk]) -> Desk:
+def migrated(on_postgres: Callable[[HandlerRegistry[Orders], Store[Orders]], Sales]) -> Sales:
     return on_postgres(on, store)
 
 
 @pytest.fixture
-def order(migrated: Desk) -> Desk:
+def order(migrated: Sales) -> Sales:
     """Order over its database, with nothing said yet."""
-    migrated.said()
+    migrated.emitted()
     return migrated
 
 
@@ -66,7 +66,7 @@ def caller() -> str:
 
 
 @pytest.fixture
-def wish(place: PlaceOrder, caller: str) -> Wish:
+def command(place: PlaceOrder, caller: str) -> Wish:
     """Makes wishes of this caller, each with ids of its own unless told otherwise."""
 
     def made(**fields: object) -> PlaceOrder:
@@ -79,7 +79,7 @@ def wish(place: PlaceOrder, caller: str) -> Wish:
 
 
 @contextmanager
-def reading(order: Desk) -> Iterator[sa.Connection]:
+def reading(order: Sales) -> Iterator[sa.Connection]:
     """A connection as the API's reads use it."""
     engine = sa.create_engine(order.logins.app.replace("postgresql://", "postgresql+psycopg://", 1))
     with engine.begin() as db:
@@ -87,35 +87,35 @@ def reading(order: Desk) -> Iterator[sa.Connection]:
     engine.dispose()
 
 
-def row(order: Desk, placed: PlaceOrder) -> Order:
+def row(order: Sales, placed: PlaceOrder) -> Order:
     with reading(order) as db:
         found = store.get_order(db, placed.caller, placed.order_id)
     assert found is not None
     return found
 
 
-def owner(order: Desk, sql: str, *values: object) -> None:
+def owner(order: Sales, sql: str, *values: object) -> None:
     with psycopg.connect(order.logins.owner, autocommit=True) as tx:
         tx.execute(sql.encode(), values)
 
 
-def outcomes_of(order: Desk) -> list[str]:
-    return [said.outcome for said in order.said() if isinstance(said, PlaceAnswered)]
+def outcomes_of(order: Sales) -> list[str]:
+    return [emitted.outcome for emitted in order.emitted() if isinstance(emitted, PlaceAnswered)]
 
 
-def test_the_migration_makes_what_the_store_describes(order: Desk) -> None:
+def test_the_migration_makes_what_the_store_describes(order: Sales) -> None:
     """No drift: the migrated tables have the columns, types and keys that the store describes."""
     with reading(order) as db:
         assert drift(db, store.metadata) == []
 
 
-def test_a_happy_order_over_batches(order: Desk, wish: Wish) -> None:
+def test_a_happy_order_over_batches(order: Sales, command: Wish) -> None:
     """Placed, held, paid and committed in four batches: each finds what the one before has stored."""
-    placed = wish()
-    order.hears(placed)
-    order.hears(StockReserved(placed.order_id))
-    order.hears(PaymentCharged(placed.order_id))
-    order.hears(StockCommitted(placed.order_id))
+    placed = command()
+    order.receives(placed)
+    order.receives(StockReserved(placed.order_id))
+    order.receives(PaymentCharged(placed.order_id))
+    order.receives(StockCommitted(placed.order_id))
 
     found = row(order, placed)
     assert (found.status, found.states.inventory, found.states.payment) == (Status.CONFIRMED, "COMMITTED", "CHARGED")
@@ -131,14 +131,14 @@ def test_a_happy_order_over_batches(order: Desk, wish: Wish) -> None:
     assert [kind for kind, _ in order.published(placed.order_id)] == ["order.placed", "order.confirmed"]
 
 
-def test_a_whole_life_in_one_batch(order: Desk, wish: Wish) -> None:
+def test_a_whole_life_in_one_batch(order: Sales, command: Wish) -> None:
     """Placed, declined and released in one batch: each message sees what the one before left."""
-    placed = wish()
+    placed = command()
     key = placed.order_id
-    order.hears(placed, StockReserved(key), PaymentDeclined(key, "insufficient_funds"), StockReleased(key))
+    order.receives(placed, StockReserved(key), PaymentDeclined(key, "insufficient_funds"), StockReleased(key))
 
     settled = (("inventory", "RELEASED"), ("payment", "DECLINED"))
-    assert order.said()[3:] == [
+    assert order.emitted()[3:] == [
         OrderCancellationRequested(key, "PAYMENT_DECLINED", "order", "INVENTORY_RESERVED"),
         OrderCancelled(key, "cust_demo", "PAYMENT_DECLINED", settled),
     ]
@@ -147,10 +147,10 @@ def test_a_whole_life_in_one_batch(order: Desk, wish: Wish) -> None:
     assert order.published(key)[-1] == ("order.cancelled", body)
 
 
-def test_what_is_said_of_a_placed_order(order: Desk, wish: Wish) -> None:
+def test_what_is_said_of_a_placed_order(order: Sales, command: Wish) -> None:
     """order.placed carries what the others need, its deadline in milliseconds; the timer is due at the deadline."""
-    placed = wish()
-    order.hears(placed)
+    placed = command()
+    order.receives(placed)
 
     ((kind, body),) = order.published(placed.order_id)
     assert kind == "order.placed"
@@ -160,9 +160,9 @@ def test_what_is_said_of_a_placed_order(order: Desk, wish: Wish) -> None:
     assert due == [(placed.deadline_at,)]
 
 
-def test_every_detail_survives_the_database(order: Desk, wish: Wish) -> None:
+def test_every_detail_survives_the_database(order: Sales, command: Wish) -> None:
     """Shortages, codes, refunds and failures come back as the values they were."""
-    short, back, stuck = wish(), wish(), wish()
+    short, back, stuck = command(), command(), command()
     failure = PaymentRefundFailed(stuck.order_id, "BUSINESS", "card_closed", 1)
     order.given(short, back, stuck, *(PaymentCharged(p.order_id) for p in (back, stuck)))
     order.given(StockRejected(short.order_id, (Shortage("SKU-TEA", 2, 1),)))
@@ -172,48 +172,50 @@ def test_every_detail_survives_the_database(order: Desk, wish: Wish) -> None:
     assert row(order, short).detail.shortages == (Shortage("SKU-TEA", 2, 1),)
     assert row(order, back).detail.refund == PaymentRefunded(back.order_id, "VOID", 2800)
     assert [f.error for f in row(order, stuck).detail.failed] == ["card_closed"]
-    order.hears(PaymentRefunded(stuck.order_id, "REFUND", 2800))
-    assert "order.compensation_resolved" in [said.type for said in order.said()]
+    order.receives(PaymentRefunded(stuck.order_id, "REFUND", 2800))
+    assert "order.compensation_resolved" in [emitted.type for emitted in order.emitted()]
     assert row(order, stuck).detail.failed == ()
 
 
-def test_a_blocked_customer(order: Desk, wish: Wish) -> None:
+def test_a_blocked_customer(order: Sales, command: Wish) -> None:
     """A customer in the table of blocked ones is not confirmed; another one of the same batch is."""
     customer = f"cust-{uuid4()}"
     owner(order, "INSERT INTO blocked VALUES (%s)", customer)
-    bad, good = wish(customer_id=customer), wish()
+    bad, good = command(customer_id=customer), command()
     order.given(bad, good)
 
-    order.hears(PaymentCharged(bad.order_id), PaymentCharged(good.order_id))
+    order.receives(PaymentCharged(bad.order_id), PaymentCharged(good.order_id))
 
     asked = OrderCancellationRequested(bad.order_id, "CONFIRMATION_REJECTED", "order", "PAYMENT_CHARGED")
-    assert order.said() == [asked, OrderConfirmed(good.order_id, "cust_demo", 2800, "EUR")]
+    assert order.emitted() == [asked, OrderConfirmed(good.order_id, "cust_demo", 2800, "EUR")]
 
 
-def test_a_blocked_customer_in_the_batch_that_places(order: Desk, wish: Wish) -> None:
+def test_a_blocked_customer_in_the_batch_that_places(order: Sales, command: Wish) -> None:
     """Placed and charged in one batch, a blocked customer is not confirmed either."""
     customer = f"cust-{uuid4()}"
     owner(order, "INSERT INTO blocked VALUES (%s)", customer)
-    placed = wish(customer_id=customer)
+    placed = command(customer_id=customer)
 
-    order.hears(placed, PaymentCharged(placed.order_id))
+    order.receives(placed, PaymentCharged(placed.order_id))
 
     assert row(order, placed).reason == "CONFIRMATION_REJECTED"
 
 
-def test_a_reference_in_and_over_batches(order: Desk, wish: Wish) -> None:
+def test_a_reference_in_and_over_batches(order: Sales, command: Wish) -> None:
     """A reference places one order, whether the second comes in the same batch or later; none places two."""
-    first = wish(reference="basket")
-    order.hears(first, wish(reference="basket"), wish(reference=None))
-    order.hears(wish(reference="basket"), wish(reference=None), wish(reference="basket", customer_id="cust_other"))
+    first = command(reference="basket")
+    order.receives(first, command(reference="basket"), command(reference=None))
+    order.receives(
+        command(reference="basket"), command(reference=None), command(reference="basket", customer_id="cust_other")
+    )
 
     taken = "REFERENCE_TAKEN"
     assert outcomes_of(order) == ["PLACED", taken, "PLACED", taken, "PLACED", "PLACED"]
 
 
-def test_two_processes_want_one_reference(order: Desk, wish: Wish) -> None:
+def test_two_processes_want_one_reference(order: Sales, command: Wish) -> None:
     """Eight connections place orders of one reference at one instant: one is placed, seven learn whose it is."""
-    wishes = [wish(reference="last-basket") for _ in range(8)]
+    commands = [command(reference="last-basket") for _ in range(8)]
     start, answered, lock = threading.Barrier(8), [], threading.Lock()
 
     def ask(mine: PlaceOrder) -> None:
@@ -221,9 +223,9 @@ def test_two_processes_want_one_reference(order: Desk, wish: Wish) -> None:
             start.wait(60)
             (outcome,) = order.takes(order.inputs([mine]), tx=tx)
             with lock:
-                answered.append(outcome.said[-1] if isinstance(outcome, Handled) else outcome)
+                answered.append(outcome.emitted[-1] if isinstance(outcome, Handled) else outcome)
 
-    threads = [threading.Thread(target=ask, args=(mine,)) for mine in wishes]
+    threads = [threading.Thread(target=ask, args=(mine,)) for mine in commands]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -234,20 +236,20 @@ def test_two_processes_want_one_reference(order: Desk, wish: Wish) -> None:
     assert len({one.order_id for one in answered if isinstance(one, PlaceAnswered)}) == 1
 
 
-def cancelled(order: Desk, wish: PlaceOrder) -> None:
+def cancelled(order: Sales, command: PlaceOrder) -> None:
     """Let an order be placed and end, as one whose card was declined."""
-    order.given(wish)
-    order.given(StockReserved(wish.order_id), PaymentDeclined(wish.order_id, "card_declined"))
-    order.given(StockReleased(wish.order_id))
-    assert row(order, wish).status is Status.CANCELLED
+    order.given(command)
+    order.given(StockReserved(command.order_id), PaymentDeclined(command.order_id, "card_declined"))
+    order.given(StockReleased(command.order_id))
+    assert row(order, command).status is Status.CANCELLED
 
 
-def test_a_cancelled_order_frees_its_reference(order: Desk, wish: Wish, caller: str) -> None:
+def test_a_cancelled_order_frees_its_reference(order: Sales, command: Wish, caller: str) -> None:
     """Once an order has ended CANCELLED its reference places another, which bears it alone; both are found by it."""
-    first, again = wish(reference="declined"), wish(reference="declined")
+    first, again = command(reference="declined"), command(reference="declined")
     cancelled(order, first)
-    order.said()
-    order.hears(again, wish(reference="declined"))
+    order.emitted()
+    order.receives(again, command(reference="declined"))
 
     assert outcomes_of(order) == ["PLACED", "REFERENCE_TAKEN"]
     with reading(order) as db:
@@ -255,9 +257,9 @@ def test_a_cancelled_order_frees_its_reference(order: Desk, wish: Wish, caller: 
     assert {o.order_id for o in found} == {again.order_id, first.order_id}
 
 
-def test_an_order_that_is_being_undone_keeps_its_reference(order: Desk, wish: Wish) -> None:
+def test_an_order_that_is_being_undone_keeps_its_reference(order: Sales, command: Wish) -> None:
     """Until it has ended, and when its undo has failed, an order's reference is its own."""
-    first = wish(reference="undone")
+    first = command(reference="undone")
     order.given(first)
     order.given(StockReserved(first.order_id), PaymentCharged(first.order_id), StockCommitted(first.order_id))
     for undoing in (
@@ -265,22 +267,22 @@ def test_an_order_that_is_being_undone_keeps_its_reference(order: Desk, wish: Wi
         StockReleased(first.order_id),
     ):  # fmt: skip
         order.given(undoing)
-        order.hears(wish(reference="undone"))
+        order.receives(command(reference="undone"))
     order.given(PaymentRefunded(first.order_id, "REFUND", first.amount_minor))
-    order.hears(wish(reference="undone"))
+    order.receives(command(reference="undone"))
 
     assert outcomes_of(order) == [*["REFERENCE_TAKEN"] * 3, "PLACED"]
 
 
-def test_a_reference_is_wanted_while_its_order_ends(order: Desk, wish: Wish) -> None:
+def test_a_reference_is_wanted_while_its_order_ends(order: Sales, command: Wish) -> None:
     """One connection ends an order while seven want its reference, twenty times: one order at most bears it."""
     outcomes: list[str] = []
     for number in range(20):
         name = f"ending-{number}"
-        first, wishes = wish(reference=name), [wish(reference=name) for _ in range(7)]
+        first, commands = command(reference=name), [command(reference=name) for _ in range(7)]
         order.given(first)
         order.given(StockReserved(first.order_id), PaymentDeclined(first.order_id, "card_declined"))
-        outcomes += at_once(order, StockReleased(first.order_id), *wishes)
+        outcomes += at_once(order, StockReleased(first.order_id), *commands)
     sql = "SELECT count(*) FROM orders WHERE status <> 'CANCELLED' AND reference LIKE 'ending-%' GROUP BY reference"
     with psycopg.connect(order.logins.owner) as tx:
         bearers = [count for (count,) in tx.execute(sql)]
@@ -288,7 +290,7 @@ def test_a_reference_is_wanted_while_its_order_ends(order: Desk, wish: Wish) -> 
     assert bearers == [1] * outcomes.count("PLACED")
 
 
-def at_once(order: Desk, *messages: Message) -> list[str]:
+def at_once(order: Sales, *messages: Message) -> list[str]:
     """Let each message arrive on a connection of its own at one instant; return how the wishes were answered."""
     start, told = threading.Barrier(len(messages)), []
 
@@ -296,17 +298,17 @@ def at_once(order: Desk, *messages: Message) -> list[str]:
         with order.connect() as tx:
             start.wait(30)
             (outcome,) = process_batch(tx, order.service, order.inputs([message]))
-            told.append(outcome.said if isinstance(outcome, Handled) else outcome)
+            told.append(outcome.emitted if isinstance(outcome, Handled) else outcome)
 
     threads = [threading.Thread(target=ask, args=(message,)) for message in messages]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(30)
-    said = [one for outcome in told for one in (outcome if isinstance(outcome, tuple) else (outcome,))]
+    emitted = [one for outcome in told for one in (outcome if isinstance(outcome, tuple) else (outcome,))]
     return [
         one.outcome if isinstance(one, PlaceAnswered) else repr(one)
-        for one in said
+        for one in emitted
         if not isinstance(one, Event | Timer)
     ]
 
@@ -358,30 +360,30 @@ def test_answers_kept_before_are_given_still(parts_of_the_stack: Start) -> None:
 
 
 @pytest.mark.proves("order.deadline-late")
-def test_a_deadline_after_the_confirmation(order: Desk, wish: Wish) -> None:
+def test_a_deadline_after_the_confirmation(order: Sales, command: Wish) -> None:
     """The timer of a confirmed order falls due and changes nothing; that of an undecided one undoes it."""
-    confirmed, undecided = wish(), wish()
+    confirmed, undecided = command(), command()
     order.given(confirmed, undecided, PaymentCharged(confirmed.order_id))
     before = row(order, confirmed)
 
-    order.hears(*(OrderDeadline(p.order_id, p.deadline_at) for p in (confirmed, undecided)))
+    order.receives(*(OrderDeadline(p.order_id, p.deadline_at) for p in (confirmed, undecided)))
 
-    said = order.said()
+    emitted = order.emitted()
     requested = OrderCancellationRequested(undecided.order_id, "DEADLINE", "order", "PENDING")
-    assert [one for one in said if not isinstance(one, OrderCheck)] == [requested]
-    assert sorted(one.order_id for one in said if isinstance(one, OrderCheck)) == sorted(
+    assert [one for one in emitted if not isinstance(one, OrderCheck)] == [requested]
+    assert sorted(one.order_id for one in emitted if isinstance(one, OrderCheck)) == sorted(
         [confirmed.order_id, undecided.order_id]  # both wait still: for the goods, and for the undo
     )
     assert row(order, confirmed) == before
 
 
 @pytest.mark.proves("late.unknown-order")
-def test_a_fact_before_its_order(order: Desk, wish: Wish) -> None:
+def test_a_fact_before_its_order(order: Sales, command: Wish) -> None:
     """An event of an order that was never placed is parked as CAUSALITY, alone; its neighbour is handled."""
-    placed = wish()
+    placed = command()
     order.given(placed)
 
-    early, fine = order.hears(StockReserved(str(uuid7())), StockReserved(placed.order_id))
+    early, fine = order.receives(StockReserved(str(uuid7())), StockReserved(placed.order_id))
 
     assert isinstance(early, Parked)
     assert early.error_class == "CAUSALITY"
@@ -389,19 +391,19 @@ def test_a_fact_before_its_order(order: Desk, wish: Wish) -> None:
 
 
 @pytest.mark.proves("L1", "L9")
-def test_cancel_races_confirm(order: Desk, wish: Wish) -> None:
+def test_cancel_races_confirm(order: Sales, command: Wish) -> None:
     """Confirmed and cancelled from two connections at one instant: one order of events, never confirmed after it."""
-    wishes = [wish() for _ in range(20)]
-    order.given(*wishes)
+    commands = [command() for _ in range(20)]
+    order.given(*commands)
 
     def confirm() -> None:
         with order.connect() as tx:
-            for one in wishes:
+            for one in commands:
                 order.takes(order.inputs([PaymentCharged(one.order_id)]), tx=tx)
 
     def cancel() -> None:
         with order.connect() as tx:
-            for one in reversed(wishes):
+            for one in reversed(commands):
                 order.takes(order.inputs([CancelOrder(one.order_id, one.caller, "customer")]), tx=tx)
 
     threads = [threading.Thread(target=confirm), threading.Thread(target=cancel)]
@@ -410,32 +412,32 @@ def test_cancel_races_confirm(order: Desk, wish: Wish) -> None:
     for thread in threads:
         thread.join(60)
 
-    for one in wishes:
+    for one in commands:
         kinds = [kind.removeprefix("order.") for kind, _ in order.published(one.order_id)]
         assert kinds in (["placed", "confirmed", "cancellation_requested"], ["placed", "cancellation_requested"])
         assert row(order, one).reason == "CUSTOMER"
 
 
-def test_a_cancellation_over_the_database(order: Desk, wish: Wish) -> None:
+def test_a_cancellation_over_the_database(order: Sales, command: Wish) -> None:
     """A stored order is cancelled once, and ends when both have settled."""
-    placed = wish()
+    placed = command()
     key = placed.order_id
     order.given(placed)
 
-    order.hears(CancelOrder(key, placed.caller, "customer"))
-    order.hears(CancelOrder(key, placed.caller, "customer"), CancelOrder(key, "somebody", "somebody"))
-    order.hears(StockReleased(key), PaymentSkipped(key))
+    order.receives(CancelOrder(key, placed.caller, "customer"))
+    order.receives(CancelOrder(key, placed.caller, "customer"), CancelOrder(key, "somebody", "somebody"))
+    order.receives(StockReleased(key), PaymentSkipped(key))
 
-    answers = [said.outcome for said in order.said() if isinstance(said, CancelAnswered)]
+    answers = [emitted.outcome for emitted in order.emitted() if isinstance(emitted, CancelAnswered)]
     assert answers == ["ACCEPTED", "ALREADY", "UNKNOWN"]
     assert row(order, placed).status is Status.CANCELLED
     intent = order.tx.execute("SELECT intent FROM orders WHERE order_id = %s", [UUID(key)]).fetchone()
     assert intent == ("CANCEL",)
 
 
-def test_an_order_is_its_callers_own(order: Desk, wish: Wish) -> None:
+def test_an_order_is_its_callers_own(order: Sales, command: Wish) -> None:
     """Another caller does not find the order, by id or in a list."""
-    placed = wish()
+    placed = command()
     order.given(placed)
 
     with reading(order) as db:
@@ -444,11 +446,11 @@ def test_an_order_is_its_callers_own(order: Desk, wish: Wish) -> None:
         assert store.find_orders(db, placed.caller, [placed.order_id, str(uuid7())]) == [row(order, placed)]
 
 
-def test_a_list_is_paged_newest_first(order: Desk, wish: Wish, caller: str) -> None:
+def test_a_list_is_paged_newest_first(order: Sales, command: Wish, caller: str) -> None:
     """Pages follow one another without gap or repeat, newest first."""
-    wishes = [wish() for _ in range(7)]
-    order.given(*wishes)
-    ids = sorted((one.order_id for one in wishes), reverse=True)
+    commands = [command() for _ in range(7)]
+    order.given(*commands)
+    ids = sorted((one.order_id for one in commands), reverse=True)
 
     with reading(order) as db:
         first = store.list_orders(db, caller, Filters(), limit=4)
@@ -458,10 +460,14 @@ def test_a_list_is_paged_newest_first(order: Desk, wish: Wish, caller: str) -> N
     assert [o.order_id for o in second] == ids[4:]
 
 
-def test_a_list_is_narrowed(order: Desk, wish: Wish, caller: str) -> None:
+def test_a_list_is_narrowed(order: Sales, command: Wish, caller: str) -> None:
     """Each filter finds exactly the orders it names, alone and together with others."""
-    old = wish(order_id=str(uuid7(1_700_000_000_000)), placed_at=datetime.fromtimestamp(1_700_000_000, UTC))
-    paid, short, open_ = wish(customer_id="cust_a"), wish(lines=wish().lines[:1]), wish(reference="basket-9")
+    old = command(order_id=str(uuid7(1_700_000_000_000)), placed_at=datetime.fromtimestamp(1_700_000_000, UTC))
+    paid, short, open_ = (
+        command(customer_id="cust_a"),
+        command(lines=command().lines[:1]),
+        command(reference="basket-9"),
+    )
     order.given(old, paid, short, open_)
     order.given(PaymentCharged(paid.order_id), StockRejected(short.order_id, (Shortage("SKU-TEA", 2, 1),)))
     order.given(PaymentSkipped(short.order_id), StockReleased(paid.order_id))
@@ -488,7 +494,7 @@ def test_a_list_is_narrowed(order: Desk, wish: Wish, caller: str) -> None:
     assert found(sku="SKU-CUP", status=Status.PENDING, placed_after=moment + timedelta(days=1)) == {"open"}
 
 
-def test_what_the_app_may_not_do(order: Desk) -> None:
+def test_what_the_app_may_not_do(order: Sales) -> None:
     """The service itself cannot unblock a customer, nor delete an order."""
     with order.connect() as tx:
         for sql in (b"DELETE FROM orders", b"DELETE FROM blocked", b"INSERT INTO blocked VALUES ('x')"):

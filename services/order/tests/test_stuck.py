@@ -25,31 +25,31 @@ from order.events import (
 from quadrille import Message, OrderStuck, Timer
 from quadrille.testing import START, InMemory
 
-Desk = InMemory[Orders]
+Sales = InMemory[Orders]
 DEADLINE = START + timedelta(minutes=5)
 EXPIRED = OrderDeadline("o-1", DEADLINE)
 DAY = timedelta(days=1)
 
 
-def row(order: Desk) -> Order:
+def row(order: Sales) -> Order:
     return order.work.known("o-1")
 
 
-def run(order: Desk, until: datetime) -> list[OrderStuck]:
+def run(order: Sales, until: datetime) -> list[OrderStuck]:
     """Let every check fire that falls due until then, the deadline first; return who was told to be stuck."""
-    order.said()
-    order.hears(EXPIRED)
+    order.emitted()
+    order.receives(EXPIRED)
     told: list[OrderStuck] = []
     timers: list[OrderCheck] = []
     while True:
-        said = order.said()
-        told += [one for one in said if isinstance(one, OrderStuck)]
-        timers += [one for one in said if isinstance(one, OrderCheck)]
+        emitted = order.emitted()
+        told += [one for one in emitted if isinstance(one, OrderStuck)]
+        timers += [one for one in emitted if isinstance(one, OrderCheck)]
         due = [one for one in timers if one.due <= until]
         if not due:
             return told
         timers.remove(due[0])
-        order.hears(due[0])
+        order.receives(due[0])
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def run(order: Desk, until: datetime) -> list[OrderStuck]:
     ],
 )
 def test_who_owes_what_is_told_at_each_level_once(
-    order: Desk, before: tuple[Message, ...], owed: list[tuple[str, str]]
+    order: Sales, before: tuple[Message, ...], owed: list[tuple[str, str]]
 ) -> None:
     """After 5, 10 and 30 minutes everyone who owes an event is named, with the level, since when, and never again."""
     order.given(*before)
@@ -82,13 +82,13 @@ def test_who_owes_what_is_told_at_each_level_once(
     assert (row(order).attention, row(order).detail.stuck) == ("STUCK", 3)
 
 
-def test_the_levels_come_in_time(order: Desk) -> None:
+def test_the_levels_come_in_time(order: Sales) -> None:
     """Nothing is said a moment before 5 minutes after the order began to wait, all is said at 30."""
     since = DEADLINE
     assert run(order, since + timedelta(minutes=4, seconds=59)) == []
     for minutes, level in ((5, "WARN"), (10, "PAGE"), (30, "ESCALATE")):
-        order.hears(OrderCheck("o-1", since + timedelta(minutes=minutes)))
-        assert {one.level for one in order.said() if isinstance(one, OrderStuck)} == {level}
+        order.receives(OrderCheck("o-1", since + timedelta(minutes=minutes)))
+        assert {one.level for one in order.emitted() if isinstance(one, OrderStuck)} == {level}
 
 
 @pytest.mark.parametrize(
@@ -98,78 +98,78 @@ def test_the_levels_come_in_time(order: Desk) -> None:
         (CancelOrder("o-1", "local", "local"), StockReleased("o-1"), PaymentSkipped("o-1")),
     ],
 )
-def test_an_order_that_is_over_is_looked_after_no_more(order: Desk, before: tuple[Message, ...]) -> None:
+def test_an_order_that_is_over_is_looked_after_no_more(order: Sales, before: tuple[Message, ...]) -> None:
     """A check of an order that owes and is owed nothing is a no-op, and no other follows."""
     order.given(*before)
     then = row(order)
 
-    order.hears(EXPIRED, OrderCheck("o-1", START + DAY))
+    order.receives(EXPIRED, OrderCheck("o-1", START + DAY))
 
-    assert order.said() == []
+    assert order.emitted() == []
     assert row(order) == then
 
 
-def test_moving_on_ends_the_call_and_begins_a_new_wait(order: Desk) -> None:
+def test_moving_on_ends_the_call_and_begins_a_new_wait(order: Sales) -> None:
     """Each status has its own clock: a stuck order that moves on is calm again, and is told of anew if it stays."""
     order.given(PaymentCharged("o-1"), CancelOrder("o-1", "local", "local"), StockReleased("o-1"))
     assert [one.level for one in run(order, START + timedelta(minutes=12))] == ["WARN", "PAGE"]
 
     order.now = START + timedelta(minutes=12)
-    order.hears(PaymentRefundFailed("o-1", "BUSINESS", "card_closed", 1))
+    order.receives(PaymentRefundFailed("o-1", "BUSINESS", "card_closed", 1))
     assert (row(order).status, row(order).attention) == (Status.COMPENSATION_FAILED, None)
     told = run(order, START + timedelta(minutes=20))
     assert [(one.owes, one.fact, one.level) for one in told] == [("payment", "payment.refunded", "WARN")]
 
-    order.hears(PaymentRefunded("o-1", "REFUND", 2800))
+    order.receives(PaymentRefunded("o-1", "REFUND", 2800))
     assert (row(order).status, row(order).attention, row(order).detail.stuck) == (Status.CANCELLED, None, 0)
 
 
-def test_the_goods_of_a_confirmed_order_are_committed_late(order: Desk) -> None:
+def test_the_goods_of_a_confirmed_order_are_committed_late(order: Sales) -> None:
     """A confirmed order whose goods are not committed is stuck until they are; its status stays."""
     order.given(StockReserved("o-1"), PaymentCharged("o-1"))
     assert [one.level for one in run(order, START + timedelta(minutes=6))] == ["WARN"]
 
-    order.hears(StockCommitted("o-1"))
+    order.receives(StockCommitted("o-1"))
 
     assert (row(order).status, row(order).attention) == (Status.CONFIRMED, None)
 
 
-def test_one_of_two_debtors_pays(order: Desk) -> None:
+def test_one_of_two_debtors_pays(order: Sales) -> None:
     """The order stays marked while anyone still owes it an event; only that one is named at the next level."""
     run(order, DEADLINE + timedelta(minutes=5))
-    order.hears(StockReleased("o-1"))
+    order.receives(StockReleased("o-1"))
 
-    order.hears(OrderCheck("o-1", DEADLINE + timedelta(minutes=10)))
+    order.receives(OrderCheck("o-1", DEADLINE + timedelta(minutes=10)))
 
     assert row(order).attention == "STUCK"
-    assert [(one.owes, one.level) for one in order.said() if isinstance(one, OrderStuck)] == [("payment", "PAGE")]
+    assert [(one.owes, one.level) for one in order.emitted() if isinstance(one, OrderStuck)] == [("payment", "PAGE")]
 
 
-def test_cancelled_long_after_the_deadline(order: Desk) -> None:
+def test_cancelled_long_after_the_deadline(order: Sales) -> None:
     """A cancellation after the last look begins a new one; one before it does not."""
     order.given(StockReserved("o-1"), PaymentCharged("o-1"), StockCommitted("o-1"), EXPIRED)
     order.now = START + timedelta(minutes=20)
 
-    order.hears(CancelOrder("o-1", "local", "local"))
+    order.receives(CancelOrder("o-1", "local", "local"))
 
     at = START + timedelta(minutes=20, seconds=1)
-    assert [one for one in order.said() if isinstance(one, Timer)] == [OrderCheck("o-1", at + timedelta(minutes=5))]
+    assert [one for one in order.emitted() if isinstance(one, Timer)] == [OrderCheck("o-1", at + timedelta(minutes=5))]
 
 
-def test_a_far_deadline_is_not_waited_for(empty: Desk, place: PlaceOrder) -> None:
+def test_a_far_deadline_is_not_waited_for(empty: Sales, place: PlaceOrder) -> None:
     """With a deadline after the first level an order is looked at from its placing on, and once only."""
     patient = replace(place, deadline_at=place.placed_at + DAY)
-    empty.hears(patient)
+    empty.receives(patient)
     check = OrderCheck("o-1", START + timedelta(minutes=5))
-    assert check in empty.said()
+    assert check in empty.emitted()
 
-    empty.hears(check, OrderDeadline("o-1", START + DAY))
+    empty.receives(check, OrderDeadline("o-1", START + DAY))
 
-    said = empty.said()
-    assert [(one.owes, one.fact, one.level) for one in said if isinstance(one, OrderStuck)] == [
+    emitted = empty.emitted()
+    assert [(one.owes, one.fact, one.level) for one in emitted if isinstance(one, OrderStuck)] == [
         ("inventory", "stock.reserved", "WARN")
     ]
-    assert [one for one in said if isinstance(one, OrderCheck)] == [OrderCheck("o-1", START + timedelta(minutes=10))]
+    assert [one for one in emitted if isinstance(one, OrderCheck)] == [OrderCheck("o-1", START + timedelta(minutes=10))]
 
 
 def test_patience_is_a_setting(place: PlaceOrder) -> None:
@@ -180,7 +180,7 @@ def test_patience_is_a_setting(place: PlaceOrder) -> None:
     assert short.next(START, START + timedelta(seconds=3)) == START + timedelta(seconds=6)
 
 
-def test_a_contradiction_is_louder_than_waiting(order: Desk) -> None:
+def test_a_contradiction_is_louder_than_waiting(order: Sales) -> None:
     """An order marked CONFLICT stays so, stuck or not; that it is stuck is told all the same."""
     order.given(StockReserved("o-1"), PaymentCharged("o-1"), PaymentRefunded("o-1", "VOID", 2800))
 

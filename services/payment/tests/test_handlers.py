@@ -68,9 +68,9 @@ def ledger(payment: InMemory[Payments]) -> list[tuple[str, str, int]]:
 @pytest.mark.parametrize("order", [(PLACED, RESERVED), (RESERVED, PLACED)], ids=["amount first", "permission first"])
 def test_a_charge_starts_when_both_are_known(payment: InMemory[Payments], order: tuple[Message, ...]) -> None:
     """Amount and permission start one charge, whichever comes first and however often both arrive."""
-    payment.hears(*order, *order)
+    payment.receives(*order, *order)
 
-    assert payment.said() == [CHARGE]
+    assert payment.emitted() == [CHARGE]
     assert state(payment) is State.CHARGING
 
 
@@ -78,9 +78,9 @@ def test_a_charge_starts_when_both_are_known(payment: InMemory[Payments], order:
 @pytest.mark.parametrize("one", [PLACED, RESERVED], ids=lambda one: one.type)
 def test_one_half_alone_starts_nothing(payment: InMemory[Payments], one: Message) -> None:
     """Neither the amount nor the permission alone starts a charge."""
-    payment.hears(one, times=3)
+    payment.receives(one, times=3)
 
-    assert payment.said() == []
+    assert payment.emitted() == []
     assert state(payment) is State.NONE
 
 
@@ -89,9 +89,9 @@ def test_a_charged_card_is_said_once(payment: InMemory[Payments]) -> None:
     """CardCharged makes one capture and one payment.charged, however often it arrives."""
     payment.given(PLACED, RESERVED)
 
-    payment.hears(TAKEN, times=3)
+    payment.receives(TAKEN, times=3)
 
-    assert payment.said() == [CHARGED]
+    assert payment.emitted() == [CHARGED]
     assert ledger(payment) == [("charge:o-1", "CAPTURE", 2500)]
 
 
@@ -100,9 +100,9 @@ def test_a_declined_card_is_said_once(payment: InMemory[Payments]) -> None:
     """CardDeclined says payment.declined once and enters nothing into the ledger."""
     payment.given(PLACED, RESERVED)
 
-    payment.hears(REFUSED, times=3)
+    payment.receives(REFUSED, times=3)
 
-    assert payment.said() == [PaymentDeclined("o-1", "insufficient_funds")]
+    assert payment.emitted() == [PaymentDeclined("o-1", "insufficient_funds")]
     assert (state(payment), ledger(payment)) == (State.DECLINED, [])
 
 
@@ -111,9 +111,9 @@ def test_an_unknown_outcome_is_asked_for(payment: InMemory[Payments]) -> None:
     """An unknown outcome is no decline: payment says since when, and inquires (law L7)."""
     payment.given(PLACED, RESERVED)
 
-    payment.hears(UNKNOWN)
+    payment.receives(UNKNOWN)
 
-    assert payment.said() == [PaymentOutcomeUnknown("o-1", 3, START + timedelta(seconds=2)), InquireCharge("o-1")]
+    assert payment.emitted() == [PaymentOutcomeUnknown("o-1", 3, START + timedelta(seconds=2)), InquireCharge("o-1")]
     assert state(payment) is State.UNKNOWN
 
 
@@ -122,9 +122,9 @@ def test_unknown_again_is_asked_for_but_not_said_again(payment: InMemory[Payment
     """payment.outcome_unknown is said on entering UNKNOWN only; every further unknown is only inquired."""
     payment.given(PLACED, RESERVED, UNKNOWN, NOT_FOUND)
 
-    payment.hears(UNKNOWN)
+    payment.receives(UNKNOWN)
 
-    assert payment.said() == [InquireCharge("o-1")]
+    assert payment.emitted() == [InquireCharge("o-1")]
 
 
 @pytest.mark.proves("payment.not-found", "L7")
@@ -133,9 +133,9 @@ def test_not_found_is_no_answer(payment: InMemory[Payments], past: list[Message]
     """A charge that is not found stays UNKNOWN and is asked again under the same key, cancelled or not (law L7)."""
     payment.given(PLACED, RESERVED, UNKNOWN, *past)
 
-    payment.hears(NOT_FOUND)
+    payment.receives(NOT_FOUND)
 
-    assert payment.said() == [CHARGE]
+    assert payment.emitted() == [CHARGE]
     assert state(payment) is State.UNKNOWN
 
 
@@ -144,9 +144,9 @@ def test_an_inquiry_that_finds_the_charge_ends_the_unknown(payment: InMemory[Pay
     """UNKNOWN becomes CHARGED when the inquiry finds the charge."""
     payment.given(PLACED, RESERVED, UNKNOWN)
 
-    payment.hears(TAKEN)
+    payment.receives(TAKEN)
 
-    assert payment.said() == [CHARGED]
+    assert payment.emitted() == [CHARGED]
 
 
 @pytest.mark.proves("payment.inquiry")
@@ -154,9 +154,9 @@ def test_an_inquiry_that_finds_a_decline_ends_the_unknown(payment: InMemory[Paym
     """UNKNOWN becomes DECLINED when the inquiry finds a decline."""
     payment.given(PLACED, RESERVED, UNKNOWN)
 
-    payment.hears(REFUSED)
+    payment.receives(REFUSED)
 
-    assert payment.said() == [PaymentDeclined("o-1", "insufficient_funds")]
+    assert payment.emitted() == [PaymentDeclined("o-1", "insufficient_funds")]
 
 
 @pytest.mark.proves("payment.tombstone", "L4", "late.cancel-first")
@@ -165,9 +165,9 @@ def test_a_cancellation_before_the_charge_leaves_a_tombstone(payment: InMemory[P
     """A cancellation before the charge is acknowledged as skipped, and a late permission starts nothing (law L4)."""
     payment.given(*past)
 
-    payment.hears(CANCEL, PLACED, RESERVED, CANCEL)
+    payment.receives(CANCEL, PLACED, RESERVED, CANCEL)
 
-    assert payment.said() == [PaymentSkipped("o-1", "CUSTOMER")]
+    assert payment.emitted() == [PaymentSkipped("o-1", "CUSTOMER")]
     assert state(payment) is State.SKIPPED
 
 
@@ -179,11 +179,11 @@ def test_a_cancellation_during_the_charge_waits_for_its_answer(
     """A charge in flight is neither success nor failure: charged says so and refunds at once (law L6)."""
     payment.given(PLACED, RESERVED, *past)
 
-    payment.hears(CANCEL, times=2)
-    assert payment.said() == []
-    payment.hears(TAKEN, times=2)
+    payment.receives(CANCEL, times=2)
+    assert payment.emitted() == []
+    payment.receives(TAKEN, times=2)
 
-    assert payment.said() == [CHARGED, RefundCard("o-1", 2500)]
+    assert payment.emitted() == [CHARGED, RefundCard("o-1", 2500)]
     assert state(payment) is State.REFUNDING
 
 
@@ -193,9 +193,9 @@ def test_a_cancellation_during_a_charge_that_is_declined(payment: InMemory[Payme
     """A cancelled charge that is declined just says so: there is nothing to give back (law L6)."""
     payment.given(PLACED, RESERVED, *past, CANCEL)
 
-    payment.hears(REFUSED)
+    payment.receives(REFUSED)
 
-    assert payment.said() == [PaymentDeclined("o-1", "insufficient_funds")]
+    assert payment.emitted() == [PaymentDeclined("o-1", "insufficient_funds")]
 
 
 @pytest.mark.proves("payment.refund", "payment.ledger")
@@ -203,11 +203,11 @@ def test_a_cancelled_payment_goes_back(payment: InMemory[Payments]) -> None:
     """A cancellation after the charge starts one refund; its answer is one entry and one payment.refunded."""
     payment.given(PLACED, RESERVED, TAKEN)
 
-    payment.hears(CANCEL, times=2)
-    assert payment.said() == [RefundCard("o-1", 2500)]
-    payment.hears(BACK, times=2)
+    payment.receives(CANCEL, times=2)
+    assert payment.emitted() == [RefundCard("o-1", 2500)]
+    payment.receives(BACK, times=2)
 
-    assert payment.said() == [REFUNDED]
+    assert payment.emitted() == [REFUNDED]
     assert ledger(payment) == [("charge:o-1", "CAPTURE", 2500), ("refund:o-1", "VOID", 2500)]
 
 
@@ -216,9 +216,9 @@ def test_a_refused_refund_needs_a_person(payment: InMemory[Payments]) -> None:
     """A refund refused for a business reason fails at once, said once with the processor's code."""
     payment.given(PLACED, RESERVED, TAKEN, CANCEL)
 
-    payment.hears(CLOSED, times=2)
+    payment.receives(CLOSED, times=2)
 
-    assert payment.said() == [PaymentRefundFailed("o-1", "BUSINESS", "card_closed", 1)]
+    assert payment.emitted() == [PaymentRefundFailed("o-1", "BUSINESS", "card_closed", 1)]
     assert state(payment) is State.REFUND_FAILED
 
 
@@ -227,9 +227,9 @@ def test_an_exhausted_refund_needs_a_person(payment: InMemory[Payments]) -> None
     """A refund whose every try went unanswered fails as TRANSIENT_EXHAUSTED, said once."""
     payment.given(PLACED, RESERVED, TAKEN, CANCEL)
 
-    payment.hears(EXHAUSTED, times=2)
+    payment.receives(EXHAUSTED, times=2)
 
-    assert payment.said() == [PaymentRefundFailed("o-1", "TRANSIENT_EXHAUSTED", "unanswered", 1)]
+    assert payment.emitted() == [PaymentRefundFailed("o-1", "TRANSIENT_EXHAUSTED", "unanswered", 1)]
 
 
 @pytest.mark.proves("payment.retry")
@@ -237,9 +237,9 @@ def test_a_late_refund_after_its_failure_counts(payment: InMemory[Payments]) -> 
     """REFUND_FAILED becomes REFUNDED when the processor answers after all."""
     payment.given(PLACED, RESERVED, TAKEN, CANCEL, EXHAUSTED)
 
-    payment.hears(BACK, times=2)
+    payment.receives(BACK, times=2)
 
-    assert payment.said() == [REFUNDED]
+    assert payment.emitted() == [REFUNDED]
 
 
 @pytest.mark.proves("payment.absorbs", "L11")
@@ -264,17 +264,17 @@ def test_what_does_not_fit_the_state_is_absorbed(
     payment.given(*past)
     before = state(payment), ledger(payment)
 
-    payment.hears(*deaf_to, times=2)
+    payment.receives(*deaf_to, times=2)
 
-    assert payment.said() == []
+    assert payment.emitted() == []
     assert (state(payment), ledger(payment)) == before
 
 
 def test_an_answer_nobody_asked_for_is_absorbed(payment: InMemory[Payments]) -> None:
     """Answers about an order that has no charge begun say nothing."""
-    payment.hears(*[m for m in EVERYTHING if m not in (PLACED, RESERVED, CANCEL)])
+    payment.receives(*[m for m in EVERYTHING if m not in (PLACED, RESERVED, CANCEL)])
 
-    assert payment.said() == []
+    assert payment.emitted() == []
     assert (state(payment), ledger(payment)) == (State.NONE, [])
 
 
@@ -290,7 +290,7 @@ def test_every_edge_of_the_map_was_walked() -> None:
         [RETRY, RESOLVE, *CANCELLED_AFTER_CHARGE, CLOSED, RETRY, RESOLVE, GONE, DROPPED[1], BACK],
     ):
         payment = InMemory(on)
-        payment.hears(*story)
+        payment.receives(*story)
         walked |= payment.exercised
 
-    assert walked == {(r.name, said.type) for r in on.specs.values() for said in r.emits}
+    assert walked == {(r.name, emitted.type) for r in on.specs.values() for emitted in r.emits}

@@ -51,7 +51,7 @@ stories = st.lists(
 
 def told(story: list[Message]) -> InMemory[Payments]:
     payment = InMemory(on)
-    payment.hears(*story)
+    payment.receives(*story)
     return payment
 
 
@@ -75,10 +75,10 @@ def test_captured_less_refunded_is_what_the_state_says(story: list[Message]) -> 
 @given(stories)
 def test_every_outward_act_is_said_at_most_once(story: list[Message]) -> None:
     """At most one refund is asked for, and charged, declined, skipped and refunded are said at most once."""
-    said = told(story).said()
+    emitted = told(story).emitted()
 
     for kind in (PaymentCharged, PaymentDeclined, PaymentSkipped, PaymentRefunded, RefundCard):
-        assert len([one for one in said if isinstance(one, kind)]) <= 1
+        assert len([one for one in emitted if isinstance(one, kind)]) <= 1
 
 
 @settings(max_examples=300, deadline=None)

@@ -66,6 +66,6 @@ def test_unknown_and_not_found_climb_one_ladder(payment: Money, order: str) -> N
 def test_without_one_ladder_each_round_would_be_at_once(payment: Money, order: str) -> None:
     """Planted: an outside whose intents do not climb together asks as fast as it is answered."""
     alone = Gateway("payment")
-    alone.policies = {intent: replace(errand, continues=False) for intent, errand in outside.policies.items()}
+    alone.policies = {intent: replace(policy, continues=False) for intent, policy in outside.policies.items()}
 
     assert all(wait <= 0 for _, wait in rounds(payment, order, alone))

@@ -45,7 +45,7 @@ def migrated(on_postgres: Callable[[HandlerRegistry[Payments], Store[Payments]],
 @pytest.fixture
 def payment(migrated: Money) -> Money:
     """Payment over its database, with nothing said yet."""
-    migrated.said()
+    migrated.emitted()
     return migrated
 
 
@@ -69,19 +69,19 @@ def placed(order: str) -> OrderPlaced:
     return OrderPlaced(order, 2500, "EUR", "tok_ok", LATER)
 
 
-def said(payment: Money, order: str) -> list[str]:
+def emitted(payment: Money, order: str) -> list[str]:
     return [kind for kind, _ in payment.published(order)]
 
 
 @pytest.mark.proves("payment.join", "L10")
 def test_the_join_over_two_batches(payment: Money, order: str) -> None:
     """Amount and permission of two topics meet in one row, and the intent is committed before any call (law L10)."""
-    payment.hears(StockReserved(order))
+    payment.receives(StockReserved(order))
     assert payment.intents(order) == []
-    payment.hears(placed(order))
+    payment.receives(placed(order))
 
     assert payment.intents(order) == [ChargeCard(order, 2500, "EUR", "tok_ok")]
-    assert said(payment, order) == []
+    assert emitted(payment, order) == []
 
 
 def test_a_batch_of_every_shape(payment: Money) -> None:
@@ -95,7 +95,7 @@ def test_a_batch_of_every_shape(payment: Money) -> None:
 
     charges = [len(payment.intents(order)) for order in orders]
     assert charges == [1, 1, 1, 0]
-    assert said(payment, cancelled) == ["payment.skipped"]
+    assert emitted(payment, cancelled) == ["payment.skipped"]
 
 
 def test_the_same_order_twice_in_a_batch(payment: Money, order: str) -> None:
@@ -104,7 +104,7 @@ def test_the_same_order_twice_in_a_batch(payment: Money, order: str) -> None:
 
     payment.given(CardCharged(order, "ch-1"))
 
-    assert said(payment, order) == ["payment.charged"]
+    assert emitted(payment, order) == ["payment.charged"]
     assert payment.intents(order) == [RefundCard(order, 2500)]
 
 
@@ -116,7 +116,7 @@ def test_a_cancellation_is_remembered_until_the_answer(payment: Money, order: st
 
     payment.given(CardCharged(order, "ch-1"))
 
-    assert said(payment, order) == ["payment.outcome_unknown", "payment.charged"]
+    assert emitted(payment, order) == ["payment.outcome_unknown", "payment.charged"]
     assert payment.intents(order) == [RefundCard(order, 2500)]
 
 
@@ -153,7 +153,7 @@ def test_a_whole_life_leaves_two_entries(payment: Money, order: str) -> None:
         (f"refund:{order}", "VOID", 2500, "re-1"),
     ]
     assert account.pending == ()
-    assert said(payment, order) == ["payment.charged", "payment.refunded"]
+    assert emitted(payment, order) == ["payment.charged", "payment.refunded"]
 
 
 def test_an_unknown_outcome_walks_to_its_end(payment: Money, order: str) -> None:
@@ -167,7 +167,7 @@ def test_an_unknown_outcome_walks_to_its_end(payment: Money, order: str) -> None
     payment.given(CardCharged(order, "ch-1"))
 
     assert payment.intents(order) == []
-    assert said(payment, order) == ["payment.outcome_unknown", "payment.charged"]
+    assert emitted(payment, order) == ["payment.outcome_unknown", "payment.charged"]
 
 
 def test_what_is_pending_is_shown(payment: Money, order: str) -> None:
@@ -193,7 +193,7 @@ def test_an_answer_twice_is_seen(payment: Money, order: str) -> None:
     outcomes = [*payment.takes([answer, answer]), *payment.takes([answer])]
 
     assert [type(outcome) for outcome in outcomes] == [Handled, Duplicate, Duplicate]
-    assert said(payment, order) == ["payment.charged"]
+    assert emitted(payment, order) == ["payment.charged"]
 
 
 def test_two_answers_race(payment: Money, order: str) -> None:
@@ -218,7 +218,7 @@ def test_two_answers_race(payment: Money, order: str) -> None:
         thread.join(60)
 
     assert failures == []
-    assert said(payment, order) in (["payment.charged"], ["payment.declined"])
+    assert emitted(payment, order) in (["payment.charged"], ["payment.declined"])
 
 
 @pytest.mark.proves("payment.ledger")
@@ -236,10 +236,10 @@ def test_a_second_entry_under_one_key_is_refused(payment: Money, order: str) -> 
     entry = (f"charge:{order}", order, "CAPTURE", 2500, "EUR", "ch-0")
     payment.tx.execute("INSERT INTO entry VALUES (%s, %s, %s, %s, %s, %s, now())", entry)  # the fault
 
-    (outcome,) = payment.hears(CardCharged(order, "ch-1"))
+    (outcome,) = payment.receives(CardCharged(order, "ch-1"))
 
     assert not isinstance(outcome, Handled)
-    assert said(payment, order) == []
+    assert emitted(payment, order) == []
 
 
 def test_the_migration_makes_what_the_store_describes(payment: Money) -> None:

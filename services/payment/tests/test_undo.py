@@ -57,9 +57,9 @@ Outcome = Literal["ASKED", "CHARGE_OPEN", "NOT_OWED", "UNKNOWN"]
 
 def resolve(*waiting: str, how: Literal["WRITTEN_OFF", "EXTERNAL"] = "EXTERNAL") -> ResolveCompensation:
     """Return a wish to resolve that finds these types parked or discarded."""
-    wish = ResolveCompensation("o-1", how, "ann", "T-7")
-    tell_waiting(wish, waiting)
-    return wish
+    command = ResolveCompensation("o-1", how, "ann", "T-7")
+    tell_waiting(command, waiting)
+    return command
 
 
 def replied(outcome: Outcome, state: str) -> CompensationAnswered:
@@ -80,11 +80,11 @@ def test_a_failed_refund_is_tried_again_on_wish(payment: InMemory[Payments], fai
     """A retry says one more refund, which is to inquire first; its answer ends it like the first one's."""
     payment.given(*REFUNDING, failure)
 
-    payment.hears(RETRY)
-    assert payment.said() == [AGAIN, replied("ASKED", "REFUNDING")]
-    payment.hears(BACK, times=2)
+    payment.receives(RETRY)
+    assert payment.emitted() == [AGAIN, replied("ASKED", "REFUNDING")]
+    payment.receives(BACK, times=2)
 
-    assert payment.said() == [REFUNDED]
+    assert payment.emitted() == [REFUNDED]
 
 
 @pytest.mark.proves("payment.retry")
@@ -92,10 +92,10 @@ def test_a_retry_may_fail_again(payment: InMemory[Payments]) -> None:
     """A second failure is said again, and a person may wish again."""
     payment.given(*FAILED, RETRY)
 
-    payment.hears(CLOSED, RETRY)
+    payment.receives(CLOSED, RETRY)
 
     failed = PaymentRefundFailed("o-1", "BUSINESS", "card_closed", 1)
-    assert payment.said() == [failed, AGAIN, replied("ASKED", "REFUNDING")]
+    assert payment.emitted() == [failed, AGAIN, replied("ASKED", "REFUNDING")]
 
 
 @pytest.mark.proves("payment.retry")
@@ -103,9 +103,9 @@ def test_a_second_retry_only_hurries_the_first(payment: InMemory[Payments]) -> N
     """While a refund is under way a retry starts no other one: the one that is open falls due."""
     payment.given(*FAILED, RETRY)
 
-    payment.hears(RETRY, times=2)
+    payment.receives(RETRY, times=2)
 
-    assert payment.said() == [replied("ASKED", "REFUNDING")] * 2
+    assert payment.emitted() == [replied("ASKED", "REFUNDING")] * 2
     assert list(payment.work.hurried) == ["o-1"]
 
 
@@ -124,25 +124,25 @@ def test_a_second_retry_only_hurries_the_first(payment: InMemory[Payments]) -> N
     ],
     ids=["unknown", "NONE", "CHARGING", "CHARGED", "SKIPPED", "DECLINED", "REFUNDED", "RESOLVED"],
 )
-@pytest.mark.parametrize("wish", [RETRY, resolve()], ids=["retry", "resolve"])
+@pytest.mark.parametrize("command", [RETRY, resolve()], ids=["retry", "resolve"])
 def test_nothing_is_owed_without_a_cancellation_or_after_its_acknowledgement(
-    payment: InMemory[Payments], wish: Message, past: list[Message], outcome: Outcome, stands: str
+    payment: InMemory[Payments], command: Message, past: list[Message], outcome: Outcome, stands: str
 ) -> None:
     """A wish that finds nothing owed is refused, says nothing and changes nothing."""
     payment.given(*past)
 
-    payment.hears(wish)
+    payment.receives(command)
 
-    assert payment.said() == [replied(outcome, stands)]
+    assert payment.emitted() == [replied(outcome, stands)]
     assert (list(payment.work.hurried), state(payment)) == ([], stands)
 
 
 @pytest.mark.proves("resolve.owed")
 def test_an_order_known_only_by_what_waits_is_not_unknown(payment: InMemory[Payments]) -> None:
     """Parked events of an order are something heard of it, though nothing is owed before its cancellation came."""
-    payment.hears(resolve("order.placed"))
+    payment.receives(resolve("order.placed"))
 
-    assert payment.said() == [replied("NOT_OWED", "NONE")]
+    assert payment.emitted() == [replied("NOT_OWED", "NONE")]
 
 
 @pytest.mark.proves("payment.resolve", "resolve.inquires", "resolve.owed")
@@ -162,11 +162,11 @@ def test_what_is_owed_is_resolved_once_nothing_went_back(
     """A resolve inquires; only when nothing went back it says, once, how it ended, by whom and on what evidence."""
     payment.given(*past)
 
-    payment.hears(resolve(*waiting))
-    assert payment.said() == [INQUIRY, replied("ASKED", stands)]
-    payment.hears(GONE, times=2)
+    payment.receives(resolve(*waiting))
+    assert payment.emitted() == [INQUIRY, replied("ASKED", stands)]
+    payment.receives(GONE, times=2)
 
-    assert payment.said() == [RESOLVED]
+    assert payment.emitted() == [RESOLVED]
     assert state(payment) is State.RESOLVED
 
 
@@ -176,9 +176,9 @@ def test_refunded_after_all_wins(payment: InMemory[Payments], past: list[Message
     """When the inquiry finds the refund, the payment is REFUNDED and not RESOLVED, whatever answers later."""
     payment.given(*past)
 
-    payment.hears(BACK, GONE, BACK)
+    payment.receives(BACK, GONE, BACK)
 
-    assert payment.said() == [REFUNDED]
+    assert payment.emitted() == [REFUNDED]
     assert (state(payment), ledger(payment)) == (State.REFUNDED, ["charge:o-1", "refund:o-1"])
 
 
@@ -192,9 +192,9 @@ def test_a_charge_without_an_answer_is_never_closed_by_hand(
     payment.given(PLACED, RESERVED, *past, *([CANCEL] if cancelled == "handled" else []))
     before = state(payment)
 
-    payment.hears(resolve(*([CANCEL.type] if cancelled == "waiting" else [])), GONE)
+    payment.receives(resolve(*([CANCEL.type] if cancelled == "waiting" else [])), GONE)
 
-    assert payment.said() == [replied("CHARGE_OPEN", before)]
+    assert payment.emitted() == [replied("CHARGE_OPEN", before)]
     assert (list(payment.work.hurried), state(payment)) == (["o-1"], before)
 
 
@@ -202,9 +202,9 @@ def test_a_wish_made_before_the_charge_does_not_write_it_off(payment: InMemory[P
     """Nothing was charged when the wish was made: a charge that begins meanwhile takes it back."""
     payment.given(PLACED, resolve(CANCEL.type), RESERVED)
 
-    payment.hears(GONE, TAKEN, GONE)
+    payment.receives(GONE, TAKEN, GONE)
 
-    assert [said.type for said in payment.said()] == ["payment.charged"]
+    assert [emitted.type for emitted in payment.emitted()] == ["payment.charged"]
 
 
 @pytest.mark.proves("payment.resolve", "L4")
@@ -212,40 +212,40 @@ def test_a_resolved_order_that_was_never_charged_never_will_be(payment: InMemory
     """RESOLVED before the charge is a tombstone like SKIPPED."""
     payment.given(resolve(CANCEL.type), GONE)
 
-    payment.hears(CANCEL, PLACED, RESERVED)
+    payment.receives(CANCEL, PLACED, RESERVED)
 
-    assert payment.said() == []
+    assert payment.emitted() == []
 
 
 def test_a_retry_takes_back_an_earlier_wish_to_resolve(payment: InMemory[Payments]) -> None:
     """The later wish of a person counts: an inquiry's answer resolves nothing any more."""
     payment.given(*FAILED, resolve(), RETRY)
 
-    payment.hears(GONE, CLOSED, GONE)
+    payment.receives(GONE, CLOSED, GONE)
 
-    assert payment.said() == [PaymentRefundFailed("o-1", "BUSINESS", "card_closed", 1)]
+    assert payment.emitted() == [PaymentRefundFailed("o-1", "BUSINESS", "card_closed", 1)]
 
 
 def test_the_last_of_several_wishes_counts(payment: InMemory[Payments]) -> None:
     """Resolved twice: each asks, the first answer ends it as wished last, and it is said once."""
     payment.given(*FAILED, resolve())
 
-    payment.hears(resolve(how="WRITTEN_OFF"), GONE, GONE)
+    payment.receives(resolve(how="WRITTEN_OFF"), GONE, GONE)
 
     written_off = PaymentResolved("o-1", "WRITTEN_OFF", "ann", "T-7")
-    assert payment.said() == [INQUIRY, replied("ASKED", "REFUND_FAILED"), written_off]
+    assert payment.emitted() == [INQUIRY, replied("ASKED", "REFUND_FAILED"), written_off]
 
 
 def test_a_cancellation_handled_after_the_wish_does_not_hinder_it(payment: InMemory[Payments]) -> None:
     """The parked cancellation is redriven while the inquiry runs: it refunds or skips, and the wish still counts."""
     payment.given(*CHARGED, resolve(CANCEL.type), CANCEL)
-    payment.hears(GONE)
-    assert payment.said() == [RESOLVED]
+    payment.receives(GONE)
+    assert payment.emitted() == [RESOLVED]
 
     fresh = InMemory(payment.on)
     fresh.given(resolve(CANCEL.type))
-    fresh.hears(CANCEL, GONE)
-    assert fresh.said() == [PaymentSkipped("o-1", "CUSTOMER")]
+    fresh.receives(CANCEL, GONE)
+    assert fresh.emitted() == [PaymentSkipped("o-1", "CUSTOMER")]
 
 
 @pytest.mark.proves("resolve.late-refund")
@@ -253,10 +253,10 @@ def test_a_refund_that_lands_after_all_is_recorded_and_found(payment: InMemory[P
     """After RESOLVED the money's way back is an entry and a finding, once, and nothing is said again."""
     payment.given(*REFUNDING, resolve(), GONE)
 
-    payment.hears(BACK, times=3)
+    payment.receives(BACK, times=3)
 
     why = "the money went back after a person had resolved it"
-    assert payment.said() == [FindingRaised("payment", "4", why, "o-1")]
+    assert payment.emitted() == [FindingRaised("payment", "4", why, "o-1")]
     assert (state(payment), ledger(payment)) == (State.RESOLVED, ["charge:o-1", "refund:o-1"])
 
 
@@ -266,15 +266,15 @@ def test_an_open_refund_is_dropped_once_resolved_and_asked_for(payment: InMemory
     payment.given(*REFUNDING, resolve(), GONE)
 
     assert when_refund(RefundCard("o-1", 2500), payment.work) is Decision.CANCEL
-    payment.hears(DROPPED)
+    payment.receives(DROPPED)
 
-    assert payment.said() == [INQUIRY]
+    assert payment.emitted() == [INQUIRY]
 
 
 def test_a_refund_dropped_for_any_other_reason_asks_nothing(payment: InMemory[Payments]) -> None:
     """A second sender's refund that is done already is let go."""
     payment.given(*REFUNDING, BACK)
 
-    payment.hears(DROPPED)
+    payment.receives(DROPPED)
 
-    assert payment.said() == []
+    assert payment.emitted() == []

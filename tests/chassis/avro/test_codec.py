@@ -94,8 +94,8 @@ def codec(tmp_path: Path) -> Codec:
 
 def speaking(folder: Path, *raw: dict[str, Any]) -> Codec:
     """Return the codec of a service that says these schemas, whose ids are 1, 2, 3."""
-    said = [schemas.of(one) for one in raw]
-    return Codec(said, numbered(folder, said))
+    emitted = [schemas.of(one) for one in raw]
+    return Codec(emitted, numbered(folder, emitted))
 
 
 def hearing(folder: Path, raw: dict[str, Any]) -> Codec:
@@ -143,9 +143,9 @@ def test_a_consumer_names_only_what_it_needs(codec: Codec, tmp_path: Path) -> No
     """A projection takes the fields it names, in its own order, and nothing else."""
     few = heard_as({"thing_id": str, "price_minor": int, "lines": tuple[Line, ...]})
 
-    heard = hearing(tmp_path, THING).decode(codec.encode(GOOD), few)
+    decoded = hearing(tmp_path, THING).decode(codec.encode(GOOD), few)
 
-    assert heard == few("t-1", 2**40, (Line(Sku("tea"), 2),))  # type: ignore[call-arg]  # made by heard_as
+    assert decoded == few("t-1", 2**40, (Line(Sku("tea"), 2),))  # type: ignore[call-arg]  # made by heard_as
 
 
 def test_one_field_is_enough(codec: Codec) -> None:
@@ -158,8 +158,8 @@ def test_one_field_is_enough(codec: Codec) -> None:
 def test_an_older_version_is_read_with_defaults(tmp_path: Path) -> None:
     """What a version does not have yet comes from the class's default."""
     older = heard_as({f: h for f, h in ThingDone.__annotations__.items() if f not in {"error", "until_at"}})
-    said = older(*[getattr(GOOD, name) for name in older.__annotations__])
-    value = speaking(tmp_path, OLDER).encode(said)
+    emitted = older(*[getattr(GOOD, name) for name in older.__annotations__])
+    value = speaking(tmp_path, OLDER).encode(emitted)
 
     assert hearing(tmp_path, OLDER).decode(value, ThingDone) == GOOD
 
@@ -175,10 +175,10 @@ def test_maps_may_be_pairs_that_can_be_hashed(codec: Codec) -> None:
     """A map is read as pairs in the record's order where a class wants to be hashed."""
     pairs = heard_as({"thing_id": str, "settlement": tuple[tuple[str, str], ...]})
 
-    heard = codec.decode(codec.encode(GOOD), pairs)
+    decoded = codec.decode(codec.encode(GOOD), pairs)
 
-    assert heard == pairs("t-1", (("a", "1"), ("b", "2")))  # type: ignore[call-arg]  # made by heard_as
-    assert hash(heard)
+    assert decoded == pairs("t-1", (("a", "1"), ("b", "2")))  # type: ignore[call-arg]  # made by heard_as
+    assert hash(decoded)
 
 
 def test_a_literal_takes_its_texts_only(codec: Codec) -> None:

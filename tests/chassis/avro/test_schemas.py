@@ -86,7 +86,7 @@ def test_a_type_may_be_named_again() -> None:
     assert schemas.canonical(schema.shape) == fastavro.schema.to_parsing_canonical_form(raw)
 
 
-@pytest.mark.parametrize("schema", schemas.said_by("chassis"), ids=lambda schema: schema.name)
+@pytest.mark.parametrize("schema", schemas.emitted_by("chassis"), ids=lambda schema: schema.name)
 def test_the_fingerprint_is_avros_own(schema: schemas.Schema) -> None:
     """Two independent libraries compute our canonical form and fingerprint, so that any language can."""
     form = fastavro.schema.to_parsing_canonical_form(json.loads(schema.text))
@@ -106,4 +106,4 @@ def test_docs_do_not_change_the_fingerprint() -> None:
 def test_a_package_without_schemas_is_named() -> None:
     """Asking for the schemas of a package that has none fails with its name."""
     with pytest.raises(FileNotFoundError, match="structlog"):
-        schemas.said_by("structlog")
+        schemas.emitted_by("structlog")

@@ -18,7 +18,7 @@ from quadrille.system_messages import CanaryBeat
 from quadrille.testing.in_memory import PlainCodec
 from tests.chassis.support.database import Database, wait_until
 from tests.chassis.support.kafka_harness import TOPICS, Kitchen, Told, running
-from tests.chassis.support.records import envelope
+from tests.chassis.support.records import record_headers
 from tests.chassis.support.sample_messages import MealOrdered
 
 BEATS = "SELECT aggregateid, sequence, traceparent, payload FROM outbox WHERE type = 'canary.beat' ORDER BY ctid"
@@ -33,23 +33,23 @@ class Worker:
         self.db, self.now = kitchen.db, 1000.0
         self.service = kitchen.service()
         self.tx = kitchen.db.connect()
-        self.pulse = HeartbeatMonitor(self.service, Topics(kitchen.bootstrap), PlainCodec(), lambda: self.now)
-        self.standing = Assignment(self.service.on.topics())
+        self.heartbeat = HeartbeatMonitor(self.service, Topics(kitchen.bootstrap), PlainCodec(), lambda: self.now)
+        self.assignment = Assignment(self.service.on.topics())
         ends = kitchen.ends(*TOPICS)
-        self.standing.take([TopicPartition(*place, end) for place, end in ends.items()], ends)
-        self.standing.look()
+        self.assignment.take([TopicPartition(*place, end) for place, end in ends.items()], ends)
+        self.assignment.look()
 
     def look(self) -> None:
         """Do what a listener does each round."""
-        self.pulse.poll(self.tx, self.standing)
+        self.heartbeat.poll(self.tx, self.assignment)
 
     def hear(self, *sources: str, at: datetime = SAID_AT) -> None:
         """Read a beat of each and write it down."""
         for source in sources:
-            self.pulse.hear(f"{source}.events", PlainCodec().encode(CanaryBeat(source, 1, at)))
+            self.heartbeat.hear(f"{source}.events", PlainCodec().encode(CanaryBeat(source, 1, at)))
         with self.tx.transaction():
-            self.pulse.record(self.tx)
-        self.pulse.flush()
+            self.heartbeat.record(self.tx)
+        self.heartbeat.flush()
 
     def wait(self, seconds: float, *others: Worker) -> None:
         """Let time pass, a second at a time, here and in the database, while this worker and others go on looking."""
@@ -101,12 +101,12 @@ def test_a_service_beats_once_whoever_works(db: Database, kitchen: Kitchen) -> N
     service = kitchen.service()
     with db.connect() as mine, db.connect() as theirs:
         mine.execute(BEGIN, [[service.name]])
-        said = []
+        emitted = []
         for _ in range(2 * len(KEYS)):
             db.rows("UPDATE canary SET said_at = said_at - interval '2 s'")
-            said.append([beat(mine, service), beat(theirs, service)])
+            emitted.append([beat(mine, service), beat(theirs, service)])
 
-    assert said == [[True, False]] * 24
+    assert emitted == [[True, False]] * 24
     rows = db.rows(BEATS)
     assert [row[0] for row in rows] == [*KEYS[1:], *KEYS, KEYS[0]]
     assert [row[1] for row in rows] == [1] * 12 + [2] * 12
@@ -118,7 +118,7 @@ def test_the_keys_fall_into_each_partition_in_turn(kitchen: Kitchen) -> None:
     """Key n of the list is hashed into partition n of 12, by the producer every relay uses."""
     told = [Told("order.events") for _ in KEYS]
     for one, key in zip(told, KEYS, strict=True):
-        kitchen.put(one, key.encode(), b"\0", envelope(one.id, BEAT.decode()), None)
+        kitchen.put(one, key.encode(), b"\0", record_headers(one.id, BEAT.decode()), None)
     kitchen.flush()
 
     assert [one.partition for one in told] == list(range(12))
@@ -132,7 +132,7 @@ def test_beats_are_heard_and_stepped_over(kitchen: Kitchen, db: Database) -> Non
     def put(source: str, partition: int, number: int) -> None:
         told = Told(f"{source}.events")
         value = PlainCodec().encode(CanaryBeat(source, number, SAID_AT))
-        kitchen.put(told, KEYS[partition].encode(), value, envelope(told.id, BEAT.decode()), partition)
+        kitchen.put(told, KEYS[partition].encode(), value, record_headers(told.id, BEAT.decode()), partition)
 
     put("payment", 3, 7)
     kitchen.flush()
@@ -199,7 +199,7 @@ def test_records_not_yet_read_are_no_silence(worker: Worker, kitchen: Kitchen) -
     assert worker.told() == [("service.silent", "payment")]  # of whose topic all is read
 
     worker.db.rows("UPDATE position SET next_offset = next_offset + 1 WHERE (topic, partition) = ('order.events', 2)")
-    worker.standing.read.pop(("order.events", 2))  # a colleague's partition, and it has come that far
+    worker.assignment.read.pop(("order.events", 2))  # a colleague's partition, and it has come that far
     worker.wait(2)
 
     assert ("service.silent", "order") in worker.told()
@@ -210,14 +210,14 @@ def test_our_own_absence_is_nobodys_silence(worker: Worker, reason: str) -> None
     """While we could not hear nobody is accused; afterwards the full time must pass once more."""
     worker.wait(5)
     if reason == "not caught up":
-        worker.standing.caught_up = False
+        worker.assignment.caught_up = False
     worker.now += 4
     if reason == "doubt":
-        worker.pulse.suspend()
+        worker.heartbeat.suspend()
     worker.db.rows("UPDATE canary SET heard_at = heard_at - interval '4 s'")
     worker.wait(SILENT_SECONDS - 1)
     assert worker.told() == []
-    worker.standing.caught_up = True
+    worker.assignment.caught_up = True
 
     worker.wait(2)
 
@@ -239,6 +239,6 @@ def test_one_never_heard_since_we_began_has_a_minute(begins: Callable[[], Worker
 
 def test_a_beat_nobody_can_read_is_no_sign_of_life(worker: Worker) -> None:
     """Bytes that are no beat are left out and said in the log; the listening goes on."""
-    worker.pulse.hear("order.events", b"nonsense")
+    worker.heartbeat.hear("order.events", b"nonsense")
 
-    assert not worker.pulse.news
+    assert not worker.heartbeat.news

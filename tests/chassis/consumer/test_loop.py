@@ -21,7 +21,7 @@ from quadrille.testing.in_memory import PlainCodec
 from tests.chassis.support import raw_producer, sample_service
 from tests.chassis.support.database import Database, wait_until
 from tests.chassis.support.kafka_harness import Kitchen, Running, Told, running
-from tests.chassis.support.records import envelope
+from tests.chassis.support.records import record_headers
 from tests.chassis.support.sample_messages import BreadOrdered, CakeOrdered, OrderDropped
 from tests.chassis.support.sample_service import Pantry
 
@@ -51,7 +51,7 @@ def test_what_is_on_the_topics_is_heard_from_the_position_on(kitchen: Kitchen, d
         wait_until(kitchen.caught_up)
 
     assert db.one("SELECT available FROM level") == 1000
-    numbers = [n for (n,) in db.said("sequence")]
+    numbers = [n for (n,) in db.emitted("sequence")]
     assert (len(numbers), min(numbers), max(numbers)) == (600, 1, 2)
 
 
@@ -81,9 +81,11 @@ ODD_ID = "01A1FD62-57F0-7EEB-BE96-E59CE40F9CB1"
 
 def odd_headers(told: Told, **changed: bytes | None) -> tuple[tuple[str, Any], ...]:
     """Return a record's headers with some replaced, or left out when None."""
-    names = {name.replace("-", "_"): name for name, _ in envelope(told.id, "bread.ordered")}
+    names = {name.replace("-", "_"): name for name, _ in record_headers(told.id, "bread.ordered")}
     changes = {names[name]: value for name, value in changed.items()}
-    return tuple((k, changes.get(k, v)) for k, v in envelope(told.id, "bread.ordered") if changes.get(k, v) is not None)
+    return tuple(
+        (k, changes.get(k, v)) for k, v in record_headers(told.id, "bread.ordered") if changes.get(k, v) is not None
+    )
 
 
 HOSTILE: dict[str, dict[str, Any]] = {
@@ -152,7 +154,7 @@ def test_what_nobody_hears_still_moves_the_position(kitchen: Kitchen, db: Databa
     kitchen.start_here()
     for number in range(40):
         told = Told("order.events")
-        kitchen.put(told, b"o-1", b"\0", envelope(told.id, "toast.burnt"), number % 12)
+        kitchen.put(told, b"o-1", b"\0", record_headers(told.id, "toast.burnt"), number % 12)
     kitchen.flush()
 
     with running(kitchen.worker()):
@@ -176,7 +178,7 @@ def test_a_fenced_worker_reads_its_position_again(kitchen: Kitchen, db: Database
         handled(db, 3)
         wait_until(kitchen.caught_up)
 
-    assert {key for (key,) in db.said("aggregateid")} == {"first", "third", "fourth"}
+    assert {key for (key,) in db.emitted("aggregateid")} == {"first", "third", "fourth"}
 
 
 class Forgetful(PlainCodec):
@@ -238,10 +240,10 @@ def test_a_worker_has_caught_up_only_when_what_it_read_is_committed(kitchen: Kit
     with running(worker):
         try:
             assert store.saving.wait(20)
-            assert not worker.listener.caught_up()
+            assert not worker.consumer_loop.caught_up()
         finally:
             store.go.set()
-        wait_until(worker.listener.caught_up)
+        wait_until(worker.consumer_loop.caught_up)
 
 
 class Slept:
@@ -274,13 +276,13 @@ def test_an_assignment_that_waits_too_long_for_the_database_is_made_again(kitche
     kitchen.flush()
     slept, service = Slept(db), kitchen.service()
     reader = RecordDeserializer(service.on.consumes(Event), PlainCodec())
-    listener = ConsumerLoop(
+    consumer_loop = ConsumerLoop(
         service,
         slept.connect,
         ConsumerPorts(lambda: kitchen.consumer(**{"max.poll.interval.ms": 2_000}), Topics(kitchen.bootstrap), reader),
         Deaf(),
     )
-    worker = Running(listener.run)
+    worker = Running(consumer_loop.run)
     wait_until(lambda: slept.tried >= 8)
     slept.away = False
 
@@ -294,8 +296,8 @@ def test_a_stop_while_an_assignment_waits_is_a_clean_stop(kitchen: Kitchen, db: 
     kitchen.start_here()
     slept, service = Slept(db), kitchen.service()
     reader = RecordDeserializer(service.on.consumes(Event), PlainCodec())
-    ears = ConsumerPorts(kitchen.consumer, Topics(kitchen.bootstrap), reader)
-    worker = Running(ConsumerLoop(service, slept.connect, ears, Deaf()).run)
+    ports = ConsumerPorts(kitchen.consumer, Topics(kitchen.bootstrap), reader)
+    worker = Running(ConsumerLoop(service, slept.connect, ports, Deaf()).run)
     wait_until(lambda: slept.tried >= 2)
 
     worker.end()

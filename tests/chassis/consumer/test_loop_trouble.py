@@ -49,13 +49,13 @@ def test_an_outage_of_kafka_is_one_line_a_while(kitchen: Kitchen, db: Database) 
     """A record's error, or the client's own, is told once in a while with how many there were."""
     stop = threading.Event()
     away = Away(stop)
-    ears = ConsumerPorts(
+    ports = ConsumerPorts(
         lambda: cast("Consumer", away), Topics(kitchen.bootstrap), RecordDeserializer({}, PlainCodec())
     )
-    listener = ConsumerLoop(kitchen.service(), db.connect, ears, Telemetry(Spans.disabled()))
+    consumer_loop = ConsumerLoop(kitchen.service(), db.connect, ports, Telemetry(Spans.disabled()))
     with capture_logs() as told:
-        listener.run(stop)
-        listener.trouble(TRANSPORT)
+        consumer_loop.run(stop)
+        consumer_loop.trouble(TRANSPORT)
 
     assert away.polls == POLLS
     assert told == [{"event": "kafka trouble", "log_level": "warning", "error_class": "_TRANSPORT", "count": 1}]

@@ -20,8 +20,8 @@ from quadrille.processing.envelope import Duplicate, Envelope, Handled, Outcome,
 from quadrille.service import Service, Tx
 from quadrille.testing.in_memory import PlainCodec
 from tests.chassis.support import sample_service
-from tests.chassis.support.database import Database, chained, heard
-from tests.chassis.support.records import envelope
+from tests.chassis.support.database import Database, chained, envelope_of
+from tests.chassis.support.records import record_headers
 from tests.chassis.support.sample_messages import (
     BeginTasting,
     BreadOrdered,
@@ -51,7 +51,7 @@ def told(bodies: Sequence[Message], partition: int = 0, since: int = 0) -> list[
     made = []
     for one in chained(bodies, partition, since):
         assert one.record
-        made.append(replace(one, record=Record(one.record.raw, envelope(one.id, one.type))))
+        made.append(replace(one, record=Record(one.record.raw, record_headers(one.id, one.type))))
     return made
 
 
@@ -69,13 +69,13 @@ def test_what_follows_a_parked_fact_of_its_order_waits_behind_it(db: Database) -
     assert db.parked("line", "error_class", "attempts", '"offset"') == [
         ("o-1", "HANDLER", 1, 0), ("o-1", "BEHIND", 0, 2), ("o-1", "BEHIND", 0, 3),
     ]  # fmt: skip
-    assert (db.position(), db.said()) == (5, [("loaves.held", "o-2"), ("loaves.returned", "o-3")])
+    assert (db.position(), db.emitted()) == (5, [("loaves.held", "o-2"), ("loaves.returned", "o-3")])
 
 
 def test_a_parked_record_that_comes_again_is_seen(db: Database) -> None:
     """An id that waits in a line is never parked twice, from the same batch or a later one."""
     db.fill(rye=5)
-    failing = heard(BreadOrdered("o-1", mode=Mode.UNLUCKY))
+    failing = envelope_of(BreadOrdered("o-1", mode=Mode.UNLUCKY))
 
     assert [type(o) for o in db.commit(failing, failing)] == [Parked, Duplicate]
     assert [type(o) for o in db.commit(failing)] == [Duplicate]
@@ -85,9 +85,9 @@ def test_a_parked_record_that_comes_again_is_seen(db: Database) -> None:
 @pytest.mark.proves("late.line")
 def test_commands_do_not_wait_behind_a_parked_fact(db: Database) -> None:
     """A command under the key of a parked event goes on."""
-    db.commit(heard(BreadOrdered("rye", mode=Mode.UNLUCKY)))
+    db.commit(envelope_of(BreadOrdered("rye", mode=Mode.UNLUCKY)))
 
-    assert [type(o) for o in db.commit(heard(FillShelf("rye", 5)))] == [Handled]
+    assert [type(o) for o in db.commit(envelope_of(FillShelf("rye", 5)))] == [Handled]
 
 
 def test_an_undecodable_record_waits_with_what_follows_of_its_order(db: Database) -> None:
@@ -113,12 +113,12 @@ def test_a_line_goes_through_in_sequence_once_its_head_is_repaired(db: Database)
 
     assert [type(o) for o in redrive(db)] == [Handled, Handled, Parked]
 
-    assert db.said("type", "causationid") == [("loaves.held", line[0].id), ("loaves.returned", line[1].id)]
+    assert db.emitted("type", "causationid") == [("loaves.held", line[0].id), ("loaves.returned", line[1].id)]
     assert db.rows("SELECT line, state, ended_by FROM parked ORDER BY place") == [
         ("o-1", "REDRIVEN", "worker"), ("o-1", "REDRIVEN", "worker"), ("o-2", "OPEN", None),
     ]  # fmt: skip
     assert (db.one("SELECT available FROM level"), db.position()) == (50, 3)
-    assert [type(o) for o in db.commit(heard(BreadOrdered("o-1"), line[0].id))] == [Duplicate]
+    assert [type(o) for o in db.commit(envelope_of(BreadOrdered("o-1"), line[0].id))] == [Duplicate]
 
 
 def test_a_line_whose_head_still_fails_stays_as_it_is(db: Database) -> None:
@@ -134,7 +134,7 @@ def test_a_line_whose_head_still_fails_stays_as_it_is(db: Database) -> None:
     assert db.parked("line", "error_class", "attempts") == [
         ("o-1", "HANDLER", 2), ("o-1", "BEHIND", 0), ("o-2", "HANDLER", 2),
     ]  # fmt: skip
-    assert db.said() == [("loaves.held", "o-3")]
+    assert db.emitted() == [("loaves.held", "o-3")]
 
 
 def test_two_workers_that_start_at_once_redrive_each_line_once(db: Database) -> None:
@@ -152,7 +152,7 @@ def test_two_workers_that_start_at_once_redrive_each_line_once(db: Database) -> 
     kinds = Counter(type(o) for o in first + second)
     assert (kinds[Handled], kinds[Parked], db.parked()) == (40, 0, [])
     assert db.one("SELECT available FROM level") == 50
-    assert len(db.said()) == 40
+    assert len(db.emitted()) == 40
 
 
 def test_what_joins_a_line_while_it_is_redriven_is_not_left_behind(db: Database) -> None:
@@ -164,14 +164,14 @@ def test_what_joins_a_line_while_it_is_redriven_is_not_left_behind(db: Database)
     wired = sample_service.service(rules=REPAIRED)
 
     class Late(sample_service.PantryStore):
-        def load(self, tx: Tx, heard: Sequence[Message]) -> sample_service.Pantry:
+        def load(self, tx: Tx, messages: Sequence[Message]) -> sample_service.Pantry:
             if not db.one("SELECT count(*) FROM parked WHERE id = %s", late.id):
                 sql = """INSERT INTO parked (id, line, state, type, topic, headers, raw, error_class, error, attempts)
                          SELECT %s, line, state, %s, topic, %s, %s, 'BEHIND', '', 0 FROM parked"""
                 assert late.record
                 headers = json.dumps([(k, v.hex()) for k, v in late.record.headers]).encode()
                 db.rows(sql, late.id, late.type, headers, late.record.raw)
-            return super().load(tx, heard)
+            return super().load(tx, messages)
 
     assert [type(o) for o in redrive(db, replace(wired, store=Late()))] == [Handled, Handled]
     assert db.parked() == []
@@ -186,7 +186,7 @@ def test_a_line_is_redriven_in_one_batch(db: Database) -> None:
     head, second, third = (replace(one, origin=None, redriven=True) for one in line)
     repaired = sample_service.service(rules=REPAIRED)
 
-    new = heard(OrderDropped("o-1"))
+    new = envelope_of(OrderDropped("o-1"))
     assert [type(o) for o in db.commit(second, head, new, head, service=repaired)] == [
         Parked,
         Handled,
@@ -200,7 +200,7 @@ def test_a_line_is_redriven_in_one_batch(db: Database) -> None:
     ]
 
     assert db.parked("id", "error_class") == [(new.id, "BEHIND")]
-    assert db.said() == [("loaves.held", "o-1"), ("loaves.returned", "o-1")]
+    assert db.emitted() == [("loaves.held", "o-1"), ("loaves.returned", "o-1")]
 
 
 def test_a_dead_head_keeps_its_line_until_a_person_has_looked(db: Database) -> None:
@@ -226,7 +226,7 @@ def test_a_discarded_fact_is_seen_for_ever(db: Database) -> None:
         type(o) for o in db.commit(replace(first, origin=None), service=sample_service.service(rules=REPAIRED))
     ] == [Duplicate]
     assert [type(o) for o in redrive(db)] == [Handled]
-    assert db.said() == [("loaves.returned", "o-1")]
+    assert db.emitted() == [("loaves.returned", "o-1")]
 
 
 def test_a_type_no_longer_heard_stays_parked(db: Database) -> None:
@@ -249,11 +249,13 @@ def test_a_type_no_longer_heard_stays_parked(db: Database) -> None:
 
 def answered(db: Database, body: Result) -> Envelope:
     """Order a cake and return the answer to its intent as the scheduler feeds it."""
-    order = heard(CakeOrdered("o-1"))
+    order = envelope_of(CakeOrdered("o-1"))
     db.commit(order)
     row = event_id("pantry", order.id, "bake_cake", 0)
     db.rows("UPDATE task SET attempts = 3, leased_until = now() + interval '30 s'")
-    return heard(body, event_id("pantry", row, "answer", 0), from_task=row, attempts=3, record=Record(to_json(body)))
+    return envelope_of(
+        body, event_id("pantry", row, "answer", 0), from_task=row, attempts=3, record=Record(to_json(body))
+    )
 
 
 @pytest.mark.proves("late.line")
@@ -261,7 +263,11 @@ def test_an_answer_that_fails_is_parked_alone_and_its_intent_held(db: Database) 
     """Its line is its task row, which nobody leases meanwhile; events of its order go on; the redrive ends both."""
     answer = answered(db, CakeBaked("o-1", odd=True))
 
-    assert [type(o) for o in db.commit(answer, heard(OrderDropped("o-1")), answer)] == [Parked, Handled, Duplicate]
+    assert [type(o) for o in db.commit(answer, envelope_of(OrderDropped("o-1")), answer)] == [
+        Parked,
+        Handled,
+        Duplicate,
+    ]
     assert db.parked("line", "type", "raw") == [
         (str(answer.from_task), "cake_baked", answer.record and answer.record.raw)
     ]
@@ -290,11 +296,11 @@ def test_an_answer_whose_copy_was_discarded_is_asked_for_again(db: Database) -> 
 def test_a_timer_that_fails_is_parked_alone(db: Database) -> None:
     """A due timer whose handler raises waits in a line of its own and goes through when repaired."""
     due = datetime.now(UTC) - timedelta(seconds=1)
-    booked = heard(TastingBooked("unlucky-1", due))
+    booked = envelope_of(TastingBooked("unlucky-1", due))
     db.commit(booked)
     timer = BeginTasting("unlucky-1", due)
     row = event_id("pantry", booked.id, "begin_tasting", 0, milliseconds(due))
-    db.commit(heard(timer, row, from_task=row, record=Record(to_json(timer))))
+    db.commit(envelope_of(timer, row, from_task=row, record=Record(to_json(timer))))
 
     assert db.parked("line") == [(str(row),)]
     assert redrive(db) == [Handled((TastingBegun("unlucky-1"),))]

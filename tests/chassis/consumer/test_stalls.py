@@ -65,16 +65,16 @@ def load(kitchen: Kitchen, name: str) -> None:
 
 def keep_back(worker: Worker, topic: str, partition: int) -> None:
     """Let a worker's client bring nothing more of a partition: paused in its own thread, as librdkafka wants it."""
-    standing, done = worker.listener.assignment, threading.Event()
-    look = standing.look
+    assignment, done = worker.consumer_loop.assignment, threading.Event()
+    look = assignment.look
 
     def pause_and_look() -> None:
         if not done.is_set():
-            worker.listener.consumer.pause([TopicPartition(topic, partition)])
+            worker.consumer_loop.consumer.pause([TopicPartition(topic, partition)])
             done.set()
         look()
 
-    standing.look = pause_and_look  # type: ignore[method-assign] # the fault
+    assignment.look = pause_and_look  # type: ignore[method-assign] # the fault
     wait_until(done.is_set, "it is kept back")
 
 
@@ -137,9 +137,9 @@ def test_a_stall_is_told_in_every_place_and_once(kitchen: Kitchen, db: Database)
     kitchen.start_here()
     workers = [kitchen.worker(patience=HASTY) for _ in range(2)]
     with capture_logs() as lines, running(*workers):
-        wait_until(lambda: all(one.listener.assignment.next for one in workers), "both hold partitions")
-        wait_until(lambda: sum(len(one.listener.assignment.next) for one in workers) == 24)
-        mine = next(one for one in workers if ("order.events", 3) in one.listener.assignment.next)
+        wait_until(lambda: all(one.consumer_loop.assignment.next for one in workers), "both hold partitions")
+        wait_until(lambda: sum(len(one.consumer_loop.assignment.next) for one in workers) == 24)
+        mine = next(one for one in workers if ("order.events", 3) in one.consumer_loop.assignment.next)
         keep_back(mine, "order.events", 3)
         load(kitchen, "o")
         wait_until(lambda: db.one(HANDLED) == 11, "11 handled")
@@ -179,7 +179,12 @@ def test_a_partition_in_nobodys_hands_is_noticed(kitchen: Kitchen, db: Database)
 
             def shared() -> bool:
                 deaf.poll(0.05)
-                return len(worker.listener.assignment.next) + len(deaf.assignment()) == 24 > len(deaf.assignment()) > 0
+                return (
+                    len(worker.consumer_loop.assignment.next) + len(deaf.assignment())
+                    == 24
+                    > len(deaf.assignment())
+                    > 0
+                )
 
             wait_until(shared, "the partitions are shared")
             held = len(deaf.assignment())
@@ -205,19 +210,19 @@ def test_an_outage_is_no_stall_and_no_reason_for_a_new_client(
     counted = Counted(db)
     worker = kitchen.worker(patience=Patience(1, 1), connect=counted.connect)
     with capture_logs() as lines, running(worker):
-        wait_until(lambda: len(worker.listener.assignment.next) == 24)
+        wait_until(lambda: len(worker.consumer_loop.assignment.next) == 24)
         server.kill()
         try:
             load(kitchen, "o")
-            wait_until(lambda: worker.listener.waits, "it waits")
+            wait_until(lambda: worker.consumer_loop.waits, "it waits")
             with pytest.raises(NotReadyError, match="waits to be committed: the database: OperationalError"):
-                worker.listener.ready()
+                worker.consumer_loop.ready()
             before = counted.tries
             wait_until(lambda: counted.tries > before + 40, "forty tries in vain")
         finally:
             server.start()
         wait_until(lambda: db.one(HANDLED) == 12, "12 handled")
-        worker.listener.ready()
+        worker.consumer_loop.ready()
 
     assert not {"progress stalled", "client made anew"} & {line["event"] for line in lines}
     assert told(db) == []

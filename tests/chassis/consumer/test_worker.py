@@ -8,7 +8,7 @@ import pytest
 
 from quadrille.ids import uuid7
 from quadrille_cli.stack import Stack
-from tests.chassis.support.database import Database, heard, wait_until
+from tests.chassis.support.database import Database, envelope_of, wait_until
 from tests.chassis.support.kafka_harness import Kitchen, Running, running
 from tests.chassis.support.sample_messages import BreadOrdered, MealOrdered, OrderDropped, TastingBooked
 
@@ -28,7 +28,7 @@ def all_went_well(kitchen: Kitchen, db: Database, orders: int) -> None:
     """Wait until everything is handled; then every loaf is back, each event said once and numbered, nothing parked."""
     wait_until(lambda: db.one(HANDLED) == 2 * orders, f"{2 * orders} handled, not {db.one(HANDLED)}")
     wait_until(kitchen.caught_up)
-    numbers = [n for (n,) in db.said("sequence")]
+    numbers = [n for (n,) in db.emitted("sequence")]
     assert (len(numbers), max(numbers)) == (2 * orders, 2)
     assert (db.one("SELECT sum(available) FROM level"), db.parked()) == (1000, [])
 
@@ -86,7 +86,7 @@ def test_a_timer_comes_after_what_was_unread_when_it_fell_due(kitchen: Kitchen, 
     """The worker was away past a timer's time: it first reads all there is, then the timer fires."""
     db.fill(rye=1000)
     kitchen.start_here()
-    db.commit(heard(TastingBooked("o-1", datetime.now(UTC))), service=kitchen.service())
+    db.commit(envelope_of(TastingBooked("o-1", datetime.now(UTC))), service=kitchen.service())
     load(kitchen, 100, "other")
     last = [kitchen.tell(BreadOrdered("o-1"), 4), kitchen.tell(OrderDropped("o-1"), 4)][-1]
     kitchen.flush()
@@ -144,7 +144,7 @@ def test_a_recovery_the_relay_has_noted_is_told_by_the_worker(kitchen: Kitchen, 
     db.rows("INSERT INTO relay_recovery (id, cause, rows, seconds) VALUES (%s, 'slot lost', 3, 0.5)", uuid7())
 
     with running(kitchen.worker()):
-        wait_until(lambda: db.said("type", "aggregatetype") == [("relay.recovered", "ops.events")])
+        wait_until(lambda: db.emitted("type", "aggregatetype") == [("relay.recovered", "ops.events")])
     assert db.one("SELECT bool_and(announced) FROM relay_recovery")
 
 
@@ -158,13 +158,13 @@ def test_timers_wait_for_what_another_worker_has_still_to_handle(kitchen: Kitche
         kitchen.tell(OrderDropped(f"o-{n}"), n)
     kitchen.flush()
     worker = kitchen.worker()
-    standing = worker.listener.assignment
+    assignment = worker.consumer_loop.assignment
 
     with running(worker):
-        wait_until(lambda: (colleague.poll(0.05), standing.ends)[1])
-        wait_until(lambda: db.one(HANDLED) == sum(topic == "order.events" for topic, _ in [*standing.ends]))
-        standing.look()
-        assert not worker.listener.caught_up()
+        wait_until(lambda: (colleague.poll(0.05), assignment.ends)[1])
+        wait_until(lambda: db.one(HANDLED) == sum(topic == "order.events" for topic, _ in [*assignment.ends]))
+        assignment.look()
+        assert not worker.consumer_loop.caught_up()
         colleague.close()
-        wait_until(worker.listener.caught_up)
+        wait_until(worker.consumer_loop.caught_up)
         assert db.one(HANDLED) == 12

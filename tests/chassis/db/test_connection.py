@@ -14,7 +14,7 @@ from psycopg.pq import TransactionStatus
 from quadrille.db.connection import Session, pipelined
 from quadrille.processing.batch import process_batch
 from quadrille.service import Tx
-from tests.chassis.support.database import Database, heard
+from tests.chassis.support.database import Database, envelope_of
 from tests.chassis.support.kafka_harness import Kitchen
 from tests.chassis.support.sample_messages import BreadOrdered
 
@@ -144,8 +144,8 @@ def test_it_waits_for_no_more_than_it_must(
             assert tx.execute("SELECT 1", prepare=False).fetchone()
             tx.execute(SHELF, ["rye", 1], prepare=False)
         tx.pgconn.untrace()
-    said = (tmp_path / "wire").read_text("latin-1").splitlines()
-    turns = [line.split()[2] for line in said if line.split()[2] in ("F", "B")]
+    emitted = (tmp_path / "wire").read_text("latin-1").splitlines()
+    turns = [line.split()[2] for line in emitted if line.split()[2] in ("F", "B")]
 
     assert sum(one == "B" and before == "F" for before, one in pairwise(turns)) == waits
 
@@ -173,7 +173,7 @@ def test_a_session_plans_what_it_repeats_once(kitchen: Kitchen, db: Database) ->
     session = Session(db.connect)
     db.fill(rye=100)
     for number in range(12):
-        process_batch(session(), kitchen.service(), [heard(BreadOrdered(f"o-{number}"))])
+        process_batch(session(), kitchen.service(), [envelope_of(BreadOrdered(f"o-{number}"))])
     plans = session().execute(PLANS).fetchall()
     session.close()
 

@@ -14,19 +14,19 @@ from structlog.testing import capture_logs
 from quadrille.consumer import worker
 from quadrille.consumer.deserializer import RecordDeserializer
 from quadrille.db import schema
-from quadrille.db.retention import Upkeep
+from quadrille.db.retention import Retention
 from quadrille.ids import floor_of, milliseconds, uuid7
 from quadrille.messages import Event
 from quadrille.processing.envelope import Duplicate, Envelope, Handled, Parked
 from quadrille.testing.in_memory import PlainCodec
-from tests.chassis.support.database import Database, heard, wait_until
+from tests.chassis.support.database import Database, envelope_of, wait_until
 from tests.chassis.support.kafka_harness import Kitchen, running
-from tests.chassis.support.records import envelope
+from tests.chassis.support.records import record_headers
 from tests.chassis.support.sample_messages import BreadOrdered
 
 NOW = datetime.now(UTC).replace(hour=12)  # of the day the tests began on: midnight is far
 DAY = timedelta(days=1)
-UPKEEP = Upkeep()
+RETENTION = Retention()
 KEYS = """
 INSERT INTO idempotency_key SELECT 'c', 'POST /x', hours, '', '', '', now() - make_interval(hours => hours)
   FROM unnest(%s::int[]) hours"""
@@ -82,16 +82,16 @@ def left(db: Database, parent: str) -> list[int]:
 
 
 def clear(db: Database) -> None:
-    """Do a worker's upkeep."""
+    """Do a worker's retention."""
     with db.connect() as tx:
-        UPKEEP.prepare(tx, RecordDeserializer({}, PlainCodec()))
-        UPKEEP.clear(tx)
+        RETENTION.prepare(tx, RecordDeserializer({}, PlainCodec()))
+        RETENTION.clear(tx)
 
 
-def floor(db: Database) -> int:
+def horizon(db: Database) -> int:
     """Return how many days ago the floor is."""
     with db.connect() as tx:
-        found = datetime.fromtimestamp(UPKEEP.floor(tx) / 1000, UTC)
+        found = datetime.fromtimestamp(RETENTION.horizon(tx) / 1000, UTC)
     return (NOW.date() - found.date()).days
 
 
@@ -103,7 +103,7 @@ def test_days_past_their_time_go(aged: Database) -> None:
     with capture_logs() as told:
         clear(aged)
 
-    assert (left(aged, "outbox"), left(aged, "inbox"), floor(aged)) == ([], [8], 7)
+    assert (left(aged, "outbox"), left(aged, "inbox"), horizon(aged)) == ([], [8], 7)
     assert [line["reason"] for line in told] == [
         *(named("outbox", days) for days in OLD), *(named("inbox", days) for days in OLD[:-1]),
     ]  # fmt: skip
@@ -149,11 +149,11 @@ def test_a_parked_record_keeps_its_own_day(aged: Database, state: str, days: int
     """It stays until somebody has ended the record; the days before and since go, and the floor moves on."""
     aged.rows(PARKED, uuid7(milliseconds(ago(days))), state, "HANDLER")
     clear(aged)
-    assert (left(aged, "inbox"), floor(aged)) == ([days, 8], 7)
+    assert (left(aged, "inbox"), horizon(aged)) == ([days, 8], 7)
 
     aged.rows("UPDATE parked SET state = 'DISCARDED'")
     clear(aged)
-    assert (left(aged, "inbox"), floor(aged)) == ([8], 7)
+    assert (left(aged, "inbox"), horizon(aged)) == ([8], 7)
 
 
 def test_a_record_below_the_floor_holds_no_day(aged: Database) -> None:
@@ -162,7 +162,7 @@ def test_a_record_below_the_floor_holds_no_day(aged: Database) -> None:
     aged.rows(PARKED, uuid7(milliseconds(ago(3000))), "OPEN", "UNDECODABLE")
     clear(aged)
 
-    assert (left(aged, "inbox"), floor(aged)) == ([8], 7)
+    assert (left(aged, "inbox"), horizon(aged)) == ([8], 7)
 
 
 def test_a_day_that_an_intent_needs_stays(aged: Database) -> None:
@@ -170,20 +170,20 @@ def test_a_day_that_an_intent_needs_stays(aged: Database) -> None:
     aged.rows(TASK, uuid7(milliseconds(ago(9))))
     aged.rows(TASK, uuid7(milliseconds(NOW + DAY)))
     clear(aged)
-    assert (left(aged, "inbox"), floor(aged)) == ([9, 8], 7)
+    assert (left(aged, "inbox"), horizon(aged)) == ([9, 8], 7)
 
     aged.rows("DELETE FROM task")
     clear(aged)
-    assert (left(aged, "inbox"), floor(aged)) == ([8], 7)
+    assert (left(aged, "inbox"), horizon(aged)) == ([8], 7)
 
 
 def test_what_went_is_not_handled_twice(aged: Database) -> None:
     """An event handled on a day that is gone is parked as too old; by who missed it, as refused: no effect."""
     aged.fill(rye=100)
     body = BreadOrdered("o-1")
-    old = heard(body, uuid7(milliseconds(ago(10))))
+    old = envelope_of(body, uuid7(milliseconds(ago(10))))
     aged.commit(old)
-    assert len(aged.said()) == 1
+    assert len(aged.emitted()) == 1
     live_on(aged)
     clear(aged)
     assert left(aged, "inbox") == [8]
@@ -191,9 +191,9 @@ def test_what_went_is_not_handled_twice(aged: Database) -> None:
 
     assert [type(one) for one in aged.commit(again(reader, old, body))] == [Parked]
     assert aged.parked("error_class") == [("BELOW_FLOOR",)]
-    other = heard(BreadOrdered("o-2"), old.id)
+    other = envelope_of(BreadOrdered("o-2"), old.id)
     assert aged.commit(other) == [Parked("BELOW_FLOOR", "the event is older than the inbox can tell")]
-    assert (len(aged.said()), aged.one("SELECT available FROM level")) == (1, 99)
+    assert (len(aged.emitted()), aged.one("SELECT available FROM level")) == (1, 99)
 
 
 def live_on(db: Database, days: int = 8) -> None:
@@ -203,10 +203,10 @@ def live_on(db: Database, days: int = 8) -> None:
 
 
 def reader_of(db: Database) -> RecordDeserializer:
-    """Return a worker's reader, as its upkeep leaves it."""
+    """Return a worker's reader, as its retention leaves it."""
     reader = RecordDeserializer({BreadOrdered.type: BreadOrdered}, PlainCodec())
     with db.connect() as tx:
-        UPKEEP.prepare(tx, reader)
+        RETENTION.prepare(tx, reader)
     return reader
 
 
@@ -214,7 +214,7 @@ def test_ids_of_a_kept_day_are_compared(aged: Database) -> None:
     """Of a parked record's day what was handled is Seen, what was not is handled; days between are too old."""
     aged.fill(rye=100)
     bodies = {days: BreadOrdered(f"o-{days}") for days in (11, 10, 9)}
-    were = {days: heard(body, uuid7(milliseconds(ago(days)))) for days, body in bodies.items()}
+    were = {days: envelope_of(body, uuid7(milliseconds(ago(days)))) for days, body in bodies.items()}
     aged.commit(were[10], were[9])
     live_on(aged)
     stuck = uuid7(milliseconds(ago(10)))
@@ -225,11 +225,11 @@ def test_ids_of_a_kept_day_are_compared(aged: Database) -> None:
 
     assert aged.commit(again(reader, were[10], bodies[10])) == [Duplicate()]
     new = BreadOrdered("o-new")
-    late = again(reader, heard(new, uuid7(milliseconds(ago(10)))), new)
+    late = again(reader, envelope_of(new, uuid7(milliseconds(ago(10)))), new)
     assert [type(one) for one in aged.commit(late, late)] == [Handled, Duplicate]
     assert [type(one) for one in aged.commit(again(reader, were[9], bodies[9]))] == [Parked]
     assert [type(one) for one in aged.commit(again(reader, were[11], bodies[11]))] == [Parked]
-    assert sorted(aged.said("aggregateid")) == [("o-10",), ("o-9",), ("o-new",)]
+    assert sorted(aged.emitted("aggregateid")) == [("o-10",), ("o-9",), ("o-new",)]
     assert aged.parked("line", "error_class") == [
         ("o-1", "HANDLER"), ("o-11", "BELOW_FLOOR"), ("o-9", "BELOW_FLOOR"),
     ]  # fmt: skip
@@ -239,10 +239,10 @@ def test_days_lived_are_counted_not_measured(aged: Database) -> None:
     """A clock that jumped ahead by weeks makes all days old: those that were lived last are told all the same."""
     aged.fill(rye=100)
     bodies = {days: BreadOrdered(f"o-{days}") for days in (11, 10, 9)}
-    were = {days: heard(body, uuid7(milliseconds(ago(days)))) for days, body in bodies.items() if days != 10}
+    were = {days: envelope_of(body, uuid7(milliseconds(ago(days)))) for days, body in bodies.items() if days != 10}
     aged.commit(*were.values())
     clear(aged)
-    assert (left(aged, "inbox"), floor(aged)) == ([11, 9, 8], 7)
+    assert (left(aged, "inbox"), horizon(aged)) == ([11, 9, 8], 7)
     reader = reader_of(aged)
     assert aged.commit(*(again(reader, were[days], bodies[days]) for days in were)) == [Duplicate(), Duplicate()]
 
@@ -260,11 +260,13 @@ def test_a_forgotten_day_has_no_place_again(aged: Database) -> None:
     aged.rows("INSERT INTO inbox_gone VALUES (%s)", NOW.date())
     aged.rows(f"DROP TABLE {named('inbox', 0)}, {named('outbox', 0)}")
     aged.fill(rye=5)
-    assert aged.commit(heard(BreadOrdered("o-1"), uuid7(milliseconds(NOW.replace(hour=0, minute=0, second=0))))) == [
-        Parked("BELOW_FLOOR", "the event is older than the inbox can tell")
+    assert aged.commit(
+        envelope_of(BreadOrdered("o-1"), uuid7(milliseconds(NOW.replace(hour=0, minute=0, second=0))))
+    ) == [Parked("BELOW_FLOOR", "the event is older than the inbox can tell")]
+    assert [type(one) for one in aged.commit(envelope_of(BreadOrdered("o-2"), uuid7(milliseconds(ago(1)))))] == [
+        Handled
     ]
-    assert [type(one) for one in aged.commit(heard(BreadOrdered("o-2"), uuid7(milliseconds(ago(1)))))] == [Handled]
-    assert aged.said() == [("loaves.held", "o-2")]
+    assert aged.emitted() == [("loaves.held", "o-2")]
 
 
 def test_what_comes_while_a_day_is_about_to_go_keeps_it(aged: Database) -> None:
@@ -306,7 +308,7 @@ def test_a_clock_proves_nothing_published(aged: Database) -> None:
 def again(reader: RecordDeserializer, was: Envelope, body: Event) -> Envelope:
     """Return the same record as a worker reads it now."""
     assert was.record
-    record = type(was.record)(was.record.raw, envelope(was.id, body.type))
+    record = type(was.record)(was.record.raw, record_headers(was.id, body.type))
     return reader.read(record, was.key.encode(), None, milliseconds(NOW))
 
 
@@ -320,7 +322,7 @@ def test_a_commit_that_is_open_is_not_disturbed(aged: Database) -> None:
         slow.execute("SELECT count(*) FROM outbox")
         with capture_logs() as told:
             clear(aged)
-        aged.commit(heard(BreadOrdered("o-1")))
+        aged.commit(envelope_of(BreadOrdered("o-1")))
         slow.execute("INSERT INTO inbox VALUES (%b)", [uuid7()])
     assert [line["event"] for line in told] == ["old day is left for the next time: its table is busy"]
     assert left(aged, "outbox") == list(OLD)
@@ -330,7 +332,7 @@ def test_a_commit_that_is_open_is_not_disturbed(aged: Database) -> None:
 
 
 def test_days_go_once_by_many_and_under_load(aged: Database) -> None:
-    """Four workers do their upkeep at once while others commit: nobody fails, and the days are gone."""
+    """Four workers do their retention at once while others commit: nobody fails, and the days are gone."""
     aged.fill(rye=100_000)
     aged.rows(PROGRESS, NOW, None)
     stop, numbers = threading.Event(), iter(range(1_000_000))
@@ -338,7 +340,7 @@ def test_days_go_once_by_many_and_under_load(aged: Database) -> None:
     def commits() -> int:
         done = 0
         while not stop.is_set():
-            aged.commit(*(heard(BreadOrdered(f"o-{next(numbers)}")) for _ in range(5)))
+            aged.commit(*(envelope_of(BreadOrdered(f"o-{next(numbers)}")) for _ in range(5)))
             done += 5
         return done
 
@@ -357,7 +359,7 @@ def test_days_go_once_by_many_and_under_load(aged: Database) -> None:
             stop.set()
         committed = sum(one.result() for one in load)
 
-    assert committed == len(aged.said()) > 0
+    assert committed == len(aged.emitted()) > 0
 
 
 def test_a_worker_keeps_its_house(kitchen: Kitchen, aged: Database, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -372,8 +374,8 @@ def test_a_worker_keeps_its_house(kitchen: Kitchen, aged: Database, monkeypatch:
         wait_until(lambda: aged.rows("SELECT key FROM idempotency_key") == [("1",)])
 
     week = (NOW - schema.INBOX_DAYS * DAY).replace(hour=0, minute=0, second=0, microsecond=0)
-    assert made.reader.floor_ms == milliseconds(week)
-    assert floor_of(made.reader.floor_ms) <= uuid7(milliseconds(ago(7)))
+    assert made.reader.horizon_ms == milliseconds(week)
+    assert floor_of(made.reader.horizon_ms) <= uuid7(milliseconds(ago(7)))
 
 
 def test_days_are_told_whatever_plan_the_database_makes(db: Database) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from quadrille.db import schema
 from quadrille.ids import floor_of, milliseconds, uuid7
-from tests.chassis.support.database import Database, Migration, heard
+from tests.chassis.support.database import Database, Migration, envelope_of
 from tests.chassis.support.sample_messages import BreadOrdered
 
 PARTITIONS = "SELECT relname FROM pg_class WHERE relname ~ '^(inbox|outbox)_[0-9]{8}$'"
@@ -67,7 +67,7 @@ def test_partitions_are_made_once_by_many_and_under_load(db: Database) -> None:
     def commits() -> None:
         nonlocal committed
         while not stop.is_set():
-            db.commit(heard(BreadOrdered(f"o-{committed}")))
+            db.commit(envelope_of(BreadOrdered(f"o-{committed}")))
             committed += 1
 
     with ThreadPoolExecutor(8) as pool:
@@ -79,7 +79,7 @@ def test_partitions_are_made_once_by_many_and_under_load(db: Database) -> None:
         load.result()
 
     assert sorted(made) == [0, 0, 0, 0, 0, 18]
-    assert committed == len(db.said()) > 0
+    assert committed == len(db.emitted()) > 0
     ahead_of(db, schema.AHEAD_DAYS)
 
 

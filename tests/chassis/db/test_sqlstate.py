@@ -28,7 +28,7 @@ from quadrille.web.api import Pool
 from quadrille.web.command_batcher import CommandBatcher
 from quadrille.web.problems import Problem
 from tests.chassis.support import sample_service
-from tests.chassis.support.database import Database, chained, heard, wait_until
+from tests.chassis.support.database import Database, chained, envelope_of, wait_until
 from tests.chassis.support.kafka_harness import Kitchen, running
 from tests.chassis.support.sample_gateway import Oven, done, ordered, working
 from tests.chassis.support.sample_messages import BreadOrdered, LoavesHeld, Mode, ShelfFilled
@@ -49,7 +49,7 @@ VALUES = ("22001", "22003", "22021", "22P05", "23502", "23503", "23505", "23P01"
 
 
 @dataclass(frozen=True, slots=True)
-class WishForBread(Command):
+class OrderBread(Command):
     """Ask for a loaf."""
 
     order_id: str
@@ -119,7 +119,7 @@ def test_the_databases_own_state_parks_nothing(db: Database, state: str) -> None
 
     with refusing(db, state), pytest.raises(psycopg.Error):
         db.commit(*batch)
-    assert (db.position(), db.said(), db.parked()) == (0, [], [])
+    assert (db.position(), db.emitted(), db.parked()) == (0, [], [])
 
     assert [type(one) for one in db.commit(*batch)] == [Handled, Handled]
 
@@ -166,16 +166,16 @@ def test_a_batch_makes_the_day_that_is_missing(db: Database) -> None:
     batch = chained([BreadOrdered("o-1"), BreadOrdered("o-2")])
     with without_a_day(db):
         assert [type(one) for one in db.commit(*batch)] == [Handled, Handled]
-    assert (db.position(), db.said(), db.parked()) == (2, [("loaves.held", "o-1"), ("loaves.held", "o-2")], [])
+    assert (db.position(), db.emitted(), db.parked()) == (2, [("loaves.held", "o-1"), ("loaves.held", "o-2")], [])
 
 
 def test_a_poison_input_is_found_on_a_day_that_is_missing(db: Database) -> None:
     """One of the batch that finds no day breaks a constraint: that one parks, the days are made."""
     db.fill(rye=5, oat=0)
     batch = [
-        heard(BreadOrdered("o-1")),
-        heard(BreadOrdered("o-2", "oat", mode=Mode.FORCED)),
-        heard(BreadOrdered("o-3")),
+        envelope_of(BreadOrdered("o-1")),
+        envelope_of(BreadOrdered("o-2", "oat", mode=Mode.FORCED)),
+        envelope_of(BreadOrdered("o-3")),
     ]
     with without_a_day(db):
         assert [type(one) for one in db.commit(*batch)] == [Handled, Parked, Handled]
@@ -184,8 +184,8 @@ def test_a_poison_input_is_found_on_a_day_that_is_missing(db: Database) -> None:
 def test_the_api_alone_makes_the_day_that_is_missing(db: Database) -> None:
     """A command is stored and answered although no worker was there to make its day."""
 
-    def bake(wish: WishForBread, _: sample_service.Pantry) -> tuple[ShelfFilled, LoavesHeld]:
-        return ShelfFilled(wish.order_id, 1), LoavesHeld(wish.order_id, 1)
+    def bake(command: OrderBread, _: sample_service.Pantry) -> tuple[ShelfFilled, LoavesHeld]:
+        return ShelfFilled(command.order_id, 1), LoavesHeld(command.order_id, 1)
 
     on = HandlerRegistry("pantry", sample_service.Pantry)
     on.command(bake)
@@ -193,11 +193,11 @@ def test_the_api_alone_makes_the_day_that_is_missing(db: Database) -> None:
 
     async def asking() -> object:
         async with CommandBatcher(service, db.connect, Telemetry(Spans.disabled())) as intake:
-            return await intake.execute(heard(WishForBread("o-1")))
+            return await intake.execute(envelope_of(OrderBread("o-1")))
 
     with without_a_day(db):
         assert asyncio.run(asking()) == ShelfFilled("o-1", 1)
-    assert db.said() == [("loaves.held", "o-1")]
+    assert db.emitted() == [("loaves.held", "o-1")]
 
 
 @pytest.mark.parametrize("telling", ["beat", "recovery"])
@@ -243,24 +243,24 @@ def test_a_worker_begins_where_no_day_is(kitchen: Kitchen, db: Database) -> None
     kitchen.tell(BreadOrdered("o-1"))
     kitchen.flush()
     with without_a_day(db), running(kitchen.worker(beats=True)):
-        wait_until(lambda: db.said() and db.one("SELECT announced FROM relay_recovery"))
+        wait_until(lambda: db.emitted() and db.one("SELECT announced FROM relay_recovery"))
     assert db.parked() == []
 
 
 def test_a_worker_wakes_where_no_day_is(kitchen: Kitchen, db: Database) -> None:
-    """The machine was suspended for days: beats, events and upkeep go on, although no clock of ours has run."""
+    """The machine was suspended for days: beats, events and retention go on, although no clock of ours has run."""
     db.rows("TRUNCATE canary")
     db.fill(rye=5)
     kitchen.start_here()
     worker = kitchen.worker(beats=True)
     with running(worker):
-        wait_until(lambda: worker.listener.joined)
+        wait_until(lambda: worker.consumer_loop.joined)
         wait_until(lambda: db.one(BEATS))
         with without_a_day(db):
             seen = db.one(BEATS)
             kitchen.tell(BreadOrdered("o-1"))
             kitchen.flush()
-            wait_until(db.said)
+            wait_until(db.emitted)
             wait_until(lambda: db.one(BEATS) > seen)
     assert db.parked() == []
 
@@ -284,7 +284,7 @@ def test_a_worker_outlives_what_is_no_inputs_fault(kitchen: Kitchen, db: Databas
     kitchen.start_here()
     worker = kitchen.worker(beats=True)
     with running(worker) as (run,):
-        wait_until(lambda: worker.listener.joined)
+        wait_until(lambda: worker.consumer_loop.joined)
         db.rows("ALTER TABLE outbox ADD CONSTRAINT odd CHECK (type <> 'canary.beat') NOT VALID")
         try:
             with capture_logs() as told:
@@ -305,5 +305,5 @@ def test_a_record_with_a_long_key_is_parked(kitchen: Kitchen, db: Database) -> N
     kitchen.tell(BreadOrdered("o-1"), 0)
     kitchen.flush()
     with running(kitchen.worker()):
-        wait_until(db.said)
+        wait_until(db.emitted)
     assert db.parked("error_class", "length(line)") == [("UNDECODABLE", KEY_MAX)]

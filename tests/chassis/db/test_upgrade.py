@@ -49,7 +49,7 @@ def test_what_was_due_before_the_upgrade_is_done_after_it(old_database: Database
         wait_until(lambda: db.one("SELECT count(*) FROM task") == 2)
     assert db.rows("SELECT key FROM task ORDER BY key") == [("o-later",), ("o-leased",)]
     assert oven.calls == {"o-free": 1, "o-lapsed": 1}
-    assert sorted(db.said()) == [("cake.ready", "o-free"), ("cake.ready", "o-lapsed"), ("tasting.begun", "o-timer")]
+    assert sorted(db.emitted()) == [("cake.ready", "o-free"), ("cake.ready", "o-lapsed"), ("tasting.begun", "o-timer")]
 
 
 def test_nothing_is_named_after_the_old_table(old_database: Database) -> None:

@@ -28,19 +28,19 @@ class Server:
     def __init__(self, answer: Callable[[int], bytes | None], drip: float = 0) -> None:
         self._drip, self._ended = drip, threading.Event()
         self._answer = answer
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._consumer_loop = socket.create_server(("127.0.0.1", 0))
         self._open: list[socket.socket] = []
         self.requests: list[bytes] = []
         self.connections = 0
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.url = f"http://127.0.0.1:{self._consumer_loop.getsockname()[1]}"
         self._thread = threading.Thread(target=self._accept)
         self._thread.start()
 
     def close(self) -> None:
         """Stop listening and end every connection."""
         self._ended.set()
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
+        self._consumer_loop.shutdown(socket.SHUT_RDWR)
+        self._consumer_loop.close()
         self.drop_all()
         self._thread.join(60)
 
@@ -55,7 +55,7 @@ class Server:
         threads = []
         while True:
             try:
-                connection, _ = self._listener.accept()
+                connection, _ = self._consumer_loop.accept()
             except OSError:
                 break
             self.connections += 1

@@ -24,7 +24,7 @@ from quadrille.processing.envelope import Envelope, LeasedIntent, Outcome, Recor
 from quadrille.processing.telemetry import Telemetry
 from quadrille.tasks.executor import IntentExecutor
 from quadrille.tasks.leases import Rescheduled
-from tests.chassis.support.database import Database, heard
+from tests.chassis.support.database import Database, envelope_of
 from tests.chassis.support.otlp_receiver import Sink, attributes
 from tests.chassis.support.records import envelope
 from tests.chassis.support.sample_gateway import kitchen_with
@@ -42,7 +42,7 @@ def sent(spans: Spans, sink: Sink) -> dict[str, Decoded]:
 
 def commit(spans: Spans, db: Database, *traces: Context) -> list[Envelope]:
     """Commit one batch with an input of each trace, and note it as a worker does."""
-    inputs = [heard(BreadOrdered(f"o-{n}"), trace=trace) for n, trace in enumerate(traces)]
+    inputs = [envelope_of(BreadOrdered(f"o-{n}"), trace=trace) for n, trace in enumerate(traces)]
     began = time.time_ns()
     outcomes: Sequence[Outcome] = db.commit(*inputs)
     Telemetry(spans).handled(list(zip(inputs, outcomes, strict=True)), began)
@@ -119,10 +119,10 @@ def test_a_call_outside_hangs_below_its_errand(recorded: Spans, sink: Sink) -> N
         executor.end()
         outside.shutdown()
     found = sent(recorded, sink)
-    errand, call = found[BakeCake.type], found["POST"]
+    policy, call = found[BakeCake.type], found["POST"]
 
-    assert (errand.parent_span_id.hex(), errand.span_id.hex()) == (entry.trace.span_id, entry.span_id)
-    assert (call.parent_span_id, call.kind) == (errand.span_id, Decoded.SPAN_KIND_CLIENT)
+    assert (policy.parent_span_id.hex(), policy.span_id.hex()) == (entry.trace.span_id, entry.span_id)
+    assert (call.parent_span_id, call.kind) == (policy.span_id, Decoded.SPAN_KIND_CLIENT)
     assert attributes(call) == {
         "http.request.method": "POST", "http.response.status_code": 200, "server.address": "127.0.0.1",
         "server.port": outside.server_port, "url.full": f"{outside.url}/base/v1/traces",

@@ -150,21 +150,21 @@ class Deaf:
 
     def __init__(self, hello: bytes) -> None:
         self.hello = hello
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
+        self._consumer_loop = socket.create_server(("127.0.0.1", 0))
+        self.port = self._consumer_loop.getsockname()[1]
         threading.Thread(target=self._serve, daemon=True).start()
 
     def _serve(self) -> None:
         with contextlib.suppress(OSError):
             while True:
-                line = self._listener.accept()[0]
+                line = self._consumer_loop.accept()[0]
                 line.recv(65_536)
                 line.sendall(self.hello)
                 line.close()
 
     def close(self) -> None:
         """Stop."""
-        self._listener.close()
+        self._consumer_loop.close()
 
 
 @pytest.fixture

@@ -53,19 +53,19 @@ class CakeEaten(Reply):
     outcome: Literal["ACCEPTED", "NOT_READY", "UNKNOWN"]
 
 
-def eat(wish: EatCake, pantry: Pantry) -> tuple[CakeEaten | CakeReady | BakeCake, ...]:
+def eat(command: EatCake, pantry: Pantry) -> tuple[CakeEaten | CakeReady | BakeCake, ...]:
     """Eat it, say so, and bake another one."""
-    cake = pantry.cakes.get(wish.order_id)
+    cake = pantry.cakes.get(command.order_id)
     if cake is None:
-        return (CakeEaten(wish.order_id, "UNKNOWN"),)
+        return (CakeEaten(command.order_id, "UNKNOWN"),)
     if cake.state != "READY":
-        return (CakeEaten(wish.order_id, "NOT_READY"),)
-    pantry.cakes.put(wish.order_id, replace(cake, state=f"eaten by {wish.eater}"))
-    if wish.remark == "unlucky":
-        raise Unlucky(wish.remark)
-    if wish.remark == "away":
-        raise Infrastructure(wish.remark)
-    return CakeEaten(wish.order_id, "ACCEPTED"), CakeReady(wish.order_id, 1), BakeCake(wish.order_id)
+        return (CakeEaten(command.order_id, "NOT_READY"),)
+    pantry.cakes.put(command.order_id, replace(cake, state=f"eaten by {command.eater}"))
+    if command.remark == "unlucky":
+        raise Unlucky(command.remark)
+    if command.remark == "away":
+        raise Infrastructure(command.remark)
+    return CakeEaten(command.order_id, "ACCEPTED"), CakeReady(command.order_id, 1), BakeCake(command.order_id)
 
 
 def look(tx: Tx, order_id: str) -> dict[str, object] | None:
@@ -92,10 +92,10 @@ Ask = Callable[..., tuple[int, Any]]
 
 
 @contextmanager
-def port(connect: Callable[[], Tx], deed: OperatorAction = EAT) -> Iterator[Ask]:
+def port(connect: Callable[[], Tx], action: OperatorAction = EAT) -> Iterator[Ask]:
     """The ops port of a pantry's worker, and a way to ask it."""
     context = ProcessContext(Settings.model_validate(NOWHERE), service(), connect, Spans.disabled())
-    with ops.serve("127.0.0.1:0", "pantry", "worker", {}, routes=actions.routes([deed], context, "worker")) as server:
+    with ops.serve("127.0.0.1:0", "pantry", "worker", {}, routes=actions.routes([action], context, "worker")) as server:
 
         def ask(order_id: str, body: object) -> tuple[int, Any]:
             line = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=60)
@@ -131,7 +131,7 @@ def test_a_deed_its_facts_and_its_row_are_one(kept: Database) -> None:
 
     after = {"state": "eaten by local"}
     assert (status, told["outcome"], told["audit_number"], told["order"]) == (202, "ACCEPTED", 1, after)
-    assert kept.said() == [("cake.ready", order_id)]
+    assert kept.emitted() == [("cake.ready", order_id)]
     assert kept.rows("SELECT type, key FROM task") == [("bake_cake", order_id)]
     kept_after = {"outcome": "ACCEPTED", "order": after}
     row = (1, "local", "eat", order_id, WHY["reason"], {"order": {"state": "READY"}}, kept_after)
@@ -146,7 +146,7 @@ def test_a_refused_deed_leaves_its_row_and_nothing_else(kept: Database) -> None:
         assert (status, told["rule"], told["state"], told["detail"]) == (409, "NOT_READY", "WANTED", EAT_LATER)
         assert ask(nobody, {"spoon": "LARGE", **WHY})[0] == 404
 
-    assert kept.said() == []
+    assert kept.emitted() == []
     assert [(r[3], r[6]["outcome"]) for r in kept.rows(CHAIN)] == [(order_id, "NOT_READY"), (nobody, "UNKNOWN")]
 
 
@@ -154,7 +154,7 @@ EAT_LATER = "Wait until it is ready."
 
 
 @pytest.mark.parametrize(
-    ("wish", "status", "slug"),
+    ("command", "status", "slug"),
     [
         ({"spoon": "LARGE", "remark": "unlucky"}, 500, "internal"),
         ({"spoon": "LARGE", "remark": "away"}, 503, "dependency-unavailable"),
@@ -165,19 +165,19 @@ EAT_LATER = "Wait until it is ready."
         ({}, 422, "validation-failed"),
     ],
 )  # fmt: skip
-def test_what_does_not_happen_leaves_nothing(kept: Database, wish: dict[str, str], status: int, slug: str) -> None:
+def test_what_does_not_happen_leaves_nothing(kept: Database, command: dict[str, str], status: int, slug: str) -> None:
     """A bug, a registry that is away, a body that is not valid: no change, no event, no row."""
     order_id = bake(kept)
     with port(kept.connect) as ask:
-        found, told = ask(order_id, {**WHY, **wish})
+        found, told = ask(order_id, {**WHY, **command})
 
     assert (found, told["type"].rpartition("/")[2]) == (status, slug)
     assert kept.rows("SELECT state FROM cake") == [("READY",)]
-    assert (kept.said(), kept.rows(CHAIN)) == ([], [])
+    assert (kept.emitted(), kept.rows(CHAIN)) == ([], [])
 
 
 def test_sixteen_at_once_eat_one_cake_once(kept: Database) -> None:
-    """One deed asked for by sixteen at once happens once; fifteen are refused, and the chain has all of them, whole."""
+    """One action asked for by sixteen at once happens once; fifteen are refused, and the chain has all of them, whole."""
     order_id, statuses = bake(kept), Counter[int]()
     with port(kept.connect) as ask:
 
@@ -191,7 +191,7 @@ def test_sixteen_at_once_eat_one_cake_once(kept: Database) -> None:
             thread.join(60)
 
     assert statuses == {202: 1, 409: 15}
-    assert kept.said() == [("cake.ready", order_id)]
+    assert kept.emitted() == [("cake.ready", order_id)]
     assert [row[0] for row in kept.rows(CHAIN)] == list(range(1, 17))
     with kept.connect() as tx:
         assert audit.flaw(tx) is None
@@ -215,7 +215,7 @@ def test_without_a_database_nothing_happens_and_that_is_said(kept: Database) -> 
 def test_an_order_held_by_another_is_not_waited_for_without_end(
     kept: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While another transaction holds the order, a deed is refused in time, to be asked again: nothing was stored."""
+    """While another transaction holds the order, an action is refused in time, to be asked again: nothing was stored."""
     monkeypatch.setattr(actions, "PATIENCE", "SET LOCAL lock_timeout = '200ms'")
     order_id = bake(kept)
     with port(kept.connect) as ask, kept.connect() as other:
@@ -228,7 +228,7 @@ def test_an_order_held_by_another_is_not_waited_for_without_end(
 
 
 def test_an_outcome_nobody_answers_fails_the_start(kept: Database) -> None:
-    """A deed whose reply may come to something without an answer, or whose answer is no problem of ours, is refused."""
+    """An action whose reply may come to something without an answer, or whose answer is no problem of ours, is refused."""
     context = ProcessContext(Settings.model_validate(NOWHERE), service(), kept.connect, Spans.disabled())
     for answers in ({"ACCEPTED": EAT.answers["ACCEPTED"]}, {**EAT.answers, "NOT_READY": Refusal("no-such-slug")}):
         with pytest.raises(TypeError, match="eat: EatCake may come to"):
@@ -253,8 +253,8 @@ def test_a_changed_chain_names_its_first_bad_row(kept: Database, edit: str, name
     with kept.connect() as tx:
         for number in range(1, 7):
             with tx.transaction():
-                deed = audit.Action("local", "eat", f"order {number}", "ü\\\"'", None, {"a": [1.5, "ü", None]})
-                assert audit.record(tx, deed) == number
+                action = audit.Action("local", "eat", f"order {number}", "ü\\\"'", None, {"a": [1.5, "ü", None]})
+                assert audit.record(tx, action) == number
         assert audit.flaw(tx) is None
         kept.rows(edit)
         assert audit.flaw(tx) == named

@@ -23,7 +23,7 @@ WHY = {"reason": "a customer called"}
 JSON = {"Content-Type": "application/json"}
 
 
-class Wish(Document):
+class Wanted(Document):
     """What the test's write takes."""
 
     how: Literal["ONE", "OTHER"]
@@ -35,9 +35,9 @@ def read(asked: OpsRequest) -> OpsResponse:
 
 
 def write(asked: OpsRequest) -> OpsResponse:
-    wish, identity = asked.read(Wish), asked.identity("order_id")
+    wanted, identity = asked.read(Wanted), asked.identity("order_id")
     return OpsResponse(
-        202, {"id": str(identity), "how": wish.how, "often": wish.often, "by": asked.actor, "why": asked.reason}
+        202, {"id": str(identity), "how": wanted.how, "often": wanted.often, "by": asked.actor, "why": asked.reason}
     )
 
 
@@ -181,14 +181,14 @@ def test_an_answer_never_depends_on_what_went_before_it(caller: Caller) -> None:
 
 def test_other_media_types_and_web_pages_write_nothing(caller: Caller) -> None:
     """A form is 415; a browser, which names its Origin, is refused whatever it sends."""
-    wish = {"how": "ONE", **WHY}
-    assert caller.problem("POST", ACT, wish, Content_Type="text/plain")[0] == "unsupported-media-type"
+    wanted = {"how": "ONE", **WHY}
+    assert caller.problem("POST", ACT, wanted, Content_Type="text/plain")[0] == "unsupported-media-type"
     assert (
-        caller.problem("POST", ACT, wish, Content_Type="application/json; charset=latin-1")[0]
+        caller.problem("POST", ACT, wanted, Content_Type="application/json; charset=latin-1")[0]
         == "unsupported-media-type"
     )
-    assert caller.problem("POST", ACT, wish, Origin="http://127.0.0.1:8101")[0] == "unauthorized"
-    assert caller.ask("POST", ACT, wish, Content_Type="application/json; charset=UTF-8")[0] == 202
+    assert caller.problem("POST", ACT, wanted, Origin="http://127.0.0.1:8101")[0] == "unauthorized"
+    assert caller.ask("POST", ACT, wanted, Content_Type="application/json; charset=UTF-8")[0] == 202
 
 
 def test_a_write_comes_from_this_machine(port: int) -> None:

@@ -15,7 +15,7 @@ from quadrille.processing.envelope import Busy, Duplicate, Failed, Handled, Offs
 from quadrille.processing.unit_of_work import FencedError
 from quadrille.service import Tx
 from tests.chassis.support import sample_service
-from tests.chassis.support.database import Database, chained, heard, once
+from tests.chassis.support.database import Database, chained, envelope_of, once
 from tests.chassis.support.sample_messages import (
     BreadOrdered,
     CakeOrdered,
@@ -34,12 +34,12 @@ from tests.chassis.support.sample_messages import (
 def test_an_input_has_its_effect_once(db: Database) -> None:
     """The same id twice in a batch, or later, is Seen: held once, said once."""
     db.fill(rye=5)
-    order = heard(BreadOrdered("o-1", quantity=2))
+    order = envelope_of(BreadOrdered("o-1", quantity=2))
 
     assert db.commit(order, order) == [Handled((LoavesHeld("o-1", 2),)), Duplicate()]
     assert db.commit(order) == [Duplicate()]
 
-    assert db.said() == [("loaves.held", "o-1")]
+    assert db.emitted() == [("loaves.held", "o-1")]
     assert db.one("SELECT available FROM level") == 3
 
 
@@ -47,11 +47,11 @@ def test_the_second_input_of_a_batch_sees_the_first(db: Database) -> None:
     """Placed and dropped in one batch: held, returned, and the shelf is as it was."""
     db.fill(rye=5)
 
-    outcomes = db.commit(heard(BreadOrdered("o-1", quantity=2)), heard(OrderDropped("o-1")))
+    outcomes = db.commit(envelope_of(BreadOrdered("o-1", quantity=2)), envelope_of(OrderDropped("o-1")))
 
     assert outcomes == [Handled((LoavesHeld("o-1", 2),)), Handled((LoavesReturned("o-1", 2),))]
     assert db.one("SELECT available FROM level") == 5
-    assert db.said("type", "sequence") == [("loaves.held", 1), ("loaves.returned", 2)]
+    assert db.emitted("type", "sequence") == [("loaves.held", 1), ("loaves.returned", 2)]
 
 
 @pytest.mark.proves("L4")
@@ -59,20 +59,20 @@ def test_a_cancellation_that_comes_first_leaves_a_tombstone(db: Database) -> Non
     """Dropped before it is placed, in one batch or two: the late order does nothing (law L4)."""
     db.fill(rye=5)
 
-    db.commit(heard(OrderDropped("o-1")))
-    assert db.commit(heard(BreadOrdered("o-1"))) == [Handled()]
-    assert db.commit(heard(OrderDropped("o-2")), heard(BreadOrdered("o-2")))[1] == Handled()
+    db.commit(envelope_of(OrderDropped("o-1")))
+    assert db.commit(envelope_of(BreadOrdered("o-1"))) == [Handled()]
+    assert db.commit(envelope_of(OrderDropped("o-2")), envelope_of(BreadOrdered("o-2")))[1] == Handled()
 
     assert db.one("SELECT available FROM level") == 5
-    assert db.said() == [("loaves.returned", "o-1"), ("loaves.returned", "o-2")]
+    assert db.emitted() == [("loaves.returned", "o-1"), ("loaves.returned", "o-2")]
 
 
 def test_what_one_input_says_twice_has_two_ids(db: Database) -> None:
     """Several events of one input: an ordinal per type in the id, a sequence per topic and key, in the order said."""
-    meal = heard(MealOrdered("o-1"))
-    db.commit(meal, heard(MealOrdered("o-1")))
+    meal = envelope_of(MealOrdered("o-1"))
+    db.commit(meal, envelope_of(MealOrdered("o-1")))
 
-    rows = db.said("id", "type", "aggregatetype", "sequence", "causationid")[:3]
+    rows = db.emitted("id", "type", "aggregatetype", "sequence", "causationid")[:3]
     assert rows == [
         (event_id("pantry", meal.id, "dish.served", 0), "dish.served", "pantry.events", 1, meal.id),
         (event_id("pantry", meal.id, "soup.served", 0), "soup.served", "ops.events", 1, meal.id),
@@ -82,13 +82,13 @@ def test_what_one_input_says_twice_has_two_ids(db: Database) -> None:
         ("ops.events", "o-1", 2),
         ("pantry.events", "o-1", 4),
     ]
-    assert [s for (s,) in db.said("sequence")] == [1, 1, 2, 3, 2, 4]
+    assert [s for (s,) in db.emitted("sequence")] == [1, 1, 2, 3, 2, 4]
 
 
 def test_a_timer_carries_its_due_time_in_its_id(db: Database) -> None:
     """A task row of a timer falls due when it says, and its id is of that instant, for the inbox's partitions."""
     due = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
-    booked = heard(TastingBooked("o-1", due))
+    booked = envelope_of(TastingBooked("o-1", due))
 
     db.commit(booked)
 
@@ -105,9 +105,9 @@ def test_the_positions_move_with_the_effects(db: Database) -> None:
     db.start_at("payment.events", 3, 0)
 
     db.commit(
-        heard(BreadOrdered("o-1"), None, OffsetRange("order.events", 0, 7, 19)),
-        heard(CakeOrdered("o-2"), None, OffsetRange("payment.events", 3, 0, 1)),
-        heard(BreadOrdered("o-3"), None, OffsetRange("order.events", 0, 19, 20)),
+        envelope_of(BreadOrdered("o-1"), None, OffsetRange("order.events", 0, 7, 19)),
+        envelope_of(CakeOrdered("o-2"), None, OffsetRange("payment.events", 3, 0, 1)),
+        envelope_of(BreadOrdered("o-3"), None, OffsetRange("order.events", 0, 19, 20)),
     )
 
     assert (db.position(), db.position("payment.events", 3)) == (20, 1)
@@ -122,7 +122,7 @@ def test_a_batch_from_a_position_that_moved_is_fenced_whole(db: Database) -> Non
     with pytest.raises(FencedError):
         db.commit(*chained([BreadOrdered("o-1")], partition=1), *chained([BreadOrdered("o-2")], since=3))
 
-    assert (db.position(), db.position(partition=1), db.said()) == (4, 0, [])
+    assert (db.position(), db.position(partition=1), db.emitted()) == (4, 0, [])
     assert db.one("SELECT count(*) FROM inbox") == 0
 
 
@@ -137,7 +137,7 @@ def test_a_handler_that_raises_is_rewound_and_its_order_alone_waits(db: Database
     assert [n for n, outcome in enumerate(outcomes) if not isinstance(outcome, Handled)] == [56]
     assert outcomes[56] == Parked("HANDLER", "Unlucky while handling bread.ordered")
     assert db.one("SELECT available FROM level") == 901
-    assert db.one("SELECT count(*) FROM hold") == len(db.said()) == db.one("SELECT count(*) FROM inbox") == 99
+    assert db.one("SELECT count(*) FROM hold") == len(db.emitted()) == db.one("SELECT count(*) FROM inbox") == 99
     assert (db.position(), db.parked()) == (100, [("o-56", "HANDLER")])
     assert db.one("SELECT count(*) FROM stream WHERE key = 'o-56'") == 0
 
@@ -147,11 +147,11 @@ def test_what_a_failed_handler_said_is_forgotten(db: Database, mode: Mode) -> No
     """A row nobody loaded, an event too large, one under another key, a bug, one too early: parked, nothing said."""
     db.fill(rye=5)
 
-    outcomes = db.commit(heard(BreadOrdered("o-1", mode=mode)), heard(BreadOrdered("o-2")))
+    outcomes = db.commit(envelope_of(BreadOrdered("o-1", mode=mode)), envelope_of(BreadOrdered("o-2")))
 
     wanted = "CAUSALITY" if mode is Mode.EARLY else "HANDLER"
     assert [getattr(o, "error_class", "") for o in outcomes] == [wanted, ""]
-    assert (db.said(), db.one("SELECT available FROM level")) == ([("loaves.held", "o-2")], 4)
+    assert (db.emitted(), db.one("SELECT available FROM level")) == ([("loaves.held", "o-2")], 4)
 
 
 def test_what_the_database_refuses_is_found_by_halving(db: Database) -> None:
@@ -168,7 +168,7 @@ def test_what_the_database_refuses_is_found_by_halving(db: Database) -> None:
 
     assert [n for n, outcome in enumerate(outcomes) if not isinstance(outcome, Handled)] == [72]
     assert (db.position(), db.position(partition=1)) == (50, 550)
-    assert (db.one("SELECT available FROM level WHERE sku = 'rye'"), len(db.said())) == (901, 99)
+    assert (db.one("SELECT available FROM level WHERE sku = 'rye'"), len(db.emitted())) == (901, 99)
     assert db.parked("line", "error_class", "error") == [
         ("o-36", "HANDLER", "CheckViolation while handling bread.ordered")
     ]
@@ -178,7 +178,7 @@ def test_halving_is_silent(db: Database, caplog: pytest.LogCaptureFixture) -> No
     """Psycopg's warning about each aborted pipeline is left out; a warning that tells something is not."""
     db.fill(oat=0)
     with caplog.at_level(logging.WARNING, "psycopg"):
-        db.commit(heard(BreadOrdered("o-1", "oat", mode=Mode.FORCED)), heard(BreadOrdered("o-2", "oat")))
+        db.commit(envelope_of(BreadOrdered("o-1", "oat", mode=Mode.FORCED)), envelope_of(BreadOrdered("o-2", "oat")))
         assert not caplog.records
         logging.getLogger("psycopg").warning("error ignored terminating %r: %s", "x", psycopg.OperationalError("lost"))
     assert [r.getMessage() for r in caplog.records] == ["error ignored terminating 'x': lost"]
@@ -193,7 +193,7 @@ def test_a_body_that_load_cannot_take_parks_alone(db: Database) -> None:
     outcomes = db.commit(*chained(bodies))
 
     assert [n for n, outcome in enumerate(outcomes) if not isinstance(outcome, Handled)] == [5]
-    assert (db.position(), len(db.said()), db.parked("line")) == (8, 7, [("o-5",)])
+    assert (db.position(), len(db.emitted()), db.parked("line")) == (8, 7, [("o-5",)])
 
 
 class Cut(sample_service.PantryStore):
@@ -220,7 +220,7 @@ def test_a_session_that_is_cut_parks_nothing(db: Database) -> None:
 
     with pytest.raises(psycopg.OperationalError):
         db.commit(*batch, service=cut)
-    assert (db.position(), db.said(), db.parked()) == (0, [], [])
+    assert (db.position(), db.emitted(), db.parked()) == (0, [], [])
 
     assert [type(o) for o in db.commit(*batch, service=cut)] == [Handled, Handled]
     assert db.position() == 2
@@ -243,7 +243,10 @@ def test_a_missing_column_parks_nothing(db: Database) -> None:
 def test_a_command_that_fails_is_answered_and_leaves_nothing(db: Database) -> None:
     """A command that raises, or that the database refuses, is Failed: never parked, its neighbours unharmed."""
     outcomes = db.commit(
-        heard(FillShelf("rye", 5)), heard(FillShelf("oat", 13)), heard(FillShelf("rice", -1)), heard(FillShelf("u", 1))
+        envelope_of(FillShelf("rye", 5)),
+        envelope_of(FillShelf("oat", 13)),
+        envelope_of(FillShelf("rice", -1)),
+        envelope_of(FillShelf("u", 1)),
     )
 
     assert [type(o) for o in outcomes] == [Handled, Failed, Failed, Handled]
@@ -254,10 +257,10 @@ def test_a_command_that_fails_is_answered_and_leaves_nothing(db: Database) -> No
 
 def test_a_busy_request_waits_alone(db: Database) -> None:
     """While another transaction holds a request key its command is Busy and the rest of the batch commits."""
-    held = heard(FillShelf("rye", 5), request=once("key-1"))
-    free = heard(FillShelf("oat", 5), request=once("key-2"))
+    held = envelope_of(FillShelf("rye", 5), request=once("key-1"))
+    free = envelope_of(FillShelf("oat", 5), request=once("key-2"))
     with db.connect() as other, other.transaction():
-        process_batch(other, sample_service.service(), [heard(FillShelf("corn", 1), request=once("key-1"))])
+        process_batch(other, sample_service.service(), [envelope_of(FillShelf("corn", 1), request=once("key-1"))])
         assert [type(o) for o in db.commit(held, free)] == [Busy, Handled]
 
     assert [type(o) for o in db.commit(held)] == [Replayed]  # by now the other one has its answer stored
@@ -266,9 +269,9 @@ def test_a_busy_request_waits_alone(db: Database) -> None:
 
 def test_a_busy_request_is_done_when_the_other_is_not(db: Database) -> None:
     """A command whose key was held by a transaction that came to nothing is handled like any other."""
-    held = heard(FillShelf("rye", 5), request=once("key-1"))
+    held = envelope_of(FillShelf("rye", 5), request=once("key-1"))
     with db.connect() as other, other.transaction(force_rollback=True):
-        process_batch(other, sample_service.service(), [heard(FillShelf("corn", 1), request=once("key-1"))])
+        process_batch(other, sample_service.service(), [envelope_of(FillShelf("corn", 1), request=once("key-1"))])
         assert [type(o) for o in db.commit(held)] == [Busy]
 
     assert [type(o) for o in db.commit(held)] == [Handled]
@@ -284,7 +287,7 @@ def test_a_lone_input_that_lost_a_race_gets_a_second_chance(db: Database) -> Non
             super().save(tx, work)
 
     db.fill(rye=5)
-    assert db.commit(heard(BreadOrdered("o-1")), service=sample_service.service(store=Raced())) == [Handled()]
+    assert db.commit(envelope_of(BreadOrdered("o-1")), service=sample_service.service(store=Raced())) == [Handled()]
     assert db.one("SELECT available FROM level") == 5
 
 
@@ -293,7 +296,7 @@ def test_an_id_of_a_day_without_a_partition_parks(db: Database) -> None:
     db.fill(rye=5)
     db.start_at()
     batch = chained([BreadOrdered("o-1"), BreadOrdered("o-2")])
-    far = heard(BreadOrdered("o-3"), UUID(int=(2**128 - 1)), OffsetRange("order.events", 0, 2, 3))
+    far = envelope_of(BreadOrdered("o-3"), UUID(int=(2**128 - 1)), OffsetRange("order.events", 0, 2, 3))
 
     assert [type(o) for o in db.commit(*batch, far)] == [Handled, Handled, Parked]
     assert (db.position(), db.parked("line")) == (3, [("o-3",)])

@@ -59,12 +59,12 @@ PLANTS = {
         test_races.test_the_same_event_by_four_at_once_has_one_effect,
     ),
     "later facts pass a parked one": Plant(
-        unit_of_work, "BatchState.admits", "return not line or line[0] == heard.id", "return True or line",
+        unit_of_work, "BatchState.admits", "return not lane or lane[0] == envelope.id", "return True or lane",
         test_parking.test_what_follows_a_parked_fact_of_its_order_waits_behind_it,
     ),
     "a parked input of a halved batch leaves its position": Plant(
-        committing, "_process_single", "unit_of_work.begin(tx, [heard])",
-        "unit_of_work.begin(tx, [replace(heard, origin=None)])",
+        committing, "_process_single", "unit_of_work.begin(tx, [envelope])",
+        "unit_of_work.begin(tx, [replace(envelope, origin=None)])",
         test_batch.test_what_the_database_refuses_is_found_by_halving,
     ),
     "a halved batch forgets its second half": Plant(
@@ -87,13 +87,13 @@ PLANTS = {
         committing, "_placed", "if not sqlstate", "if sqlstate",
         test_sqlstate.test_a_batch_makes_the_day_that_is_missing,
     ),
-    "an id in a line is parked again": Plant(
+    "an id in a lane is parked again": Plant(
         unit_of_work, "BatchState.knows",
-        "waiting = heard.id in self.lines.get(heard.lane, ())", "waiting = heard.redriven",
+        "waiting = envelope.id in self.lanes.get(envelope.lane, ())", "waiting = envelope.redriven",
         test_parking.test_a_parked_record_that_comes_again_is_seen,
     ),
-    "a redriven head leaves its line in memory": Plant(
-        committing, "_done", "history.lines[heard.lane].remove(heard.id)", "pass",
+    "a redriven head leaves its lane in memory": Plant(
+        committing, "_done", "history.lanes[envelope.lane].remove(envelope.id)", "pass",
         test_parking.test_a_line_is_redriven_in_one_batch,
     ),
 }  # fmt: skip

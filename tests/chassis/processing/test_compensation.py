@@ -19,7 +19,7 @@ from quadrille.service import Service
 from quadrille.system_messages import CompensationAnswered, RetryCompensation
 from quadrille.testing.in_memory import PlainCodec
 from tests.chassis.support import sample_service
-from tests.chassis.support.database import Database, heard, wait_until
+from tests.chassis.support.database import Database, envelope_of, wait_until
 from tests.chassis.support.sample_gateway import Oven, done, kitchen_with, ordered, working
 from tests.chassis.support.sample_messages import (
     BakeCake,
@@ -191,8 +191,8 @@ def test_an_answer_that_was_parked_is_told_when_it_is_handled(db: Database) -> N
 def test_an_undoing_inside_the_database_is_one_try(db: Database) -> None:
     """Given back: DONE; nothing to give back: DONE as well, it acknowledges; absorbed: no try; in one batch or more."""
     db.fill(rye=5)
-    db.commit(heard(BreadOrdered("o-1")), heard(BreadOrdered("o-3")), service=undoing())
-    drops = [heard(OrderDropped(order)) for order in ("o-1", "o-2", "o-1")]
+    db.commit(envelope_of(BreadOrdered("o-1")), envelope_of(BreadOrdered("o-3")), service=undoing())
+    drops = [envelope_of(OrderDropped(order)) for order in ("o-1", "o-2", "o-1")]
 
     db.commit(*drops, service=undoing())
 
@@ -214,8 +214,8 @@ def test_a_persons_retry_is_told_like_the_rest(db: Database) -> None:
         return CakeRuined(fill.sku, "BUSINESS", "still sealed", 2)
 
     service = replace(kitchen_with(), on=on)
-    db.commit(heard(OrderDropped("o-1")), service=service)
-    db.commit(heard(FillShelf("o-1", 1)), service=service)
+    db.commit(envelope_of(OrderDropped("o-1")), service=service)
+    db.commit(envelope_of(FillShelf("o-1", 1)), service=service)
 
     assert shape(db) == [(1, "FAILED", "BUSINESS"), (2, "FAILED", "BUSINESS")]
     assert [one["error"] for one in told(db)] == ["sealed", "still sealed"]
@@ -228,10 +228,16 @@ def test_a_persons_retry_in_vain_is_told_too(db: Database) -> None:
     on.compensates(sample_service.hold_loaves)(sample_service.return_loaves)
 
     @on.command
-    def try_again(wish: RetryCompensation, _: Pantry) -> LoavesReturned | CompensationAnswered:
-        return CompensationAnswered(wish.order_id, "STILL_FAILED" if wish.order_id == "o-1" else "NOT_OWED", "HELD")
+    def try_again(command: RetryCompensation, _: Pantry) -> LoavesReturned | CompensationAnswered:
+        return CompensationAnswered(
+            command.order_id, "STILL_FAILED" if command.order_id == "o-1" else "NOT_OWED", "HELD"
+        )
 
-    db.commit(heard(RetryCompensation("o-1")), heard(RetryCompensation("o-2")), service=replace(kitchen_with(), on=on))
+    db.commit(
+        envelope_of(RetryCompensation("o-1")),
+        envelope_of(RetryCompensation("o-2")),
+        service=replace(kitchen_with(), on=on),
+    )
 
     assert [(one["order_id"], one["step"]) for one in told(db)] == [("o-1", "hold_loaves")]
     assert shape(db) == [(1, "FAILED", "BUSINESS")]
@@ -255,10 +261,10 @@ def test_a_retry_is_told_if_and_only_if_the_row_was_put_off(db: Database) -> Non
 def test_a_refused_batch_tells_nothing_twice(db: Database) -> None:
     """Halved and handled again, each undoing is told once, and the guilty one not at all."""
     db.fill(rye=5, oat=0)
-    db.commit(heard(BreadOrdered("o-1")), service=undoing())
-    forced = heard(BreadOrdered("o-9", "oat", mode=Mode.FORCED))
+    db.commit(envelope_of(BreadOrdered("o-1")), service=undoing())
+    forced = envelope_of(BreadOrdered("o-9", "oat", mode=Mode.FORCED))
 
-    outcomes = db.commit(heard(OrderDropped("o-1")), forced, heard(OrderDropped("o-2")), service=undoing())
+    outcomes = db.commit(envelope_of(OrderDropped("o-1")), forced, envelope_of(OrderDropped("o-2")), service=undoing())
 
     assert [type(one) for one in outcomes] == [Handled, Parked, Handled]
     assert [one["order_id"] for one in told(db)] == ["o-1", "o-2"]
@@ -266,7 +272,7 @@ def test_a_refused_batch_tells_nothing_twice(db: Database) -> None:
 
 def test_the_body_is_the_contracts(db: Database) -> None:
     """The fields are those of compensation.attempted, no more and no fewer."""
-    db.commit(heard(OrderDropped("o-1")), service=undoing())
+    db.commit(envelope_of(OrderDropped("o-1")), service=undoing())
     [(payload,)] = db.rows("SELECT payload FROM outbox WHERE aggregatetype = 'saga.audit'")
     assert set(json.loads(payload[5:])) == {
         "order_id", "participant", "step", "attempt", "outcome", "error_class", "error", "next_attempt_at",
@@ -275,5 +281,5 @@ def test_the_body_is_the_contracts(db: Database) -> None:
 
 def test_cakes_ordered_count_as_no_try_yet(db: Database) -> None:
     """An intent said is a promise, no try: it is told when a lease of it ends."""
-    db.commit(heard(CakeOrdered("o-1")), service=undoing())
+    db.commit(envelope_of(CakeOrdered("o-1")), service=undoing())
     assert told(db) == []

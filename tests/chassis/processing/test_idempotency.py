@@ -12,14 +12,14 @@ from quadrille.processing.batch import process_batch
 from quadrille.processing.envelope import Envelope, Failed, Handled, Outcome, Replayed
 from quadrille.processing.idempotency import IdempotencyKey
 from tests.chassis.support import sample_service
-from tests.chassis.support.database import Database, heard, once
+from tests.chassis.support.database import Database, envelope_of, once
 from tests.chassis.support.sample_messages import FillShelf
 
 KEPT = "SELECT key, fingerprint, subject, answer FROM idempotency_key ORDER BY key"
 
 
 def fill(sku: str, available: int, key: IdempotencyKey) -> Envelope:
-    return heard(FillShelf(sku, available), request=key)
+    return envelope_of(FillShelf(sku, available), request=key)
 
 
 def answer(outcome: Outcome) -> str:
@@ -121,6 +121,6 @@ def test_a_batch_without_keys_asks_nothing(db: Database, monkeypatch: pytest.Mon
     """Whoever uses no keys pays nothing for them: their table is not asked."""
     monkeypatch.setattr(idempotency, "READ", "SELECT 1/0")
 
-    (outcome,) = db.commit(heard(FillShelf("rye", 5)))
+    (outcome,) = db.commit(envelope_of(FillShelf("rye", 5)))
 
     assert isinstance(outcome, Handled)

@@ -25,7 +25,7 @@ from quadrille.system_messages import (
 )
 from quadrille.testing.in_memory import START, PlainCodec
 from tests.chassis.support import sample_service
-from tests.chassis.support.database import Database, heard
+from tests.chassis.support.database import Database, envelope_of
 from tests.chassis.support.sample_messages import MealOrdered, OrderDropped, SoupServed
 from tests.chassis.support.sample_service import Pantry
 
@@ -88,7 +88,7 @@ def test_it_happens_with_what_it_tells_of_or_not_at_all(db: Database) -> None:
         with tx.transaction():
             announce(tx, sample_service.service(), cause, IntakePaused("pantry", "DISK_GUARD"), ordinal=2)
 
-    rows = db.said("id", "type", "aggregatetype", "aggregateid", "sequence", "causationid")
+    rows = db.emitted("id", "type", "aggregatetype", "aggregateid", "sequence", "causationid")
     assert [row[1:] for row in rows] == [("intake.paused", "ops.events", "pantry", n, cause) for n in (1, 2)]
     first = event_id("pantry", cause, "intake.paused", 0)
     assert (rows[0][0].int & (1 << 76) - 1) == first.int & (1 << 76) - 1, "the hash is of cause, type and ordinal"
@@ -102,7 +102,7 @@ def test_two_facts_of_one_stream_stay_in_order(db: Database) -> None:
         announce(tx, sample_service.service(), uuid7(), stuck[0], IntakePaused("pantry", "x"))
         announce(tx, sample_service.service(), uuid7(), stuck[1])
 
-    assert sorted(db.said("aggregateid", "sequence", "type")) == [
+    assert sorted(db.emitted("aggregateid", "sequence", "type")) == [
         ("o-1", 1, "order.stuck"),
         ("o-1", 2, "order.stuck"),
         ("pantry", 1, "intake.paused"),
@@ -115,17 +115,17 @@ def test_a_canary_lies_under_a_key_of_its_own(db: Database) -> None:
     with db.connect() as tx, tx.transaction():
         lock(tx, [beat.key])
         write(tx, [beat])
-    assert db.said("aggregatetype", "aggregateid", "sequence") == [("pantry.events", "canary-3", 1)]
+    assert db.emitted("aggregatetype", "aggregateid", "sequence") == [("pantry.events", "canary-3", 1)]
 
 
 def test_a_handler_may_raise_a_finding_in_its_services_name(db: Database) -> None:
     """Its key is not its cause's: it is numbered in the service's stream; in another's name it parks."""
-    first, second = heard(OrderDropped("o-1")), heard(OrderDropped("o-2"))
+    first, second = envelope_of(OrderDropped("o-1")), envelope_of(OrderDropped("o-2"))
 
-    outcomes = db.commit(first, heard(MealOrdered("o-3")), second, service=reporting())
+    outcomes = db.commit(first, envelope_of(MealOrdered("o-3")), second, service=reporting())
 
     assert [type(one) for one in outcomes] == [Handled, Parked, Handled]
-    rows = db.said("aggregateid", "aggregatetype", "type", "sequence", "id")
+    rows = db.emitted("aggregateid", "aggregatetype", "type", "sequence", "id")
     assert rows[2:] == [
         ("pantry", "ops.events", "finding.raised", 1, event_id("pantry", first.id, "finding.raised", 0)),
         ("pantry", "ops.events", "finding.raised", 2, event_id("pantry", second.id, "finding.raised", 0)),
@@ -139,7 +139,9 @@ def test_findings_of_several_workers_at_once_are_numbered_without_a_gap(db: Data
 
     def work() -> None:
         for _ in range(ROUNDS):
-            outcomes = db.commit(*(heard(OrderDropped(shared or f"o-{uuid4()}")) for _ in range(2)), service=service)
+            outcomes = db.commit(
+                *(envelope_of(OrderDropped(shared or f"o-{uuid4()}")) for _ in range(2)), service=service
+            )
             assert {type(one) for one in outcomes} == {Handled}
 
     def pause() -> None:
@@ -170,7 +172,7 @@ def test_a_recovery_of_the_relay_is_told_once(db: Database) -> None:
     together(*[look] * 4)
     look()
 
-    [(payload, cause, key)] = db.said("payload", "causationid", "aggregateid")
+    [(payload, cause, key)] = db.emitted("payload", "causationid", "aggregateid")
     assert (cause, key) == (row, "pantry")
     assert PlainCodec().decode(payload, RelayRecovered) == RelayRecovered("pantry", "slot missing", 7, 1250)
     assert db.one("SELECT bool_and(announced) FROM relay_recovery")
@@ -192,7 +194,7 @@ def test_what_a_relay_noticed_is_told_once_and_in_order(db: Database) -> None:
     together(*[look] * 4)
     look()
 
-    stalled, resumed, left_out = [payload for (payload,) in db.said("payload")]
+    stalled, resumed, left_out = [payload for (payload,) in db.emitted("payload")]
     assert PlainCodec().decode(stalled, ProgressStalled) == ProgressStalled("pantry", "relay", "detail 0", START)
     assert PlainCodec().decode(resumed, ProgressResumed) == ProgressResumed("pantry", "relay", START, 1_500)
     assert PlainCodec().decode(left_out, FindingRaised) == FindingRaised("pantry", "relay.left_out", "detail 2")

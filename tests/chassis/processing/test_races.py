@@ -18,7 +18,7 @@ from quadrille.processing.envelope import Duplicate, Envelope, Handled
 from quadrille.processing.unit_of_work import FencedError
 from quadrille.service import Tx
 from tests.chassis.support import sample_service
-from tests.chassis.support.database import Database, chained, heard
+from tests.chassis.support.database import Database, chained, envelope_of
 from tests.chassis.support.sample_messages import BreadOrdered, MealOrdered, OrderDropped
 
 SKUS = [f"sku-{n}" for n in range(8)]
@@ -61,7 +61,7 @@ def test_two_processes_on_one_partition_have_each_effect_once(db: Database) -> N
 
     assert (done[Handled], done[Duplicate]) == (300, 0)
     assert done[FencedError] > 0
-    assert (db.position(), len(db.said())) == (300, 300)
+    assert (db.position(), len(db.emitted())) == (300, 300)
     assert db.one("SELECT available FROM level") == 700
 
 
@@ -75,7 +75,7 @@ def test_a_lost_commit_answer_is_a_fence_at_the_next_try(db: Database) -> None:
     with pytest.raises(FencedError):
         db.commit(*batch)
 
-    assert (db.position(), len(db.said()), db.one("SELECT available FROM level")) == (2, 2, 3)
+    assert (db.position(), len(db.emitted()), db.one("SELECT available FROM level")) == (2, 2, 3)
 
 
 def test_place_and_drop_of_an_absent_order_leak_nothing(db: Database) -> None:
@@ -87,7 +87,7 @@ def test_place_and_drop_of_an_absent_order_leak_nothing(db: Database) -> None:
         kind = BreadOrdered if number % 2 else OrderDropped
         with db.connect() as tx:
             for order in orders:
-                process_batch(tx, sample_service.service(), [heard(kind(order))])
+                process_batch(tx, sample_service.service(), [envelope_of(kind(order))])
 
     together(work, 4)
 
@@ -128,7 +128,7 @@ def _orders(rng: random.Random, name: str, size: int) -> list[Envelope]:
     for number in range(size):
         order = f"{name}-{number // 2}"
         bodies.append(OrderDropped(order) if number % 2 else BreadOrdered(order, rng.choice(SKUS), rng.randint(1, 3)))
-    return [heard(body) for body in bodies]
+    return [envelope_of(body) for body in bodies]
 
 
 def on_the_shelves(db: Database) -> int:
@@ -161,7 +161,7 @@ def test_shelves_locked_in_any_order_do_deadlock(db: Database) -> None:
 def sequences_without_gap(db: Database) -> bool:
     """Tell whether every key's events carry the numbers 1, 2, 3 and so on."""
     numbered: dict[tuple[str, str], list[int]] = {}
-    for topic, key, sequence in db.said("aggregatetype", "aggregateid", "sequence"):
+    for topic, key, sequence in db.emitted("aggregatetype", "aggregateid", "sequence"):
         numbered.setdefault((topic, key), []).append(sequence)
     return all(sorted(found) == list(range(1, len(found) + 1)) for found in numbered.values())
 
@@ -172,11 +172,11 @@ def test_facts_of_one_order_are_numbered_without_gap(db: Database) -> None:
     def work(_: int) -> None:
         with db.connect() as tx:
             for number in range(40):
-                process_batch(tx, sample_service.service(), [heard(MealOrdered(f"o-{number % 3}"))])
+                process_batch(tx, sample_service.service(), [envelope_of(MealOrdered(f"o-{number % 3}"))])
 
     together(work, 4)
 
-    assert len(db.said()) == 480
+    assert len(db.emitted()) == 480
     assert sequences_without_gap(db)
 
 
@@ -186,16 +186,16 @@ class Counting(sample_service.PantryStore):
     def __init__(self) -> None:
         self.loads = itertools.count()
 
-    def load(self, tx: Tx, heard: Sequence[Message]) -> sample_service.Pantry:
+    def load(self, tx: Tx, messages: Sequence[Message]) -> sample_service.Pantry:
         """Count, then load."""
         next(self.loads)
-        return super().load(tx, heard)
+        return super().load(tx, messages)
 
 
 def test_the_same_event_by_four_at_once_has_one_effect(db: Database) -> None:
     """Sixty events fed by four workers in any order: sixty effects, all others Seen, and no batch was refused."""
     db.fill(rye=1000)
-    inputs, store, seen = [heard(BreadOrdered(f"o-{n}")) for n in range(60)], Counting(), Counter[str]()
+    inputs, store, seen = [envelope_of(BreadOrdered(f"o-{n}")) for n in range(60)], Counting(), Counter[str]()
     service = sample_service.service(store=store)
 
     def work(number: int) -> None:

@@ -10,11 +10,11 @@ from quadrille import system_messages
 from quadrille.avro import projection
 from quadrille.avro.codec import Codec
 from quadrille.avro.registry import numbered
-from quadrille.avro.schemas import said_by
+from quadrille.avro.schemas import emitted_by
 from quadrille.messages import key_of
 from quadrille.system_messages import ReplayStarted, SystemEvent
 
-SCHEMAS = {one.name.rpartition(".")[2]: one for one in said_by("chassis")}
+SCHEMAS = {one.name.rpartition(".")[2]: one for one in emitted_by("chassis")}
 CLASSES = [one for one in vars(system_messages).values() if isinstance(one, type) and issubclass(one, SystemEvent)][1:]
 
 

@@ -50,7 +50,7 @@ class Wal:
     """A stream and what it says."""
 
     messages: list[bytes]
-    said: list[OutboxRow | Begin | Commit | Described]
+    emitted: list[OutboxRow | Begin | Commit | Described]
 
 
 @st.composite
@@ -59,20 +59,20 @@ def wals(draw: st.DrawFn) -> Wal:
     wal, columns = Wal([], []), None
     for lsn in draw(st.lists(st.integers(0, 2**62), max_size=6)):
         wal.messages.append(begin(lsn))
-        wal.said.append(Begin(lsn, 5))
+        wal.emitted.append(Begin(lsn, 5))
         for row in draw(st.lists(rows, max_size=4)):
             if columns is None or draw(st.booleans()):
                 columns = tuple(draw(st.permutations([*COLUMNS, *draw(st.sets(st.sampled_from("xyz")))])))
                 wal.messages.append(relation(ROOT, "outbox", columns))
-                wal.said.append(Described())
+                wal.emitted.append(Described())
             if draw(st.booleans()):
                 wal.messages.append(relation(LEAF, "outbox_20261121", tuple(draw(st.permutations(COLUMNS)))))
             if draw(st.booleans()):
                 wal.messages.append(draw(st.sampled_from([b"O" + bytes(9) + b"x\0", b"Y" + bytes(4) + b"a\0b\0"])))
             wal.messages.append(insert(ROOT, in_order(row, columns)))
-            wal.said.append(row)
+            wal.emitted.append(row)
         wal.messages.append(commit(lsn))
-        wal.said.append(Commit(lsn, lsn + 48, 5))
+        wal.emitted.append(Commit(lsn, lsn + 48, 5))
     return wal
 
 
@@ -81,9 +81,9 @@ def test_a_stream_is_read_as_it_was_written(wal: Wal, at: int) -> None:
     """Each row comes out by column name, byte for byte, between its begin and commit, whatever stands around it."""
     decoder = PgOutputDecoder()
 
-    said = [decoder.read(bytes(at) + message, at) for message in wal.messages]
+    emitted = [decoder.read(bytes(at) + message, at) for message in wal.messages]
 
-    assert [s for s in said if s is not None] == wal.said
+    assert [s for s in emitted if s is not None] == wal.emitted
     assert not decoder.inside
 
 

@@ -159,14 +159,14 @@ def test_a_stranger_that_came_and_went_between_two_looks(  # noqa: PLR0913, PLR0
 ) -> None:
     """Its acknowledgements lie below what we knew of our log, or past its end: all is sent again, to our own."""
     del heedless
-    said = range(said_before + 1, said_before + 40)
+    emitted = range(said_before + 1, said_before + 40)
     with ground.relaying() as relay:
         say(ground, "a", *range(1, said_before + 1))
         ground.until(taken(ground, said_before))
         with blind:
             with stranger.instead(ground.plan.topics, filled):
-                say(ground, "a", *said)
-                ground.until(taken(ground, filled * PARTITIONS + len(said)))
+                say(ground, "a", *emitted)
+                ground.until(taken(ground, filled * PARTITIONS + len(emitted)))
             assert ground.arrived() >= said_before  # ours answers again
         ground.until(lambda: relay.state == "streaming")
         ground.judge(within=60)

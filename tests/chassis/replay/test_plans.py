@@ -10,7 +10,7 @@ from quadrille.ids import record_id, uuid7
 from quadrille.web.problems import Problem
 from tests.chassis.support.database import Database, wait_until
 from tests.chassis.support.kafka_harness import Kitchen
-from tests.chassis.support.records import envelope
+from tests.chassis.support.records import record_headers
 from tests.chassis.support.replay_harness import all_read, rewinding
 from tests.chassis.support.sample_messages import BreadOrdered
 
@@ -41,7 +41,7 @@ def test_a_plan_is_frozen_and_ends_where_the_worker_stands(kitchen: Kitchen, db:
 
 
 @pytest.mark.parametrize(
-    ("wish", "slug", "told"),
+    ("wanted", "slug", "told"),
     [
         ({"topic": "no.such"}, "validation-failed", "unknown_topic"),
         ({"from": "yesterday"}, "validation-failed", "edge"),
@@ -53,13 +53,13 @@ def test_a_plan_is_frozen_and_ends_where_the_worker_stands(kitchen: Kitchen, db:
         ({"into": "shadow"}, "validation-failed", "literal_error"),
     ],
 )
-def test_what_cannot_be_planned_is_refused(kitchen: Kitchen, wish: dict[str, object], slug: str, told: str) -> None:
+def test_what_cannot_be_planned_is_refused(kitchen: Kitchen, wanted: dict[str, object], slug: str, told: str) -> None:
     """Each mistake is named at its place, and nothing is stored."""
-    if wish.get("to") == "beginning":
+    if wanted.get("to") == "beginning":
         kitchen.tell(BreadOrdered("o-1"))
         kitchen.flush()
     with rewinding(kitchen) as operator, pytest.raises(Problem) as refused:
-        operator.dry(**wish)
+        operator.dry(**wanted)
 
     assert refused.value.kind.slug == slug
     assert told in str(refused.value.extra)
@@ -69,17 +69,17 @@ def test_what_cannot_be_planned_is_refused(kitchen: Kitchen, wish: dict[str, obj
 def test_a_plan_that_must_not_run_is_refused(kitchen: Kitchen, db: Database) -> None:
     """Of another service's name, expired, reaching below the floor, unknown: refused by its rule, nothing happens."""
     with rewinding(kitchen) as operator:
-        kitchen.tell(BreadOrdered("o-old"), headers=envelope(LONG_AGO, "bread.ordered"))
+        kitchen.tell(BreadOrdered("o-old"), headers=record_headers(LONG_AGO, "bread.ordered"))
         all_read(kitchen, db)
         plan = operator.dry()
         refusals = {}
-        for what, wish in {
+        for what, wanted in {
             "name": {"confirm": "payment"},
             "floor": {},
             "unknown": {"plan": str(record_id("x", 0, 0, 0))},
         }.items():
             with pytest.raises(Problem) as refused:
-                operator.begin(**{"into": "live", "plan": plan["operation_id"], "confirm": kitchen.name, **wish})
+                operator.begin(**{"into": "live", "plan": plan["operation_id"], "confirm": kitchen.name, **wanted})
             refusals[what] = refused.value.kind.slug, refused.value.extra.get("rule")
         db.rows("UPDATE operation SET expires_at = now() - interval '1 second'")
         with pytest.raises(Problem) as late:

@@ -13,7 +13,7 @@ from quadrille.replay.fence import Fence
 from quadrille.web.problems import Problem
 from tests.chassis.support.database import Database, wait_until
 from tests.chassis.support.kafka_harness import Kitchen, Told
-from tests.chassis.support.records import envelope
+from tests.chassis.support.records import record_headers
 from tests.chassis.support.replay_harness import all_read, rewinding, totals
 from tests.chassis.support.sample_messages import BreadOrdered, CakeOrdered, Mode, OrderDropped, TastingBooked
 
@@ -49,8 +49,8 @@ def test_a_dry_run_judges_every_record_and_changes_nothing(kitchen: Kitchen, db:
         kitchen.tell(OrderDropped("o-new"))
         db.rows(PARK, uuid7(), "o-waits", "OPEN")
         kitchen.tell(BreadOrdered("o-waits"))
-        kitchen.tell(BreadOrdered("o-old"), headers=envelope(LONG_AGO, "bread.ordered"))
-        kitchen.tell(BreadOrdered("o-x"), headers=envelope(uuid7(), "canary.beat"))
+        kitchen.tell(BreadOrdered("o-old"), headers=record_headers(LONG_AGO, "bread.ordered"))
+        kitchen.tell(BreadOrdered("o-x"), headers=record_headers(uuid7(), "canary.beat"))
         bad = kitchen.tell(BreadOrdered("o-bad"), value=b"\0\0\0\0\7nonsense")
         all_read(kitchen, db)
         before = contents(db)
@@ -106,10 +106,10 @@ def test_a_live_replay_is_told_and_audited(kitchen: Kitchen, db: Database) -> No
         assert db.rows("SELECT 1 FROM audit") == db.rows("SELECT 1 FROM outbox") == []
         operator.live(plan, kitchen.name)
 
-    said = db.rows(
+    emitted = db.rows(
         "SELECT type, aggregateid, sequence FROM outbox WHERE aggregatetype = 'ops.events' ORDER BY sequence"
     )
-    assert said == [("replay.started", kitchen.name, 1), ("replay.ended", kitchen.name, 2)]
+    assert emitted == [("replay.started", kitchen.name, 1), ("replay.ended", kitchen.name, 2)]
     begun, ended = db.rows("SELECT actor, reason, action, before, after FROM audit ORDER BY number")
     assert begun[:3] == ("tester", "a test", "replay")
     assert begun[3]["foreseen"]["verdicts"] == {"bread.ordered": {"NEW": 1}}
@@ -149,8 +149,8 @@ def test_a_stopped_replay_goes_on_exactly_there(kitchen: Kitchen, db: Database) 
         kitchen.tell(TastingBooked("o-kept", due=NOON), 2)
         all_read(kitchen, db)
         plan = operator.dry(topic="payment.events")
-        wish = {"into": "live", "plan": plan["operation_id"], "confirm": kitchen.name, "rate": 5}
-        identity = operator.begin(**wish)
+        wanted = {"into": "live", "plan": plan["operation_id"], "confirm": kitchen.name, "rate": 5}
+        identity = operator.begin(**wanted)
         wait_until(lambda: operator.show(identity)["progress"].get("records", 0) >= 10)
     halfway = db.rows("SELECT state, (progress->>'records')::int FROM operation WHERE id = %s", UUID(identity))
     done = db.one("SELECT count(*) FROM task")
@@ -172,10 +172,10 @@ def test_a_paused_replay_does_nothing_until_it_is_resumed(kitchen: Kitchen, db: 
             kitchen.tell(TastingBooked(f"o-{n}", due=NOON))
         all_read(kitchen, db)
         plan = operator.dry(topic="payment.events")
-        wish = {"into": "live", "plan": plan["operation_id"], "confirm": kitchen.name, "rate": 4}
-        identity = operator.begin(**wish)
+        wanted = {"into": "live", "plan": plan["operation_id"], "confirm": kitchen.name, "rate": 4}
+        identity = operator.begin(**wanted)
         with pytest.raises(Problem) as running:
-            operator.begin(**wish)
+            operator.begin(**wanted)
         wait_until(lambda: operator.show(identity)["progress"].get("records", 0) >= 2)
         for _ in range(2):
             paused = operator.ask("POST", f"/ops/operations/{identity}/pause")
@@ -191,8 +191,8 @@ def test_a_paused_replay_does_nothing_until_it_is_resumed(kitchen: Kitchen, db: 
     assert db.one("SELECT count(*) FROM task") == ended["progress"]["records"] < 30
     actions = [row[0] for row in db.rows("SELECT action FROM audit ORDER BY number")]
     assert actions == ["replay", "operation-pause", "operation-resume", "operation-cancel"]
-    said = db.rows("SELECT type FROM outbox WHERE aggregatetype = 'ops.events' ORDER BY sequence")
-    assert said == [("replay.started",), ("replay.ended",)]
+    emitted = db.rows("SELECT type FROM outbox WHERE aggregatetype = 'ops.events' ORDER BY sequence")
+    assert emitted == [("replay.started",), ("replay.ended",)]
 
 
 def test_a_discarded_event_is_handled_only_if_it_is_named(kitchen: Kitchen, db: Database) -> None:

@@ -100,7 +100,7 @@ class Database:
         with self.connect() as tx:
             return process_batch(tx, service or sample_service.service(), inputs, room)
 
-    def said(self, *columns: str) -> list[Row]:
+    def emitted(self, *columns: str) -> list[Row]:
         """Return the events the handlers said, in the order of their writing; what the chassis tells is left out."""
         wanted = ", ".join(columns or ("type", "aggregateid"))
         sql = f"SELECT {wanted} FROM outbox WHERE aggregatetype <> 'saga.audit' ORDER BY ctid"  # noqa: S608 - columns a test names
@@ -113,7 +113,9 @@ class Database:
         return self.rows(sql)
 
 
-def heard(body: Message, identity: UUID | None = None, origin: OffsetRange | None = None, **more: Any) -> Envelope:  # noqa: ANN401 - any field of Input
+def envelope_of(
+    body: Message, identity: UUID | None = None, origin: OffsetRange | None = None, **more: Any
+) -> Envelope:  # noqa: ANN401 - any field of Input
     """Return the input of a message, as the reader makes it from a record."""
     value = PlainCodec().encode(body) if isinstance(body, Event) else to_json(body)
     made = Envelope(identity or uuid7(), key_of(body), body, datetime.now(UTC), body.type, Record(value), origin)
@@ -134,7 +136,7 @@ def chained(
 ) -> list[Envelope]:
     """Return inputs that follow one another on a partition."""
     steps = [OffsetRange(topic, partition, since + n, since + n + 1) for n in range(len(bodies))]
-    return [heard(body, None, step) for body, step in zip(bodies, steps, strict=True)]
+    return [envelope_of(body, None, step) for body, step in zip(bodies, steps, strict=True)]
 
 
 def wait_until(condition: Callable[[], object], what: str = "") -> None:

@@ -36,7 +36,7 @@ from quadrille.settings import Settings
 from quadrille.testing.in_memory import PlainCodec
 from tests.chassis.support import sample_service
 from tests.chassis.support.database import PATIENCE_SECONDS, Database, wait_until
-from tests.chassis.support.records import Headers, envelope
+from tests.chassis.support.records import Headers, record_headers
 from tests.chassis.support.sample_service import Rules
 
 TOPICS = ("order.events", "payment.events")
@@ -73,13 +73,13 @@ class Kitchen:
         """Put an event on its topic, as a relay does; ``odd`` replaces key, value or headers."""
         told = Told(body.topic)
         value: bytes | None = odd.get("value", PlainCodec().encode(body))
-        headers: Headers = odd.get("headers", envelope(told.id, body.type))
+        headers: Headers = odd.get("headers", record_headers(told.id, body.type))
         self.put(told, odd.get("key", key_of(body).encode()), value, headers, partition)
         return told
 
     def tell_again(self, told: Told, body: Event) -> None:
         """Put the same event on its topic once more."""
-        self.put(told, key_of(body).encode(), PlainCodec().encode(body), envelope(told.id, body.type), None)
+        self.put(told, key_of(body).encode(), PlainCodec().encode(body), record_headers(told.id, body.type), None)
 
     def put(self, told: Told, key: bytes | None, value: bytes | None, headers: Headers, partition: int | None) -> None:
         """Produce a record; ``flush`` waits for all of them."""

@@ -11,7 +11,7 @@ from quadrille.observability.trace_context import new_trace
 Headers = tuple[tuple[str, bytes], ...]
 
 
-def envelope(identity: UUID, kind: str, sequence: int = 1) -> Headers:
+def record_headers(identity: UUID, kind: str, sequence: int = 1) -> Headers:
     """Return the ten headers of a record."""
     name = str(identity).encode()
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -38,9 +38,9 @@ class Rewinder:
                 return dict(route(asked).document)
         raise LookupError(target)
 
-    def begin(self, **wish: object) -> str:
+    def begin(self, **wanted: object) -> str:
         """Ask for a replay and return its id."""
-        return str(self.ask("POST", "/ops/replays", **wish)["operation_id"])
+        return str(self.ask("POST", "/ops/replays", **wanted)["operation_id"])
 
     def show(self, identity: str) -> dict[str, Any]:
         """Return an operation as it is now."""
@@ -51,17 +51,17 @@ class Rewinder:
         wait_until(lambda: self.show(identity)["state"] in RESTING, what=f"operation {identity} rests")
         return self.show(identity)
 
-    def dry(self, **wish: object) -> dict[str, Any]:
+    def dry(self, **wanted: object) -> dict[str, Any]:
         """Look, and return the plan."""
-        wish = {"into": "dry", "topic": "order.events", "from": self.since, **wish}
-        planned = self.rests(self.begin(**wish))
+        wanted = {"into": "dry", "topic": "order.events", "from": self.since, **wanted}
+        planned = self.rests(self.begin(**wanted))
         assert planned["state"] == "PLANNED", planned
         return planned
 
     def live(self, planned: dict[str, Any], name: str, **more: object) -> dict[str, Any]:
         """Do what was planned, fast, and return how it ended."""
-        wish = {"into": "live", "plan": planned["operation_id"], "confirm": name, "rate": 10_000, **more}
-        return self.rests(self.begin(**wish))
+        wanted = {"into": "live", "plan": planned["operation_id"], "confirm": name, "rate": 10_000, **more}
+        return self.rests(self.begin(**wanted))
 
 
 @contextmanager

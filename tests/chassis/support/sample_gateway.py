@@ -17,7 +17,7 @@ from quadrille.service import Service
 from quadrille.tasks.scheduler import TaskScheduler
 from quadrille.testing.in_memory import PlainCodec
 from tests.chassis.support import sample_service
-from tests.chassis.support.database import Database, heard, wait_until
+from tests.chassis.support.database import Database, envelope_of, wait_until
 from tests.chassis.support.kafka_harness import Running
 from tests.chassis.support.sample_messages import (
     BakeCake,
@@ -78,7 +78,7 @@ def kitchen_with(
 
 def tries(db: Database) -> int:
     """Return what the only cake.ready says about its tries."""
-    [(payload,)] = db.said("payload")
+    [(payload,)] = db.emitted("payload")
     cake = PlainCodec().decode(payload, CakeReady)
     return cake.tries
 
@@ -102,7 +102,7 @@ def working(
 
 def ordered(db: Database, *orders: str, service: Service[Any] | None = None) -> list[Envelope]:
     """Order cakes and commit; nobody has taken the intents in hand yet."""
-    inputs = [heard(CakeOrdered(order)) for order in orders]
+    inputs = [envelope_of(CakeOrdered(order)) for order in orders]
     db.commit(*inputs, service=service or kitchen_with())
     return inputs
 

@@ -203,15 +203,15 @@ class PantryStore:
 
     levels_sql = LEVELS
 
-    def load(self, tx: Tx, heard: Sequence[Message]) -> Pantry:
+    def load(self, tx: Tx, messages: Sequence[Message]) -> Pantry:
         """Bring own rows by order, then the shelves they touch."""
-        if any(isinstance(m, BreadOrdered) and m.mode is Mode.CHOKING for m in heard):
+        if any(isinstance(m, BreadOrdered) and m.mode is Mode.CHOKING for m in messages):
             message = "a body load() cannot take"
             raise ValueError(message)
-        orders = sorted({str(getattr(m, "order_id", "")) for m in heard} - {""})
+        orders = sorted({str(getattr(m, "order_id", "")) for m in messages} - {""})
         holds = {row[0]: Hold(*row) for row in tx.execute(HOLDS, [orders])}
         cakes = {row[0]: Cake(*row) for row in tx.execute(CAKES, [orders])}
-        skus = {m.sku for m in (*heard, *holds.values()) if isinstance(m, BreadOrdered | FillShelf | Hold)} - {""}
+        skus = {m.sku for m in (*messages, *holds.values()) if isinstance(m, BreadOrdered | FillShelf | Hold)} - {""}
         levels = {row[0]: Level(*row) for row in tx.execute(self.levels_sql, [self.order(skus)])}
         return Pantry(Rows(orders, holds), Rows(skus, levels), Rows(orders, cakes), Rules())
 

@@ -10,7 +10,7 @@ import pytest
 from quadrille.ids import id_time, uuid7
 from quadrille.intents import DELAYED, FOR_A_DAY, INQUIRY, TransientError
 from quadrille.service import Service
-from tests.chassis.support.database import Database, heard, wait_until
+from tests.chassis.support.database import Database, envelope_of, wait_until
 from tests.chassis.support.sample_gateway import Oven, done, kitchen_with, working
 from tests.chassis.support.sample_messages import BakeCake, CakeBaked, CakeOrdered, CakeReady
 from tests.chassis.support.sample_service import Pantry
@@ -35,7 +35,7 @@ def inquiring(asked: list[str], known: CakeBaked | None) -> Service[Pantry]:
 def ordered_ago(db: Database, hours: float, service: Service[Pantry]) -> None:
     """Order a cake, as it was said so many hours ago."""
     cause = uuid7(int(time.time() * 1000 - hours * HOUR_MS))
-    db.commit(heard(CakeOrdered("o-1"), cause), service=service)
+    db.commit(envelope_of(CakeOrdered("o-1"), cause), service=service)
     assert id_time(db.one("SELECT id FROM task")) < datetime.now(UTC) - timedelta(hours=hours - 0.1)
 
 
@@ -83,7 +83,7 @@ def test_age_is_judged_by_the_clock_given(db: Database) -> None:
     service, oven = inquiring(asked, CakeBaked("o-1")), Oven()
     with working(db, oven, service) as scheduler:
         scheduler.calls.clock = lambda: datetime.now(UTC) + timedelta(hours=21)
-        db.commit(heard(CakeOrdered("o-1")), service=service)
+        db.commit(envelope_of(CakeOrdered("o-1")), service=service)
         done(db, 1, CakeReady.type)
     assert (asked, oven.calls["o-1"]) == (["o-1"], 0)
 
@@ -104,12 +104,14 @@ def test_many_tries_in_a_row_do_not_use_up_a_day(db: Database) -> None:
     ladder = (timedelta(milliseconds=1),) * 2 + (timedelta(hours=1),)
     oven, service = Oven(), kitchen_with(ladder=ladder)
     oven.trouble = [TransientError()] * 2
-    db.commit(heard(CakeOrdered("o-1")), service=service)
+    db.commit(envelope_of(CakeOrdered("o-1")), service=service)
     db.rows("UPDATE task SET attempts = 50")
 
     with working(db, oven, service):
-        wait_until(lambda: db.said() or db.one("SELECT attempts FROM task WHERE due > now() + interval '9 min'") == 51)
-    assert db.said("type") == []
+        wait_until(
+            lambda: db.emitted() or db.one("SELECT attempts FROM task WHERE due > now() + interval '9 min'") == 51
+        )
+    assert db.emitted("type") == []
 
 
 def test_the_ladders_are_those_of_the_saga() -> None:

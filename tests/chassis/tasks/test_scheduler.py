@@ -14,7 +14,7 @@ from quadrille.messages import to_json
 from quadrille.processing.envelope import Duplicate, Handled, Parked, Record
 from quadrille.tasks import scheduler as schedulers
 from tests.chassis.support import sample_service
-from tests.chassis.support.database import Database, heard, wait_until
+from tests.chassis.support.database import Database, envelope_of, wait_until
 from tests.chassis.support.sample_gateway import SOON, Oven, done, kitchen_with, ordered, working
 from tests.chassis.support.sample_messages import (
     BakeCake,
@@ -41,26 +41,26 @@ def test_an_intent_that_nobody_took_is_leased_carried_out_and_ended(db: Database
 
     row = event_id("pantry", order.id, "bake_cake", 0)
     assert oven.calls == {"o-1": 1}
-    assert db.said("type", "causationid", "sequence") == [("cake.ready", event_id("pantry", row, "answer", 0), 1)]
+    assert db.emitted("type", "causationid", "sequence") == [("cake.ready", event_id("pantry", row, "answer", 0), 1)]
 
 
 def test_an_intent_is_handed_on_already_leased(db: Database) -> None:
     """With room in hand the row is born leased, so no second worker takes it; the answer counts one try."""
     service, oven = kitchen_with(), Oven()
-    [outcome] = db.commit(heard(CakeOrdered("o-1")), service=service, room=1)
+    [outcome] = db.commit(envelope_of(CakeOrdered("o-1")), service=service, room=1)
     assert isinstance(outcome, Handled)
     assert [entry.intent for entry in outcome.handed] == [BakeCake("o-1")]
     assert db.rows(ROW) == [(1, True, None, None)]
 
     with working(db, oven, service) as one, working(db, oven, service):
-        one.heard(outcome)
+        one.accept(outcome)
         done(db, 1)
     assert oven.calls == {"o-1": 1}
 
 
 def test_there_is_never_more_in_hand_than_there_is_room(db: Database) -> None:
     """Of three intents two fit: the third stays due now, for whoever looks next."""
-    outcomes = db.commit(*(heard(CakeOrdered(f"o-{n}")) for n in range(3)), service=kitchen_with(), room=2)
+    outcomes = db.commit(*(envelope_of(CakeOrdered(f"o-{n}")) for n in range(3)), service=kitchen_with(), room=2)
 
     assert [len(o.handed) for o in outcomes if isinstance(o, Handled)] == [1, 1, 0]
     assert db.one("SELECT count(*) FROM task WHERE leased_until IS NULL AND attempts = 0 AND due <= now()") == 1
@@ -87,12 +87,12 @@ def test_an_answer_fed_twice_has_one_effect(db: Database) -> None:
     """In one batch, or late from a lease that had run out: Done once, then Seen."""
     [order] = ordered(db, "o-1")
     row = event_id("pantry", order.id, "bake_cake", 0)
-    answer = heard(CakeBaked("o-1"), event_id("pantry", row, "answer", 0), from_task=row)
-    late = heard(CakeBaked("o-1", raw=True), answer.id, from_task=row)
+    answer = envelope_of(CakeBaked("o-1"), event_id("pantry", row, "answer", 0), from_task=row)
+    late = envelope_of(CakeBaked("o-1", raw=True), answer.id, from_task=row)
 
     assert [type(o) for o in db.commit(answer, answer)] == [Handled, Duplicate]
     assert db.commit(late) == [Duplicate()]
-    assert (db.said("type"), db.rows("SELECT * FROM task")) == ([("cake.ready",)], [])
+    assert (db.emitted("type"), db.rows("SELECT * FROM task")) == ([("cake.ready",)], [])
 
 
 @pytest.mark.parametrize("trouble", [TransientError("nothing known"), ValueError("a bug")])
@@ -193,7 +193,7 @@ def test_an_intent_told_to_wait_is_not_called_and_not_counted(db: Database, monk
 def test_an_intent_to_be_dropped_is_answered_so(db: Database) -> None:
     """DROP never calls: the handler hears that it was dropped, and the row is gone; the next one goes its way."""
     ordered(db, "o-1", "o-2")
-    db.commit(heard(OrderDropped("o-1")))
+    db.commit(envelope_of(OrderDropped("o-1")))
     oven = Oven()
 
     with working(db, oven, kitchen_with(sample_service.may_bake)):
@@ -205,7 +205,10 @@ def test_an_intent_to_be_dropped_is_answered_so(db: Database) -> None:
 def test_the_first_hand_on_is_judged_too(db: Database) -> None:
     """Ordered and dropped in one batch: the intent is not handed on, it stays for the scheduler to drop."""
     outcomes = db.commit(
-        heard(CakeOrdered("o-1")), heard(OrderDropped("o-1")), service=kitchen_with(sample_service.may_bake), room=5
+        envelope_of(CakeOrdered("o-1")),
+        envelope_of(OrderDropped("o-1")),
+        service=kitchen_with(sample_service.may_bake),
+        room=5,
     )
 
     assert [o.handed for o in outcomes if isinstance(o, Handled)] == [(), ()]
@@ -225,7 +228,7 @@ def test_one_intent_that_cannot_be_read_or_judged_does_not_stop_the_others(db: D
 
     slow = (timedelta(seconds=60),)
     with working(db, oven, kitchen_with(when, slow)):
-        wait_until(lambda: len(db.said()) == 2)
+        wait_until(lambda: len(db.emitted()) == 2)
         found = "SELECT key, leased_until, error_class, error FROM task ORDER BY key"
         wanted = [("o-1", None, "UNREADABLE", "ValidationError"), ("o-2", None, "HANDLER", "KeyError")]
         wait_until(lambda: db.rows(found) == wanted)
@@ -235,7 +238,7 @@ def test_two_workers_share_the_work_without_doubling(db: Database) -> None:
     """Sixty intents and thirty timers for two schedulers: each carried out once, by one of them."""
     ordered(db, *(f"o-{n}" for n in range(60)))
     now = datetime.now(UTC)
-    db.commit(*(heard(TastingBooked(f"t-{n}", now - timedelta(seconds=n))) for n in range(30)))
+    db.commit(*(envelope_of(TastingBooked(f"t-{n}", now - timedelta(seconds=n))) for n in range(30)))
     oven, other = Oven(), Oven()
 
     with working(db, oven), working(db, other):
@@ -254,7 +257,7 @@ def test_an_answer_that_cannot_be_handled_parks_alone_and_is_not_asked_again(db:
         wait_until(lambda: len(db.parked()) == 1)
         oven.odd = False
         ordered(db, "o-2")
-        wait_until(lambda: db.said() == [("cake.ready", "o-2")])
+        wait_until(lambda: db.emitted() == [("cake.ready", "o-2")])
     assert oven.calls == {"o-1": 1, "o-2": 1}
 
 
@@ -274,7 +277,7 @@ def test_a_parked_answer_is_the_only_one(db: Database) -> None:
     [order] = ordered(db, "o-1")
     row = event_id("pantry", order.id, "bake_cake", 0)
     body = CakeBaked("o-1", odd=True)
-    odd = heard(body, event_id("pantry", row, "answer", 0), from_task=row, record=Record(to_json(body)))
+    odd = envelope_of(body, event_id("pantry", row, "answer", 0), from_task=row, record=Record(to_json(body)))
 
     assert [type(o) for o in db.commit(odd)] == [Parked]
     assert db.commit(odd, replace(odd, body=CakeBaked("o-1"))) == [Duplicate(), Duplicate()]

@@ -20,7 +20,7 @@ from quadrille.processing.telemetry import Telemetry
 from quadrille.tasks.scheduler import TaskScheduler
 from quadrille.testing.in_memory import PlainCodec
 from tests.chassis.support import sample_service
-from tests.chassis.support.database import Database, heard, wait_until
+from tests.chassis.support.database import Database, envelope_of, wait_until
 from tests.chassis.support.kafka_harness import Running
 from tests.chassis.support.sample_gateway import Oven, done, kitchen_with, ordered, working
 from tests.chassis.support.sample_messages import (
@@ -39,16 +39,16 @@ def test_a_timer_fires_once_when_it_is_due_and_not_before(db: Database) -> None:
     now = datetime.now(UTC)
     later = now + timedelta(seconds=1)
     due = {"t-1": now - timedelta(minutes=1), "t-2": later, "t-3": now + timedelta(days=1)}
-    db.commit(*(heard(TastingBooked(key, at)) for key, at in due.items()))
+    db.commit(*(envelope_of(TastingBooked(key, at)) for key, at in due.items()))
 
     with working(db, Oven()):
-        wait_until(lambda: len(db.said()) == 2)
+        wait_until(lambda: len(db.emitted()) == 2)
         assert datetime.now(UTC) >= later
     with working(db, Oven()) as again:
         again.wake()
         wait_until(lambda: again._look_at > 0)  # noqa: SLF001 - it has looked once
 
-    assert sorted(db.said()) == [("tasting.begun", "t-1"), ("tasting.begun", "t-2")]
+    assert sorted(db.emitted()) == [("tasting.begun", "t-1"), ("tasting.begun", "t-2")]
     assert db.rows("SELECT key FROM task") == [("t-3",)]
 
 
@@ -75,39 +75,39 @@ def test_a_timers_time_is_when_it_was_due_to_the_microsecond(db: Database) -> No
     on.timer(time_tasting)
     service = replace(sample_service.service(), on=on)
     due = datetime.now(UTC).replace(microsecond=123_999) - timedelta(seconds=2)
-    db.commit(heard(TastingBooked("t-1", due)), heard(TastingBooked("odd", due)), service=service)
+    db.commit(envelope_of(TastingBooked("t-1", due)), envelope_of(TastingBooked("odd", due)), service=service)
 
     with working(db, Oven(), service):
-        wait_until(lambda: len(db.said()) == 1 and db.parked("error_class") == [("HANDLER",)])
+        wait_until(lambda: len(db.emitted()) == 1 and db.parked("error_class") == [("HANDLER",)])
     with db.connect() as tx:
         service = replace(service, rules=Rules(patient=True))
         assert [type(one) for one in redrive_open(tx, service, RecordDeserializer({}, PlainCodec()))] == [Handled]
 
-    timed = [PlainCodec().decode(payload, TastingTimed) for (payload,) in db.said("payload")]
+    timed = [PlainCodec().decode(payload, TastingTimed) for (payload,) in db.emitted("payload")]
     assert {(one.order_id, one.told_at, one.due) for one in timed} == {("t-1", due, due), ("odd", due, due)}
 
 
 @pytest.mark.proves("late.timer")
 def test_timers_wait_until_the_topics_are_read(db: Database) -> None:
     """While there are unread events no timer fires, however long it is due; intents do not wait for that."""
-    db.commit(heard(TastingBooked("t-1", datetime.now(UTC) - timedelta(minutes=5))))
+    db.commit(envelope_of(TastingBooked("t-1", datetime.now(UTC) - timedelta(minutes=5))))
     ordered(db, "o-1")
 
     with working(db, Oven(), caught_up=False) as scheduler:
-        wait_until(lambda: db.said() == [("cake.ready", "o-1")])
+        wait_until(lambda: db.emitted() == [("cake.ready", "o-1")])
         scheduler.caught_up = lambda: True
         scheduler.wake()
-        wait_until(lambda: len(db.said()) == 2)
+        wait_until(lambda: len(db.emitted()) == 2)
 
 
 def test_a_timer_that_cannot_be_handled_parks_alone(db: Database) -> None:
     """One raises, one has a body of another shape: both are parked and held; the third fires."""
     now = datetime.now(UTC)
-    db.commit(*(heard(TastingBooked(key, now)) for key in ("unlucky-1", "t-2", "t-3")))
+    db.commit(*(envelope_of(TastingBooked(key, now)) for key in ("unlucky-1", "t-2", "t-3")))
     db.rows("UPDATE task SET body = '{}' WHERE key = 't-2'")
 
     with working(db, Oven()):
-        wait_until(lambda: db.said() == [("tasting.begun", "t-3")])
+        wait_until(lambda: db.emitted() == [("tasting.begun", "t-3")])
         wait_until(lambda: len(db.parked()) == 2)
     assert sorted(db.parked("type", "error_class")) == [("begin_tasting", "HANDLER"), ("begin_tasting", "UNHEARD")]
     assert db.rows("SELECT leased_until = 'infinity' FROM task") == [(True,), (True,)]
@@ -133,7 +133,7 @@ def test_an_answer_outlives_the_database(db: Database) -> None:
 
 def test_a_halved_batch_leases_nothing_to_a_process_that_may_forget_it(db: Database) -> None:
     """Half of it may be committed when the other half meets an outage: its intents are simply due now."""
-    batch = [heard(CakeOrdered("o-1")), heard(BreadOrdered("o-2", mode=Mode.FORCED))]
+    batch = [envelope_of(CakeOrdered("o-1")), envelope_of(BreadOrdered("o-2", mode=Mode.FORCED))]
 
     outcomes = db.commit(*batch, service=kitchen_with(), room=5)
 
@@ -159,7 +159,7 @@ def test_who_lost_a_lease_changes_nothing_about_it(db: Database) -> None:
 def test_a_lease_too_short_for_a_call_is_given_back(db: Database) -> None:
     """An intent that waited too long in hand is not called: somebody else may have it, at once and uncounted."""
     service, oven = kitchen_with(), Oven()
-    [outcome] = db.commit(heard(CakeOrdered("o-1")), service=service, room=1)
+    [outcome] = db.commit(envelope_of(CakeOrdered("o-1")), service=service, room=1)
     assert isinstance(outcome, Handled)
     stale = replace(outcome.handed[0], expires=time.monotonic() + 5)
 
@@ -190,7 +190,7 @@ def test_a_stop_finishes_what_is_under_way_and_gives_back_the_rest(db: Database)
     run.end()
 
     assert sum(oven.calls.values()) == 10
-    assert len(db.said()) == 7
+    assert len(db.emitted()) == 7
     free = "SELECT count(*) FROM task WHERE leased_until IS NULL AND attempts = 0 AND due <= now()"
     assert db.one(free) == db.one("SELECT count(*) FROM task") == 33
 
@@ -200,9 +200,9 @@ def test_what_comes_after_the_end_is_left_to_others(db: Database) -> None:
     service, oven = kitchen_with(), Oven()
     with working(db, oven, service) as scheduler:
         pass
-    [outcome] = db.commit(heard(CakeOrdered("o-1")), service=service, room=1)
+    [outcome] = db.commit(envelope_of(CakeOrdered("o-1")), service=service, room=1)
     assert isinstance(outcome, Handled)
 
-    scheduler.heard(outcome)
+    scheduler.accept(outcome)
 
     assert (scheduler.room(), oven.calls) == (0, Counter())

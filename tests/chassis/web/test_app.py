@@ -77,8 +77,8 @@ def show(number: Annotated[int, Field(ge=1)], limit: Annotated[int, Query(ge=1)]
 
 
 def app_of(chosen: app.Routes, spans: Spans | None = None) -> Any:  # noqa: ANN401 - an ASGI app
-    desk: AbstractAsyncContextManager[object] = nullcontext()
-    return app.make_app("parcels", chosen, desk, spans or Spans.disabled(), BASE)
+    api: AbstractAsyncContextManager[object] = nullcontext()
+    return app.make_app("parcels", chosen, api, spans or Spans.disabled(), BASE)
 
 
 @pytest.fixture(scope="module", autouse=True)

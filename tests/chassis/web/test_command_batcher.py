@@ -25,7 +25,7 @@ from quadrille.web import command_batcher
 from quadrille.web.command_batcher import CommandBatcher
 from quadrille.web.problems import Problem
 from tests.chassis.support import sample_service
-from tests.chassis.support.database import Database, heard, once
+from tests.chassis.support.database import Database, envelope_of, once
 from tests.chassis.support.sample_messages import FillShelf, ShelfFilled
 from tests.chassis.support.sample_service import PantryStore, Unlucky
 
@@ -37,7 +37,7 @@ HOLD_REQUEST = "SELECT pg_advisory_xact_lock(%s)"
 
 
 def fill(sku: str, available: int, request: str | None = None) -> Envelope:
-    return heard(FillShelf(sku, available), request=once(request) if request else None)
+    return envelope_of(FillShelf(sku, available), request=once(request) if request else None)
 
 
 def ask(
@@ -46,9 +46,9 @@ def ask(
     """Ask all commands at once and return what each asker got."""
 
     async def asking() -> list[Reply | KeptAnswer | BaseException]:
-        desk = CommandBatcher(sample_service.service(store=store), connect, QUIET, limit)
-        async with desk:
-            return await asyncio.gather(*(desk.execute(command) for command in commands), return_exceptions=True)
+        api = CommandBatcher(sample_service.service(store=store), connect, QUIET, limit)
+        async with api:
+            return await asyncio.gather(*(api.execute(command) for command in commands), return_exceptions=True)
 
     return asyncio.run(asking())
 
@@ -74,19 +74,19 @@ class Wire:
 
     def __init__(self, host: str, port: int, cuts: int) -> None:
         self._there, self.cuts = (host, port), cuts
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
+        self._consumer_loop = socket.create_server(("127.0.0.1", 0))
+        self.port = self._consumer_loop.getsockname()[1]
         self._open: list[socket.socket] = []
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
         """Stop, and end every connection."""
-        _end(self._listener, *self._open)
+        _end(self._consumer_loop, *self._open)
 
     def _accept(self) -> None:
         while True:
             try:
-                here = self._listener.accept()[0]
+                here = self._consumer_loop.accept()[0]
             except OSError:
                 return
             there = socket.create_connection(self._there)
@@ -154,11 +154,11 @@ def test_a_busy_key_waits_alone(db: Database) -> None:
 
     async def asking(other: Tx) -> None:
         async def one(command: Envelope, name: str) -> None:
-            await desk.execute(command)
+            await api.execute(command)
             told.append(name)
 
-        desk = CommandBatcher(sample_service.service(), db.connect, QUIET)
-        async with desk:
+        api = CommandBatcher(sample_service.service(), db.connect, QUIET)
+        async with api:
             held = asyncio.ensure_future(one(fill("a", 1, "r-1"), "a"))
             await one(fill("b", 2, "r-2"), "b")
             told.append("the key is let go")
@@ -260,11 +260,11 @@ def test_a_connection_closed_while_idle_is_replaced(db: Database) -> None:
     """A backend ended between two commands costs the next one nothing."""
 
     async def asking() -> object:
-        desk = CommandBatcher(sample_service.service(), db.connect, QUIET)
-        async with desk:
-            await desk.execute(fill("a", 1))
+        api = CommandBatcher(sample_service.service(), db.connect, QUIET)
+        async with api:
+            await api.execute(fill("a", 1))
             db.rows(END_OTHERS)
-            return await desk.execute(fill("b", 2))
+            return await api.execute(fill("b", 2))
 
     assert asyncio.run(asking()) == ShelfFilled("b", 2)
 
@@ -281,12 +281,12 @@ def test_closing_drains_and_then_refuses(db: Database) -> None:
     """Commands in flight when the service stops are answered; later ones are told that it drains."""
 
     async def asking() -> tuple[list[object], Exception | None]:
-        desk = CommandBatcher(sample_service.service(), db.connect, QUIET)
-        async with desk:
-            tasks = [asyncio.create_task(desk.execute(fill(f"sku-{n}", n))) for n in range(5)]
+        api = CommandBatcher(sample_service.service(), db.connect, QUIET)
+        async with api:
+            tasks = [asyncio.create_task(api.execute(fill(f"sku-{n}", n))) for n in range(5)]
             await asyncio.sleep(0)
         done: list[object] = [await task for task in tasks]
-        late = (await asyncio.gather(desk.execute(fill("late", 1)), return_exceptions=True))[0]
+        late = (await asyncio.gather(api.execute(fill("late", 1)), return_exceptions=True))[0]
         return done, late if isinstance(late, Exception) else None
 
     done, late = asyncio.run(asking())

@@ -125,7 +125,7 @@ def canonical(shape: Shape) -> str:
     return json.dumps(_plain_json(shape, set()), separators=(",", ":"), ensure_ascii=False)
 
 
-def said_by(owner: str) -> tuple[Schema, ...]:
+def emitted_by(owner: str) -> tuple[Schema, ...]:
     """Return the schemas of what a service says (or ``chassis``), sorted by name.
 
     They travel in the package's wheel as ``schemas/*.avsc``; in a checkout the repository's own directory is read.

@@ -11,7 +11,7 @@ from confluent_kafka import Message as KafkaMessage
 
 from quadrille.avro.decoder import DecodeError
 from quadrille.ids import id_milliseconds, id_time, record_id
-from quadrille.kafka import headers as envelope
+from quadrille.kafka import headers as record_headers
 from quadrille.messages import Event, Infrastructure, Message, key_of
 from quadrille.observability.trace_context import new_trace, parse
 from quadrille.observability.tracing import reading, recorder
@@ -25,44 +25,48 @@ LATEST_MS = 253_402_300_799_000  # the end of the year 9999: what a datetime can
 class RecordDeserializer:
     """Reads records for one service: its event classes by wire type.
 
-    From ``floor_ms`` on the inbox tells every id; of the days before it, only those of the days ``kept``.
+    From ``horizon_ms`` on the inbox tells every id; of the days before it, only those of the days ``kept``.
     """
 
-    def __init__(self, heard: Mapping[str, type[Event]], decoder: Decoder) -> None:
-        self.heard = heard
+    def __init__(self, classes: Mapping[str, type[Event]], decoder: Decoder) -> None:
+        self.classes = classes
         self.decoder = decoder
-        self.floor_ms = 0
+        self.horizon_ms = 0
         self.kept: frozenset[date] = frozenset()
-        self._names = frozenset(name.encode() for name in heard)
+        self._names = frozenset(name.encode() for name in classes)
 
     def unheard(self, record: Record) -> bool:
         """Tell whether no handler is for this type; decided on one header, before anything is decoded."""
-        named = envelope.type_of(record.headers)
+        named = record_headers.type_of(record.headers)
         return named is not None and named not in self._names and named != b"" and named.isascii()
 
     def read(self, record: Record, key: bytes | None, origin: OffsetRange | None, at_ms: int) -> Envelope:
         """Return the input of a record; its time is its header's, or ``at_ms`` (the broker's) without one."""
-        headers, at_ms = envelope.read_headers(record.headers), min(max(at_ms, 0), LATEST_MS)
+        headers, at_ms = record_headers.read_headers(record.headers), min(max(at_ms, 0), LATEST_MS)
         text = (key or b"").decode("utf-8", "replace").replace("\0", "\ufffd")  # which no text column holds
         text = text[:KEY_MAX]  # a longer one finds no place in an index, not even to be parked under
         identity = headers.id
         if identity is None:
             place = (origin.topic, origin.partition, origin.next - 1) if origin else ("", 0, 0)
             identity = record_id(*place, at_ms)
-        at = headers.time if isinstance(headers, envelope.CloudEvent) else datetime.fromtimestamp(at_ms / 1000, UTC)
+        at = (
+            headers.time
+            if isinstance(headers, record_headers.CloudEvent)
+            else datetime.fromtimestamp(at_ms / 1000, UTC)
+        )
         trace = recorder().joined(parse(headers.traceparent) or new_trace())
         with reading(trace):
             body = self._body(record, text, headers)
         return Envelope(identity, text, body, at, headers.type or "unknown", record, origin, trace=trace)
 
     def _body(
-        self, record: Record, key: str, headers: envelope.CloudEvent | envelope.MalformedHeadersError
+        self, record: Record, key: str, headers: record_headers.CloudEvent | record_headers.MalformedHeadersError
     ) -> Message | Unreadable:
-        if isinstance(headers, envelope.MalformedHeadersError):
+        if isinstance(headers, record_headers.MalformedHeadersError):
             return Unreadable(headers.reason)
-        if id_milliseconds(headers.id) < self.floor_ms and id_time(headers.id).date() not in self.kept:
+        if id_milliseconds(headers.id) < self.horizon_ms and id_time(headers.id).date() not in self.kept:
             return Unreadable(*TOO_OLD)
-        if (cls := self.heard.get(headers.type)) is None:
+        if (cls := self.classes.get(headers.type)) is None:
             return Unreadable("no handler here hears this type any more", "UNHEARD")
         try:
             body = self.decoder.decode(record.raw, cls)

@@ -110,8 +110,8 @@ class HeartbeatMonitor:
     def record(self, tx: Tx) -> None:
         """Write down who was heard, inside the caller's transaction; who had been silent is announced."""
         sources = sorted(self._beats)
-        heard = [self._beats[source] for source in sources]
-        wanted = {"sources": sources, "numbers": [b.number for b in heard], "times": [b.said_at for b in heard]}
+        beats = [self._beats[source] for source in sources]
+        wanted = {"sources": sources, "numbers": [b.number for b in beats], "times": [b.said_at for b in beats]}
         rows = tx.execute(HEARD, wanted).fetchall()
         back = [ServiceHeard(self.service.name, source, since) for source, since in sorted(rows) if since]
         for ordinal, fact in enumerate(back):
@@ -122,7 +122,7 @@ class HeartbeatMonitor:
         """Forget the beats that are written down and committed."""
         self._beats.clear()
 
-    def poll(self, tx: Tx, standing: Assignment) -> None:
+    def poll(self, tx: Tx, assignment: Assignment) -> None:
         """Say our own beat and announce who has fallen silent, each when it is time."""
         now = self._clock()
         if now - self._rounded > STALL_SECONDS:
@@ -130,9 +130,9 @@ class HeartbeatMonitor:
         self._rounded = now
         if now >= self._beat_at:
             self._beat(tx)
-        if standing.caught_up and now >= self._look_at:
+        if assignment.caught_up and now >= self._look_at:
             self._look_at = now + LOOK_SECONDS
-            self._judge(tx, standing)
+            self._judge(tx, assignment)
 
     def _beat(self, tx: Tx) -> None:
         if self._began is None:
@@ -144,7 +144,7 @@ class HeartbeatMonitor:
         except Infrastructure as trouble:  # an id that is not known yet is no reason to stop listening
             log.warning("no beat", error_class=type(trouble).__name__)
 
-    def _judge(self, tx: Tx, standing: Assignment) -> None:
+    def _judge(self, tx: Tx, assignment: Assignment) -> None:
         now = self._clock()
         missed = [s for s in self._sources if now - max(self._known.get(s, 0.0), self._doubted) > SILENT_SECONDS]
         ages: Mapping[str, float] = dict(tx.execute(AGES, [missed]).fetchall()) if missed else {}
@@ -154,15 +154,15 @@ class HeartbeatMonitor:
                 self._known[source] = now - age  # another worker of ours has heard it
                 continue
             limit = SILENT_SECONDS if age < now - (self._began or now) else NEVER_SECONDS
-            if min(age, now - self._doubted) > limit and self._all_read(tx, standing, self._sources[source]):
+            if min(age, now - self._doubted) > limit and self._all_read(tx, assignment, self._sources[source]):
                 self._fall_silent(tx, source, limit)
                 self._known[source] = now
 
-    def _all_read(self, tx: Tx, standing: Assignment, topic: str) -> bool:
+    def _all_read(self, tx: Tx, assignment: Assignment, topic: str) -> bool:
         """Tell whether the group has handled all that lies on a topic: then a beat that is not there was not said."""
         found = tx.execute(READ_POSITIONS, [[topic]]).fetchall()
         positions: dict[Place, int] = {(name, partition): at for name, partition, at in found}
-        positions |= {place: standing.read[place] for place in positions if place in standing.read}
+        positions |= {place: assignment.read[place] for place in positions if place in assignment.read}
         ends = self._topics.watermarks(positions)
         return bool(ends) and all(positions[place] >= high for place, (_, high) in ends.items())
 

@@ -19,7 +19,7 @@ from quadrille.consumer.assignment import Assignment
 from quadrille.consumer.deserializer import RecordDeserializer, record_of
 from quadrille.consumer.heartbeat import HeartbeatMonitor
 from quadrille.db.connection import Session
-from quadrille.kafka import headers as envelope
+from quadrille.kafka import headers as record_headers
 from quadrille.kafka.topics import StoppedError, Topics
 from quadrille.observability.degraded import Degraded
 from quadrille.observability.logs import ThrottledLog
@@ -71,12 +71,12 @@ class ConsumerLoop:
         self,
         service: Service[Any],
         connect: Callable[[], Tx],
-        ears: ConsumerPorts,
+        ports: ConsumerPorts,
         watcher: Observer,
     ) -> None:
         self.service = service
         self._connection = Session(connect)
-        self._client, self.topics, self.reader = ears.client, ears.topics, ears.reader
+        self._client, self.topics, self.reader = ports.client, ports.topics, ports.reader
         self.consumer: Consumer
         self.watcher = watcher
         self.take: Callable[[Handled], None] = _leave
@@ -202,7 +202,11 @@ class ConsumerLoop:
                 key = message.key()
                 inputs.append(self.reader.read(record, key, origin, message.timestamp()[1]))
                 chained[place] = offset + 1
-            elif self.heartbeat and offset >= self.assignment.ends[place] and envelope.type_of(record.headers) == BEAT:
+            elif (
+                self.heartbeat
+                and offset >= self.assignment.ends[place]
+                and record_headers.type_of(record.headers) == BEAT
+            ):
                 self.heartbeat.hear(topic, record.raw)
         return inputs
 
@@ -212,24 +216,24 @@ class ConsumerLoop:
         self.assignment.committed(inputs)
         self._waits = ""
         for outcome in outcomes:
-            if isinstance(outcome, Handled) and outcome.said:
+            if isinstance(outcome, Handled) and outcome.emitted:
                 self.take(outcome)
         self.watcher.handled(list(zip(inputs, outcomes, strict=True)), began)
 
     def _step_over_unheard(self) -> None:
-        steps, pulse = self.assignment.unheard(), self.heartbeat
-        if not steps and not (pulse and pulse.news):
+        steps, heartbeat = self.assignment.unheard(), self.heartbeat
+        if not steps and not (heartbeat and heartbeat.news):
             return
         tx = self._connection()
         with tx.transaction():
             if steps and len(unit_of_work.move(tx, steps).fetchall()) != len(steps):
                 message = "a position was not where this worker left it"
                 raise unit_of_work.FencedError(message)
-            if pulse and pulse.news:
-                pulse.record(tx)
+            if heartbeat and heartbeat.news:
+                heartbeat.record(tx)
         self.assignment.stepped(steps)
-        if pulse:
-            pulse.flush()
+        if heartbeat:
+            heartbeat.flush()
 
     def doubt(self) -> None:
         """Note that records may not have reached us: nobody is called silent for that."""

@@ -37,28 +37,28 @@ def redrive_open(tx: Tx, service: Service[Any], reader: RecordDeserializer) -> I
     tried: set[UUID] = set()
     stuck: set[str] = set()
     while rows := [r for r in tx.execute(OPEN_ROWS).fetchall() if r[0] not in tried and r[1] not in stuck]:
-        for line, waiting in itertools.groupby(rows, key=lambda row: str(row[1])):
+        for lane, waiting in itertools.groupby(rows, key=lambda row: str(row[1])):
             for row in waiting:
                 tried.add(row[0])
                 outcome = process_batch(tx, service, [_input(service, reader, row)])[0]
                 yield outcome
                 if not isinstance(outcome, Handled | Duplicate):
-                    stuck.add(line)
+                    stuck.add(lane)
                     break
 
 
 def _input(service: Service[Any], reader: RecordDeserializer, row: Row) -> Envelope:
-    identity, line, kind, topic, headers, raw, parked_at, *_ = row
+    identity, lane, kind, topic, headers, raw, parked_at, *_ = row
     if topic is None:
         return _from_inside(service, row)
     record = Record(bytes(raw), tuple((k, bytes.fromhex(v)) for k, v in json.loads(bytes(headers))))
-    heard = reader.read(record, line.encode(), None, int(parked_at.timestamp() * 1000))
-    return Envelope(identity, line, heard.body, heard.at, kind, record, redriven=True, trace=heard.trace)
+    envelope = reader.read(record, lane.encode(), None, int(parked_at.timestamp() * 1000))
+    return Envelope(identity, lane, envelope.body, envelope.at, kind, record, redriven=True, trace=envelope.trace)
 
 
 def _from_inside(service: Service[Any], row: Row) -> Envelope:
     """Return the input of an answer or timer: its key, attempts and place in a trace are its task row's."""
-    identity, line, kind, _, _, raw, _, key, tries, traceparent, asked = row
+    identity, lane, kind, _, _, raw, _, key, tries, traceparent, asked = row
     classes: dict[str, type[Message]] = {**service.on.consumes(Result), **service.on.consumes(Timer)}
     body: Message | Unreadable
     try:
@@ -67,7 +67,7 @@ def _from_inside(service: Service[Any], row: Row) -> Envelope:
         body = Unreadable("no handler here takes this body any more", "UNHEARD")
     at = due_of(body, identity) if isinstance(body, Timer) else datetime.now(UTC)
     record, trace = Record(bytes(raw)), parse(traceparent) or new_trace()
-    return Envelope(identity, key or line, body, at, kind, record, None, UUID(line), redriven=True,
+    return Envelope(identity, key or lane, body, at, kind, record, None, UUID(lane), redriven=True,
                  attempts=tries or 1, compensates=_undoes(service, asked, body), trace=trace)  # fmt: skip
 
 

@@ -50,12 +50,12 @@ class ConsumerProgress:
     """Watches every partition of what a service hears; ``look`` is called by one thread, ``ready`` by any."""
 
     def __init__(
-        self, service: Service[Any], topics: Topics, listener: ConsumerLoop, patience: Patience,
+        self, service: Service[Any], topics: Topics, consumer_loop: ConsumerLoop, patience: Patience,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self.patience = patience
         self.reason = ""
-        self._service, self._topics, self._listener, self._clock = service, topics, listener, clock
+        self._service, self._topics, self._consumer_loop, self._clock = service, topics, consumer_loop, clock
         self._dogs: dict[Place, ProgressWatchdog] = {}
         self._at: dict[Place, int] = {}
         self._ends: dict[Place, int] = {}
@@ -116,7 +116,9 @@ class ConsumerProgress:
             return ""
         named = [f"{t}[{p}] at {self._at[t, p]} of {self._ends[t, p]}" for t, p in stalled[:NAMED]]
         more = f" and {len(stalled) - NAMED} more partitions" if len(stalled) > NAMED else ""
-        waits = f"; what was read waits to be committed: {self._listener.waits}" if self._listener.waits else ""
+        waits = (
+            f"; what was read waits to be committed: {self._consumer_loop.waits}" if self._consumer_loop.waits else ""
+        )
         return f"nothing handled for {longest:.0f} s: {', '.join(named)}{more}{waits}"
 
     def _tell_all(self, tx: Tx) -> None:
@@ -152,19 +154,19 @@ class ConsumerProgress:
         For a partition in other hands its holder has twice the time to do so itself. A batch that waits to be committed
         waits for a reason, and would with every client.
         """
-        mine, now = set(self._listener.assignment.next), self._clock()
+        mine, now = set(self._consumer_loop.assignment.next), self._clock()
         stalled = [self._dogs[place] for place in self._stalled()]
         blamed = [
             dog
             for place, dog in self._dogs.items()
             if not mine or place in mine or dog.seconds >= 2 * self.patience.renew_after
         ]
-        due = [dog.renewal_due() for dog in blamed] if stalled and not self._listener.waits else []
+        due = [dog.renewal_due() for dog in blamed] if stalled and not self._consumer_loop.waits else []
         if any(due) and now - self._renewed_at >= self.patience.renew_after:
             self._renewed_at = now
             metrics.RENEWALS.labels(ROLE).inc()
             log.error("client made anew", reason=self.reason)
-            self._listener.renew()
+            self._consumer_loop.renew()
 
 
 def _name(place: Place) -> str:

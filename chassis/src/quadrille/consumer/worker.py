@@ -28,7 +28,7 @@ from quadrille.processing.telemetry import Telemetry
 from quadrille.service import Tx
 from quadrille.tasks.scheduler import TaskScheduler
 
-UPKEEP_SECONDS = 600.0
+RETENTION_SECONDS = 600.0
 WATCH_SECONDS = 10.0
 RETRY_SECONDS = 10.0
 STOPPED_EVERY = 60.0
@@ -41,23 +41,25 @@ class Worker:
 
     def __init__(self, context: ProcessContext) -> None:
         service, bootstrap = context.service, context.settings.kafka_bootstrap
-        self.service, self.connect, self.upkeep = service, context.connect, context.upkeep
+        self.service, self.connect, self.retention = service, context.connect, context.retention
         self.reader = RecordDeserializer(service.on.consumes(Event), context.decoder)
-        notes = Telemetry(context.spans, context.tally)
+        telemetry = Telemetry(context.spans, context.tally)
 
         def client() -> Consumer:
             told = {"error_cb": self._say, "on_commit": hinted}
             return Consumer(consumer_settings(bootstrap, service.name) | told)
 
         self.topics = Topics(bootstrap)
-        self.listener = ConsumerLoop(service, self.connect, ConsumerPorts(client, self.topics, self.reader), notes)
-        self.progress = ConsumerProgress(service, self.topics, self.listener, context.settings.patience)
-        self.scheduler = TaskScheduler(service, self.connect, notes, context.client)
+        self.consumer_loop = ConsumerLoop(
+            service, self.connect, ConsumerPorts(client, self.topics, self.reader), telemetry
+        )
+        self.progress = ConsumerProgress(service, self.topics, self.consumer_loop, context.settings.patience)
+        self.scheduler = TaskScheduler(service, self.connect, telemetry, context.client)
         if context.beats:
-            self.listener.heartbeat = HeartbeatMonitor(service, self.topics, context.decoder)
-        self.listener.take, self.listener.room = self.scheduler.heard, self.scheduler.room
-        self.scheduler.caught_up = self.listener.caught_up
-        self.listener.batch_max = self.scheduler.batch_max = context.settings.batch_max
+            self.consumer_loop.heartbeat = HeartbeatMonitor(service, self.topics, context.decoder)
+        self.consumer_loop.take, self.consumer_loop.room = self.scheduler.accept, self.scheduler.room
+        self.scheduler.caught_up = self.consumer_loop.caught_up
+        self.consumer_loop.batch_max = self.scheduler.batch_max = context.settings.batch_max
         self._failure: BaseException | None = None
         self._troubles = ThrottledLog()
 
@@ -65,9 +67,9 @@ class Worker:
         """Work until told to stop; raises StoppedError when a topic is not what it was."""
         if not self._prepare(stop):
             return
-        heard_all = threading.Event()  # the scheduler ends last: it takes in hand what the last batch says
-        listening = self._thread("listener", self.listener.run, stop, stop)
-        working = self._thread("scheduler", self.scheduler.run, heard_all, stop)
+        drained = threading.Event()  # the scheduler ends last: it takes in hand what the last batch says
+        listening = self._thread("listener", self.consumer_loop.run, stop, stop)
+        working = self._thread("scheduler", self.scheduler.run, drained, stop)
         watching = self._thread("watchdog", self._watch, stop, stop)
         listening.start()
         watching.start()
@@ -76,7 +78,7 @@ class Worker:
         self._guarded(self._look_after, stop, stop)
         listening.join()
         watching.join()
-        heard_all.set()
+        drained.set()
         if not self.scheduler.idle:
             self.scheduler.wake()
             working.join()
@@ -99,11 +101,11 @@ class Worker:
         while not stop.is_set():
             try:
                 with self.connect() as tx:
-                    self.upkeep.prepare(tx, self.reader)
+                    self.retention.prepare(tx, self.reader)
                     self._check(tx)
                     outcomes = list(redrive_open(tx, self.service, self.reader))
             except RETRIABLE as trouble:
-                self.listener.waiting = f"it waits for what it needs: {reason(trouble)}"
+                self.consumer_loop.waiting = f"it waits for what it needs: {reason(trouble)}"
                 self._troubles.warn("worker waits", type(trouble).__name__)
                 stop.wait(0.5)
             else:
@@ -122,13 +124,15 @@ class Worker:
         while not stop.wait(WATCH_SECONDS):
             try:
                 with self.connect() as tx:
-                    self.upkeep.prepare(tx, self.reader)  # each time: a clock that stood still or jumped is no excuse
+                    self.retention.prepare(
+                        tx, self.reader
+                    )  # each time: a clock that stood still or jumped is no excuse
                     self._check(tx)
-                    if time.monotonic() - kept_up >= UPKEEP_SECONDS:
-                        self.upkeep.clear(tx)
+                    if time.monotonic() - kept_up >= RETENTION_SECONDS:
+                        self.retention.clear(tx)
                         kept_up = time.monotonic()
             except RETRIABLE as trouble:
-                self._troubles.warn("upkeep waits", type(trouble).__name__)
+                self._troubles.warn("retention waits", type(trouble).__name__)
 
     def _watch(self, stop: threading.Event) -> None:
         """Look whether what lies on the topics is handled, in a thread that hears nothing and so cannot get stuck."""
@@ -146,7 +150,7 @@ class Worker:
 
     def _say(self, error: KafkaError) -> None:
         """Pass on what the client says; it does so only when it is polled, which the listener does."""
-        self.listener.trouble(error)
+        self.consumer_loop.trouble(error)
 
 
 class WorkerRole:
@@ -164,7 +168,7 @@ class WorkerRole:
 
     def allowed(self) -> None:
         """Raise NotReadyError with the reason why the last worker stopped, until another has its partitions."""
-        if self._stopped and self._worker is not None and self._worker.listener.joined:
+        if self._stopped and self._worker is not None and self._worker.consumer_loop.joined:
             self._stopped = ""
         if self._stopped:
             raise NotReadyError(self._stopped)
@@ -179,7 +183,7 @@ class WorkerRole:
         if self._worker is None:
             message = "no worker runs"
             raise NotReadyError(message)
-        self._worker.listener.ready()
+        self._worker.consumer_loop.ready()
 
     def progressing(self) -> None:
         """Raise NotReadyError while records lie ahead that nobody handles."""

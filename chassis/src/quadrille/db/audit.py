@@ -1,6 +1,6 @@
 """Who did what to whom and why: rows that only grow, each holding the hash of the one before it.
 
-A row is written in the transaction of its deed: there is no deed without a row, and no row without a deed (law.md,
+A row is written in the transaction of its action: there is no action without a row, and no row without an action (law.md,
 invariant 20). The hash is SHA-256 over the previous hash and the row as jsonb, made by the database that keeps it.
 """
 
@@ -37,7 +37,7 @@ SELECT number, place, hash = {HASH} AS whole FROM (
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One privileged deed: who, what, on what, why, and what it was before and after."""
+    """One privileged action: who, what, on what, why, and what it was before and after."""
 
     actor: str
     action: str
@@ -47,14 +47,14 @@ class Action:
     after: Mapping[str, object] | None = None
 
 
-def record(tx: Tx, deed: Action) -> int:
-    """Add the deed's row inside the caller's transaction, and return its number.
+def record(tx: Tx, action: Action) -> int:
+    """Add the action's row inside the caller's transaction, and return its number.
 
     The chain is locked until that transaction ends: let it be the last thing it does.
     """
     tx.execute(LOCK, [lock_key("audit")])
-    states = [None if state is None else Jsonb(state) for state in (deed.before, deed.after)]
-    row = tx.execute(ADD, [deed.actor, deed.action, deed.subject, deed.reason, *states]).fetchone()
+    states = [None if state is None else Jsonb(state) for state in (action.before, action.after)]
+    row = tx.execute(ADD, [action.actor, action.action, action.subject, action.reason, *states]).fetchone()
     assert row is not None  # noqa: S101 - INSERT … RETURNING of one row
     return int(row[0])
 

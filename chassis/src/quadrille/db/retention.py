@@ -36,12 +36,12 @@ log = structlog.get_logger()
 class DedupHorizon(Protocol):
     """Whoever compares ids knows from which moment on the inbox tells them, and which days before it are kept."""
 
-    floor_ms: int
+    horizon_ms: int
     kept: frozenset[date]
 
 
 @dataclass(frozen=True, slots=True)
-class Upkeep:
+class Retention:
     """How long days are kept, and the answers of idempotency keys."""
 
     window: timedelta = INBOX_DAYS * DAY
@@ -59,11 +59,11 @@ class Upkeep:
 
     def inform(self, tx: Tx, reader: DedupHorizon) -> None:
         """Let a reader know the floor, and the days below it that are kept."""
-        floor, kept = tx.execute(TOLD, [self.days, self.days]).fetchone() or (datetime.now(UTC).date(), [])
+        horizon, kept = tx.execute(TOLD, [self.days, self.days]).fetchone() or (datetime.now(UTC).date(), [])
         reader.kept = frozenset(kept)  # before the floor, which moves up: whoever reads meanwhile knows enough
-        reader.floor_ms = _milliseconds(floor)
+        reader.horizon_ms = _milliseconds(horizon)
 
-    def floor(self, tx: Tx) -> int:
+    def horizon(self, tx: Tx) -> int:
         """Return the floor in Unix milliseconds: an id from before it is known only if its day is one of those kept."""
         row = tx.execute("SELECT inbox_floor(%b)", [self.days]).fetchone()
         return _milliseconds(row[0] if row else datetime.now(UTC).date())

@@ -1,6 +1,6 @@
 """What an operator may ask of a service about one saga: a command through the service's own ``process_batch``.
 
-The command, what it says and the audit's row are one transaction. A deed the service refuses leaves a row too: somebody
+The command, what it says and the audit's row are one transaction. An action the service refuses leaves a row too: somebody
 tried. What never became a command (a malformed body, no reason) leaves none: nothing was tried.
 """
 
@@ -128,44 +128,44 @@ def compensation_actions(look: Look, **answers: Success | Refusal) -> tuple[Oper
     )
 
 
-def routes(deeds: Sequence[OperatorAction], context: ProcessContext, role: str) -> OpsRoutes:
-    """Return the routes of a role's deeds; raises TypeError for a reply with an outcome that nobody answers."""
+def routes(actions: Sequence[OperatorAction], context: ProcessContext, role: str) -> OpsRoutes:
+    """Return the routes of a role's actions; raises TypeError for a reply with an outcome that nobody answers."""
     found: dict[tuple[str, str], Callable[[OpsRequest], OpsResponse]] = {}
-    for deed in deeds:
-        _check(deed, context.service)
-        if deed.role == role:
-            found["POST", PATH + deed.name] = partial(_do, context, deed, deed.model())
+    for action in actions:
+        _check(action, context.service)
+        if action.role == role:
+            found["POST", PATH + action.name] = partial(_do, context, action, action.model())
     return found
 
 
-def _do(context: ProcessContext, deed: OperatorAction, model: type[Document], asked: OpsRequest) -> OpsResponse:
+def _do(context: ProcessContext, action: OperatorAction, model: type[Document], asked: OpsRequest) -> OpsResponse:
     order_id, began_ns, began = str(asked.identity("order_id")), time.time_ns(), time.monotonic()
     chosen = {name: value for name, value in asked.read(model) if name in model.model_fields}
-    given = {**deed.fixed, **chosen, **({deed.actor: asked.actor} if deed.actor else {})}
-    command = deed.command(order_id, **given)  # type: ignore[call-arg]  # as above
-    heard = Envelope(uuid7(), order_id, command, datetime.now(UTC), command.type, trace=asked.trace)
-    done = _commit(context, deed, heard, asked)
-    Telemetry(context.spans, context.tally).handled([(done.heard, done.outcome)], began_ns)
-    route = f"POST {PATH}{deed.name}"
+    given = {**action.fixed, **chosen, **({action.actor: asked.actor} if action.actor else {})}
+    command = action.command(order_id, **given)  # type: ignore[call-arg]  # as above
+    envelope = Envelope(uuid7(), order_id, command, datetime.now(UTC), command.type, trace=asked.trace)
+    done = _commit(context, action, envelope, asked)
+    Telemetry(context.spans, context.tally).handled([(done.envelope, done.outcome)], began_ns)
+    route = f"POST {PATH}{action.name}"
     context.spans.record(
-        route, done.heard.trace, None, began_ns, began_ns + int((time.monotonic() - began) * 1e9), kind=SERVER,
-        attributes={"http.route": PATH + deed.name, "quadrille.order_id": order_id},
+        route, done.envelope.trace, None, began_ns, began_ns + int((time.monotonic() - began) * 1e9), kind=SERVER,
+        attributes={"http.route": PATH + action.name, "quadrille.order_id": order_id},
     )  # fmt: skip
-    return _told(deed, done, order_id)
+    return _told(action, done, order_id)
 
 
 @dataclass(frozen=True, slots=True)
 class _ActionDone:
-    """A deed that is durable: as it was heard, what became of it, what the saga is now, its row in the audit."""
+    """An action that is durable: as it was heard, what became of it, what the saga is now, its row in the audit."""
 
-    heard: Envelope
+    envelope: Envelope
     outcome: Outcome
     said: str
     after: Mapping[str, object]
     number: int
 
 
-def _commit(context: ProcessContext, deed: OperatorAction, heard: Envelope, asked: OpsRequest) -> _ActionDone:
+def _commit(context: ProcessContext, action: OperatorAction, envelope: Envelope, asked: OpsRequest) -> _ActionDone:
     """Commit command and audit row together; refuses when the database or registry is away, telling what may be."""
     try:
         tx = context.connect()
@@ -174,7 +174,7 @@ def _commit(context: ProcessContext, deed: OperatorAction, heard: Envelope, aske
     with closing(tx):
         try:
             with tx.transaction():
-                return _within(tx, context, deed, (heard, asked))
+                return _within(tx, context, action, (envelope, asked))
         except Infrastructure:
             refuse("dependency-unavailable", dependency="registry", retry_after=1)
         except OUTAGE as trouble:  # an error the server told of has undone everything; a lost line may hide a commit
@@ -184,48 +184,52 @@ def _commit(context: ProcessContext, deed: OperatorAction, heard: Envelope, aske
             raise Problem(slug, dependency="database", retry_after=1) from None
 
 
-def _within(tx: Tx, context: ProcessContext, deed: OperatorAction, asking: tuple[Envelope, OpsRequest]) -> _ActionDone:
+def _within(
+    tx: Tx, context: ProcessContext, action: OperatorAction, asking: tuple[Envelope, OpsRequest]
+) -> _ActionDone:
     """Do it under the saga's lock; in the saga's own trace, where its store knows that (invariant 21)."""
-    heard, asked = asking
+    envelope, asked = asking
     tx.execute(PATIENCE)
-    tx.execute(LOCK_KEY, [lock_key(heard.key)])  # what is kept as before must be what the handler sees
-    before = deed.look(tx, heard.key)
+    tx.execute(LOCK_KEY, [lock_key(envelope.key)])  # what is kept as before must be what the handler sees
+    before = action.look(tx, envelope.key)
     if before and (trace_id := before.get("trace_id")):
-        heard = replace(heard, trace=context.spans.within(str(trace_id)))
-    outcome = process_batch(tx, context.service, [heard])[0]
+        envelope = replace(envelope, trace=context.spans.within(str(trace_id)))
+    outcome = process_batch(tx, context.service, [envelope])[0]
     said = _outcome(outcome)
-    after = deed.look(tx, heard.key)
+    after = action.look(tx, envelope.key)
     kept = {"outcome": said, "order": after}
-    row = audit.Action(asked.actor, deed.name, heard.key, asked.reason, before and {"order": before}, kept)
-    return _ActionDone(heard, outcome, said, after or {}, audit.record(tx, row))
+    row = audit.Action(asked.actor, action.name, envelope.key, asked.reason, before and {"order": before}, kept)
+    return _ActionDone(envelope, outcome, said, after or {}, audit.record(tx, row))
 
 
-def _told(deed: OperatorAction, done: _ActionDone, order_id: str) -> OpsResponse:
-    answer = {"UNKNOWN": UNKNOWN, **deed.answers}[done.said]
+def _told(action: OperatorAction, done: _ActionDone, order_id: str) -> OpsResponse:
+    answer = {"UNKNOWN": UNKNOWN, **action.answers}[done.said]
     if isinstance(answer, Refusal):
         extra: dict[str, object] = {name: done.after.get(name) for name in answer.members}
         extra |= {"rule": answer.rule} if answer.rule else {}
         raise Problem(answer.slug, answer.detail, headers=None, **extra)
-    document = {"order_id": order_id, "action": deed.name, "outcome": done.said, "detail": answer.detail}
-    return OpsResponse(answer.status, {**document, "audit_number": done.number, "order": done.after}, done.heard.trace)
+    document = {"order_id": order_id, "action": action.name, "outcome": done.said, "detail": answer.detail}
+    return OpsResponse(
+        answer.status, {**document, "audit_number": done.number, "order": done.after}, done.envelope.trace
+    )
 
 
 def _outcome(outcome: Outcome) -> str:
     if isinstance(outcome, Failed):
         raise outcome.error
-    said = outcome.said if isinstance(outcome, Handled) else ()
+    said = outcome.emitted if isinstance(outcome, Handled) else ()
     reply = next(message for message in said if isinstance(message, Reply))
     return str(getattr(reply, "outcome"))  # noqa: B009 - _check has seen that the reply has one
 
 
-def _check(deed: OperatorAction, service: Service[Any]) -> None:
+def _check(action: OperatorAction, service: Service[Any]) -> None:
     """See to it that every outcome a reply may have is answered, by a problem that exists."""
-    reaction = service.on.specs.get(deed.command)
+    reaction = service.on.specs.get(action.command)
     replies = [cls for cls in reaction.emits if issubclass(cls, Reply)] if reaction else []
     outcomes = {one for cls in replies for one in get_args(get_type_hints(cls).get("outcome"))}
-    slugs = {answer.slug for answer in deed.answers.values() if isinstance(answer, Refusal)}
-    if not outcomes or outcomes - {"UNKNOWN", *deed.answers} or slugs - set(KINDS):
-        message = f"{deed.name}: {deed.command.__name__} may come to {sorted(outcomes)}, not all of them answered"
+    slugs = {answer.slug for answer in action.answers.values() if isinstance(answer, Refusal)}
+    if not outcomes or outcomes - {"UNKNOWN", *action.answers} or slugs - set(KINDS):
+        message = f"{action.name}: {action.command.__name__} may come to {sorted(outcomes)}, not all of them answered"
         raise TypeError(message)
 
 

@@ -43,8 +43,8 @@ def _turn(context: ProcessContext, wanted: AdmissionMode) -> Route:
                 news = IntakePaused(name, "PAUSED") if wanted == "PAUSED" else IntakeResumed(name, CAUSES[before])
                 announce(tx, context.service, uuid7(), news)
             verb = "pause" if wanted == "PAUSED" else "resume"
-            deed = Action(asked.actor, f"intake.{verb}", "intake", asked.reason, {"state": before}, {"state": wanted})
-            record(tx, deed)
+            action = Action(asked.actor, f"intake.{verb}", "intake", asked.reason, {"state": before}, {"state": wanted})
+            record(tx, action)
         return OpsResponse(200, {"intake": wanted, "before": before})
 
     return turn

@@ -18,7 +18,7 @@ from quadrille.processing.outbox import announce
 from quadrille.replay import operations
 from quadrille.replay.manager import KIND, Replays
 from quadrille.replay.operations import Operation
-from quadrille.replay.plan import DryWish, LiveWish, ReplayPlan, freeze, plan_of
+from quadrille.replay.plan import DryRunRequest, LiveRunRequest, ReplayPlan, freeze, plan_of
 from quadrille.replay.report import report_of
 from quadrille.replay.runner import tell_end
 from quadrille.service import Tx
@@ -56,9 +56,9 @@ class ReplayRoutes:
     def _ask(self, asked: OpsRequest) -> OpsResponse:
         with self._database() as tx:
             if asked.body.get("into") == "live":
-                return self._ask_live(tx, asked, asked.read(LiveWish))
-            wish = asked.read(DryWish)
-            plan = self._frozen(tx, wish)
+                return self._ask_live(tx, asked, asked.read(LiveRunRequest))
+            request = asked.read(DryRunRequest)
+            plan = self._frozen(tx, request)
             with tx.transaction():
                 self._alone(tx)
                 made = operations.new(uuid7(), KIND, plan.document(), asked.actor, asked.reason)
@@ -66,23 +66,23 @@ class ReplayRoutes:
         self.replays.wake()
         return OpsResponse(202, made.document(self.service.name))
 
-    def _frozen(self, tx: Tx, wish: DryWish) -> ReplayPlan:
+    def _frozen(self, tx: Tx, request: DryRunRequest) -> ReplayPlan:
         try:
             self._topics = self._topics or Topics(self.context.settings.kafka_bootstrap)
-            return freeze(wish, self._topics, tx, wish.topic in self.service.on.topics())
+            return freeze(request, self._topics, tx, request.topic in self.service.on.topics())
         except (KafkaException, TimeoutError):
             refuse("dependency-unavailable", dependency="broker", retry_after=1)
 
-    def _ask_live(self, tx: Tx, asked: OpsRequest, wish: LiveWish) -> OpsResponse:
-        if wish.confirm != self.service.name:
+    def _ask_live(self, tx: Tx, asked: OpsRequest, request: LiveRunRequest) -> OpsResponse:
+        if request.confirm != self.service.name:
             message = f"This is {self.service.name}: say so, for it will handle what it replays"
             refuse("validation-failed", errors=[{"pointer": "/confirm", "code": "confirm", "message": message}])
-        planned = operations.read(tx, wish.plan)
+        planned = operations.read(tx, request.plan)
         if planned is None or planned.kind != KIND or plan_of(planned.plan).mode != "dry":
             refuse("not-found", "There is no such plan here: plans belong to the service they were made for.")
         with tx.transaction():
             self._alone(tx)
-            made = operations.new(uuid7(), KIND, _live(planned, wish).document(), asked.actor, asked.reason)
+            made = operations.new(uuid7(), KIND, _live(planned, request).document(), asked.actor, asked.reason)
             operations.add(tx, made)
             self._tell_start(tx, made)
             seen = {"plan": planned.plan, "foreseen": planned.progress}
@@ -139,8 +139,10 @@ class ReplayRoutes:
                     refuse("operation-refused", detail, rule="ENDED")
                 if wanted == "CANCELLED" and plan_of(turned.plan).mode == "live":
                     tell_end(tx, self.service, replace(turned, actor=asked.actor), report_of(turned.progress))
-                deed = audit.Action(asked.actor, f"operation-{verb}", str(identity), asked.reason)
-                audit.record(tx, replace(deed, before={"state": there.state}, after=turned.document(self.service.name)))
+                action = audit.Action(asked.actor, f"operation-{verb}", str(identity), asked.reason)
+                audit.record(
+                    tx, replace(action, before={"state": there.state}, after=turned.document(self.service.name))
+                )
             self.replays.wake()
             return OpsResponse(200, turned.document(self.service.name))
 
@@ -165,7 +167,7 @@ class ReplayRoutes:
                 raise Problem(slug, dependency="database", retry_after=1) from None
 
 
-def _live(planned: Operation, wish: LiveWish) -> ReplayPlan:
+def _live(planned: Operation, request: LiveRunRequest) -> ReplayPlan:
     """Return the live plan of a dry one; refuses one that is not ready, expired, or reaches below the inbox's floor."""
     foreseen, plan = report_of(planned.progress), plan_of(planned.plan)
     if planned.state == "RUNNING":
@@ -176,7 +178,7 @@ def _live(planned: Operation, wish: LiveWish) -> ReplayPlan:
         detail = f"{foreseen.total('OLD')} records are older than the inbox can tell: plan a later beginning."
         refuse("operation-refused", detail, rule="BELOW_FLOOR")
     live = replace(plan, mode="live", limit=None, plan=planned.id, records=foreseen.records)
-    return replace(live, allow_effects=wish.allow_effects, rate=wish.rate)
+    return replace(live, allow_effects=request.allow_effects, rate=request.rate)
 
 
 def _unknown() -> Operation:

@@ -82,11 +82,11 @@ class Refused(Exception):  # noqa: N818 - the name says what is the case
 class EffectGuard(Protocol):
     """What a replay is let through by; everything else passes."""
 
-    def refuses(self, heard: Envelope, history: BatchState) -> EffectBlocked | None:
+    def refuses(self, envelope: Envelope, history: BatchState) -> EffectBlocked | None:
         """Tell whether an input is not to be handled at all."""
         ...
 
-    def judges(self, heard: Envelope, said: tuple[Emitted, ...]) -> EffectBlocked | None:
+    def judges(self, envelope: Envelope, emitted: tuple[Emitted, ...]) -> EffectBlocked | None:
         """Tell whether what its handler said must not be said: then nothing of it happens."""
         ...
 
@@ -98,13 +98,13 @@ class _Batch:
     service: Service[Any]
     work: Any
     history: BatchState
-    told: PendingWrites
+    writes: PendingWrites
     room: int
-    gate: EffectGuard | None
+    guard: EffectGuard | None
 
 
 def process_batch(
-    tx: Tx, service: Service[W], inputs: Sequence[Envelope], room: int = 0, gate: EffectGuard | None = None
+    tx: Tx, service: Service[W], inputs: Sequence[Envelope], room: int = 0, guard: EffectGuard | None = None
 ) -> list[Outcome]:
     """Handle a batch of inputs, each id once; ``room`` intents may be leased to this process at once.
 
@@ -114,14 +114,14 @@ def process_batch(
     if not inputs:
         return []
     try:
-        return _placed(tx, service, inputs, room, gate)
+        return _placed(tx, service, inputs, room, guard)
     except Exception as refused:
         if is_outage(refused):
             raise
         if len(inputs) == 1:
-            return [_process_single(tx, service, inputs[0], refused, gate)]
+            return [_process_single(tx, service, inputs[0], refused, guard)]
     half = len(inputs) // 2  # no room: what one half leased would be lost from memory if the other met an outage
-    return process_batch(tx, service, inputs[:half], 0, gate) + process_batch(tx, service, inputs[half:], 0, gate)
+    return process_batch(tx, service, inputs[:half], 0, guard) + process_batch(tx, service, inputs[half:], 0, guard)
 
 
 def is_outage(trouble: BaseException) -> bool:
@@ -130,197 +130,197 @@ def is_outage(trouble: BaseException) -> bool:
 
 
 def _placed(
-    tx: Tx, service: Service[W], inputs: Sequence[Envelope], room: int, gate: EffectGuard | None
+    tx: Tx, service: Service[W], inputs: Sequence[Envelope], room: int, guard: EffectGuard | None
 ) -> list[Outcome]:
     """Handle a batch in one transaction, and once more if a day had no place: nobody need have kept days ahead."""
     try:
-        return _process(tx, service, inputs, room, gate)
+        return _process(tx, service, inputs, room, guard)
     except psycopg.errors.CheckViolation as refused:
         if not sqlstate.is_missing_partition(refused):
             raise
     make_days(tx)
-    return _process(tx, service, inputs, room, gate)
+    return _process(tx, service, inputs, room, guard)
 
 
 def _process(
-    tx: Tx, service: Service[W], inputs: Sequence[Envelope], room: int, gate: EffectGuard | None
+    tx: Tx, service: Service[W], inputs: Sequence[Envelope], room: int, guard: EffectGuard | None
 ) -> list[Outcome]:
     began = time.monotonic()
     with timed(tx, (i.trace for i in inputs)) as statements, pipelined(tx):
         statements.begin(READ)
         opening = unit_of_work.begin(tx, inputs)
         work = service.load(tx, [stamp(i.body, i.at, i.attempts) for i in inputs if isinstance(i.body, Message)])
-        batch = _Batch(service, work, opening.history(), PendingWrites(), room, gate)
+        batch = _Batch(service, work, opening.history(), PendingWrites(), room, guard)
         statements.end()
-        outcomes = [_handle(batch, heard) for heard in inputs]
+        outcomes = [_handle(batch, envelope) for envelope in inputs]
         handed = _lease_now(batch, began + LEASE.total_seconds())
         statements.begin(WRITE)
         service.store.save(tx, work)
-        unit_of_work.end(tx, list(zip(inputs, outcomes, strict=True)), batch.told, batch.history, LEASE)
-        if batch.told.ours:
-            outbox.write(tx, batch.told.ours)
-    return [_with_handed(outcome, heard, handed) for outcome, heard in zip(outcomes, inputs, strict=True)]
+        unit_of_work.end(tx, list(zip(inputs, outcomes, strict=True)), batch.writes, batch.history, LEASE)
+        if batch.writes.ours:
+            outbox.write(tx, batch.writes.ours)
+    return [_with_handed(outcome, envelope, handed) for outcome, envelope in zip(outcomes, inputs, strict=True)]
 
 
 def _process_single(
-    tx: Tx, service: Service[W], heard: Envelope, refused: Exception, gate: EffectGuard | None
+    tx: Tx, service: Service[W], envelope: Envelope, refused: Exception, guard: EffectGuard | None
 ) -> Outcome:
     """Give a lone input a second chance (a racing insert has landed by now), then park it."""
     try:
-        return _placed(tx, service, [heard], 0, gate)[0]
+        return _placed(tx, service, [envelope], 0, guard)[0]
     except Exception as again:
         if is_outage(again):
             raise
-        if isinstance(heard.body, Command):
+        if isinstance(envelope.body, Command):
             return Failed(again)
-        blame = _failure_outcome(heard, refused)
+        blame = _failure_outcome(envelope, refused)
     with pipelined(tx):
-        history = unit_of_work.begin(tx, [heard]).history()
-        outcome: Outcome = Duplicate() if history.knows(heard) else blame
-        unit_of_work.end(tx, [(heard, outcome)], PendingWrites(), history, LEASE)
+        history = unit_of_work.begin(tx, [envelope]).history()
+        outcome: Outcome = Duplicate() if history.knows(envelope) else blame
+        unit_of_work.end(tx, [(envelope, outcome)], PendingWrites(), history, LEASE)
     return outcome
 
 
-def _handle(batch: _Batch, heard: Envelope) -> Outcome:
+def _handle(batch: _Batch, envelope: Envelope) -> Outcome:
     history = batch.history
-    if heard.request and heard.request.lock in history.busy:
+    if envelope.request and envelope.request.lock in history.busy:
         return Busy()
-    if kept := history.answer(heard):
+    if kept := history.answer(envelope):
         return Replayed(kept)
-    if batch.gate and (withheld := batch.gate.refuses(heard, history)):
+    if batch.guard and (withheld := batch.guard.refuses(envelope, history)):
         return withheld
-    if history.knows(heard):
+    if history.knows(envelope):
         return Duplicate()
-    if not isinstance(heard.body, Command) and not history.admits(heard):
-        return _parked(history, heard, Parked(unit_of_work.BEHIND, "behind an earlier one of its order"))
-    outcome = _dispatch(batch, heard)
-    return _parked(history, heard, outcome) if isinstance(outcome, Parked) else outcome
+    if not isinstance(envelope.body, Command) and not history.admits(envelope):
+        return _parked(history, envelope, Parked(unit_of_work.BEHIND, "behind an earlier one of its order"))
+    outcome = _dispatch(batch, envelope)
+    return _parked(history, envelope, outcome) if isinstance(outcome, Parked) else outcome
 
 
-def _dispatch(batch: _Batch, heard: Envelope) -> Handled | Parked | Failed | EffectBlocked:
+def _dispatch(batch: _Batch, envelope: Envelope) -> Handled | Parked | Failed | EffectBlocked:
     """Let the handler do its work; of one that fails, or that the gate does not let through, nothing is left."""
-    if isinstance(heard.body, Unreadable):
-        return Parked(heard.body.error_class, heard.body.reason)
-    if isinstance(heard.body, Command):
-        tell_waiting(heard.body, batch.history.waiting.get(heard.key, ()))
-    rows, mark = tables(batch.work), batch.told.mark()
+    if isinstance(envelope.body, Unreadable):
+        return Parked(envelope.body.error_class, envelope.body.reason)
+    if isinstance(envelope.body, Command):
+        tell_waiting(envelope.body, batch.history.waiting.get(envelope.key, ()))
+    rows, mark = tables(batch.work), batch.writes.mark()
     marks = [table.mark() for table in rows]
     outcome: Parked | Failed | EffectBlocked | None
     try:
-        said = batch.service.on.dispatch(heard.body, batch.work)
-        outcome = batch.gate.judges(heard, said) if batch.gate else None
+        emitted = batch.service.on.dispatch(envelope.body, batch.work)
+        outcome = batch.guard.judges(envelope, emitted) if batch.guard else None
         if outcome is None:
-            _collect(batch, heard, said)
-            return _done(batch, heard, said)
+            _collect(batch, envelope, emitted)
+            return _done(batch, envelope, emitted)
     except Infrastructure:
         raise
     except Exception as raised:  # noqa: BLE001 - a handler's failure is its input's: rewound, then parked
-        outcome = _failure_outcome(heard, raised)
-    batch.told.rewind(mark)
+        outcome = _failure_outcome(envelope, raised)
+    batch.writes.rewind(mark)
     for table, place in zip(rows, marks, strict=True):
         table.rewind(place)
     return outcome
 
 
-def _done(batch: _Batch, heard: Envelope, said: tuple[Emitted, ...]) -> Handled:
-    history, kept = batch.history, _answer_to_keep(heard, said)
+def _done(batch: _Batch, envelope: Envelope, emitted: tuple[Emitted, ...]) -> Handled:
+    history, kept = batch.history, _answer_to_keep(envelope, emitted)
     if kept:
-        batch.told.answers.append(kept)
+        batch.writes.answers.append(kept)
         history.answers[kept.name] = kept
-    history.seen.add(heard.id)
-    if heard.redriven:
-        history.lines[heard.lane].remove(heard.id)
-    return Handled(said, kept=kept)
+    history.seen.add(envelope.id)
+    if envelope.redriven:
+        history.lanes[envelope.lane].remove(envelope.id)
+    return Handled(emitted, kept=kept)
 
 
-def _answer_to_keep(heard: Envelope, said: tuple[Emitted, ...]) -> KeptAnswer | None:
+def _answer_to_keep(envelope: Envelope, emitted: tuple[Emitted, ...]) -> KeptAnswer | None:
     """Return what repeats of a command are answered; None if it came under no key, or was refused."""
-    if heard.request is None:
+    if envelope.request is None:
         return None
-    reply = next((message for message in said if isinstance(message, Reply)), None)
-    return heard.request.kept(reply, heard.key, heard.at) if reply else None
+    reply = next((message for message in emitted if isinstance(message, Reply)), None)
+    return envelope.request.kept(reply, envelope.key, envelope.at) if reply else None
 
 
-def _parked(history: BatchState, heard: Envelope, outcome: Parked) -> Parked:
-    if not heard.redriven:
-        history.lines.setdefault(heard.lane, []).append(heard.id)
+def _parked(history: BatchState, envelope: Envelope, outcome: Parked) -> Parked:
+    if not envelope.redriven:
+        history.lanes.setdefault(envelope.lane, []).append(envelope.id)
     return outcome
 
 
-def _failure_outcome(heard: Envelope, raised: Exception) -> Parked | Failed:
+def _failure_outcome(envelope: Envelope, raised: Exception) -> Parked | Failed:
     """Name what went wrong by class and a fixed phrase: an exception's values may hold what must not be stored."""
-    if isinstance(heard.body, Command):
+    if isinstance(envelope.body, Command):
         return Failed(raised)
-    if isinstance(heard.body, Unreadable):
-        return Parked(heard.body.error_class, heard.body.reason)
-    if sqlstate.is_missing_partition(raised) and id_milliseconds(heard.id) < time.time() * 1000:
+    if isinstance(envelope.body, Unreadable):
+        return Parked(envelope.body.error_class, envelope.body.reason)
+    if sqlstate.is_missing_partition(raised) and id_milliseconds(envelope.id) < time.time() * 1000:
         return Parked(TOO_OLD[1], TOO_OLD[0])
     if isinstance(raised, NotYet):
         return Parked("CAUSALITY", "NotYet: came before what it refers to")
-    return Parked("HANDLER", f"{type(raised).__name__} while handling {heard.type}")
+    return Parked("HANDLER", f"{type(raised).__name__} while handling {envelope.type}")
 
 
-def _collect(batch: _Batch, heard: Envelope, said: tuple[Emitted, ...]) -> None:
+def _collect(batch: _Batch, envelope: Envelope, emitted: tuple[Emitted, ...]) -> None:
     """Give every event, intent and timer its id, encode it, and queue it in order."""
     ordinals: dict[str, int] = {}
-    for message in said:
+    for message in emitted:
         ordinal = ordinals[message.type] = ordinals.get(message.type, -1) + 1
         if isinstance(message, Event):
-            fact = _event(batch.service, heard, message, ordinal)
-            (batch.told.ours if fact.key == batch.service.name else batch.told.facts).append(fact)
+            fact = _event(batch.service, envelope, message, ordinal)
+            (batch.writes.ours if fact.key == batch.service.name else batch.writes.facts).append(fact)
         elif isinstance(message, Intent | Timer):
-            batch.told.promises.append(_task(batch.service, heard, message, ordinal))
-    if attempt := compensation.ended(batch.service.on, heard, said):
-        cause = heard.from_task or heard.id
-        batch.told.facts.append(outbox.saying(batch.service, cause, attempt, attempt.attempt, heard.inside))
+            batch.writes.tasks.append(_task(batch.service, envelope, message, ordinal))
+    if attempt := compensation.ended(batch.service.on, envelope, emitted):
+        cause = envelope.from_task or envelope.id
+        batch.writes.facts.append(outbox.saying(batch.service, cause, attempt, attempt.attempt, envelope.inside))
 
 
-def _event(service: Service[Any], heard: Envelope, fact: Event, ordinal: int) -> unit_of_work.OutboxRecord:
+def _event(service: Service[Any], envelope: Envelope, fact: Event, ordinal: int) -> unit_of_work.OutboxRecord:
     payload, key = service.codec.encode(fact), key_of(fact)
-    if key != heard.key and not (isinstance(fact, SystemEvent) and key == service.name):
+    if key != envelope.key and not (isinstance(fact, SystemEvent) and key == service.name):
         message = f"{fact.type} has another key than its cause: its sequence could not be kept"
         raise Refused(message)
     if len(payload) > PAYLOAD_MAX:
         message = f"{fact.type} has {len(payload)} bytes; a record carries {PAYLOAD_MAX}"
         raise Refused(message)
-    identity = event_id(service.name, heard.id, fact.type, ordinal)
+    identity = event_id(service.name, envelope.id, fact.type, ordinal)
     topic = (fact.said_on if isinstance(fact, SystemEvent) else fact.topic) or f"{service.name}.events"
-    sending = heard.inside.child().traceparent
+    sending = envelope.inside.child().traceparent
     return unit_of_work.OutboxRecord(
-        identity, topic, key, fact.type, payload, heard.id, sending, bytes.fromhex(heard.span_id)
+        identity, topic, key, fact.type, payload, envelope.id, sending, bytes.fromhex(envelope.span_id)
     )
 
 
-def _task(service: Service[Any], heard: Envelope, message: Intent | Timer, ordinal: int) -> TaskRecord:
+def _task(service: Service[Any], envelope: Envelope, message: Intent | Timer, ordinal: int) -> TaskRecord:
     due: datetime | None = getattr(message, "due", None) if isinstance(message, Timer) else None
-    identity = event_id(service.name, heard.id, message.type, ordinal, milliseconds(due) if due else None)
-    promise = TaskRecord(identity, heard.id, message, to_json(message), due, heard.inside)
-    errand = service.outside.policies.get(type(message)) if heard.from_task and isinstance(message, Intent) else None
-    if errand is None or not errand.continues:
-        return promise
-    wait = errand.rung(heard.attempts) * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
-    return replace(promise, wait=wait, tried=heard.attempts)
+    identity = event_id(service.name, envelope.id, message.type, ordinal, milliseconds(due) if due else None)
+    task = TaskRecord(identity, envelope.id, message, to_json(message), due, envelope.inside)
+    policy = service.outside.policies.get(type(message)) if envelope.from_task and isinstance(message, Intent) else None
+    if policy is None or not policy.continues:
+        return task
+    wait = policy.rung(envelope.attempts) * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
+    return replace(task, wait=wait, tried=envelope.attempts)
 
 
 def _lease_now(batch: _Batch, expires: float) -> dict[UUID, list[LeasedIntent]]:
     """Lease as many fresh intents as there is room to this process itself, so that no poll stands between."""
     handed: dict[UUID, list[LeasedIntent]] = {}
-    promises, errands, now = batch.told.promises, batch.service.outside.policies, datetime.now(UTC)
-    for place, promise in enumerate(promises):
-        intent = promise.message
-        if batch.room <= 0 or not isinstance(intent, Intent) or not (errand := errands.get(type(intent))):
+    tasks, policies, now = batch.writes.tasks, batch.service.outside.policies, datetime.now(UTC)
+    for place, task in enumerate(tasks):
+        intent = task.message
+        if batch.room <= 0 or not isinstance(intent, Intent) or not (policy := policies.get(type(intent))):
             continue
-        if promise.wait:
+        if task.wait:
             continue
-        if errand.precondition and errand.precondition(stamp(intent, now), batch.work) is not Decision.PROCEED:
+        if policy.precondition and policy.precondition(stamp(intent, now), batch.work) is not Decision.PROCEED:
             continue
         batch.room -= 1
-        promises[place] = replace(promise, handed=True)
-        entry = LeasedIntent(promise.id, key_of(intent), intent, 1, expires, promise.trace)
-        handed.setdefault(promise.cause, []).append(entry)
+        tasks[place] = replace(task, handed=True)
+        entry = LeasedIntent(task.id, key_of(intent), intent, 1, expires, task.trace)
+        handed.setdefault(task.cause, []).append(entry)
     return handed
 
 
-def _with_handed(outcome: Outcome, heard: Envelope, handed: dict[UUID, list[LeasedIntent]]) -> Outcome:
-    entries = handed.get(heard.id) if isinstance(outcome, Handled) else None
+def _with_handed(outcome: Outcome, envelope: Envelope, handed: dict[UUID, list[LeasedIntent]]) -> Outcome:
+    entries = handed.get(envelope.id) if isinstance(outcome, Handled) else None
     return replace(outcome, handed=tuple(entries)) if isinstance(outcome, Handled) and entries else outcome

@@ -25,19 +25,19 @@ def step_of(on: HandlerRegistry[Any], intent: type[Intent], answer: type[Result]
     return None if answer.type == f"{intent.type}_dropped" else on.compensated_step(intent)
 
 
-def ended(on: HandlerRegistry[Any], heard: Envelope, said: Sequence[Emitted]) -> CompensationAttempted | None:
+def ended(on: HandlerRegistry[Any], envelope: Envelope, emitted: Sequence[Emitted]) -> CompensationAttempted | None:
     """Return what a handled input tells of an undoing: the answer of one outside, or one inside the database."""
-    facts = [one for one in said if isinstance(one, Event)]
-    step = heard.compensates or next((step for one in facts if (step := on.compensated_step(type(one)))), None)
+    facts = [one for one in emitted if isinstance(one, Event)]
+    step = envelope.compensates or next((step for one in facts if (step := on.compensated_step(type(one)))), None)
     if step is None:
-        return _in_vain(on, heard, said)
+        return _in_vain(on, envelope, emitted)
     failure = next((one for one in facts if reports_failure(type(one))), None)
-    attempt = heard.attempts if heard.compensates else getattr(failure, "attempts", 1)
-    if failure is None and not (heard.compensates and _means_failure(on, heard)):
-        return CompensationAttempted(heard.key, on.service, step, attempt, DONE)
-    error_class = getattr(failure, "error_class", heard.type)
+    attempt = envelope.attempts if envelope.compensates else getattr(failure, "attempts", 1)
+    if failure is None and not (envelope.compensates and _means_failure(on, envelope)):
+        return CompensationAttempted(envelope.key, on.service, step, attempt, DONE)
+    error_class = getattr(failure, "error_class", envelope.type)
     error = getattr(failure, "error", None) or getattr(failure, "code", None)
-    return CompensationAttempted(heard.key, on.service, step, attempt, FAILED, error_class, error)
+    return CompensationAttempted(envelope.key, on.service, step, attempt, FAILED, error_class, error)
 
 
 def again(
@@ -53,18 +53,18 @@ def reports_failure(fact: type[Event]) -> bool:
     return dataclasses.is_dataclass(fact) and any(field.name == "error_class" for field in dataclasses.fields(fact))
 
 
-def _in_vain(on: HandlerRegistry[Any], heard: Envelope, said: Sequence[Emitted]) -> CompensationAttempted | None:
+def _in_vain(on: HandlerRegistry[Any], envelope: Envelope, emitted: Sequence[Emitted]) -> CompensationAttempted | None:
     """Return what an operator's retry tells that has changed nothing; None for everything else without a step."""
-    reaction = on.specs.get(type(heard.body))  # type: ignore[arg-type] # as below
+    reaction = on.specs.get(type(envelope.body))  # type: ignore[arg-type] # as below
     if reaction is None or not any(
-        isinstance(one, CompensationAnswered) and one.outcome == "STILL_FAILED" for one in said
+        isinstance(one, CompensationAnswered) and one.outcome == "STILL_FAILED" for one in emitted
     ):
         return None
-    step = next((step for cls in reaction.emits if (step := on.compensated_step(cls))), heard.type)
-    return CompensationAttempted(heard.key, on.service, step, 1, FAILED, "BUSINESS", "still not possible")
+    step = next((step for cls in reaction.emits if (step := on.compensated_step(cls))), envelope.type)
+    return CompensationAttempted(envelope.key, on.service, step, 1, FAILED, "BUSINESS", "still not possible")
 
 
-def _means_failure(on: HandlerRegistry[Any], heard: Envelope) -> bool:
+def _means_failure(on: HandlerRegistry[Any], envelope: Envelope) -> bool:
     """Tell whether an answer is one of failure, also when its handler has nothing more to say: see what it may say."""
-    reaction = on.specs.get(type(heard.body))  # type: ignore[arg-type] # an Unreadable body has none
+    reaction = on.specs.get(type(envelope.body))  # type: ignore[arg-type] # an Unreadable body has none
     return reaction is not None and any(issubclass(cls, Event) and reports_failure(cls) for cls in reaction.emits)

@@ -110,7 +110,7 @@ class LeasedIntent:
 class Handled:
     """Handled now: what was said, the intents this process may carry out itself, the answer kept for repeats."""
 
-    said: tuple[Emitted, ...] = ()
+    emitted: tuple[Emitted, ...] = ()
     handed: tuple[LeasedIntent, ...] = ()
     kept: KeptAnswer | None = None
 

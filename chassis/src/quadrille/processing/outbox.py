@@ -49,9 +49,9 @@ def announce(
     In the global lock order this comes last, for a stream keyed by the service is shared by all: change your rows
     first, and where those rows are such as ``commit`` touches under a saga's key, call ``lock`` before that.
     """
-    said = [saying(service, cause, fact, ordinal, trace) for fact in facts]
-    lock(tx, (one.key for one in said if one.key != service.name))
-    write(tx, said)
+    emitted = [saying(service, cause, fact, ordinal, trace) for fact in facts]
+    lock(tx, (one.key for one in emitted if one.key != service.name))
+    write(tx, emitted)
 
 
 def lock(tx: Tx, keys: Iterable[str]) -> None:
@@ -76,8 +76,8 @@ def saying(
 def write(tx: Tx, facts: Sequence[OutboxRecord]) -> None:
     """Number events and put them into the outbox; the locks of keys that sagas have are held by the caller."""
     make_today(tx)
-    for said in sorted(facts, key=lambda one: (one.topic, one.key)):  # stable: two of one stream stay in order
-        row = {name: getattr(said, name) for name in OutboxRecord.__slots__}
+    for emitted in sorted(facts, key=lambda one: (one.topic, one.key)):  # stable: two of one stream stay in order
+        row = {name: getattr(emitted, name) for name in OutboxRecord.__slots__}
         tx.execute(ADD_NUMBERED, row)
 
 

@@ -57,9 +57,9 @@ class SagaOutcomes:
         self._end.set()
         self._thread.join()
 
-    def add(self, said: Iterable[Emitted]) -> None:
+    def add(self, emitted: Iterable[Emitted]) -> None:
         """Count what one input made a handler say."""
-        for one in said:
+        for one in emitted:
             ended, failed = self._outcome(one)
             if ended or failed:
                 with self._lock:
@@ -106,15 +106,15 @@ class Telemetry:
         metrics.BATCH.observe(len(batch))
         metrics.COMMIT.observe((ended_ns - began_ns) / 1e9)
         if self.spans.on:
-            statement_spans(self.spans, [heard for heard, _ in batch], began_ns)
-        for heard, outcome in batch:
-            metrics.count_outcome(heard.type, outcome)
+            statement_spans(self.spans, [envelope for envelope, _ in batch], began_ns)
+        for envelope, outcome in batch:
+            metrics.count_outcome(envelope.type, outcome)
             if self.spans.on:
-                self._span(heard, outcome, began_ns, ended_ns)
+                self._span(envelope, outcome, began_ns, ended_ns)
             if isinstance(outcome, Parked):
-                self._parked(heard, outcome)
+                self._parked(envelope, outcome)
             elif self.tally and isinstance(outcome, Handled):
-                self.tally.add(outcome.said)
+                self.tally.add(outcome.emitted)
 
     def called(self, entry: LeasedIntent, began_ns: int, trouble: Exception | None = None) -> None:
         """Note a call outside that has ended."""
@@ -128,36 +128,36 @@ class Telemetry:
             error=error,
         )  # fmt: skip
 
-    def _span(self, heard: Envelope, outcome: Outcome, began_ns: int, ended_ns: int) -> None:
+    def _span(self, envelope: Envelope, outcome: Outcome, began_ns: int, ended_ns: int) -> None:
         attributes: dict[str, tracing.Value] = {
-            "quadrille.order_id": heard.key,
-            "quadrille.event_type": heard.type,
+            "quadrille.order_id": envelope.key,
+            "quadrille.event_type": envelope.type,
             "quadrille.outcome": type(outcome).__name__.lower(),
         }
-        name = f"process {heard.type}"
-        if heard.origin:
-            name = f"process {heard.origin.topic}"
+        name = f"process {envelope.type}"
+        if envelope.origin:
+            name = f"process {envelope.origin.topic}"
             attributes |= {
                 "messaging.system": "kafka",
                 "messaging.operation.type": "process",
-                "messaging.destination.name": heard.origin.topic,
-                "messaging.message.id": str(heard.id),
+                "messaging.destination.name": envelope.origin.topic,
+                "messaging.message.id": str(envelope.id),
             }
         self.spans.record(
-            name, heard.inside, heard.trace.span_id, began_ns, ended_ns,
-            kind=CONSUMER if heard.origin else INTERNAL,
+            name, envelope.inside, envelope.trace.span_id, began_ns, ended_ns,
+            kind=CONSUMER if envelope.origin else INTERNAL,
             attributes=attributes,
-            links=(heard.trace,) if heard.origin else (),
+            links=(envelope.trace,) if envelope.origin else (),
             error=outcome.error_class if isinstance(outcome, Parked) else None,
         )  # fmt: skip
 
-    def _parked(self, heard: Envelope, outcome: Parked) -> None:
-        place = heard.origin
+    def _parked(self, envelope: Envelope, outcome: Parked) -> None:
+        place = envelope.origin
         log.error(
             "input parked",
-            order_id=heard.key, event_id=str(heard.id), event_type=heard.type, error_class=outcome.error_class,
+            order_id=envelope.key, event_id=str(envelope.id), event_type=envelope.type, error_class=outcome.error_class,
             topic=place and place.topic, partition=place and place.partition, offset=place and place.next - 1,
-            trace_id=heard.trace.trace_id,
+            trace_id=envelope.trace.trace_id,
         )  # fmt: skip
 
 
@@ -166,7 +166,7 @@ def statement_spans(spans: Spans, inputs: Sequence[Envelope], began_ns: int) -> 
 
     It links to the other ones' spans, as it is theirs too.
     """
-    groups, sampled = taken(began_ns), [heard.inside for heard in inputs if heard.trace.sampled]
+    groups, sampled = taken(began_ns), [envelope.inside for envelope in inputs if envelope.trace.sampled]
     for group in groups if sampled else ():
         spans.record(
             group.summary, sampled[0].child(), sampled[0].span_id, group.began_ns, group.ended_ns, kind=CLIENT,

@@ -39,7 +39,7 @@ WAITING = "SELECT line, type FROM parked WHERE line = ANY(%b) AND state <> 'REDR
 # the lines, the last numbers of the streams.
 PAST = f"""
 SELECT 0, event_id, NULL::text, NULL::text, NULL::bigint FROM ({SEEN_IDS}) seen
-UNION ALL SELECT 1, id, line, NULL, place FROM parked WHERE line = ANY(%(lines)b) AND state IN ('OPEN', 'DEAD')
+UNION ALL SELECT 1, id, line, NULL, place FROM parked WHERE line = ANY(%(lanes)b) AND state IN ('OPEN', 'DEAD')
 UNION ALL SELECT 2, NULL, topic, key, sequence FROM stream WHERE key = ANY(%(keys)b)"""  # noqa: S608 - of this file
 ADD_SEEN = "INSERT INTO inbox SELECT unnest(%b::uuid[])"
 ADD_EVENTS = """
@@ -81,7 +81,7 @@ class BatchState:
     """What went before, as this batch sees it; kept up to date while the batch is handled."""
 
     seen: set[UUID]
-    lines: dict[str, list[UUID]]
+    lanes: dict[str, list[UUID]]
     sequences: dict[tuple[str, str], int]
     busy: set[str]
     waiting: dict[str, set[str]] = field(default_factory=dict)
@@ -92,20 +92,20 @@ class BatchState:
     def __post_init__(self) -> None:
         self.known, self.kept = frozenset(self.sequences), frozenset(self.answers)
 
-    def answer(self, heard: Envelope) -> KeptAnswer | None:
+    def answer(self, envelope: Envelope) -> KeptAnswer | None:
         """Return the answer a command gets that was done before under its key."""
-        answer = self.answers.get(heard.request.name) if heard.request else None
-        return answer if heard.request and heard.request.counts(answer, heard.at) else None
+        answer = self.answers.get(envelope.request.name) if envelope.request else None
+        return answer if envelope.request and envelope.request.counts(answer, envelope.at) else None
 
-    def knows(self, heard: Envelope) -> bool:
+    def knows(self, envelope: Envelope) -> bool:
         """Tell whether the input needs no handling: handled, discarded, or waiting in a line already."""
-        waiting = heard.id in self.lines.get(heard.lane, ())
-        return heard.id in self.seen or waiting is not heard.redriven
+        waiting = envelope.id in self.lanes.get(envelope.lane, ())
+        return envelope.id in self.seen or waiting is not envelope.redriven
 
-    def admits(self, heard: Envelope) -> bool:
+    def admits(self, envelope: Envelope) -> bool:
         """Tell whether an event may be handled now: its line is empty, or it is the line's first."""
-        line = self.lines.get(heard.lane)
-        return not line or line[0] == heard.id
+        lane = self.lanes.get(envelope.lane)
+        return not lane or lane[0] == envelope.id
 
     def next_sequence(self, topic: str, key: str) -> int:
         """Number an event: 1, 2, 3 … per topic and key of this service."""
@@ -150,17 +150,17 @@ class PendingWrites:
     """Everything a batch says, in the order of its inputs; ``ours`` are events keyed by the service itself."""
 
     facts: list[OutboxRecord] = field(default_factory=list)
-    promises: list[TaskRecord] = field(default_factory=list)
+    tasks: list[TaskRecord] = field(default_factory=list)
     ours: list[OutboxRecord] = field(default_factory=list)
     answers: list[KeptAnswer] = field(default_factory=list)
 
     def mark(self) -> tuple[int, int, int, int]:
         """Return a place to rewind to."""
-        return len(self.facts), len(self.promises), len(self.ours), len(self.answers)
+        return len(self.facts), len(self.tasks), len(self.ours), len(self.answers)
 
     def rewind(self, mark: tuple[int, int, int, int]) -> None:
         """Forget what was said since the mark."""
-        del self.facts[mark[0] :], self.promises[mark[1] :], self.ours[mark[2] :], self.answers[mark[3] :]
+        del self.facts[mark[0] :], self.tasks[mark[1] :], self.ours[mark[2] :], self.answers[mark[3] :]
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,24 +181,24 @@ class BatchReads:
             message = "a position was not where this worker left it"
             raise FencedError(message)
         seen: set[UUID] = set()
-        lines: dict[str, list[UUID]] = {}
+        lanes: dict[str, list[UUID]] = {}
         sequences: dict[tuple[str, str], int] = {}
         places: list[tuple[int, str, UUID]] = []
-        for what, identity, line_or_topic, key, number in self.past:
+        for what, identity, lane_or_topic, key, number in self.past:
             if what == 0:
                 seen.add(identity)
             elif what == 1:
-                places.append((number, line_or_topic, identity))
+                places.append((number, lane_or_topic, identity))
             else:
-                sequences[line_or_topic, key] = number
-        for _, line, waiting in sorted(places):
-            lines.setdefault(line, []).append(waiting)
+                sequences[lane_or_topic, key] = number
+        for _, lane, waiting in sorted(places):
+            lanes.setdefault(lane, []).append(waiting)
         granted = self.granted.fetchall() if self.granted else []
         busy = {key for key, (mine,) in zip(self.requests, granted, strict=True) if not mine}
         waits: dict[str, set[str]] = {}
         for key, kind in self.waiting or ():
             waits.setdefault(key, set()).add(kind)
-        return BatchState(seen, lines, sequences, busy, waits, idempotency.found(self.answers))
+        return BatchState(seen, lanes, sequences, busy, waits, idempotency.found(self.answers))
 
 
 def steps_of(inputs: Sequence[Envelope]) -> list[tuple[str, int, int, int]]:
@@ -236,29 +236,29 @@ def begin(tx: Tx, inputs: Sequence[Envelope]) -> BatchReads:
 
 
 def _past(tx: Tx, inputs: Sequence[Envelope], keys: list[str]) -> psycopg.Cursor[tuple[Any, ...]]:
-    ids, lines = [i.id for i in inputs], sorted({i.lane for i in inputs})
-    return tx.execute(PAST, {"ids": ids, "low": min(ids), "high": max(ids), "lines": lines, "keys": keys})
+    ids, lanes = [i.id for i in inputs], sorted({i.lane for i in inputs})
+    return tx.execute(PAST, {"ids": ids, "low": min(ids), "high": max(ids), "lanes": lanes, "keys": keys})
 
 
 def end(
-    tx: Tx, batch: Sequence[tuple[Envelope, Outcome]], told: PendingWrites, history: BatchState, lease: timedelta
+    tx: Tx, batch: Sequence[tuple[Envelope, Outcome]], writes: PendingWrites, history: BatchState, lease: timedelta
 ) -> None:
     """Queue what the batch leaves behind: inbox, outbox, streams, tasks, parked."""
     done = [i for i, outcome in batch if isinstance(outcome, Handled)]
     if claims := [i.id for i in done if not isinstance(i.body, Command)]:
         tx.execute(ADD_SEEN, [claims])
-    if told.facts:
-        _add_events(tx, told.facts, history)
-    if told.promises:
-        _add_tasks(tx, told.promises, lease)
+    if writes.facts:
+        _add_events(tx, writes.facts, history)
+    if writes.tasks:
+        _add_tasks(tx, writes.tasks, lease)
     if ended := [i.from_task for i, outcome in batch if i.from_task and isinstance(outcome, Handled)]:
         tx.execute(END_TASKS, [ended])
     if redriven := [i.id for i, outcome in batch if i.redriven and isinstance(outcome, Handled | Duplicate)]:
         tx.execute(UNPARK, [redriven])
-    idempotency.write(tx, told.answers, history.kept)
-    for heard, outcome in batch:
+    idempotency.write(tx, writes.answers, history.kept)
+    for envelope, outcome in batch:
         if isinstance(outcome, Parked):
-            _park(tx, heard, outcome)
+            _park(tx, envelope, outcome)
 
 
 def _add_events(tx: Tx, facts: Sequence[OutboxRecord], history: BatchState) -> None:
@@ -277,11 +277,11 @@ def _add_events(tx: Tx, facts: Sequence[OutboxRecord], history: BatchState) -> N
             tx.execute(sql, [[t for t, _ in places], [k for _, k in places], [history.sequences[p] for p in places]])
 
 
-def _add_tasks(tx: Tx, promises: Sequence[TaskRecord], lease: timedelta) -> None:
+def _add_tasks(tx: Tx, tasks: Sequence[TaskRecord], lease: timedelta) -> None:
     rows = [
         (p.id, key_of(p.message), p.message.type, Jsonb(p.body, dumps=_as_is), p.due, p.wait, p.tried, p.handed,
          p.trace.traceparent)
-        for p in promises
+        for p in tasks
     ]  # fmt: skip
     tx.execute(ADD_TASKS, [lease, *(list(column) for column in zip(*rows, strict=True))])
 
@@ -290,19 +290,19 @@ def _as_is(body: bytes) -> bytes:
     return body
 
 
-def _park(tx: Tx, heard: Envelope, outcome: Parked) -> None:
-    if heard.redriven:
+def _park(tx: Tx, envelope: Envelope, outcome: Parked) -> None:
+    if envelope.redriven:
         if outcome.error_class != BEHIND:
-            tx.execute(PARK_AGAIN, [outcome.error_class, outcome.reason, heard.id])
+            tx.execute(PARK_AGAIN, [outcome.error_class, outcome.reason, envelope.id])
         return
-    record, origin = heard.record or Record(b""), heard.origin
+    record, origin = envelope.record or Record(b""), envelope.origin
     headers = json.dumps([(k, v.hex()) for k, v in record.headers]).encode()
     place = (origin.topic, origin.partition, origin.next - 1) if origin else (None, None, None)
     attempts = 0 if outcome.error_class == BEHIND else 1
-    what = heard.id, _plain(heard.lane), _plain(heard.type)
+    what = envelope.id, _plain(envelope.lane), _plain(envelope.type)
     tx.execute(PARK, [*what, *place, headers, record.raw, outcome.error_class, outcome.reason, attempts])
-    if heard.alone:
-        tx.execute(HOLD_TASKS, [[heard.from_task]])
+    if envelope.alone:
+        tx.execute(HOLD_TASKS, [[envelope.from_task]])
 
 
 def _plain(text: str) -> str:

@@ -27,13 +27,13 @@ class Effects:
 
     answered: Mapping[str, frozenset[str]]
 
-    def of(self, said: Iterable[Emitted]) -> frozenset[str]:
+    def of(self, emitted: Iterable[Emitted]) -> frozenset[str]:
         """Return what these sayings lead to outside, at once or by the answer of whoever hears them.
 
         An event the map does not have leads to ``unknown``; an event of the chassis itself is heard by no service.
         """
         found: set[str] = set()
-        for one in said:
+        for one in emitted:
             if isinstance(one, Intent):
                 found.add(one.effect)
             elif isinstance(one, Event) and not isinstance(one, SystemEvent):
@@ -65,23 +65,23 @@ class Fence:
         """Remember the keys of which something was kept back before this process took over."""
         self._first |= dict.fromkeys(keys, (EARLIER, FENCED))
 
-    def hold(self, heard: Envelope, verdict: str, effects: frozenset[str] = frozenset()) -> EffectBlocked:
+    def hold(self, envelope: Envelope, verdict: str, effects: frozenset[str] = frozenset()) -> EffectBlocked:
         """Keep a record back, and with it all that follows under its key."""
-        self._first.setdefault(heard.key, (heard.id, verdict))
+        self._first.setdefault(envelope.key, (envelope.id, verdict))
         return EffectBlocked(verdict, effects)
 
-    def refuses(self, heard: Envelope, history: BatchState) -> EffectBlocked | None:
+    def refuses(self, envelope: Envelope, history: BatchState) -> EffectBlocked | None:
         """Keep back what follows a record kept back, and what would overtake its key's parked line."""
-        if heard.id in history.seen:
+        if envelope.id in history.seen:
             return None
-        first, verdict = self._first.get(heard.key, (heard.id, ""))
-        if first != heard.id:
+        first, verdict = self._first.get(envelope.key, (envelope.id, ""))
+        if first != envelope.id:
             return EffectBlocked(verdict)
-        return self.hold(heard, PARKED) if history.lines.get(heard.lane) else None
+        return self.hold(envelope, PARKED) if history.lanes.get(envelope.lane) else None
 
-    def judges(self, heard: Envelope, said: tuple[Emitted, ...]) -> EffectBlocked | None:
+    def judges(self, envelope: Envelope, emitted: tuple[Emitted, ...]) -> EffectBlocked | None:
         """Keep back what leads to an effect that is not allowed."""
-        if effects := self.effects.of(said) - self.allowed:
-            return self.hold(heard, FENCED, effects)
-        self._first.pop(heard.key, None)  # judged once more, in a half of its batch: now it may
+        if effects := self.effects.of(emitted) - self.allowed:
+            return self.hold(envelope, FENCED, effects)
+        self._first.pop(envelope.key, None)  # judged once more, in a half of its batch: now it may
         return None

@@ -27,7 +27,7 @@ _UNIT = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 Bounds = Mapping[Place, tuple[int, int]]
 
 
-class DryWish(Document):
+class DryRunRequest(Document):
     """What to look at: a topic from one edge to another, of one key, one type, or these events alone."""
 
     into: Literal["dry"]
@@ -41,7 +41,7 @@ class DryWish(Document):
     limit: int | None = Field(default=None, ge=1)
 
 
-class LiveWish(Document):
+class LiveRunRequest(Document):
     """What to do: a plan, the service's name once more, how fast, and which effects the fence lets through."""
 
     into: Literal["live"]
@@ -92,36 +92,47 @@ def plan_of(document: Mapping[str, Any]) -> ReplayPlan:
     return _PLAN.validate_python(document)
 
 
-def freeze(wish: DryWish, topics: Topics, tx: Tx, heard: bool) -> ReplayPlan:  # noqa: FBT001 - whether the service hears it
+def freeze(request: DryRunRequest, topics: Topics, tx: Tx, consumed: bool) -> ReplayPlan:  # noqa: FBT001 - whether the service hears it
     """Turn a wish into offsets, as the broker has them now; refuses what is not there, and what is past retention.
 
     Of a topic the service hears, only what its own positions have passed is planned.
     """
-    places = topics.places(wish.topic)
+    places = topics.places(request.topic)
     if not places:
         _invalid("/topic", "unknown_topic", "There is no such topic")
-    if wish.partition is not None:
-        places = [place for place in places if place[1] == wish.partition]
+    if request.partition is not None:
+        places = [place for place in places if place[1] == request.partition]
         if not places:
             _invalid("/partition", "unknown_partition", "The topic has no such partition")
     bounds, now = topics.watermarks(places), datetime.now(UTC)
-    edges = [_Edge(text, pointer, wish.partition) for text, pointer in ((wish.since, "/from"), (wish.until, "/to"))]
+    edges = [
+        _Edge(text, pointer, request.partition) for text, pointer in ((request.since, "/from"), (request.until, "/to"))
+    ]
     times = [edge.time(now) for edge in edges]
     if times[0] and times[1] and times[0] > times[1]:
         _invalid("/to", "before_from", "The end lies before the beginning")
     first, last = (edge.offsets(topics, bounds, now) for edge in edges)
-    read: dict[int, int] = dict(tx.execute(POSITIONS, [wish.topic]).fetchall())
+    read: dict[int, int] = dict(tx.execute(POSITIONS, [request.topic]).fetchall())
     ranges, left = {}, 0
     for place, (low, _) in bounds.items():
         since, upto = first[place], last[place]
         if since > upto:
             _invalid("/to", "before_from", "The end lies before the beginning")
-        passed = min(upto, read.get(place[1], low)) if heard else upto
+        passed = min(upto, read.get(place[1], low)) if consumed else upto
         ranges[place[1]] = since, max(since, passed)
         left += upto - max(since, passed)
     since_shown, until_shown = (edge.shown(now) for edge in edges)
     return ReplayPlan(
-        "dry", wish.topic, since_shown, until_shown, ranges, wish.order, wish.type, wish.events, wish.limit, left
+        "dry",
+        request.topic,
+        since_shown,
+        until_shown,
+        ranges,
+        request.order,
+        request.type,
+        request.events,
+        request.limit,
+        left,
     )
 
 

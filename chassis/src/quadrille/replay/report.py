@@ -46,13 +46,13 @@ class ReplayReport:
         counts = self.verdicts.setdefault(kind, {})
         counts[verdict] = counts.get(verdict, 0) + 1
 
-    def heard(self, batch: Sequence[tuple[Envelope, Outcome]]) -> None:
+    def envelope(self, batch: Sequence[tuple[Envelope, Outcome]]) -> None:
         """Count what ``commit`` made of a batch."""
         for one, outcome in batch:
             match outcome:
-                case Handled(said):
+                case Handled(emitted):
                     self.count(one.type, "NEW")
-                    _add(self.facts, [fact.type for fact in said if isinstance(fact, Event)])
+                    _add(self.facts, [fact.type for fact in emitted if isinstance(fact, Event)])
                 case Duplicate():
                     self.count(one.type, "SEEN")
                 case EffectBlocked(verdict, effects):

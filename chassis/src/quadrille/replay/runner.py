@@ -21,7 +21,7 @@ from quadrille.consumer.deserializer import RecordDeserializer, record_of
 from quadrille.context import ProcessContext
 from quadrille.db import audit
 from quadrille.ids import lock_key
-from quadrille.kafka import headers as envelope
+from quadrille.kafka import headers as record_headers
 from quadrille.kafka.config import consumer_settings
 from quadrille.observability import metrics
 from quadrille.observability.trace_context import Context
@@ -190,7 +190,7 @@ class Replay:
 
     def _take(self, partition: int, taken: Sequence[ReadRecord]) -> None:
         """Judge records: the inbox knows most; the others are handled now, or foreseen at the partition's end."""
-        self.context.upkeep.inform(self.tx, self.reader)
+        self.context.retention.inform(self.tx, self.reader)
         made, chosen = self.tally.copy(), [one for one in taken if self._meant(one)][: self._left]
         inputs = self._readable(partition, chosen, made)
         seen, fresh = self._seen(inputs), list[Envelope]()
@@ -215,25 +215,25 @@ class Replay:
         plan, headers = self.plan, taken.record.headers
         if plan.order is not None and taken.key != plan.order.encode():
             return False
-        if plan.type is not None and envelope.type_of(headers) != plan.type.encode():
+        if plan.type is not None and record_headers.type_of(headers) != plan.type.encode():
             return False
-        return not plan.events or envelope.read_headers(headers).id in plan.events
+        return not plan.events or record_headers.read_headers(headers).id in plan.events
 
     def _readable(self, partition: int, taken: Sequence[ReadRecord], made: ReplayReport) -> list[Envelope]:
         """Return the records that can be read, and those that are too old; count the others."""
         inputs = []
         for one in taken:
             if self.reader.unheard(one.record):
-                made.count((envelope.type_of(one.record.headers) or b"").decode(), "UNHEARD")
+                made.count((record_headers.type_of(one.record.headers) or b"").decode(), "UNHEARD")
                 continue
             origin = OffsetRange(self.plan.topic, partition, one.offset, one.offset + 1, moves=False)
-            heard = self.reader.read(one.record, one.key, origin, one.at_ms)
-            if isinstance(heard.body, Unreadable) and heard.body.error_class != "BELOW_FLOOR":
-                made.unread(heard.type, (partition, one.offset), heard.body.reason, one.record.raw)
+            envelope = self.reader.read(one.record, one.key, origin, one.at_ms)
+            if isinstance(envelope.body, Unreadable) and envelope.body.error_class != "BELOW_FLOOR":
+                made.unread(envelope.type, (partition, one.offset), envelope.body.reason, one.record.raw)
                 continue
             if not self.dry:
-                self._links[heard.id] = heard.trace
-            inputs.append(replace(heard, trace=self.context.spans.root()))
+                self._links[envelope.id] = envelope.trace
+            inputs.append(replace(envelope, trace=self.context.spans.root()))
         return inputs
 
     def _seen(self, inputs: Sequence[Envelope]) -> set[UUID]:
@@ -249,7 +249,7 @@ class Replay:
         began_ns, state = time.time_ns(), "RUNNING"
         with self.tx.transaction():
             batch = self._handle(inputs)
-            made.heard(batch)
+            made.envelope(batch)
             self._failed += sum(isinstance(outcome, Parked) for _, outcome in batch)
             if self._failed >= FAILING_MOST:
                 state, made.failure = "PAUSED", f"{self._failed} records were parked by their handlers: see parked"
@@ -268,7 +268,7 @@ class Replay:
             if named:
                 outcomes += [self._lift(one) for one in run]
             else:
-                outcomes += process_batch(self.tx, self.context.service, list(run), gate=self.fence)
+                outcomes += process_batch(self.tx, self.context.service, list(run), guard=self.fence)
         return list(zip(inputs, outcomes, strict=True))
 
     def _lift(self, named: Envelope) -> Outcome:
@@ -276,7 +276,7 @@ class Replay:
         with self.tx.transaction():
             by = f"replay {self.operation.id}"
             self.tx.execute(LIFT, [self.operation.actor, f"{by}: {self.operation.reason}", [named.id]])
-            outcome = process_batch(self.tx, self.context.service, [named], gate=self.fence)[0]
+            outcome = process_batch(self.tx, self.context.service, [named], guard=self.fence)[0]
             if isinstance(outcome, EffectBlocked):
                 raise psycopg.Rollback
         return outcome
@@ -294,7 +294,7 @@ class Replay:
             with self.tx.transaction():
                 batch = self._handle(chunk)
                 raise psycopg.Rollback
-            self.tally.heard(batch)
+            self.tally.envelope(batch)
             self._note()
         self._unknown = []
 

@@ -120,7 +120,7 @@ class TaskScheduler:
         """Return how many more intents this worker may take in hand."""
         return self.calls.room()
 
-    def heard(self, done: Handled) -> None:
+    def accept(self, done: Handled) -> None:
         """Take in hand what a batch of events said; the listener's thread calls it."""
         self.calls.take(done.handed)
         if left_for_later(done):
@@ -307,7 +307,7 @@ class TaskScheduler:
 
 def left_for_later(outcome: Handled) -> bool:
     """Tell whether an intent was said that this process has not taken in hand."""
-    return sum(isinstance(said, Intent) for said in outcome.said) > len(outcome.handed)
+    return sum(isinstance(emitted, Intent) for emitted in outcome.emitted) > len(outcome.handed)
 
 
 def _go(intent: Intent, work: object) -> Decision:  # noqa: ARG001 - the shape of a ruling

@@ -36,7 +36,7 @@ def serving(
     thread = threading.Thread(target=serve, args=(app, bind, stop), daemon=True)
     thread.start()
     try:
-        _await_listener(bind.port, thread)
+        _await_consumer(bind.port, thread)
         yield settings.public_base
     finally:
         stop.set()
@@ -49,7 +49,7 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _await_listener(port: int, server: threading.Thread) -> None:
+def _await_consumer(port: int, server: threading.Thread) -> None:
     deadline = time.monotonic() + START_SECONDS
     while True:
         with socket.socket() as probe:

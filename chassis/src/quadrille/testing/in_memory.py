@@ -71,38 +71,38 @@ class InMemory(Generic[W]):
         self.work: W = on.work(**_empty(on.work, rules))
         self.now = START
         self.exercised: set[tuple[str, str]] = set()
-        self._said: list[Emitted] = []
+        self._emitted: list[Emitted] = []
 
     def given(self, *messages: Message) -> None:
         """Let messages arrive whose sayings nobody asks about."""
         for message in messages:
             self._react(message)
 
-    def hears(self, *messages: Message, times: int = 1) -> None:
+    def receives(self, *messages: Message, times: int = 1) -> None:
         """Let each message arrive that often, one after the other, past the inbox."""
         for message in messages:
             for _ in range(times):
-                self._said += self._react(message)
+                self._emitted += self._react(message)
 
-    def said(self) -> list[Emitted]:
+    def emitted(self) -> list[Emitted]:
         """Return what was said to the messages heard since this was last asked."""
-        said, self._said = self._said, []
-        return said
+        emitted, self._emitted = self._emitted, []
+        return emitted
 
     def _react(self, message: Message) -> tuple[Emitted, ...]:
         self.now += timedelta(seconds=1)
         stamp(message, getattr(message, "due", self.now) if isinstance(message, Timer) else self.now)
         marks = [(rows, rows.mark()) for rows in tables(self.work)]
         try:
-            said = self.on.dispatch(message, self.work)
+            emitted = self.on.dispatch(message, self.work)
         except Exception:
             for rows, mark in marks:
                 rows.rewind(mark)
             raise
-        if said:
+        if emitted:
             name = self.on.specs[type(message)].name
-            self.exercised |= {(name, one.type) for one in said}
-        return said
+            self.exercised |= {(name, one.type) for one in emitted}
+        return emitted
 
 
 def _empty(work: type, rules: object) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from quadrille.avro.codec import Codec
 from quadrille.avro.registry import SchemaIds, numbered
-from quadrille.avro.schemas import said_by
+from quadrille.avro.schemas import emitted_by
 from quadrille.db.migrations import upgrade
 from quadrille.handlers import HandlerRegistry
 from quadrille.ids import uuid7
@@ -49,12 +49,12 @@ class OnPostgres(Generic[W]):
         self, on: HandlerRegistry[W], store: Store[W], logins: Logins, schemas: Path, rules: object = None
     ) -> None:
         upgrade(on.service, logins.owner)
-        said = *said_by(on.service), *said_by("chassis")
-        self._codec = Codec(said, numbered(schemas, said))
+        emitted = *emitted_by(on.service), *emitted_by("chassis")
+        self._codec = Codec(emitted, numbered(schemas, emitted))
         self.service = Service(on, store, self._codec, Gateway(on.service), rules)
         self.logins = logins
         self.tx = self.connect()
-        self._said: list[Emitted] = []
+        self._emitted: list[Emitted] = []
 
     def connect(self) -> Tx:
         """Open one more connection of the app."""
@@ -70,20 +70,22 @@ class OnPostgres(Generic[W]):
         if refused := [outcome for outcome in outcomes if not isinstance(outcome, Handled)]:
             raise AssertionError(refused)
 
-    def hears(self, *messages: Message, tx: Tx | None = None) -> list[Outcome]:
+    def receives(self, *messages: Message, tx: Tx | None = None) -> list[Outcome]:
         """Let messages arrive as one batch, each with an id of its own."""
         return self.takes(self.inputs(messages), tx=tx)
 
     def takes(self, inputs: Sequence[Envelope], tx: Tx | None = None) -> list[Outcome]:
         """Commit a batch, in the words of the chassis."""
         outcomes = process_batch(tx or self.tx, self.service, inputs)
-        self._said += [said for outcome in outcomes if isinstance(outcome, Handled) for said in outcome.said]
+        self._emitted += [
+            emitted for outcome in outcomes if isinstance(outcome, Handled) for emitted in outcome.emitted
+        ]
         return outcomes
 
-    def said(self) -> list[Emitted]:
+    def emitted(self) -> list[Emitted]:
         """Return what was said to the messages heard since this was last asked."""
-        said, self._said = self._said, []
-        return said
+        emitted, self._emitted = self._emitted, []
+        return emitted
 
     def inputs(self, messages: Sequence[Message]) -> list[Envelope]:
         """Make an input of each message; an answer ends the oldest intent still open for its key."""
@@ -120,7 +122,7 @@ def schema_ids(folder: Path, *services: str) -> SchemaIds:
 
     A process whose ``schema_cache`` is this folder knows them by these numbers.
     """
-    return numbered(folder, [schema for owner in (*services, "chassis") for schema in said_by(owner)])
+    return numbered(folder, [schema for owner in (*services, "chassis") for schema in emitted_by(owner)])
 
 
 def drift(db: sa.Connection, described: sa.MetaData) -> list[str]:

@@ -117,37 +117,37 @@ class Api:
         Raises what the intake raises.
         """
         trace = call_of(request).trace
-        heard = Envelope(uuid7(), key_of(command), command, datetime.now(UTC), command.type, trace=trace)
-        return cast("R", await self._intake.execute(heard))
+        envelope = Envelope(uuid7(), key_of(command), command, datetime.now(UTC), command.type, trace=trace)
+        return cast("R", await self._intake.execute(envelope))
 
-    async def execute_as(self, heard: Envelope, reply: type[R]) -> R:
+    async def execute_as(self, envelope: Envelope, reply: type[R]) -> R:
         """Return the reply of this kind to a command that comes with an id and a time of its own.
 
         Raises what the intake raises.
         """
-        return _as(await self._intake.execute(heard), heard, reply)
+        return _as(await self._intake.execute(envelope), envelope, reply)
 
-    async def execute_once(self, request: Request, heard: Envelope, reply: type[R], named: str) -> R | KeptReply:
+    async def execute_once(self, request: Request, envelope: Envelope, reply: type[R], named: str) -> R | KeptReply:
         """Return what is kept under the command's idempotency key, from now on or before; or the reply that refuses it.
 
         Raises what the intake raises, and overloaded while the gate is shut for what is new. Refuses a key that came
         with another request, which ``named`` is the member of that tells what was done.
         """
-        if not (key := heard.request):
-            message = f"{heard.type} came without its idempotency key"
+        if not (key := envelope.request):
+            message = f"{envelope.type} came without its idempotency key"
             raise TypeError(message)
         if self._gate and self._gate.shut:
             refusal = None if await self.read(is_known, key) else self._gate.refusal()
             if refusal:
                 raise refusal
-        got = await self._intake.execute(heard)
+        got = await self._intake.execute(envelope)
         if not isinstance(got, KeptAnswer):
-            return _as(got, heard, reply)
+            return _as(got, envelope, reply)
         call_of(request).order_id = got.subject
         if got.fingerprint != key.fingerprint:
             members: dict[str, Any] = {named: got.subject}
             refuse("idempotency-key-reused", **members)
-        return KeptReply(got.subject, got.answer, replayed=got.subject != heard.key)
+        return KeptReply(got.subject, got.answer, replayed=got.subject != envelope.key)
 
     async def read(self, query: Callable[Concatenate[sa.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Return what a query of the store finds; raises what the pool raises."""
@@ -177,17 +177,17 @@ class Api:
         return page, {"Link": f'<{self.base}{request.url.path}?{urlencode(following)}>; rel="next"'}
 
 
-def _as(got: Reply | KeptAnswer, heard: Envelope, reply: type[R]) -> R:
+def _as(got: Reply | KeptAnswer, envelope: Envelope, reply: type[R]) -> R:
     if isinstance(got, reply):
         return got
-    message = f"{heard.type} was replied to with {type(got).__name__}, not {reply.__name__}"
+    message = f"{envelope.type} was replied to with {type(got).__name__}, not {reply.__name__}"
     raise TypeError(message)
 
 
 async def api_of(request: Request) -> Api:
     """Return the desk of the app a request came to; async, for a plain function would cost a thread's hop."""
-    desk: Api = request.app.state.desk
-    return desk
+    api: Api = request.app.state.api
+    return api
 
 
 TheApi = Annotated[Api, Depends(api_of)]

@@ -89,7 +89,7 @@ def call_of(request: Request) -> RequestContext:
     return call
 
 
-def make_app(title: str, routes: Routes, desk: AbstractAsyncContextManager[object], spans: Spans, base: str) -> ASGIApp:
+def make_app(title: str, routes: Routes, api: AbstractAsyncContextManager[object], spans: Spans, base: str) -> ASGIApp:
     """Return the API of a service: its routes, /openapi.json, /docs, /problems.
 
     ``desk`` is what endpoints work with: open while the app serves, found at ``request.app.state.desk``. Raises
@@ -98,14 +98,14 @@ def make_app(title: str, routes: Routes, desk: AbstractAsyncContextManager[objec
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with desk:
+        async with api:
             yield
 
     app = FastAPI(
         title=title, version=openapi.version(), lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None,
         redirect_slashes=False,
     )  # fmt: skip
-    app.state.desk = desk
+    app.state.api = api
     app.include_router(routes.router)
     openapi.describe(app, routes.router, base)
     for error, handler in (

@@ -59,8 +59,10 @@ class CommandBatcher:
     ``ask`` may be called from the event loop only; at most ``limit`` commands are in flight.
     """
 
-    def __init__(self, service: Service[Any], connect: Callable[[], Tx], notes: Telemetry, limit: int = LIMIT) -> None:
-        self._service, self._connect, self._notes, self._limit = service, connect, notes, limit
+    def __init__(
+        self, service: Service[Any], connect: Callable[[], Tx], telemetry: Telemetry, limit: int = LIMIT
+    ) -> None:
+        self._service, self._connect, self._telemetry, self._limit = service, connect, telemetry, limit
         self._waiting: deque[_Asked] = deque()
         self._in_flight = 0
         self._closing = False
@@ -169,7 +171,7 @@ class CommandBatcher:
             # A server that answered a lone input with an error rolled it back; a halved batch may be half stored.
             return [None] * len(batch), doubt and (self._tx is None or self._tx.closed or len(batch) > 1)
         handled = [pair for pair in zip(batch, outcomes, strict=True) if not isinstance(pair[1], Busy)]
-        self._notes.handled(handled, began_ns)
+        self._telemetry.handled(handled, began_ns)
         return outcomes, False
 
     def _ready(self) -> Tx:
@@ -203,8 +205,8 @@ def _reply(outcome: Outcome) -> Reply | KeptAnswer:
         raise outcome.error
     if isinstance(outcome, Handled | Replayed) and outcome.kept:
         return outcome.kept
-    said = outcome.said if isinstance(outcome, Handled) else ()
-    for message in said:
+    emitted = outcome.emitted if isinstance(outcome, Handled) else ()
+    for message in emitted:
         if isinstance(message, Reply):
             return message
     error = f"a command was {type(outcome).__name__} and got no reply: its handler must say one"

@@ -89,7 +89,7 @@ async def _key_of(
     ] = None,
 ) -> RequestKey:
     route = f"{request.method} {request.scope['route'].path}"
-    lives: timedelta = request.app.state.desk.settings.idempotency_ttl
+    lives: timedelta = request.app.state.api.settings.idempotency_ttl
     return RequestKey(request.scope[CALL].caller, route, key, lives)
 
 

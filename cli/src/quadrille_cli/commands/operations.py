@@ -32,7 +32,7 @@ SAMPLE = "01a1fd6b-57f0-7eeb-be96-e59ce40f9cb1"
 Document = Mapping[str, Any]
 Data = Annotated[Path | None, typer.Option("--data", help="Data directory of the running stack.")]
 Identity = Annotated[str, typer.Argument(metavar="ID", help="The operation.")]
-Why = Annotated[str, typer.Option("--reason", help="Why; kept for ever with the deed.")]
+Why = Annotated[str, typer.Option("--reason", help="Why; kept for ever with the action.")]
 Output = Annotated[str, typer.Option("-o", "--output", help="table or json.")]
 
 

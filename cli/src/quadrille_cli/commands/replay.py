@@ -53,8 +53,8 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter per option
     if into == "live":
         if topic or order or kind or event or limit or partition >= 0 or until != "end":
             bad("--plan", "a plan is frozen: what is read again was chosen in its dry run")
-        wish = {"confirm": confirm, "allow_effects": _effects(allow), "rate": rate}
-        stack, document = _live(data, plan, wish, why)
+        options = {"confirm": confirm, "allow_effects": _effects(allow), "rate": rate}
+        stack, document = _live(data, plan, options, why)
     else:
         events = [an_id("--event", one, "an event") for one in event or ()]
         selection = {"order": order and an_id("--order", order), "type": kind, "events": events, "limit": limit}
@@ -80,13 +80,13 @@ def _effects(named: str) -> list[str]:
     return effects
 
 
-def _live(data: Path | None, plan: str, wish: dict[str, Any], why: str) -> tuple[Stack, Document]:
-    if not plan or not wish["confirm"]:
+def _live(data: Path | None, plan: str, options: dict[str, Any], why: str) -> tuple[Stack, Document]:
+    if not plan or not options["confirm"]:
         bad("--plan", "live is asked twice: --plan with a dry run's plan, and --confirm with the service's name")
-    if wish["allow_effects"]:
+    if options["allow_effects"]:
         reason(why)
     stack, planned = find(running(data), an_id("--plan", plan, "a plan"))
-    body = {"into": "live", "plan": planned["operation_id"], "reason": why or DOING, **wish}
+    body = {"into": "live", "plan": planned["operation_id"], "reason": why or DOING, **options}
     return stack, _ask(stack, planned["service"], body)
 
 

@@ -28,7 +28,7 @@ WAYS = ("EXTERNAL", "WRITTEN_OFF")
 def command(  # noqa: PLR0913, PLR0917 - one parameter per option
     order: Annotated[str, typer.Argument(metavar="ID", help="The order.")],
     participant: Annotated[str, typer.Option("--participant", help="Who owes the undo: payment or inventory.")],
-    why: Annotated[str, typer.Option("--reason", help="Why; kept for ever with the deed.")],
+    why: Annotated[str, typer.Option("--reason", help="Why; kept for ever with the action.")],
     retry: Annotated[bool, typer.Option("--retry", help="Try the undo again.")] = False,  # noqa: FBT002 - a flag
     how: Annotated[str, typer.Option("--how", help="EXTERNAL: undone elsewhere; WRITTEN_OFF: never will be.")] = "",
     evidence: Annotated[str, typer.Option("--evidence", help="What proves it: a receipt, a ticket.")] = "",
@@ -48,9 +48,9 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter per option
     if not retry:
         body |= _ending(how, evidence)
     stack = running(data, "order-api", f"{participant}-worker", f"{participant}-api")
-    deed = "retry-compensation" if retry else "resolve"
+    action = "retry-compensation" if retry else "resolve"
     with asked(stack.url(f"{participant}-worker")) as ops:
-        told = ops.demand("POST", f"/ops/orders/{identity}/{deed}", body).body
+        told = ops.demand("POST", f"/ops/orders/{identity}/{action}", body).body
     say(f"{participant}: {told['outcome']}. {told['detail']} (audit row {told['audit_number']})")
     _end(stack, identity, participant, wait)
 
@@ -69,7 +69,7 @@ def _ending(how: str, evidence: str) -> dict[str, str]:
 
 
 def _end(stack: Stack, identity: str, participant: str, wait: float) -> None:
-    """Wait until the order has ended or cannot end by this deed, print where it stands, and exit accordingly."""
+    """Wait until the order has ended or cannot end by this action, print where it stands, and exit accordingly."""
     deadline = time.monotonic() + wait
     with asked(stack.url("order")) as orders, asked(stack.url("payment")) as payments:
         while True:
@@ -89,7 +89,7 @@ def _end(stack: Stack, identity: str, participant: str, wait: float) -> None:
 
 
 def _stays(payments: Client, document: dict[str, Any], participant: str) -> int | None:
-    """Return the exit code of an order that this deed has not ended and will not end; None while it may."""
+    """Return the exit code of an order that this action has not ended and will not end; None while it may."""
     owing = {failure["participant"] for failure in document["detail"].get("failed", ())}
     if owing and participant not in owing:
         return PARTLY

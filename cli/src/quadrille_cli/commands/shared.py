@@ -71,7 +71,7 @@ def form(output: str, forms: Sequence[str] = ("table", "json")) -> None:
 def reason(text: str) -> str:
     """Return why an operator acts; raises BadParameter when nothing is said."""
     if not text.strip():
-        bad("--reason", "say why: it is kept with the deed")
+        bad("--reason", "say why: it is kept with the action")
     return text
 
 

@@ -129,7 +129,7 @@ def settings(data: Path | None, output: str, _sample: float) -> int:
     return 0
 
 
-def logs(data: Path | None, names: Sequence[str], wish: journal.Wish, *, follow: bool) -> int:
+def logs(data: Path | None, names: Sequence[str], only: journal.LogFilter, *, follow: bool) -> int:
     """Print the logs, merged; with follow until Ctrl-C."""
     home = places.data_dir(data) / "logs"
     files = {path.stem: path for path in sorted(home.glob("*.log"))}
@@ -140,7 +140,7 @@ def logs(data: Path | None, names: Sequence[str], wish: journal.Wish, *, follow:
         return UNREACHABLE
     paths = {name: path for name, path in chosen.items() if path is not None}
     try:
-        for name, text in (journal.follow if follow else journal.merged)(paths, wish):
+        for name, text in (journal.follow if follow else journal.merged)(paths, only):
             echo(f"{name:<{WIDTH}} {text}")
     except (KeyboardInterrupt, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

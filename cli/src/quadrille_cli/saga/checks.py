@@ -84,8 +84,8 @@ class Saga:
     def answers(self, service: HandlerRegistry[Any], intent: type[Intent]) -> set[type[Result]]:
         """Return every answer that may come back to an intent."""
         outside = self.outsides.get(service.service)
-        errand = outside.policies.get(intent) if outside else None
-        return _answers(intent, errand) if errand else set()
+        policy = outside.policies.get(intent) if outside else None
+        return _answers(intent, policy) if policy else set()
 
     def follows(self, service: HandlerRegistry[Any], begun: Iterable[type[Message]]) -> set[type[Message]]:
         """Return what a service says, or hears from outside, because of what it has said; that included."""
@@ -250,10 +250,10 @@ def _leads(saga: Saga, service: HandlerRegistry[Any], begun: type[Message], rest
     return False
 
 
-def _answers(intent: type[Intent], errand: IntentPolicy) -> set[type[Result]]:
-    found = _classes(get_type_hints(errand.call).get("return"))
+def _answers(intent: type[Intent], policy: IntentPolicy) -> set[type[Result]]:
+    found = _classes(get_type_hints(policy.call).get("return"))
     example = intent(*("" for _ in fields(intent)))  # type: ignore[arg-type] # a dataclass; its values are not looked at
-    found |= {type(told(example)) for told in (errand.exhausted, errand.cancelled) if told}
+    found |= {type(told(example)) for told in (policy.exhausted, policy.cancelled) if told}
     return {cls for cls in found if issubclass(cls, Result)}
 
 

@@ -23,7 +23,7 @@ PAUSE = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class LogFilter:
     """Which lines are asked for."""
 
     order: str = ""
@@ -45,14 +45,14 @@ def level(text: str) -> str:
     return next((mapped for word, mapped in WORDS.items() if word in text), "info")
 
 
-def merged(files: Mapping[str, Path], wish: Wish) -> Iterator[tuple[str, str]]:
+def merged(files: Mapping[str, Path], only: LogFilter) -> Iterator[tuple[str, str]]:
     """Every wanted line so far, as (process, text), by time; a line without a stamp stays behind its forerunner."""
     for _, name, text in heapq.merge(*(_stamped(name, path) for name, path in files.items()), key=lambda e: e[0]):
-        if wish.wants(text):
+        if only.wants(text):
             yield name, text
 
 
-def follow(files: Mapping[str, Path], wish: Wish) -> Iterator[tuple[str, str]]:
+def follow(files: Mapping[str, Path], only: LogFilter) -> Iterator[tuple[str, str]]:
     """Lines written from now on, for ever."""
     readers: dict[str, TextIO] = {}
     for name, path in files.items():
@@ -60,7 +60,7 @@ def follow(files: Mapping[str, Path], wish: Wish) -> Iterator[tuple[str, str]]:
         readers[name].seek(0, 2)
     while True:
         news = [(name, text.rstrip("\n")) for name, reader in readers.items() for text in reader]
-        yield from ((name, text) for name, text in news if wish.wants(text))
+        yield from ((name, text) for name, text in news if only.wants(text))
         if not news:
             time.sleep(PAUSE)
 

@@ -85,15 +85,15 @@ class Wanted(Document):
     answers=[Answer(200, "A page; `Link` with rel=next leads to the next one, if any.", Page, {"stock": [LEVEL]})],
 )  # fmt: skip
 async def list_stock(
-    desk: TheApi,
+    api: TheApi,
     limit: Annotated[int, Query(ge=1, le=200, description="SKUs a page.")] = 50,
     cursor: Annotated[str | None, Query(max_length=200, description="From the link of the page before.")] = None,
 ) -> Response:
     """List the stock by SKU, a page at a time."""
     after = _sku_of(cursor) if cursor is not None else ""
-    found = await desk.read(store.list_stock, after, limit + 1)
+    found = await api.read(store.list_stock, after, limit + 1)
     page, rest = found[:limit], found[limit:]
-    more = {"Link": f'<{desk.base}/v1/stock?limit={limit}&cursor={_cursor(page[-1].sku)}>; rel="next"'} if rest else {}
+    more = {"Link": f'<{api.base}/v1/stock?limit={limit}&cursor={_cursor(page[-1].sku)}>; rel="next"'} if rest else {}
     return answer(Page(stock=[_stock(level) for level in page]), headers=more)
 
 
@@ -101,9 +101,9 @@ async def list_stock(
     "GET", "/v1/stock/{sku}", scope="stock:read", problems=("not-found",),
     answers=[Answer(200, "The SKU.", Stock, LEVEL, TAG), Answer(304, "As you have read it.", headers=TAG)],
 )  # fmt: skip
-async def show_stock(desk: TheApi, sku: SkuPath, if_none_match: IfNoneMatch = None) -> Response:
+async def show_stock(api: TheApi, sku: SkuPath, if_none_match: IfNoneMatch = None) -> Response:
     """Show the stock of one SKU."""
-    level = await desk.read(store.stock_of, sku)
+    level = await api.read(store.stock_of, sku)
     if level is None:
         refuse("not-found")
     tag = etag(level.version)
@@ -120,25 +120,25 @@ async def show_stock(desk: TheApi, sku: SkuPath, if_none_match: IfNoneMatch = No
         Answer(201, "A new SKU.", Stock, {**LEVEL, "version": 1}, {**TAG, "Location": "Where it is."}),
     ],
 )  # fmt: skip
-async def set_stock(request: Request, desk: TheApi, sku: SkuPath, wanted: Wanted, conditions: AtConditions) -> Response:
+async def set_stock(request: Request, api: TheApi, sku: SkuPath, wanted: Wanted, conditions: AtConditions) -> Response:
     """Set what is available of a SKU you have read: `If-Match` its ETag, or `If-None-Match: *` for a new one."""
-    version = await _allowed_on(desk, sku, conditions)
+    version = await _allowed_on(api, sku, conditions)
     command = SetStock(sku, wanted.available, wanted.sealed, version)
-    said = await desk.execute(request, handlers.set_stock, command)
+    said = await api.execute(request, handlers.set_stock, command)
     if isinstance(said, StockChanged):
         _refuse("version-mismatch", said.version)
     headers = {"ETag": etag(said.version)}
     if said.created:
-        return answer(_stock(said), 201, {**headers, "Location": f"{desk.base}/v1/stock/{sku}"})
+        return answer(_stock(said), 201, {**headers, "Location": f"{api.base}/v1/stock/{sku}"})
     return answer(_stock(said), headers=headers)
 
 
-async def _allowed_on(desk: Api, sku: str, given: Conditions) -> int | None:
+async def _allowed_on(api: Api, sku: str, given: Conditions) -> int | None:
     """Return the version a change is allowed on, to be compared in its transaction; 0 for a SKU that is not there.
 
     None is whatever is there then: If-Match: * asks for no more, and a SKU once there never goes.
     """
-    level = await desk.read(store.stock_of, sku)
+    level = await api.read(store.stock_of, sku)
     version = level.version if level else 0
     if given.if_match is None and given.if_none_match != "*":
         _refuse("precondition-required", version)
@@ -184,5 +184,5 @@ def _sku_of(cursor: str) -> str:
 
 def make(context: ProcessContext) -> ASGIApp:
     """Return inventory's API."""
-    desk = Api(context)
-    return make_app("Quadrille inventory", routes, desk, context.spans, desk.base)
+    api = Api(context)
+    return make_app("Quadrille inventory", routes, api, context.spans, api.base)

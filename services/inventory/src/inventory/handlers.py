@@ -72,31 +72,31 @@ def commit_stock(order: OrderConfirmed, stock: Stock) -> StockCommitted | None:
 
 @on.command
 def retry_release(
-    wish: RetryCompensation, stock: Stock
+    command: RetryCompensation, stock: Stock
 ) -> tuple[StockReleased, CompensationAnswered] | CompensationAnswered:
     """Give back what could not come back before, if it may now; the reply says so if it still may not."""
-    match stock.retry(OrderId(wish.order_id)):
+    match stock.retry(OrderId(command.order_id)):
         case Released(had_hold, returned):
-            return StockReleased(wish.order_id, had_hold, returned), CompensationAnswered(
-                wish.order_id, "DONE", "RELEASED"
+            return StockReleased(command.order_id, had_hold, returned), CompensationAnswered(
+                command.order_id, "DONE", "RELEASED"
             )
         case Kept():
-            return CompensationAnswered(wish.order_id, "STILL_FAILED", "RELEASE_FAILED")
+            return CompensationAnswered(command.order_id, "STILL_FAILED", "RELEASE_FAILED")
         case Nothing():
-            return not_owed(wish, stock.state(OrderId(wish.order_id)))
+            return not_owed(command, stock.state(OrderId(command.order_id)))
 
 
 @on.command
 def resolve_stock(
-    wish: ResolveCompensation, stock: Stock
+    command: ResolveCompensation, stock: Stock
 ) -> tuple[StockResolved, CompensationAnswered] | CompensationAnswered:
     """End by a person's word what is owed; it is owed once the cancellation came, until it is acknowledged."""
-    match stock.resolve(OrderId(wish.order_id), cancelled=OrderCancellationRequested.type in wish.waiting):
+    match stock.resolve(OrderId(command.order_id), cancelled=OrderCancellationRequested.type in command.waiting):
         case Resolved():
-            fact = StockResolved(wish.order_id, wish.how, wish.operator, wish.evidence)
-            return fact, CompensationAnswered(wish.order_id, "DONE", "RESOLVED")
+            fact = StockResolved(command.order_id, command.how, command.operator, command.evidence)
+            return fact, CompensationAnswered(command.order_id, "DONE", "RESOLVED")
         case Nothing():
-            return not_owed(wish, stock.state(OrderId(wish.order_id)))
+            return not_owed(command, stock.state(OrderId(command.order_id)))
 
 
 @on.command

@@ -62,12 +62,12 @@ UPDATE level l SET available = n.available, held = n.held, committed = n.committ
        n(sku, available, held, committed, received, sealed, version) WHERE l.sku = n.sku"""
 
 
-def load(tx: Tx, heard: Sequence[Message]) -> Stock:
+def load(tx: Tx, messages: Sequence[Message]) -> Stock:
     """Bring the orders' holds, then every SKU they or the messages name: only a hold knows what a release touches."""
-    orders = {OrderId(m.order_id) for m in heard if isinstance(m, OrderPlaced | _LATER)}
+    orders = {OrderId(m.order_id) for m in messages if isinstance(m, OrderPlaced | _LATER)}
     holds = {row[0]: _hold(*row) for row in tx.execute(HOLDS, [sorted(orders)])} if orders else {}
-    skus = {Sku(m.sku) for m in heard if isinstance(m, SetStock)}
-    skus |= {Sku(line.sku) for m in heard if isinstance(m, OrderPlaced) for line in m.lines}
+    skus = {Sku(m.sku) for m in messages if isinstance(m, SetStock)}
+    skus |= {Sku(line.sku) for m in messages if isinstance(m, OrderPlaced) for line in m.lines}
     skus |= {Sku(line.sku) for found in holds.values() if found.state.keeps for line in found.lines}
     levels = {row[0]: Level(*row) for row in tx.execute(LEVELS, [sorted(skus)])} if skus else {}
     return Stock(Rows(orders, holds), Rows(skus, levels))

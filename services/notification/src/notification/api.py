@@ -61,9 +61,9 @@ class Notices(Document):
     "GET", "/v1/contacts/{customer_id}", scope="contacts:read", problems=("not-found",),
     answers=[Answer(200, "The customer's address.", Contact, CONTACT)],
 )  # fmt: skip
-async def show_contact(desk: TheApi, customer_id: CustomerPath) -> Response:
+async def show_contact(api: TheApi, customer_id: CustomerPath) -> Response:
     """Show where a customer is written to."""
-    found = await desk.read(store.contact_of, customer_id)
+    found = await api.read(store.contact_of, customer_id)
     if found is None:
         refuse("not-found")
     return answer(Contact(customer_id=customer_id, email=found.address), headers=PRIVATE)
@@ -76,12 +76,12 @@ async def show_contact(desk: TheApi, customer_id: CustomerPath) -> Response:
         Answer(201, "A new customer.", Contact, CONTACT, {"Location": "Where it is."}),
     ],
 )  # fmt: skip
-async def put_contact(request: Request, desk: TheApi, customer_id: CustomerPath, address: Address) -> Response:
+async def put_contact(request: Request, api: TheApi, customer_id: CustomerPath, address: Address) -> Response:
     """Set where a customer is written to."""
-    said = await desk.execute(request, handlers.put_contact, PutContact(customer_id, address.email))
+    said = await api.execute(request, handlers.put_contact, PutContact(customer_id, address.email))
     document = Contact(customer_id=said.customer_id, email=said.address)
     if said.created:
-        return answer(document, 201, {**PRIVATE, "Location": f"{desk.base}/v1/contacts/{customer_id}"})
+        return answer(document, 201, {**PRIVATE, "Location": f"{api.base}/v1/contacts/{customer_id}"})
     return answer(document, headers=PRIVATE)
 
 
@@ -89,9 +89,9 @@ async def put_contact(request: Request, desk: TheApi, customer_id: CustomerPath,
     "DELETE", "/v1/contacts/{customer_id}", scope="contacts:write", problems=("outcome-unknown",),
     answers=[Answer(204, "The customer is not in the address book, whether there was one or not.")],
 )  # fmt: skip
-async def delete_contact(request: Request, desk: TheApi, customer_id: CustomerPath) -> Response:
+async def delete_contact(request: Request, api: TheApi, customer_id: CustomerPath) -> Response:
     """Erase a customer from the address book; no mail goes out to the address any more."""
-    await desk.execute(request, handlers.delete_contact, DeleteContact(customer_id))
+    await api.execute(request, handlers.delete_contact, DeleteContact(customer_id))
     return Response(status_code=204)
 
 
@@ -99,10 +99,10 @@ async def delete_contact(request: Request, desk: TheApi, customer_id: CustomerPa
     "GET", "/v1/notices", scope="notices:read", problems=(),
     answers=[Answer(200, "The mails about the order, none if there is none yet.", Notices, {"notices": [NOTICE]})],
 )  # fmt: skip
-async def list_notices(request: Request, desk: TheApi, order_id: Annotated[UUID, Query(examples=[ORDER])]) -> Response:
+async def list_notices(request: Request, api: TheApi, order_id: Annotated[UUID, Query(examples=[ORDER])]) -> Response:
     """List the mails about an order, without their addresses."""
     order = call_of(request).order_id = str(order_id)
-    found = await desk.read(store.notices_of, order)
+    found = await api.read(store.notices_of, order)
     return answer(Notices(notices=[_notice(sent) for sent in found]))
 
 
@@ -113,5 +113,5 @@ def _notice(sent: Sent) -> Notice:
 
 def make(context: ProcessContext) -> ASGIApp:
     """Return notification's API."""
-    desk = Api(context)
-    return make_app("Quadrille notification", routes, desk, context.spans, desk.base)
+    api = Api(context)
+    return make_app("Quadrille notification", routes, api, context.spans, api.base)

@@ -57,10 +57,10 @@ UPDATE contact c SET address = n.address
 DROP_CONTACTS = "DELETE FROM contact WHERE customer_id = ANY(%b)"
 
 
-def load(tx: Tx, heard: Sequence[Message]) -> Post:
+def load(tx: Tx, messages: Sequence[Message]) -> Post:
     """Bring both notices of every order, and the addresses of every customer named."""
-    orders = {OrderId(key_of(m)) for m in heard if not isinstance(m, PutContact | DeleteContact)}
-    customers = {CustomerId(m.customer_id) for m in heard if isinstance(m, _NAMES_A_CUSTOMER)}
+    orders = {OrderId(key_of(m)) for m in messages if not isinstance(m, PutContact | DeleteContact)}
+    customers = {CustomerId(m.customer_id) for m in messages if isinstance(m, _NAMES_A_CUSTOMER)}
     notices = tx.execute(NOTICES, [sorted(orders)])
     contacts = tx.execute(CONTACTS, [sorted(customers)])
     found = [Notice(OrderId(row[0]), Kind(row[1]), State(row[2]), *row[3:]) for row in notices]

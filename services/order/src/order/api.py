@@ -165,33 +165,39 @@ REFUSED = "not-found", "not-cancellable", "version-mismatch", "order-frozen", "o
              Answer(201, "Final within the time you would wait.", OrderDocument, EXAMPLE, PLACED)],
 )  # fmt: skip
 async def place(
-    request: Request, desk: TheApi, order: NewOrder, key: TheKey, prefer: Annotated[str | None, Header()] = None
+    request: Request, api: TheApi, order: NewOrder, key: TheKey, prefer: Annotated[str | None, Header()] = None
 ) -> Response:
     """Place an order, once per Idempotency-Key; with Prefer: wait=N it is shown as it is when final, or after N s.
 
     Without a key the reference stands in: the same customer's same reference is the same order.
     """
     call = call_of(request)
-    wish = _wish(order, call, cast("OrderSettings", desk.settings))
+    command = _command(order, call, cast("OrderSettings", api.settings))
 
     def render(reply: PlaceAnswered) -> str | None:
-        shown = json_of(document(placed(wish), desk.settings))
+        shown = json_of(document(placed(command), api.settings))
         return shown.decode() if reply.outcome == "PLACED" else None
 
     once = key.of(order, render, (order.customer_id, order.reference) if order.reference else ())
-    heard = Envelope(
-        UUID(wish.order_id), wish.order_id, wish, wish.placed_at, wish.type, request=once, trace=call.trace
+    envelope = Envelope(
+        UUID(command.order_id),
+        command.order_id,
+        command,
+        command.placed_at,
+        command.type,
+        request=once,
+        trace=call.trace,
     )
-    came = await desk.execute_once(request, heard, PlaceAnswered, named="order")
+    came = await api.execute_once(request, envelope, PlaceAnswered, named="order")
     if isinstance(came, PlaceAnswered):
-        await _refuse_taken(desk, call, came.order_id)
+        await _refuse_taken(api, call, came.order_id)
     headers = {"Location": f"/v1/orders/{came.subject}", "ETag": etag(1), "Retry-After": "1", **came.headers}
     if (wait := wait_of(prefer)) and call.may_rest:
         with call.resting():
-            seen = await desk.watch(store.newer_orders).until(came.subject, lambda row: row.status in FINAL, wait)
+            seen = await api.watch(store.newer_orders).until(came.subject, lambda row: row.status in FINAL, wait)
         if seen:
             headers["Preference-Applied"] = f"wait={wait}"
-            return _told(seen, desk, 201 if seen.status in FINAL else 202, headers)
+            return _told(seen, api, 201 if seen.status in FINAL else 202, headers)
     return Response(came.text, 202, headers, "application/json")
 
 
@@ -201,24 +207,24 @@ async def place(
              Answer(200, "It was being undone already, or is.", OrderDocument, UNDONE, VERSION)],
 )  # fmt: skip
 async def cancel(
-    request: Request, desk: TheApi, order_id: UUID, if_match: Annotated[str | None, Header()] = None
+    request: Request, api: TheApi, order_id: UUID, if_match: Annotated[str | None, Header()] = None
 ) -> Response:
     """Cancel an order that is not decided yet, or confirmed and before its cut-off."""
-    order, version = await _mine(call := call_of(request), desk, order_id), None
+    order, version = await _mine(call := call_of(request), api, order_id), None
     call.join(order.trace_id)
     if if_match is not None and if_match.strip() != "*":
         version = order.version if matches(if_match, etag(order.version)) else 0  # which no order has
-    wish = CancelOrder(str(order_id), call.caller, "customer", version)
-    heard = Envelope(uuid7(), wish.order_id, wish, datetime.now(UTC), wish.type, trace=call.trace)
-    outcome = (await desk.execute_as(heard, CancelAnswered)).outcome
-    order = await _mine(call, desk, order_id)
+    command = CancelOrder(str(order_id), call.caller, "customer", version)
+    envelope = Envelope(uuid7(), command.order_id, command, datetime.now(UTC), command.type, trace=call.trace)
+    outcome = (await api.execute_as(envelope, CancelAnswered)).outcome
+    order = await _mine(call, api, order_id)
     if outcome == "CHANGED":
         refuse("version-mismatch", current_etag=etag(order.version))
     if outcome == "TOO_LATE":
         refuse("not-cancellable", order_status=order.status, cancellable_until=plain(order.cancellable_until))
     if outcome == "FROZEN":
         refuse("order-frozen", since=plain(order.history[-1].at))
-    return _told(order, desk, 202 if outcome == "ACCEPTED" else 200)
+    return _told(order, api, 202 if outcome == "ACCEPTED" else 200)
 
 
 @routes.on(
@@ -226,12 +232,12 @@ async def cancel(
     answers=[Answer(200, "snapshot, status …, end; or restart.", None, TOLD, media_type=EVENTS)],
 )  # fmt: skip
 async def follow(
-    request: Request, desk: TheApi, order_id: UUID, last_event_id: Annotated[str | None, Header()] = None
+    request: Request, api: TheApi, order_id: UUID, last_event_id: Annotated[str | None, Header()] = None
 ) -> Response:
     """Follow an order until it is final; with Last-Event-ID from there on, without a gap."""
-    order = await _mine(call := call_of(request), desk, order_id)
-    watch = desk.watch(store.newer_orders)
-    return events(call, stream(watch, order.order_id, order, lambda row: document(row, desk.settings), last_event_id))
+    order = await _mine(call := call_of(request), api, order_id)
+    watch = api.watch(store.newer_orders)
+    return events(call, stream(watch, order.order_id, order, lambda row: document(row, api.settings), last_event_id))
 
 
 @routes.on(
@@ -239,22 +245,22 @@ async def follow(
     answers=[Answer(200, "The order.", OrderDocument, EXAMPLE, VERSION), Answer(304, "You have this version.")],
 )  # fmt: skip
 async def read(
-    request: Request, desk: TheApi, order_id: UUID, if_none_match: Annotated[str | None, Header()] = None
+    request: Request, api: TheApi, order_id: UUID, if_none_match: Annotated[str | None, Header()] = None
 ) -> Response:
     """Read an order; with If-None-Match it is told only if it has changed."""
-    order = await _mine(call_of(request), desk, order_id)
+    order = await _mine(call_of(request), api, order_id)
     tag = etag(order.version)
-    return Response(None, 304, {"ETag": tag}) if unchanged(if_none_match, tag) else _told(order, desk)
+    return Response(None, 304, {"ETag": tag}) if unchanged(if_none_match, tag) else _told(order, api)
 
 
 @routes.on(
     "GET", "/v1/orders", scope="orders:read", problems=("invalid-cursor",),
     answers=[Answer(200, "A page; a Link with rel=next leads on.", OrderList, {"orders": [EXAMPLE]})],
 )  # fmt: skip
-async def browse(request: Request, desk: TheApi, asked: Annotated[store.Filters, Query()]) -> Response:
+async def browse(request: Request, api: TheApi, asked: Annotated[store.Filters, Query()]) -> Response:
     """List your orders, newest first."""
-    found, more = await desk.page(request, asked, store.list_orders, lambda order: order.order_id)
-    page = {"orders": [document(order, desk.settings) for order in found]}
+    found, more = await api.page(request, asked, store.list_orders, lambda order: order.order_id)
+    page = {"orders": [document(order, api.settings) for order in found]}
     return Response(json_of(page), 200, more, "application/json")
 
 
@@ -268,18 +274,18 @@ def limits(settings: OrderSettings) -> AdmissionLimits:
 
 def make(context: ProcessContext) -> ASGIApp:
     """Return order's API."""
-    desk = Api(context, limits(cast("OrderSettings", context.settings)))
-    return make_app("Quadrille order", routes, desk, context.spans, context.settings.public_base)
+    api = Api(context, limits(cast("OrderSettings", context.settings)))
+    return make_app("Quadrille order", routes, api, context.spans, context.settings.public_base)
 
 
-async def _mine(call: RequestContext, desk: Api, order_id: UUID | str) -> Order:
+async def _mine(call: RequestContext, api: Api, order_id: UUID | str) -> Order:
     call.order_id = str(order_id)
-    return await desk.read(store.get_order, call.caller, call.order_id) or refuse("not-found")
+    return await api.read(store.get_order, call.caller, call.order_id) or refuse("not-found")
 
 
-async def _refuse_taken(desk: Api, call: RequestContext, order_id: str) -> NoReturn:
+async def _refuse_taken(api: Api, call: RequestContext, order_id: str) -> NoReturn:
     """Refuse a reference that another order bears, and say which, where that stands, and what to do."""
-    other = await _mine(call, desk, order_id)
+    other = await _mine(call, api, order_id)
     detail = f"Order {other.order_id} of this customer bears this reference and is {other.status}. {_way_out(other)}"
     refuse("reference-taken", detail, order=other.order_id, order_status=other.status)
 
@@ -296,12 +302,12 @@ def _way_out(other: Order) -> str:
     return "It goes on: read it until it is final; if it ends CANCELLED the reference is free again."
 
 
-def _told(order: Order, desk: Api, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    body = json_of(document(order, desk.settings))
+def _told(order: Order, api: Api, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    body = json_of(document(order, api.settings))
     return Response(body, status, {**(headers or {}), "ETag": etag(order.version)}, "application/json")
 
 
-def _wish(order: NewOrder, call: RequestContext, settings: OrderSettings) -> PlaceOrder:
+def _command(order: NewOrder, call: RequestContext, settings: OrderSettings) -> PlaceOrder:
     """Return the command; an order's id and its time are from one look at the clock."""
     lines = tuple(Line(line.sku, line.quantity, line.unit_price_minor) for line in order.lines)
     at = from_milliseconds(now := time.time_ns() // 1_000_000)

@@ -174,12 +174,12 @@ class Order:
         return replace(self, detail=replace(self.detail, stuck=0), attention=attention) if self.detail.stuck else self
 
 
-def placed(wish: events.PlaceOrder) -> Order:
+def placed(command: events.PlaceOrder) -> Order:
     """Return the order as it is when it is placed: the one the 202 shows."""
-    bought = wish.customer_id, wish.lines, wish.amount_minor, wish.currency
-    begun = (Entry(1, Status.PENDING, wish.placed_at, events.OrderPlaced.type),)
-    times = wish.placed_at, wish.deadline_at, wish.trace_id
-    return Order(wish.order_id, wish.caller, *bought, *times, begun, reference=wish.reference)
+    bought = command.customer_id, command.lines, command.amount_minor, command.currency
+    begun = (Entry(1, Status.PENDING, command.placed_at, events.OrderPlaced.type),)
+    times = command.placed_at, command.deadline_at, command.trace_id
+    return Order(command.order_id, command.caller, *bought, *times, begun, reference=command.reference)
 
 
 class Decision(NamedTuple):

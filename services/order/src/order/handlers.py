@@ -22,39 +22,41 @@ on = HandlerRegistry("order", Orders)
 
 
 @on.command
-def place_order(wish: events.PlaceOrder, orders: Orders) -> Placing:
+def place_order(command: events.PlaceOrder, orders: Orders) -> Placing:
     """Take an order in, unless another one bears its reference, and set its deadline."""
-    named = wish.caller, wish.customer_id, wish.reference or ""
-    if wish.reference and (taken := orders.references.get(named)):
+    named = command.caller, command.customer_id, command.reference or ""
+    if command.reference and (taken := orders.references.get(named)):
         return events.PlaceAnswered(taken, "REFERENCE_TAKEN")
-    if wish.reference:
-        orders.references.put(named, wish.order_id)
-    orders.rows.put(wish.order_id, placed(wish))
-    bought = wish.customer_id, wish.lines, wish.amount_minor, wish.currency
-    fact = events.OrderPlaced(wish.order_id, *bought, wish.payment_token, wish.deadline_at)
-    timers: list[Timers] = [events.OrderDeadline(wish.order_id, wish.deadline_at)]
-    if (look_at := wish.placed_at + orders.rules.patience.warn) < wish.deadline_at:  # else the deadline looks
-        timers.append(events.OrderCheck(wish.order_id, look_at))
-    return fact, *timers, events.PlaceAnswered(wish.order_id, "PLACED")
+    if command.reference:
+        orders.references.put(named, command.order_id)
+    orders.rows.put(command.order_id, placed(command))
+    bought = command.customer_id, command.lines, command.amount_minor, command.currency
+    fact = events.OrderPlaced(command.order_id, *bought, command.payment_token, command.deadline_at)
+    timers: list[Timers] = [events.OrderDeadline(command.order_id, command.deadline_at)]
+    if (look_at := command.placed_at + orders.rules.patience.warn) < command.deadline_at:  # else the deadline looks
+        timers.append(events.OrderCheck(command.order_id, look_at))
+    return fact, *timers, events.PlaceAnswered(command.order_id, "PLACED")
 
 
 @on.command
 def cancel_order(
-    wish: events.CancelOrder, orders: Orders
+    command: events.CancelOrder, orders: Orders
 ) -> tuple[events.CancelAnswered | events.OrderCancellationRequested | events.OrderCancelled | events.OrderCheck, ...]:
     """Undo an order that is not decided yet, or confirmed and before its cut-off."""
-    order = orders.rows.get(wish.order_id)
-    if order is None or wish.caller not in (None, order.caller):
-        return (events.CancelAnswered(wish.order_id, "UNKNOWN"),)
-    outcome = _may_cancel(order, wish)
+    order = orders.rows.get(command.order_id)
+    if order is None or command.caller not in (None, order.caller):
+        return (events.CancelAnswered(command.order_id, "UNKNOWN"),)
+    outcome = _may_cancel(order, command)
     if outcome != "ACCEPTED":
-        return (events.CancelAnswered(wish.order_id, outcome),)
-    reason: Reason = "OPERATOR" if wish.caller is None else "CUSTOMER"
-    decision = Decision(reason, wish.at, requested_by=wish.requested_by)
+        return (events.CancelAnswered(command.order_id, outcome),)
+    reason: Reason = "OPERATOR" if command.caller is None else "CUSTOMER"
+    decision = Decision(reason, command.at, requested_by=command.requested_by)
     undoing = _undo(orders, order, decision)
     looked_at = min(order.deadline_at, order.placed_at + orders.rules.patience.warn)
-    checks = _checks(orders, wish.order_id, wish.at) if wish.at >= looked_at else ()  # else a look is still to come
-    return events.CancelAnswered(wish.order_id, outcome), *undoing, *checks
+    checks = (
+        _checks(orders, command.order_id, command.at) if command.at >= looked_at else ()
+    )  # else a look is still to come
+    return events.CancelAnswered(command.order_id, outcome), *undoing, *checks
 
 
 @on.timer
@@ -177,12 +179,12 @@ def freeze_unrefunded(fact: events.PaymentRefundFailed, orders: Orders) -> Freez
     return _frozen(fact, orders, "REFUND_FAILED", failure)
 
 
-def _may_cancel(order: Order, wish: events.CancelOrder) -> events.Outcome:
+def _may_cancel(order: Order, command: events.CancelOrder) -> events.Outcome:
     if order.reason:
         return "FROZEN" if order.status is Status.COMPENSATION_FAILED else "ALREADY"
-    if wish.version not in (None, order.version):
+    if command.version not in (None, order.version):
         return "CHANGED"
-    return "TOO_LATE" if order.cancellable_until and wish.at >= order.cancellable_until else "ACCEPTED"
+    return "TOO_LATE" if order.cancellable_until and command.at >= order.cancellable_until else "ACCEPTED"
 
 
 def _undo(orders: Orders, order: Order, decision: Decision) -> Undoing:

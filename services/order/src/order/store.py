@@ -75,13 +75,13 @@ SELECT to_json(o)::text FROM orders o WHERE status NOT IN ('CONFIRMED', 'CANCELL
 UNION ALL SELECT to_json(o)::text FROM orders o WHERE attention = 'STUCK' AND status = 'CONFIRMED'"""
 
 
-def load(tx: Tx, heard: Sequence[Message]) -> Orders:
+def load(tx: Tx, messages: Sequence[Message]) -> Orders:
     """Bring the orders, and for those to be placed their references, for those charged who is blocked."""
-    placing = [m for m in heard if isinstance(m, PlaceOrder)]
-    later = sorted({key_of(m) for m in heard if not isinstance(m, PlaceOrder)})
+    placing = [m for m in messages if isinstance(m, PlaceOrder)]
+    later = sorted({key_of(m) for m in messages if not isinstance(m, PlaceOrder)})
     names = sorted({(m.caller, m.customer_id, m.reference) for m in placing if m.reference})
     new = sorted({m.customer_id for m in placing})
-    charged = any(isinstance(m, PaymentCharged) for m in heard)
+    charged = any(isinstance(m, PaymentCharged) for m in messages)
     # All questions first: the first answer read sends whatever is queued, and waits.
     rows = tx.execute(ORDERS, [later]) if later else ()
     taken = tx.execute(REFERENCES, _columns(names)) if names else ()

@@ -109,10 +109,10 @@ class Payments(Document):
     "GET", "/v1/payments", scope="payments:read", problems=(),
     answers=[Answer(200, "What is known of the order's money.", Payments, {"payments": [PAYMENT]})],
 )  # fmt: skip
-async def show_payments(request: Request, desk: TheApi, order_id: Annotated[UUID, Query(examples=[ORDER])]) -> Response:
+async def show_payments(request: Request, api: TheApi, order_id: Annotated[UUID, Query(examples=[ORDER])]) -> Response:
     """Show an order's payment: where it stands, its ledger, its open intents with their attempts."""
     order = call_of(request).order_id = str(order_id)
-    account = await desk.read(store.payment_of, order)
+    account = await api.read(store.payment_of, order)
     return answer(Payments(payments=[_payment(account)] if account else []))
 
 
@@ -145,8 +145,10 @@ def _entry(line: Line) -> Entry:
     )
 
 
-def _resolution(wish: Wish) -> Resolution:
-    return Resolution(how=wish.how, operator=wish.operator, evidence=wish.evidence, contradicted=wish.contradicted)
+def _resolution(command: Wish) -> Resolution:
+    return Resolution(
+        how=command.how, operator=command.operator, evidence=command.evidence, contradicted=command.contradicted
+    )
 
 
 def _intent(pending: Pending) -> Intent:
@@ -161,5 +163,5 @@ def _intent(pending: Pending) -> Intent:
 
 def make(context: ProcessContext) -> ASGIApp:
     """Return payment's API."""
-    desk = Api(context)
-    return make_app("Quadrille payment", routes, desk, context.spans, desk.base)
+    api = Api(context)
+    return make_app("Quadrille payment", routes, api, context.spans, api.base)

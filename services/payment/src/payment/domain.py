@@ -162,12 +162,12 @@ class Payments:
     ) -> Moved | Literal["CONTRADICTED"] | None:
         """Record the refund, also one that answers after it was given up, or after a person had ended it."""
         payment = self._of(order_id)
-        wish = payment.resolution if payment.state in (State.CHARGED, State.RESOLVED) else None
-        if not payment.price or not (payment.state in UNDOING or (wish and not wish.contradicted)):
+        resolution = payment.resolution if payment.state in (State.CHARGED, State.RESOLVED) else None
+        if not payment.price or not (payment.state in UNDOING or (resolution and not resolution.contradicted)):
             return None
         self._enter(refund_key(order_id), payment, kind, reference, at)
-        if wish and payment.state is State.RESOLVED:
-            self._put(replace(payment, resolution=replace(wish, contradicted=True)))
+        if resolution and payment.state is State.RESOLVED:
+            self._put(replace(payment, resolution=replace(resolution, contradicted=True)))
             return "CONTRADICTED"
         self._put(replace(payment, state=State.REFUNDED))
         return Moved(payment.price)
@@ -191,7 +191,9 @@ class Payments:
         self.hurried.put(order_id, order_id)
         return "HURRIED"
 
-    def resolve(self, order_id: OrderId, wish: Resolution, *, cancelled: bool) -> Literal["INQUIRED", "HURRIED"] | None:
+    def resolve(
+        self, order_id: OrderId, resolution: Resolution, *, cancelled: bool
+    ) -> Literal["INQUIRED", "HURRIED"] | None:
         """Note how a person ends what is owed; a charge without an answer is never ended by hand, only asked for.
 
         ``cancelled``: a cancellation came and was not handled; of one that was handled the row tells.
@@ -202,7 +204,7 @@ class Payments:
         if payment.state in OPEN:
             self.hurried.put(order_id, order_id)
             return "HURRIED"
-        self._put(replace(payment, resolution=wish))
+        self._put(replace(payment, resolution=resolution))
         return "INQUIRED"
 
     def close(self, order_id: OrderId) -> Resolution | None:

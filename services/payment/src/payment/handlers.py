@@ -180,34 +180,34 @@ def refund_not_found(answer: RefundNotFound, payments: Payments) -> PaymentResol
 
 @on.command
 def retry_refund(
-    wish: RetryCompensation, payments: Payments
+    command: RetryCompensation, payments: Payments
 ) -> tuple[RefundCard, CompensationAnswered] | CompensationAnswered:
     """Start a failed refund again, which asks first what became of it; one under way is tried at once."""
-    match payments.retry(OrderId(wish.order_id)):
+    match payments.retry(OrderId(command.order_id)):
         case Due(price):
-            asked = CompensationAnswered(wish.order_id, "ASKED", State.REFUNDING)
-            return RefundCard(wish.order_id, price.amount_minor, again=True), asked
+            asked = CompensationAnswered(command.order_id, "ASKED", State.REFUNDING)
+            return RefundCard(command.order_id, price.amount_minor, again=True), asked
         case "HURRIED":
-            return CompensationAnswered(wish.order_id, "ASKED", State.REFUNDING)
+            return CompensationAnswered(command.order_id, "ASKED", State.REFUNDING)
         case None:
-            return not_owed(wish, payments.known(OrderId(wish.order_id)))
+            return not_owed(command, payments.known(OrderId(command.order_id)))
 
 
 @on.command
 def resolve_payment(
-    wish: ResolveCompensation, payments: Payments
+    command: ResolveCompensation, payments: Payments
 ) -> tuple[InquireRefund, CompensationAnswered] | CompensationAnswered:
     """Ask what became of the refund, whose answer ends what is owed; a charge without an answer is asked for only."""
-    resolution = Resolution(wish.how, wish.operator, wish.evidence)
-    cancelled = OrderCancellationRequested.type in wish.waiting
-    match payments.resolve(OrderId(wish.order_id), resolution, cancelled=cancelled):
+    resolution = Resolution(command.how, command.operator, command.evidence)
+    cancelled = OrderCancellationRequested.type in command.waiting
+    match payments.resolve(OrderId(command.order_id), resolution, cancelled=cancelled):
         case "INQUIRED":
-            asked = CompensationAnswered(wish.order_id, "ASKED", payments.state(OrderId(wish.order_id)))
-            return InquireRefund(wish.order_id), asked
+            asked = CompensationAnswered(command.order_id, "ASKED", payments.state(OrderId(command.order_id)))
+            return InquireRefund(command.order_id), asked
         case "HURRIED":
-            return CompensationAnswered(wish.order_id, "CHARGE_OPEN", payments.state(OrderId(wish.order_id)))
+            return CompensationAnswered(command.order_id, "CHARGE_OPEN", payments.state(OrderId(command.order_id)))
         case None:
-            return not_owed(wish, payments.known(OrderId(wish.order_id)))
+            return not_owed(command, payments.known(OrderId(command.order_id)))
 
 
 def when_charge(intent: ChargeCard, payments: Payments) -> Decision:

@@ -77,9 +77,9 @@ SELECT jsonb_build_object('state', state, 'code', code, 'cancel_wanted', cancel_
 HURRY = "UPDATE task SET due = now() WHERE key = ANY(%b) AND due > now() AND leased_until IS NULL"
 
 
-def load(tx: Tx, heard: Sequence[Message]) -> Payments:
+def load(tx: Tx, messages: Sequence[Message]) -> Payments:
     """Bring the orders' payments; entries are only added, so none is read: their primary key is the last defence."""
-    orders = {OrderId(key_of(m)) for m in heard}
+    orders = {OrderId(key_of(m)) for m in messages}
     keys = {key(order) for order in orders for key in (charge_key, refund_key)}
     rows = tx.execute(PAYMENTS, [sorted(orders)])
     payments = {OrderId(row[0]): _payment(row) for row in rows}
