@@ -1,4 +1,4 @@
-"""Open files: a process takes all that its limit allows, and each of its ports has a share of them and no more."""
+"""Limit of open files: a process takes all that its limit allows, and each of its ports has a share and no more."""
 
 from __future__ import annotations
 

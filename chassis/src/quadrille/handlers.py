@@ -1,4 +1,4 @@
-"""The saga, read from signatures: what a handler hears is its first parameter, what it may say its return type."""
+"""Handler registry: the saga, read from signatures; what a handler takes is consumed, what it returns is emitted."""
 
 from __future__ import annotations
 

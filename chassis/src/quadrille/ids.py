@@ -1,4 +1,4 @@
-"""Ids that are time and cause: the same cause always yields the same id, and a range of ids is a range of time.
+"""Ids made of time and cause: the same cause always yields the same id, and a range of ids is a range of time.
 
 Layout (contracts.md, section 3): 48 bits of Unix milliseconds, version 8, 12 bits of hash, variant, 62 bits of hash.
 """

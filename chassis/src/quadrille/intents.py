@@ -1,4 +1,4 @@
-"""How the outside world is reached: one function per intent, called with no transaction open (law L10)."""
+"""Intents: what is done outside, by one function a type with its retry policy, never with a transaction open (L10)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kinds of message a handler hears and says; the guarantee: a wire name is derived, never written twice."""
+"""Messages: the kinds a handler consumes and emits; a wire name is derived from its class, never written twice."""
 
 from __future__ import annotations
 

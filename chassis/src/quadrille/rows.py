@@ -1,4 +1,4 @@
-"""What one batch sees of a table: immutable rows with an undo journal, so that a failed handler leaves no trace."""
+"""Rows: what one batch sees of a table, immutable, with an undo journal, so that a failed handler leaves no trace."""
 
 from __future__ import annotations
 

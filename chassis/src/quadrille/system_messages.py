@@ -1,7 +1,7 @@
-"""The chassis' own events, the same in every service; the guarantee: each class is its schema in ``schemas/chassis``.
+"""System events: the chassis' own, the same in every service; each class is its schema in ``schemas/chassis``.
 
-Those keyed by a saga (``order_id``) lie in its stream of the service that says them, those keyed by a service's name
-in that service's own. A handler may return one like any event; the chassis says them by ``chassis.announce``.
+Those keyed by an order lie in its stream of the service that emits them, those keyed by a service's name in that
+service's own. A handler may return one like any event; the chassis emits them by ``quadrille.processing.outbox``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Events to the bytes of a record and back; the guarantee: what is said can be read, what cannot be read is said so.
+"""Avro codec: events to the bytes of a record and back; what was encoded can be read, what cannot be read is an error.
 
 A value is 0, four bytes of schema id, big-endian, then Avro. An event is encoded once, when it enters the outbox, by
-fastavro; bytes from outside are read by ``chassis.wire``, strictly (docs/adr/0010-avro.md).
+fastavro; bytes from outside are read by ``quadrille.avro.decoder``, strictly (docs/adr/0010-avro.md).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Dataclasses to and from the shapes of Avro; the guarantee: a class its schema cannot fill is refused beforehand.
+"""Projections: dataclasses to and from the shapes of Avro; a class that its schema cannot fill is refused beforehand.
 
-A heard class is a projection: it names only the fields it needs, in any order; what an older version does not have
-comes from the class's default. A said class is its schema, field by field. A text may be ``str``, a ``NewType`` of it,
-a ``StrEnum`` or a ``Literal``; a ``long`` may be a ``datetime`` (whole milliseconds); a list is ``tuple[X, ...]``;
+A consumed class is a projection: it names only the fields it needs, in any order; what an older version does not have
+comes from the class's default. An emitted class is its schema, field by field. A text may be ``str``, a ``NewType`` of
+it, a ``StrEnum`` or a ``Literal``; a ``long`` may be a ``datetime`` (whole milliseconds); a list is ``tuple[X, ...]``;
 a map is ``Mapping[str, X]`` or ``tuple[tuple[str, X], ...]``, which can be hashed.
 """
 

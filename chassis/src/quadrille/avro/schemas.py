@@ -1,4 +1,4 @@
-"""Avro schemas as values; the guarantee: what could crash or bloat a decoder never gets past ``parse``."""
+"""Avro schemas as values: parsed and bounded; what could crash or bloat a decoder never gets past ``parse``."""
 
 from __future__ import annotations
 

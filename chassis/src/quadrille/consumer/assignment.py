@@ -1,4 +1,4 @@
-"""Where a worker stands on its partitions; the guarantee: whatever lay between, no record is skipped.
+"""Assignment: the partitions a worker has, and its positions on them; whatever lay between, no record is skipped.
 
 The database's positions are the truth. What was read beyond them is only remembered until the batch is committed.
 """

@@ -1,4 +1,4 @@
-"""From the bytes of a record to an input: what cannot be read is parked under its key, never skipped as unheard."""
+"""Record deserializer: a record's bytes to an envelope; what cannot be read is parked in its order's lane."""
 
 from __future__ import annotations
 

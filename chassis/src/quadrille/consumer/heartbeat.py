@@ -1,8 +1,8 @@
-"""Who of those a service hears is alive; the guarantee: silence is announced once, and only what we would have heard.
+"""Heartbeat monitor: announces a service as silent after three missed heartbeats, once, never for an outage of our own.
 
 A source is silent when none of its beats was read for more than three of them, although all that lies on its topic was
-read. What keeps ourselves from hearing (a start, a rebalance, a broker or database that is away) starts the clock anew.
-Workers share what they hear by the table ``canary``: each of them has only some of the partitions.
+read. What keeps us from reading (a start, a rebalance, a broker or database that is away) starts the clock anew.
+Workers share what they read by the table ``canary``: each of them has only some of the partitions.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Events from Kafka into ``commit``: whatever is there, in order, from the position the database knows.
+"""Consumer loop: events from Kafka into ``process_batch``, in order, from the positions in the service's database.
 
-Kafka's group offsets are only a hint for lag tools; after a fence or an outage the positions are read again and sought.
+Kafka's group offsets are only a hint for lag tools; after a fence or an outage the positions are read again and
+sought.
 """
 
 from __future__ import annotations

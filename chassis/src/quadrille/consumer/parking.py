@@ -1,4 +1,7 @@
-"""Inputs set aside: read back with their bytes, to go through their own handler again, in sequence (redrive)."""
+"""Parked inputs, the dead letters of other systems: read back with their bytes, and redriven through their handler.
+
+A parked input is not given up: it and what follows of its order wait in the order's lane, and go on in sequence.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One worker process: a thread that hears topics, a thread that works off tasks, both through ``commit``."""
+"""Worker: one process with the consumer loop and the task scheduler, a thread each; both call ``process_batch``."""
 
 from __future__ import annotations
 

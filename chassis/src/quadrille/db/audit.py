@@ -1,7 +1,7 @@
-"""Who did what to whom and why: rows that only grow, each holding the hash of the one before it.
+"""Audit log: who did what, on what and why; rows that only grow, each holding the hash of the one before it.
 
-A row is written in the transaction of its action: there is no action without a row, and no row without an action (law.md,
-invariant 20). The hash is SHA-256 over the previous hash and the row as jsonb, made by the database that keeps it.
+A row is written in the transaction of its action: neither exists without the other (law.md, invariant 20). The hash is
+SHA-256 over the previous hash and the row as jsonb, made by the database that keeps it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A connection of one thread's own, made anew after trouble; and a transaction in as few round trips as can be."""
+"""Database connection: one of each thread's own, made anew after trouble; and a transaction in few round trips."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A service's tables, brought up to date by its own Alembic history; two at once wait for each other."""
+"""Migrations: a service's tables, brought up to date by its own Alembic history; two at once wait for each other.
+
+A database that a newer program has migrated is refused by name, and nothing in it changes.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What a database needs beside its inputs: the coming days have a place, and what is past its time goes.
+"""Retention: the coming days get their partitions, and what is past its time goes, but nothing that is still owed.
 
-Guarantee: nothing goes that is still owed to somebody. No event that is not proven published, no id that an input could
-still be compared with: an input below the floor is parked, not handled, unless its day is kept; the floor moves before
-a day goes, and without its day the database itself would refuse the input.
+No event goes that is not proven published, no id that an input could still be compared with: an input older than the
+dedup horizon is parked, not handled, unless its day is kept. The horizon moves before a day goes, and without its day
+the database itself would refuse the input.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The tables the chassis keeps in every service's database; the guarantee: they are the same everywhere.
+"""Tables of the chassis, the same in every service's database: versions, brought up by each service's own migrations.
 
 The shape is that of contracts.md, section 4. Roles: ``owner`` runs the migrations, ``app`` is the api and the worker,
 ``relay`` reads the outbox and keeps its own progress. Days come and go by two functions that lend the owner's right.

@@ -1,4 +1,4 @@
-"""What the database refuses, by its SQLSTATE: is it the row that was given, or the state the database is in?
+"""SQLSTATE: whether what the database refuses is the fault of the row it was given, or of the state it is in.
 
 Guarantee: an input is blamed only for what its own values cause. All else counts nothing and parks nothing: whoever
 met it waits, tells of it seldom and tries again; that is every SQLSTATE not in this table, an unknown one too.

@@ -1,8 +1,8 @@
-"""Calls to a sick outside are refused before they are made; the guarantee: a refused call was not executed.
+"""Circuit breaker with a bulkhead: calls to a sick outside are refused before they are made, and so were not executed.
 
-A bulkhead bounds how many calls are under way, with a short wait for a place; behind it a breaker looks at a sliding
-window of the last calls. Half of them failed: everything is refused for a while, then exactly a few probes are let
-through and their majority decides (the circuit breaker of Nygard's *Release It!*, with a count-based window).
+The bulkhead bounds how many calls are under way, with a short wait for a place; behind it the breaker looks at a
+sliding window of the last calls. Half of them failed: everything is refused for a while, then exactly a few probes are
+let through and their majority decides (the circuit breaker of Nygard's *Release It!*, with a count-based window).
 """
 
 from __future__ import annotations

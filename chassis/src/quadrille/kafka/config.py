@@ -1,4 +1,4 @@
-"""Every Kafka client setting in one place (reliability.md, section 3): order survives retries, nothing is dropped."""
+"""Kafka client settings, in one place with their reasons: order survives retries, nothing is dropped."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The ten headers of a record: CloudEvents in binary mode, Debezium's `id`, W3C trace (contracts.md, section 2).
+"""Headers of a record, ten of them: CloudEvents in binary mode, Debezium's `id`, W3C trace (contracts.md, section 2).
 
-What one service's relay writes from an outbox row, every consumer reads back, or is told which header is at fault.
+What one service's relay writes from an outbox row every consumer reads back, or learns which header is at fault.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the broker says about the topics a service hears: whether they are what they were, and what they hold.
+"""Topics as the broker has them: whether those a service consumes are what they were, and what they hold.
 
 Asked on a connection of its own: behind the consumer's fetches every question would wait half a second.
 """

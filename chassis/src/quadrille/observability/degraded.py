@@ -1,7 +1,7 @@
-"""Degraded: what a process has lost and can do without; the guarantee: nothing that fails is without a word.
+"""Degraded: what a process has lost and can do without; nothing fails silently.
 
-It is told in the log when it is lost, seldom while that lasts, and when it is back with how much was lost meanwhile;
-it is a gauge, and stands in /readyz and /info. It never makes a process unready: no saga waits for a trace.
+It is logged when it is lost, seldom while that lasts, and when it is back with how much was lost meanwhile; it is a
+gauge, and stands in /readyz and /info. It never makes a process unready: no order waits for a trace.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every process counts, by prometheus-client; the names are ``quadrille_<what>_<unit>`` and stay."""
+"""Metrics: what every process counts, by prometheus-client; names are ``quadrille_<what>_<unit>`` and stay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Watchdog: notices that work lies ahead and nothing is handled; the guarantee: pure, its clock is given.
+"""Watchdog: notices that work lies ahead and nothing is handled; pure, its clock is given.
 
 Only time that was watched counts: a process that was frozen, or could not look because of an outage, has missed that
 time and accuses nobody of it.

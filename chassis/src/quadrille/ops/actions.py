@@ -1,7 +1,7 @@
-"""What an operator may ask of a service about one saga: a command through the service's own ``process_batch``.
+"""Operators' actions on an order: a command with a reason, through ``process_batch`` like any other.
 
-The command, what it says and the audit's row are one transaction. An action the service refuses leaves a row too: somebody
-tried. What never became a command (a malformed body, no reason) leaves none: nothing was tried.
+The command, what it emits and the audit's row are one transaction. An action the service refuses leaves a row too:
+somebody tried. What never became a command (a malformed body, no reason) leaves none: nothing was tried.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Health checks every role shares: what it needs is there, or why not; the guarantee: no reason holds a secret."""
+"""Health checks that every role shares: what it needs is there, or why not; no reason holds a secret."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an operator may ask of a service about replays: plan one, run it, list them, pause, resume, cancel."""
+"""Operators' routes to replays: plan one, run it, list them, pause, resume, cancel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may be asked over the ops port beside its probes: a route's key names all it takes, anything else is refused."""
+"""Routes of the ops port beside its probes: a route's key names all it takes, anything else is refused."""
 
 from __future__ import annotations
 

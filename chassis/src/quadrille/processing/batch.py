@@ -1,4 +1,4 @@
-"""The one function that carries the guarantee: effects once per input id, in one transaction with the position."""
+"""Batch: the one function every input goes through; effects once per input id, in one transaction with the position."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""Every try to undo something, told on ``saga.audit``; the guarantee: what counts as one is read off the signatures.
+"""Compensation: every try to undo something is announced on ``saga.audit``; what counts as one is read off signatures.
 
-An intent that some compensation may say is a try whenever a lease of it ends; an event that some compensation may say
-ends a try inside the database, whoever says it, a tombstone and an operator's retry too. A try that failed is one whose
-event has a field ``error_class``; of an operator's retry that changes nothing the reply alone says that it failed.
+An intent that some compensation may emit is a try whenever a lease of it ends; an event that some compensation may
+emit ends a try inside the database, whoever emits it, a tombstone and an operator's retry too. A try that failed is
+one whose event has a field ``error_class``; of an operator's retry that changes nothing, the reply alone says that it
+failed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a service is given and what became of it: every input has an id, a key, a body and a place in a trace."""
+"""Envelopes and outcomes: what a service is given, with id, key, body and trace, and what became of it."""
 
 from __future__ import annotations
 

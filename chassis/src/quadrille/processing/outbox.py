@@ -1,6 +1,7 @@
-"""What the chassis itself has to say; the guarantee: it is in the outbox if and only if what it tells of has happened.
+"""Outbox of the chassis' own events: one is in it if and only if what it announces has happened.
 
-It is written in the transaction of what it tells, numbered in its stream without a gap, whoever else writes there.
+It is written in the transaction of what it announces, numbered in its stream without a gap, whoever else writes there.
+The events that handlers emit are written by ``unit_of_work``, by the same statements.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""What makes a batch happen once: positions, key locks, ids seen, lines of parked records, numbered events.
+"""Unit of work: what one transaction reads and writes: positions, key locks, inbox, parked lanes, outbox, tasks.
 
-``begin`` queues its questions and ``Opening.history`` reads the answers, so that a store can queue its own between
-them and the whole batch costs three round trips, whatever its size (psycopg's pipeline).
+It makes a batch happen once. ``begin`` queues its questions and ``BatchReads.history`` reads the answers, so that a
+store can queue its own between them and the whole batch costs three round trips, whatever its size (psycopg's
+pipeline).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The relay's way into Kafka: one idempotent producer, a thread for its reports, and the topics it may rely on."""
+"""Publisher of the relay: one idempotent producer, a thread for its reports, and the topics it may rely on."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A lost slot or a new log need not lose events: a new slot, a scan of the outbox in its snapshot, then the stream.
+"""Recovery of the relay: a lost slot or a new log loses no event: a new slot, a scan of the outbox, then the stream.
 
-Guarantee: every row whose publication is not proven is handed on again, however old, each key in sequence. What is
-proven is sent again only to a log that is new, and only as far back as its hearers take it; what is left out is told.
+Every row whose publication is not proven is handed on again, however old, each key in sequence. What is proven is sent
+again only to a log that is new, and only as far back as its consumers take it; what is left out is announced.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The relay: outbox rows from the write-ahead log to Kafka, one process at a time per database.
+"""Relay: outbox rows from the write-ahead log to Kafka, one process at a time per database.
 
-Guarantee: every committed row is delivered at least once, each key's first copies in commit order, aborted rows never.
-A position is stored when every record before it has a delivery report, and only then is the slot answered with it.
+Every committed row is delivered at least once, each key's first copies in commit order, aborted rows never. A position
+is stored when every record before it has a delivery report, and only then is the slot answered with it.
 """
 
 from __future__ import annotations

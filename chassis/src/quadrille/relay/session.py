@@ -1,4 +1,4 @@
-"""The relay's place in its database: one holder at a time, and a position stored before any slot is answered with it.
+"""Session of the relay in its database: one holder at a time, and a position stored before a slot is answered with it.
 
 The lock belongs to a session the server itself ends when it is silent for ``LEASE_SECONDS``: a frozen holder loses it.
 Storing asks for the publication's identity in the same statement: nothing is acknowledged past a changed publication.

@@ -1,7 +1,7 @@
-"""One stretch of streaming: from the WAL to the producer, and the delivered position back to the database and the slot.
+"""Streaming: one stretch from the WAL to the producer, and the delivered position back to the database and the slot.
 
-Guarantee: what is stored is contiguous, delivered, and proven to lie in our log; what the slot is answered with was
-stored first. No more than ``UNSTORED_ROWS`` of ended transactions are ever on their way: so many a crash can double.
+What is stored is contiguous, delivered, and proven to lie in our log; what the slot is answered with was stored first.
+No more than ``UNSTORED_ROWS`` of ended transactions are ever on their way: so many a crash can double.
 """
 
 from __future__ import annotations

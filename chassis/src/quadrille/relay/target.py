@@ -1,8 +1,8 @@
-"""Which Kafka: a record counts as delivered only when it is proven to lie in the log that all before it went to.
+"""Target of the relay: a record counts as delivered only when it is proven to lie in the log all before it went to.
 
-A client connects again to whatever answers at an address. Guarantee: what a stranger acknowledged proves nothing. A
-claim holds when, after its deliveries, our topics (by their ids, which no two clusters share) reach past the last
-offset of each partition; a stranger's offsets would lie below what we knew of our log, or past its end.
+A client connects again to whatever answers at an address; what a stranger acknowledged proves nothing. A claim holds
+when, after its deliveries, our topics (by their ids, which no two clusters share) reach past the last offset of each
+partition; a stranger's offsets would lie below what we knew of our log, or past its end.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a replay keeps back; the guarantee: nothing leaves for the outside that nobody has allowed, and no half saga.
+"""Fence of a replay: nothing leaves for the outside that nobody has allowed, and no half order.
 
-What follows a record kept back under its key is kept back too. The fence is asked inside the transaction, by what the
-handler said there and then, not by what a plan foresaw.
+What follows a blocked record in its order is blocked too. The fence is asked inside the transaction, by what the
+handler emitted there and then, not by what a plan foresaw.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Replays of a service: asked for over the ops port, carried out beside the worker, by whichever worker has the lock.
+"""Replay manager: replays of a service, asked for over the ops port, carried out by whichever worker has the lock.
 
 A worker that is killed leaves its replay RUNNING; it goes on by itself as soon as a worker looks: this one after its
 restart, or another one within ``LOOK_SECONDS``. Only a pause, a cancel or a failure ends it before its end.

@@ -1,4 +1,4 @@
-"""Long actions as rows; the guarantee: how far one is moves in the transaction of what was done, or not at all.
+"""Operations: long actions as rows; how far one is moves in the transaction of what was done, or not at all.
 
 An operation survives whoever asked for it and whoever carried it out: its row says what was asked, frozen, and how far
 it is. Whoever pauses or cancels it changes the row; what was being done at that instant is rolled back.

@@ -1,4 +1,4 @@
-"""What is to be read again; the guarantee: once planned it is frozen, one half-open interval of offsets a partition.
+"""Plan of a replay: what is to be read again, frozen once planned, one half-open interval of offsets a partition.
 
 What the service's own worker has not read yet is never planned: it is that worker's, in its order.
 """

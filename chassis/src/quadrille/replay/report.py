@@ -1,4 +1,4 @@
-"""What became of the records of a replay, counted; the guarantee: a count is stored with what it counts."""
+"""Report of a replay: what became of its records, counted; a count is stored with what it counts."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""One replay carried out; the guarantee: its progress and what it did are one transaction, and the inbox decides.
+"""Replay runner: carries out one replay; its progress and its effects are one transaction, and the inbox decides.
 
-A dry one hands every record that the inbox does not know to the same ``commit``, in a transaction that is rolled back.
+A dry one hands every record that the inbox does not know to the same ``process_batch``, in a transaction that is
+rolled back.
 """
 
 from __future__ import annotations

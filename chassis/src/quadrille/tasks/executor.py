@@ -1,4 +1,4 @@
-"""Calls of the outside, in a pool: every one ends in an answer, or in its row put off, whatever it raises.
+"""Executor: calls of the outside, in a pool; every one ends in a result, or in a rescheduled task, whatever it raises.
 
 No transaction is open here (law L10); how long a lease may still be trusted is judged by our monotonic clock alone.
 """

@@ -1,4 +1,4 @@
-"""Tasks, leased and put off; the guarantee: who lost a row's lease changes nothing about it any more.
+"""Leases: tasks, leased and rescheduled; who lost a task's lease changes nothing about it any more.
 
 ``attempts`` grows with every lease, so it tells this lease from a later one: a fence, as the position is for events.
 """

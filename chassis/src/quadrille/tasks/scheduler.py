@@ -1,7 +1,8 @@
-"""Intents and timers after the commit: lease, act with no transaction open, bring the answer back into ``commit``.
+"""Task scheduler: leases intents and timers that are due, carries them out, and brings results into ``process_batch``.
 
-Every effect outside was first committed as an intent with its stable key (law L10); a lease that runs out, a killed or
-frozen worker, only means that another one does the same again under the same key.
+Every effect outside was first committed as an intent with its stable key (law L10), and no transaction is open while
+it is carried out; a lease that runs out, a killed or frozen worker, only means that another one does the same again
+under the same key.
 """
 
 from __future__ import annotations

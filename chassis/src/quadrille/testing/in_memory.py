@@ -1,7 +1,7 @@
-"""A service's handlers over rows in memory, for tests: given what was heard, when it hears, then it says.
+"""In-memory service for tests: its handlers over rows in memory; given what came before, a message, what is emitted.
 
-The guarantee: nothing stands between a message and its handler, no inbox either, so a promise that holds here
-holds by the state guards alone (law L11).
+Nothing stands between a message and its handler, no inbox either, so a promise that holds here holds by the state
+guards alone (law L11).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A service's handlers and store over its real database, for tests: what it hears goes through ``commit``.
+"""Service on Postgres for tests: its handlers and store over its real database, every batch through ``process_batch``.
 
-Nothing is imitated but the registry, which has gone after telling the schemas' ids.
+Nothing is imitated but the registry, which has gone after giving the schemas' ids.
 """
 
 from __future__ import annotations

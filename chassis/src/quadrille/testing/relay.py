@@ -1,6 +1,6 @@
-"""For tests of a relay, ours or another: an outbox to write, topics to read, and the promise to hold them against.
+"""Conformance suite of relays, ours or another: an outbox to write, topics to read, the promise to hold them to.
 
-The outbox itself is the truth: what a writer was told is not, for a lost COMMIT answer tells nothing.
+The outbox itself is the truth: what a writer was answered is not, for a lost COMMIT answer says nothing.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The intake's own breaker: when too many sagas fail no new ones are begun, until a few that are let in go well.
+"""Admission control: when too many sagas fail no new ones are admitted, until a few that are let in go well.
 
-Its state is one row that every api process looks at once a second; a request costs no question. Who finds that the
-state must change changes it if nobody else has, and announces it.
+Its state is one row that every api process looks at once a second; a request costs no query. Who finds that the state
+must change changes it if nobody else has, and announces it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What endpoints work with: commands go in by one committer, reads come from a bounded pool, versions are ETags."""
+"""API: what endpoints work with; commands go in by one committer, reads by a bounded pool, versions are ETags."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a service makes its HTTP face: routes declare scope, answers and problems, and refuse what they do not."""
+"""HTTP application of a service: routes declare scope, answers and problems, and refuse what they do not."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Intake: all commands waiting at one instant go down in one commit; each asker gets the durable answer, or the truth.
+"""Command batcher: all commands that wait at one instant share one commit; each gets the durable answer, or the truth.
 
 While the one committer thread commits a batch, the next one gathers by itself: the first never waits. A command whose
 request key is held elsewhere leaves the batch and asks again on its own time. After an outage a command that has a
-request key is asked again under the same id: if it was stored, its row answers; nobody is told anything before.
+request key is asked again under the same id: if it was stored, its row answers; nobody is answered before.
 """
 
 from __future__ import annotations

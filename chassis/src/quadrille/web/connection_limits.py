@@ -1,4 +1,4 @@
-"""The connections of one port: how many may be open at once, and which is closed to make room for one more."""
+"""Connection limits of one port: how many may be open at once, and which is closed to make room for one more."""
 
 from __future__ import annotations
 

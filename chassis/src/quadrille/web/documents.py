@@ -1,4 +1,4 @@
-"""What documents and listings are made of: JSON, exact times, cursors that fit one listing only."""
+"""Documents and listings: JSON, exact times, cursors that fit one listing only."""
 
 from __future__ import annotations
 

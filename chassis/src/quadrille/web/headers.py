@@ -1,4 +1,4 @@
-"""Headers that come on several lines: lists are one list, and what has one value has it once (RFC 9110, 5.3)."""
+"""Request headers on several lines: lists are one list, and what has one value has it once (RFC 9110, 5.3)."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Idempotency-Key over HTTP: a route that takes a ``RequestKey`` does its command once, and repeats the first answer.
-
-The endpoint makes the command's key by ``RequestKey.of`` and gives it to ``Api.execute_once``. Without the header a
-business reference of the body can stand in: it makes the same key each time.
-"""
+"""Idempotency: what is kept of a request that may be repeated; a repeat gets the very answer of the first."""
 
 from __future__ import annotations
 

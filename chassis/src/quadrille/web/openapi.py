@@ -1,4 +1,4 @@
-"""What an API says about itself: OpenAPI 3.1 with every answer and problem, and pages that load from here alone."""
+"""OpenAPI 3.1 of an API: every answer and problem, and pages that load from here alone."""
 
 from __future__ import annotations
 

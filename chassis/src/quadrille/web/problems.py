@@ -1,7 +1,4 @@
-"""The one shape of every refusal: RFC 9457 problem documents, a list of types, a readable page for each.
-
-The types of the chassis are here; a service registers those its own rules lead to, once, before it serves.
-"""
+"""Problem documents, the one shape of every refusal: RFC 9457, a fixed list of types, a readable page for each."""
 
 from __future__ import annotations
 

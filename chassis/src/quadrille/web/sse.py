@@ -1,4 +1,4 @@
-"""Waiting for rows to go on: one query for all who wait, only while somebody waits; nobody misses what became of a row.
+"""Server-sent events and other waits for a row to go on: one query for all; nobody misses what became of a row.
 
 Who waits names the version they know; the newest row beyond it is theirs. A stream of events is such a wait, repeated.
 """

@@ -1,4 +1,4 @@
-"""JSON as RFC 8259 and I-JSON mean it: one reading of a body, or a refusal with its position."""
+"""Strict JSON, as RFC 8259 and I-JSON mean it: one reading of a body, or a refusal with its position."""
 
 from __future__ import annotations
 
