@@ -123,46 +123,46 @@ def _say_nothing(on: HandlerRegistry[Any]) -> None:
 
 
 FAULTS: dict[str, tuple[Plant, str]] = {
-    "a fact nobody says": (
+    "an event nobody emits": (
         handler("order", "note_skipped", consumes=RumourHeard),
-        "order hears rumour.heard, which payment never says",
+        "order consumes rumour.heard, which payment never emits",
     ),
-    "a fact nobody hears": (
+    "an event nobody consumes": (
         handler("inventory", "commit_stock", emits=(StockMoved,)),
-        "inventory says stock.moved, which nobody hears and which is declared for nobody",
+        "inventory emits stock.moved, which nobody consumes and which is declared for nobody",
     ),
     "a fact no longer declared": (
         declared("readers", lambda table: table.pop("notification.failed")),
-        "notification says notification.failed, which nobody hears",
+        "notification emits notification.failed, which nobody consumes",
     ),
-    "a fact for people that a service hears": (
+    "an event for people that a service consumes": (
         declared("readers", lambda table: table.update({"payment.declined": "?"})),
         "payment.declined is declared for people, and",
     ),
     "a declaration of nothing": (
         declared("operators", lambda table: table.update({"order.lost": "?"})),
-        "order.lost is declared, and nobody says it",
+        "order.lost is declared, and nobody emits it",
     ),
     "an intent nobody carries out": (
         outside("payment", _forget("refund_card")),
-        "payment says refund_card, which nobody carries out",
+        "payment emits refund_card, which nobody carries out",
     ),
-    "an answer nobody hears": (
+    "an answer nobody consumes": (
         deaf("payment", "not_found"),
-        "payment does not hear charge_not_found, an answer to inquire_charge",
+        "payment does not consume charge_not_found, an answer to inquire_charge",
     ),
     "an answer to nothing": (
         outside("notification", _forget("send_mail")),
-        "notification hears mail_sent, which answers no intent",
+        "notification consumes mail_sent, which answers no intent",
     ),
-    "a timer nobody hears": (deaf("order", "expire"), "order: the timer order_deadline is never heard"),
+    "a timer nobody consumes": (deaf("order", "expire"), "order: the timer order_deadline is never consumed"),
     "a dead end": (
         handler("order", "give_up_unfilled", emits=()),
-        "inventory says stock.rejected, which leads to no end",
+        "inventory emits stock.rejected, which leads to no end",
     ),
     "an end no longer declared": (
         declared("rests", lambda table: table.pop("stock.committed")),
-        "inventory says stock.committed, which leads to no end",
+        "inventory emits stock.committed, which leads to no end",
     ),
     "a step that nothing undoes": (
         handler("payment", "undo_payment", role="learns", compensates=None),
@@ -198,7 +198,7 @@ FAULTS: dict[str, tuple[Plant, str]] = {
     ),
     "nobody decides": (
         within("order", _say_nothing),
-        "nobody says order.cancellation_requested: no order can be undone",
+        "nobody emits order.cancellation_requested: no order can be undone",
     ),
     "an abort that does not arrive": (
         deaf("inventory", "release_stock"),
@@ -214,11 +214,11 @@ FAULTS: dict[str, tuple[Plant, str]] = {
     ),
     "an acknowledgement that ends nothing": (
         handler("order", "note_skipped", emits=()),
-        "payment.undo_payment says payment.skipped, which acknowledges nothing (L3)",
+        "payment.undo_payment emits payment.skipped, which acknowledges nothing (L3)",
     ),
     "an acknowledgement that is not heard": (
         deaf("order", "note_released"),
-        "inventory.release_stock leads to stock.released, which the decider does not hear",
+        "inventory.release_stock leads to stock.released, which the decider does not consume",
     ),
     "a failed undo without a way out": (
         deaf("inventory", "retry_release"),
@@ -233,7 +233,7 @@ FAULTS: dict[str, tuple[Plant, str]] = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_is_a_finding(saga: Saga, fault: str) -> None:
-    """One handler, errand or declaration changed: the map says what is wrong with it."""
+    """One handler, policy or declaration changed: the map says what is wrong with it."""
     plant, told = FAULTS[fault]
 
     found = list(checks.findings(plant(saga)))

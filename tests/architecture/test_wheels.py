@@ -18,12 +18,12 @@ import importlib.util, sys
 name, target, libraries, siblings = sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4].split()
 sys.path += [target, libraries]  # -S: the .pth files of editable installs are not read
 from quadrille.db.migrations import scripts
-from quadrille.avro.schemas import said_by
+from quadrille.avro.schemas import emitted_by
 program = importlib.import_module(f"{name}.main").PROGRAM
 importlib.import_module(program.api.partition(":")[0])
 assert str(scripts(name)).startswith(target), scripts(name)
-assert said_by(name), "no schemas in the wheel"
-assert said_by("chassis"), "no schemas in the chassis's wheel"
+assert emitted_by(name), "no schemas in the wheel"
+assert emitted_by("chassis"), "no schemas in the chassis's wheel"
 assert program.on.service == name
 specs = [importlib.util.find_spec(s) for s in siblings]
 found = [spec.name for spec in specs if spec and spec.origin]  # an editable install leaves a folder without code

@@ -48,7 +48,7 @@ class Codec:
     """Writes what one service says, reads what it hears; safe to share between threads.
 
     Args:
-        said: the schemas of what the service says, the chassis's own among them (``chassis.schemas.said_by``).
+        said: the schemas of what the service says, the chassis's own among them (``chassis.schemas.emitted_by``).
         ids: registry and cache; a missing id is looked up when it is first needed, or in ``prepare``.
     """
 

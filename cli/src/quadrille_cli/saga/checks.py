@@ -119,15 +119,15 @@ def orphans(saga: Saga) -> Iterator[str]:
     for service in saga.services:
         for kind, cls in service.consumes(Event).items():
             if (cls.source, kind) not in said:
-                yield f"{service.service} hears {kind}, which {cls.source} never says"
+                yield f"{service.service} consumes {kind}, which {cls.source} never emits"
         for kind in saga.said(service):
             heard = [hearer.service for hearer, _ in saga.hearers(kind)]
             if not heard and kind not in declared:
-                yield f"{service.service} says {kind}, which nobody hears and which is declared for nobody"
+                yield f"{service.service} emits {kind}, which nobody consumes and which is declared for nobody"
             if heard and kind in declared:
-                yield f"{kind} is declared for people, and {', '.join(heard)} hears it"
+                yield f"{kind} is declared for people, and {', '.join(heard)} consumes it"
     for kind in sorted({*declared, *saga.declared.rests} - {kind for _, kind in said}):
-        yield f"{kind} is declared, and nobody says it"
+        yield f"{kind} is declared, and nobody emits it"
 
 
 def unanswered(saga: Saga) -> Iterator[str]:
@@ -139,13 +139,13 @@ def unanswered(saga: Saga) -> Iterator[str]:
             answers = saga.answers(service, intent)
             given |= answers
             if not answers:
-                yield f"{name} says {kind}, which nobody carries out"
+                yield f"{name} emits {kind}, which nobody carries out"
             for answer in sorted(answers - set(heard.values()), key=lambda cls: cls.type):
-                yield f"{name} does not hear {answer.type}, an answer to {kind}"
+                yield f"{name} does not consume {answer.type}, an answer to {kind}"
         for kind in sorted(kind for kind, cls in heard.items() if cls not in given):
-            yield f"{name} hears {kind}, which answers no intent"
+            yield f"{name} consumes {kind}, which answers no intent"
         for kind in sorted(set(service.emits(Timer)) ^ set(service.consumes(Timer))):
-            yield f"{name}: the timer {kind} is {'never set' if kind in service.consumes(Timer) else 'never heard'}"
+            yield f"{name}: the timer {kind} is {'never set' if kind in service.consumes(Timer) else 'never consumed'}"
 
 
 def dead_ends(saga: Saga) -> Iterator[str]:
@@ -157,7 +157,7 @@ def dead_ends(saga: Saga) -> Iterator[str]:
         for cls in sorted(said, key=lambda cls: cls.type):
             warns = issubclass(cls, Timer) and any(issubclass(c, SystemEvent) for c in saga.follows(service, [cls]))
             if not warns and not _leads(saga, service, cls, resting):
-                yield f"{service.service} says {cls.type}, which leads to no end"
+                yield f"{service.service} emits {cls.type}, which leads to no end"
 
 
 def undone(saga: Saga) -> Iterator[str]:
@@ -186,7 +186,7 @@ def aborts(saga: Saga) -> Iterator[str]:
     """There is one abort event (L2); deadline, wish and failed steps lead to it; it reaches the undo of every step."""
     decider = saga.decider
     if decider is None:
-        yield f"nobody says {ABORT}: no order can be undone"
+        yield f"nobody emits {ABORT}: no order can be undone"
         return
     for kind, who in ((Timer, "deadline"), (Command, "command")):
         if not any(issubclass(r.consumes, kind) and _says(r, ABORT) for r in decider.specs.values()):
@@ -217,9 +217,9 @@ def acknowledgements(saga: Saga) -> Iterator[str]:
                 facts = {c.type for c in saga.follows(service, [cls]) if _is_fact(c) and not issubclass(c, SystemEvent)}
                 heard = {kind: [r for s, r in saga.hearers(kind) if s is decider] for kind in facts}
                 if not any(_says(r, CANCELLED) or _says(r, FROZEN) for rs in heard.values() for r in rs):
-                    yield f"{name} says {cls.type}, which acknowledges nothing (L3)"
+                    yield f"{name} emits {cls.type}, which acknowledges nothing (L3)"
                 for kind in sorted(kind for kind, reactions in heard.items() if not reactions):
-                    yield f"{name} leads to {kind}, which the decider does not hear"
+                    yield f"{name} leads to {kind}, which the decider does not consume"
 
 
 def ways_out(saga: Saga) -> Iterator[str]:

@@ -68,19 +68,19 @@ def document(saga: Sequence[HandlerRegistry[Any]]) -> str:
     ]
     for service in saga:
         parts += [f"## {service.service}", _reactions(service)]
-    return "\n\n".join([*parts, "## Facts", _facts(saga), "## Steps", _steps(saga)]) + "\n"
+    return "\n\n".join([*parts, "## Events", _facts(saga), "## Steps", _steps(saga)]) + "\n"
 
 
 def canvas(service: HandlerRegistry[Any], saga: Sequence[HandlerRegistry[Any]]) -> str:
-    """Return a service's canvas: what it hears, says, undoes, where it lives."""
+    """Return a service's canvas: what it consumes, emits, compensates, where it lives."""
     name = service.service
-    hears = sorted(f"`{cls.type}` from {cls.source}" for cls in service.consumes(Event).values())
-    says = [f"`{kind}` → {', '.join(_hearers(kind, saga)) or 'read models'}" for kind in sorted(service.emits(Event))]
-    undoes = [f"`{r.name}` undoes `{r.compensates}`" for r in service.specs.values() if r.compensates]
+    consumes = sorted(f"`{cls.type}` from {cls.source}" for cls in service.consumes(Event).values())
+    emits = [f"`{kind}` → {', '.join(_hearers(kind, saga)) or 'read models'}" for kind in sorted(service.emits(Event))]
+    undoes = [f"`{r.name}` compensates `{r.compensates}`" for r in service.specs.values() if r.compensates]
     rows = [
-        ("hears", "<br/>".join(hears) or "–"),
-        ("says", "<br/>".join(says) or "–"),
-        ("undoes", "<br/>".join(undoes) or "–"),
+        ("consumes", "<br/>".join(consumes) or "–"),
+        ("emits", "<br/>".join(emits) or "–"),
+        ("compensates", "<br/>".join(undoes) or "–"),
         ("commands", ", ".join(f"`{kind}`" for kind in sorted(service.consumes(Command))) or "–"),
         ("intents", ", ".join(f"`{kind}`" for kind in sorted(service.emits(Intent))) or "–"),
         ("timers", ", ".join(f"`{kind}`" for kind in sorted(service.consumes(Timer))) or "–"),
@@ -119,16 +119,16 @@ def _hearers(kind: str, saga: Sequence[HandlerRegistry[Any]]) -> list[str]:
 
 def _reactions(service: HandlerRegistry[Any]) -> str:
     rows = [_row(reaction) for reaction in service.specs.values()]
-    return "\n".join(["| hears | handler | role | may say | promise |", "|---|---|---|---|---|", *rows])
+    return "\n".join(["| consumes | handler | role | may emit | promise |", "|---|---|---|---|---|", *rows])
 
 
 def _row(reaction: HandlerSpec) -> str:
     role = ROLES[reaction.role] + (f" of `{reaction.compensates}`" if reaction.compensates else "")
-    says = "<br/>".join(_said(cls) for cls in reaction.emits) or "–"
-    return f"| `{reaction.consumes.type}` | `{reaction.name}` | {role} | {says} | {reaction.doc} |"
+    emits = "<br/>".join(_emitted(cls) for cls in reaction.emits) or "–"
+    return f"| `{reaction.consumes.type}` | `{reaction.name}` | {role} | {emits} | {reaction.doc} |"
 
 
-def _said(cls: type[Message]) -> str:
+def _emitted(cls: type[Message]) -> str:
     kind = "" if issubclass(cls, Event) else f" ({cls.__mro__[1].__name__.lower()})"
     return f"`{cls.type}`{kind}"
 
@@ -139,7 +139,7 @@ def _facts(saga: Sequence[HandlerRegistry[Any]]) -> str:
         for service in saga
         for kind, cls in sorted(service.emits(Event).items())
     ]
-    return "\n".join(["| fact | said by | heard by |", "|---|---|---|", *rows])
+    return "\n".join(["| event | emitted by | consumed by |", "|---|---|---|", *rows])
 
 
 def _for_whom(cls: type[Event]) -> str:
