@@ -46,7 +46,7 @@ def uuid7(at_ms: int | None = None) -> UUID:
 
 
 def event_id(service: str, cause: UUID, wire_type: str, ordinal: int, at_ms: int | None = None) -> UUID:
-    """Return the id of what ``service`` says for ``cause``: UUIDv8, milliseconds of the cause unless ``at_ms``."""
+    """Return the id of what ``service`` emits for ``cause``: UUIDv8, milliseconds of the cause unless ``at_ms``."""
     text = f"{service}\0{cause}\0{wire_type}\0{ordinal}".encode()
     h = int.from_bytes(hashlib.sha256(text).digest()[:10]) >> 6  # the first 74 bits
     return _lay_out(cause.int >> 80 if at_ms is None else at_ms, 8, h >> 62, h & (1 << 62) - 1)

@@ -53,7 +53,7 @@ class Message(_Dated):
 
 
 class Event(Message):
-    """Something that happened, said to the world: an outbox row; type ``noun.past_participle``.
+    """Something that happened, published to the world: an outbox row; type ``noun.past_participle``.
 
     ``class ParcelSent(Event, source="depot")`` is an event heard from the service depot; without a source
     it is this service's own. ``topic`` is set for the chassis' shared topics only.
@@ -129,7 +129,7 @@ class Result(Message):
 
 
 class Timer(Message):
-    """Said to ourselves, heard when ``due`` has passed; every timer has a field ``due``."""
+    """A message to oneself, consumed when ``due`` has passed; every timer has a field ``due``."""
 
     __slots__ = ()
 

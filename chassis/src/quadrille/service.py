@@ -41,7 +41,7 @@ class Store(Protocol[W]):
 
 
 class Encoder(Protocol):
-    """Turns a said event into the bytes of its record."""
+    """Turns an emitted event into the bytes of its record."""
 
     def encode(self, fact: Event) -> bytes:
         """Return Confluent wire bytes: 0, four bytes of schema id, Avro."""

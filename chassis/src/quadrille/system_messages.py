@@ -181,7 +181,7 @@ class ResolveCompensation(Command, waiting=True):
 
 @dataclass(frozen=True, slots=True)
 class CompensationAnswered(Reply):
-    """What comes of the operator's wish, and where the participant stands now; NONE if it has heard nothing.
+    """What comes of the operator's command, and where the participant stands now; NONE if it knows nothing.
 
     DONE: it is acknowledged. ASKED: an result of the outside decides. CHARGE_OPEN: what is to be undone has itself no
     answer yet, so that is asked for at once and nothing is resolved. STILL_FAILED: it cannot be undone now either.

@@ -242,7 +242,7 @@ def test_a_type_no_longer_heard_stays_parked(db: Database) -> None:
     db.rows(sql, uuid7(), str(uuid7()), "cake_baked", b'{"colour": 1}')
 
     assert redrive(db) == [Parked("UNHEARD", "no handler here takes this body any more")] * 2 + [
-        Parked("UNHEARD", "no handler here hears this type any more")
+        Parked("UNHEARD", "no handler here consumes this type any more")
     ]
     assert db.parked("attempts") == [(2,), (2,), (2,)]
 

@@ -101,13 +101,13 @@ class Database:
             return process_batch(tx, service or sample_service.service(), inputs, room)
 
     def emitted(self, *columns: str) -> list[Row]:
-        """Return the events the handlers said, in the order of their writing; what the chassis tells is left out."""
+        """Return the events the handlers emitted, in the order of their writing; those of the chassis are left out."""
         wanted = ", ".join(columns or ("type", "aggregateid"))
         sql = f"SELECT {wanted} FROM outbox WHERE aggregatetype <> 'saga.audit' ORDER BY ctid"  # noqa: S608 - columns a test names
         return self.rows(sql)
 
     def parked(self, *columns: str) -> list[Row]:
-        """Return what is set aside, in line and place."""
+        """Return what is parked, by lane and place."""
         wanted = ", ".join(columns or ("line", "error_class"))
         sql = f"SELECT {wanted} FROM parked WHERE state IN ('OPEN', 'DEAD') ORDER BY line, place"  # noqa: S608 - as above
         return self.rows(sql)

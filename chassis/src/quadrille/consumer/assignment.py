@@ -18,7 +18,7 @@ ADD_POSITION = "INSERT INTO position VALUES (%b, %b, %b) ON CONFLICT DO NOTHING"
 
 
 class Assignment:
-    """The partitions in hand: ``next`` as the database knows it, ``read`` one past the last record looked at.
+    """The partitions assigned: ``next`` as the database knows it, ``read`` one past the last record looked at.
 
     ``others`` are ends that other workers of the service have still to reach: a timer is nobody's partition.
     Changed by the listener's thread alone; ``caught_up`` may be asked by any.
@@ -33,7 +33,7 @@ class Assignment:
         self.caught_up = False
 
     def positions(self, tx: Tx) -> dict[Place, int]:
-        """Return the database's positions of every topic heard."""
+        """Return the database's positions of every topic consumed."""
         return {(topic, partition): at for topic, partition, at in tx.execute(READ_POSITIONS, [self.topics])}
 
     def place(self, tx: Tx, topics: Topics, partitions: Sequence[TopicPartition]) -> dict[Place, int]:
@@ -51,7 +51,7 @@ class Assignment:
         return {place: bounds[place][1] for place in mine}
 
     def take(self, partitions: Iterable[TopicPartition], ends: dict[Place, int]) -> None:
-        """Take assigned partitions in hand, at the offsets ``place`` has set."""
+        """Take over assigned partitions, at the offsets ``place`` has set."""
         for one in partitions:
             place = one.topic, one.partition
             self.next[place] = self.read[place] = one.offset
@@ -68,7 +68,7 @@ class Assignment:
         self.caught_up = False
 
     def seek(self, tx: Tx, topics: Topics, consumer: Consumer) -> None:
-        """Go back to the database's positions; what was said meanwhile is to be read before a timer fires.
+        """Go back to the database's positions; what was published meanwhile is to be read before a timer fires.
 
         Raises StoppedError as ``place`` does.
         """
@@ -84,7 +84,7 @@ class Assignment:
             self.ends[place] = bounds[place][1]
 
     def check_bounds(self, tx: Tx, topics: Topics) -> None:
-        """Raise StoppedError if a topic is not what it was, or a position in hand is not within its partition."""
+        """Raise StoppedError if a topic is not what it was, or a position is not within its partition."""
         topics.check(tx, self.topics)
         known, bounds = self.positions(tx), topics.watermarks(self.next)
         for place in self.next:
@@ -96,7 +96,7 @@ class Assignment:
             self.next[origin.topic, origin.partition] = origin.next
 
     def unheard(self) -> list[tuple[str, int, int, int]]:
-        """Return the steps over what nobody here hears, behind the last record that was handled."""
+        """Return the steps over what nobody here consumes, behind the last record that was handled."""
         read = sorted(self.read.items())
         return [(*place, self.next[place], end) for place, end in read if end > self.next[place]]
 

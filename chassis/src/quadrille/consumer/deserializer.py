@@ -67,7 +67,7 @@ class RecordDeserializer:
         if id_milliseconds(headers.id) < self.horizon_ms and id_time(headers.id).date() not in self.kept:
             return Unreadable(*TOO_OLD)
         if (cls := self.classes.get(headers.type)) is None:
-            return Unreadable("no handler here hears this type any more", "UNHEARD")
+            return Unreadable("no handler here consumes this type any more", "UNHEARD")
         try:
             body = self.decoder.decode(record.raw, cls)
         except DecodeError as wrong:

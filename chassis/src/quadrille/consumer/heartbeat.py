@@ -35,7 +35,7 @@ UPDATE canary SET number = number + 1, said_at = now(), heard_at = now()
 
 
 def beat(tx: Tx, service: Service[Any]) -> bool:
-    """Say a beat, unless a worker of this service has just said one; its row is there (``silence.begin``)."""
+    """Emit a heartbeat, unless a worker of this service has just emitted one; its row is there already."""
     with tx.transaction():
         if not (row := tx.execute(NEXT, [service.name, JUST_NOW]).fetchone()):
             return False
@@ -48,7 +48,7 @@ def beat(tx: Tx, service: Service[Any]) -> bool:
 
 
 SILENT_SECONDS = 3 * BEAT_SECONDS + 0.5
-NEVER_SECONDS = 60.0  # for one not heard since we began: it may start later than we do
+NEVER_SECONDS = 60.0  # for one not read since we began: it may start later than we do
 LOOK_SECONDS = 0.4
 STALL_SECONDS = 3.0
 BEGIN = """
@@ -86,7 +86,7 @@ class HeartbeatMonitor:
 
     @property
     def news(self) -> bool:
-        """Whether beats were heard that nobody has been told of."""
+        """Whether beats were read that are not yet recorded."""
         return bool(self._beats)
 
     def rest(self, seconds: float) -> float:
@@ -94,7 +94,7 @@ class HeartbeatMonitor:
         return min(seconds, max(0.0, self._beat_at - self._clock()))
 
     def suspend(self) -> None:
-        """Note that we may not have heard what was said: whoever is not heard from now on is silent."""
+        """Note that we may not have read what was published: whoever is not read from now on is silent."""
         self._doubted = self._clock()
 
     def hear(self, topic: str, value: bytes) -> None:
@@ -108,7 +108,7 @@ class HeartbeatMonitor:
         self._known[source] = self._clock()
 
     def record(self, tx: Tx) -> None:
-        """Write down who was heard, inside the caller's transaction; who had been silent is announced."""
+        """Record whose beats were read, inside the caller's transaction; who had been silent is announced."""
         sources = sorted(self._beats)
         beats = [self._beats[source] for source in sources]
         wanted = {"sources": sources, "numbers": [b.number for b in beats], "times": [b.said_at for b in beats]}
@@ -151,7 +151,7 @@ class HeartbeatMonitor:
         for source in missed:
             age = ages.get(source, 0.0)  # not there: it is silent already
             if age <= SILENT_SECONDS:
-                self._known[source] = now - age  # another worker of ours has heard it
+                self._known[source] = now - age  # another worker of ours has read it
                 continue
             limit = SILENT_SECONDS if age < now - (self._began or now) else NEVER_SECONDS
             if min(age, now - self._doubted) > limit and self._all_read(tx, assignment, self._sources[source]):
@@ -159,7 +159,7 @@ class HeartbeatMonitor:
                 self._known[source] = now
 
     def _all_read(self, tx: Tx, assignment: Assignment, topic: str) -> bool:
-        """Tell whether the group has handled all that lies on a topic: then a beat that is not there was not said."""
+        """Tell whether the group has handled all that lies on a topic: then a missing beat was not emitted."""
         found = tx.execute(READ_POSITIONS, [[topic]]).fetchall()
         positions: dict[Place, int] = {(name, partition): at for name, partition, at in found}
         positions |= {place: assignment.read[place] for place in positions if place in assignment.read}

@@ -58,7 +58,7 @@ def hinted(error: KafkaError | None, partitions: Sequence[TopicPartition]) -> No
 
 @dataclass(frozen=True, slots=True)
 class ConsumerPorts:
-    """What a listener hears with; ``client`` makes a new consumer, a new member of the group."""
+    """What a consumer loop works with; ``client`` makes a new consumer, a new member of the group."""
 
     client: Callable[[], Consumer]
     topics: Topics
@@ -66,7 +66,7 @@ class ConsumerPorts:
 
 
 class ConsumerLoop:
-    """Hears a service's topics in one thread; ``take`` gets what was said, ``room`` says how many intents may be."""
+    """Consumes a service's topics in one thread; ``take`` gets what was handled, ``room`` is how many intents fit."""
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class ConsumerLoop:
         self._renew.set()
 
     def run(self, stop: threading.Event) -> None:
-        """Listen until told to stop; raises StoppedError when a topic is not what it was."""
+        """Consume until told to stop; raises StoppedError when a topic is not what it was."""
         self.stop, self.waiting = stop, "it waits for its place in the consumer group"
         try:
             while not stop.is_set():
@@ -123,7 +123,7 @@ class ConsumerLoop:
             self._connection.close()
 
     def _listen(self) -> None:
-        """Listen with a client of its own, until told to stop or to make another."""
+        """Consume with a client of its own, until told to stop or to make another."""
         self._renew.clear()
         self.consumer = self._client()
         try:
@@ -183,7 +183,7 @@ class ConsumerLoop:
         self.trouble(error)
 
     def trouble(self, error: KafkaError) -> None:
-        """Note what librdkafka meets and mends by itself, seldom in the log; what was said meanwhile may come late."""
+        """Note what librdkafka meets and mends by itself, seldom in the log; what came meanwhile may be late."""
         self._troubles.warn("kafka trouble", error.name())
         self.doubt()
 
@@ -318,4 +318,4 @@ class ConsumerLoop:
 
 
 def _leave(done: Handled) -> None:
-    """Take no intent in hand: the scheduler finds them when they are due."""
+    """Lease no intent: the scheduler finds them when they are due."""

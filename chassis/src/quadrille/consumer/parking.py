@@ -22,7 +22,7 @@ from quadrille.processing.batch import process_batch
 from quadrille.processing.envelope import Duplicate, Envelope, Handled, Outcome, Record, Unreadable, due_of
 from quadrille.service import Service, Tx
 
-# A line whose head is dead waits for a person. An answer's or timer's line is the id of its task row.
+# A lane whose head is dead waits for a person. A result's or timer's lane is the id of its task row.
 OPEN_ROWS = """
 SELECT p.id, p.line, p.type, p.topic, p.headers, p.raw, p.parked_at, a.key, a.attempts, a.traceparent, a.type
   FROM parked p LEFT JOIN task a ON p.topic IS NULL AND a.id::text = p.line
@@ -33,9 +33,9 @@ Row = tuple[Any, ...]
 
 
 def redrive_open(tx: Tx, service: Service[Any], reader: RecordDeserializer) -> Iterator[Outcome]:
-    """Feed every open line from its head until one fails again; what waits behind a failed head stays in place.
+    """Redrive every open lane from its head until one fails again; what waits behind a failed head stays in place.
 
-    What joins a line meanwhile is fed too: its head may be gone by then, and nobody else would look at it.
+    What joins a lane meanwhile is redriven too: its head may be gone by then, and nobody else would look at it.
     """
     tried: set[UUID] = set()
     stuck: set[str] = set()
@@ -60,7 +60,7 @@ def _input(service: Service[Any], reader: RecordDeserializer, row: Row) -> Envel
 
 
 def _from_inside(service: Service[Any], row: Row) -> Envelope:
-    """Return the input of an answer or timer: its key, attempts and place in a trace are its task row's."""
+    """Return the envelope of a result or timer: its key, attempts and place in a trace are its task row's."""
     identity, lane, kind, _, _, raw, _, key, tries, traceparent, asked = row
     classes: dict[str, type[Message]] = {**service.on.consumes(Result), **service.on.consumes(Timer)}
     body: Message | Unreadable
@@ -75,6 +75,6 @@ def _from_inside(service: Service[Any], row: Row) -> Envelope:
 
 
 def _undoes(service: Service[Any], asked: str | None, body: Message | Unreadable) -> str | None:
-    """Return the step an answer tells the undoing of; ``asked`` is the type of its task row."""
+    """Return the step that a result compensates; ``asked`` is the type of its task row."""
     intent = next((cls for cls in service.outside.policies if cls.type == asked), None)
     return compensation.step_of(service.on, intent, type(body)) if intent and isinstance(body, Result) else None

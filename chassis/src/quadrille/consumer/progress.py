@@ -47,7 +47,7 @@ log = structlog.get_logger()
 
 
 class ConsumerProgress:
-    """Watches every partition of what a service hears; ``look`` is called by one thread, ``ready`` by any."""
+    """Watches every partition that a service consumes; ``look`` is called by one thread, ``ready`` by any."""
 
     def __init__(
         self, service: Service[Any], topics: Topics, consumer_loop: ConsumerLoop, patience: Patience,
@@ -145,7 +145,7 @@ class ConsumerProgress:
                 announce(tx, self._service, uuid7(), ProgressResumed(self._service.name, ROLE, *row))
 
     def _stands(self, place: Place, known: Mapping[str, int]) -> bool:
-        """Tell whether a partition stands where it stood when it was told of, with something ahead."""
+        """Tell whether a partition stands where it stood when it was announced, with something ahead."""
         return known.get(_name(place)) == self._at[place] < self._ends[place]
 
     def _renew(self) -> None:

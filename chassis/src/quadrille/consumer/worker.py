@@ -67,7 +67,7 @@ class Worker:
         """Work until told to stop; raises StoppedError when a topic is not what it was."""
         if not self._prepare(stop):
             return
-        drained = threading.Event()  # the scheduler ends last: it takes in hand what the last batch says
+        drained = threading.Event()  # the scheduler ends last: it carries out what the last batch emits
         listening = self._thread("listener", self.consumer_loop.run, stop, stop)
         working = self._thread("scheduler", self.scheduler.run, drained, stop)
         watching = self._thread("watchdog", self._watch, stop, stop)
@@ -116,7 +116,7 @@ class Worker:
         return False
 
     def _look_after(self, stop: threading.Event) -> None:
-        """See to it that topics stay what they are, days come and go in time and recoveries are told of.
+        """See to it that topics stay what they are, days come and go in time and recoveries are announced.
 
         Raises StoppedError.
         """
@@ -135,7 +135,7 @@ class Worker:
                 self._troubles.warn("retention waits", type(trouble).__name__)
 
     def _watch(self, stop: threading.Event) -> None:
-        """Look whether what lies on the topics is handled, in a thread that hears nothing and so cannot get stuck."""
+        """Look whether what lies on the topics is handled, in a thread that consumes nothing: it cannot get stuck."""
         while not stop.wait(self.progress.patience.look_every):
             try:
                 with self.connect() as tx:
@@ -149,7 +149,7 @@ class Worker:
         tell_recoveries(tx, self.service)
 
     def _say(self, error: KafkaError) -> None:
-        """Pass on what the client says; it does so only when it is polled, which the listener does."""
+        """Pass on what the client reports; it does so only when it is polled, which the consumer loop does."""
         self.consumer_loop.trouble(error)
 
 

@@ -59,7 +59,7 @@ LEASE = timedelta(seconds=30)
 PAYLOAD_MAX = 262_144
 READ, WRITE = "SELECT inbox", "INSERT outbox"  # the groups of a batch by their chief statement; the last ends in COMMIT
 # What is caught where no input is to blame: the worker re-reads its positions and seeks, the intake looks its requests
-# up. Which errors of the database are an input's, ``sqlstate`` tells; ``commit`` never raises those.
+# up. Which errors of the database are an input's, ``sqlstate`` tells; ``process_batch`` never raises those.
 OUTAGE = (FencedError, Infrastructure, psycopg.Error)
 
 

@@ -47,10 +47,10 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """Anything a handler is given: an event heard, a command, an result of the outside, a due timer.
+    """Anything a handler is given: an event consumed, a command, a result of the outside, a due timer.
 
-    ``from_task`` is the row an answer or timer ends; ``request`` is the idempotency key a command comes under;
-    ``redriven`` says that the input comes from its parked row; ``undoes`` is the step an answer tells the undoing of;
+    ``from_task`` is the task a result or timer ends; ``request`` is the idempotency key a command comes under;
+    ``redriven`` says that the input comes from its parked row; ``compensates`` is the step a result compensates;
     ``span_id`` is the id of its future process span.
     """
 
@@ -71,17 +71,17 @@ class Envelope:
 
     @property
     def alone(self) -> bool:
-        """Whether it waits for nobody: answers and timers have no order relative to topics."""
+        """Whether it waits for nobody: results and timers have no order relative to topics."""
         return self.from_task is not None
 
     @property
     def lane(self) -> str:
-        """The line it is parked in: its key's, or its own if it waits for nobody."""
+        """The lane it is parked in: its key's, or its own if it waits for nobody."""
         return str(self.from_task) if self.alone else self.key
 
     @property
     def inside(self) -> Context:
-        """The place of the handler's span: what it says hangs below it."""
+        """The place of the handler's span: what it emits hangs below it."""
         return Context(self.trace.trace_id, self.span_id, self.trace.sampled)
 
 
@@ -137,7 +137,7 @@ class Parked:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A command raised: nothing happened, the asker is told."""
+    """A command raised: nothing happened, and the caller is told so."""
 
     error: Exception
 

@@ -33,7 +33,7 @@ INSERT INTO tally (ended, failed, key) SELECT * FROM unnest(%b::int[], %b::int[]
 FORGET = f"DELETE FROM tally WHERE at < now() - interval '{KEPT}'"  # noqa: S608 - a constant of this file
 FORGET_EVERY = 1000
 SagaOutcome: TypeAlias = Callable[[Emitted], tuple[int, int]]
-"""How many sagas are ended by what was said, and whether the one it is about is known as failed now: 0 or 1 each."""
+"""How many sagas are ended by what was emitted, and whether the one it is about is known as failed now: 0 or 1 each."""
 
 
 class SagaOutcomes:

@@ -37,7 +37,7 @@ UNION ALL SELECT event_id FROM inbox_old WHERE event_id = ANY(%(ids)b)
 UNION ALL SELECT id FROM parked WHERE id = ANY(%(ids)b) AND state = 'DISCARDED' AND topic IS NOT NULL"""
 WAITING = "SELECT line, type FROM parked WHERE line = ANY(%b) AND state <> 'REDRIVEN' AND topic IS NOT NULL"
 # What went before, in one question, for each statement costs both sides more than its rows: ids seen, what waits in
-# the lines, the last numbers of the streams.
+# the lanes, the last numbers of the streams.
 PAST = f"""
 SELECT 0, event_id, NULL::text, NULL::text, NULL::bigint FROM ({SEEN_IDS}) seen
 UNION ALL SELECT 1, id, line, NULL, place FROM parked WHERE line = ANY(%(lanes)b) AND state IN ('OPEN', 'DEAD')
@@ -99,12 +99,12 @@ class BatchState:
         return answer if envelope.request and envelope.request.counts(answer, envelope.at) else None
 
     def knows(self, envelope: Envelope) -> bool:
-        """Tell whether the input needs no handling: handled, discarded, or waiting in a line already."""
+        """Tell whether the input needs no handling: handled, discarded, or waiting in a lane already."""
         waiting = envelope.id in self.lanes.get(envelope.lane, ())
         return envelope.id in self.seen or waiting is not envelope.redriven
 
     def admits(self, envelope: Envelope) -> bool:
-        """Tell whether an event may be handled now: its line is empty, or it is the line's first."""
+        """Tell whether an event may be handled now: its lane is empty, or it is the lane's first."""
         lane = self.lanes.get(envelope.lane)
         return not lane or lane[0] == envelope.id
 
@@ -132,7 +132,7 @@ class OutboxRecord:
 class TaskRecord:
     """An intent or timer ready to be stored; ``due`` None is after ``wait``, ``handed`` says it is leased to us.
 
-    ``tried`` counts the tries that led to it, whose ladder it goes on with.
+    ``tried`` counts the tries that led to it, whose retries it goes on with.
     """
 
     id: UUID
@@ -148,7 +148,7 @@ class TaskRecord:
 
 @dataclass(slots=True)
 class PendingWrites:
-    """Everything a batch says, in the order of its inputs; ``ours`` are events keyed by the service itself."""
+    """Everything a batch emits, in the order of its inputs; ``ours`` are events keyed by the service itself."""
 
     facts: list[OutboxRecord] = field(default_factory=list)
     tasks: list[TaskRecord] = field(default_factory=list)
@@ -160,7 +160,7 @@ class PendingWrites:
         return len(self.facts), len(self.tasks), len(self.ours), len(self.answers)
 
     def rewind(self, mark: tuple[int, int, int, int]) -> None:
-        """Forget what was said since the mark."""
+        """Forget what was emitted since the mark."""
         del self.facts[mark[0] :], self.tasks[mark[1] :], self.ours[mark[2] :], self.answers[mark[3] :]
 
 
@@ -221,7 +221,7 @@ def move(tx: Tx, steps: Sequence[tuple[str, int, int, int]]) -> psycopg.Cursor[t
 
 
 def begin(tx: Tx, inputs: Sequence[Envelope]) -> BatchReads:
-    """Queue, in the global lock order: fence positions, lock keys, ask for ids seen, lines and sequences."""
+    """Queue, in the global lock order: fence positions, lock keys, ask for ids seen, lanes and sequences."""
     steps = steps_of(inputs)
     moved = move(tx, steps) if steps else None
     keys = sorted({i.key for i in inputs})

@@ -55,7 +55,7 @@ EARLIER = UUID(int=0)
 
 
 class Fence:
-    """Judges what a replay feeds to ``commit``; lets out the effects that are ``allowed``, by name."""
+    """Judges what a replay feeds to ``process_batch``; lets out the effects that are ``allowed``, by name."""
 
     def __init__(self, effects: Effects, allowed: Iterable[str] = ()) -> None:
         self.effects, self.allowed = effects, frozenset(allowed)

@@ -47,7 +47,7 @@ class ReplayReport:
         counts[verdict] = counts.get(verdict, 0) + 1
 
     def envelope(self, batch: Sequence[tuple[Envelope, Outcome]]) -> None:
-        """Count what ``commit`` made of a batch."""
+        """Count what ``process_batch`` made of a batch."""
         for one, outcome in batch:
             match outcome:
                 case Handled(emitted):

@@ -238,7 +238,7 @@ class Replay:
         return inputs
 
     def _seen(self, inputs: Sequence[Envelope]) -> set[UUID]:
-        """Ask the inbox; an event the plan names is asked about by ``commit`` alone, its discard lifted."""
+        """Ask the inbox; an event the plan names is asked about by ``process_batch`` alone, its discard lifted."""
         ids = [one.id for one in inputs if one.id not in self.plan.events]
         if not ids:
             return set()
@@ -261,7 +261,7 @@ class Replay:
         self.context.stop.wait(len(inputs) / self.plan.rate)
 
     def _handle(self, inputs: Sequence[Envelope]) -> list[tuple[Envelope, Outcome]]:
-        """Give records to ``commit``, all keys locked in the one order; named ones each alone."""
+        """Give records to ``process_batch``, all keys locked in the one order; named ones each alone."""
         if inputs:
             self.tx.execute(unit_of_work.LOCK_KEYS, [sorted({lock_key(one.key) for one in inputs})])
         outcomes: list[Outcome] = []

@@ -51,7 +51,7 @@ class IntentExecutor:
         self._rng = random.Random()  # noqa: S311 - jitter
 
     def room(self) -> int:
-        """Return how many more intents may be taken in hand."""
+        """Return how many more intents may be leased."""
         return 0 if self.closed else max(0, WAITING - len(self._in_hand))
 
     def take(self, entries: Iterable[LeasedIntent]) -> None:
@@ -132,7 +132,7 @@ class IntentExecutor:
         return policy.call(entry.intent, self.client)
 
     def _age(self, entry: LeasedIntent) -> timedelta:
-        """Return how long ago the intent was said, by its id: a restored row is as old as it was."""
+        """Return how long ago the intent was emitted, by its id: a restored row is as old as it was."""
         return self.clock() - id_time(entry.id)
 
     def _input(self, entry: LeasedIntent, answer: Result) -> Envelope:

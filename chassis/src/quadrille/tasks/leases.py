@@ -53,7 +53,7 @@ class Leased(NamedTuple):
 
     @property
     def trace(self) -> Context:
-        """The place in a trace of what said it."""
+        """The place in a trace of what emitted it."""
         return parse(self.traceparent) or new_trace()
 
 

@@ -90,7 +90,7 @@ LOST = "LOST", "its worker was lost before it could tell"
 class TaskScheduler:
     """Works off one service's tasks in one thread, with a pool for the calls outside.
 
-    ``clients`` gives an errand its client of the outside; ``caught_up`` says whether timers may fire yet.
+    ``clients`` gives a function its client of the outside; ``caught_up`` says whether timers may fire yet.
     """
 
     def __init__(
@@ -118,17 +118,17 @@ class TaskScheduler:
         return not self._intents and not self._timers
 
     def room(self) -> int:
-        """Return how many more intents this worker may take in hand."""
+        """Return how many more intents this worker may lease."""
         return self.calls.room()
 
     def accept(self, done: Handled) -> None:
-        """Take in hand what a batch of events said; the listener's thread calls it."""
+        """Carry out the intents that a batch of events leased to us; the consumer loop's thread calls it."""
         self.calls.take(done.handed)
         if left_for_later(done):
             self.wake()
 
     def run(self, stop: threading.Event) -> None:
-        """Work until told to stop; calls under way finish, their answers are committed."""
+        """Work until told to stop; calls under way finish, their results are committed."""
         while not stop.is_set():
             try:
                 self._round()
@@ -171,7 +171,7 @@ class TaskScheduler:
         return found
 
     def _settle(self) -> None:
-        """Commit what came back; after an outage it is still in hand, and its ids make it happen once."""
+        """Commit what came back; after an outage it is still here, and its ids make it happen once."""
         if answers := [one for one in self._unsettled if isinstance(one, Envelope)]:
             self._commit(answers)
         if later := [one for one in self._unsettled if isinstance(one, Rescheduled)]:
@@ -179,7 +179,7 @@ class TaskScheduler:
         self._unsettled = []
 
     def _postpone(self, rows: Sequence[Rescheduled]) -> None:
-        """Put rows off; of a try to undo something it is told in the same transaction when the next one is due."""
+        """Reschedule tasks; of a try to undo something the same transaction announces when the next one is due."""
         tx, told = self._connection(), [(row, row.tells) for row in rows if row.tells]
         if not told:
             reschedule(tx, rows)
@@ -196,7 +196,7 @@ class TaskScheduler:
         outbox.announce(tx, self.service, entry.id, fact, ordinal=entry.attempts, trace=entry.trace)
 
     def _commit(self, inputs: Sequence[Envelope]) -> None:
-        """Commit answers or timers, and take in hand what their handlers say."""
+        """Commit results or timers, and carry out the intents that they lease to us."""
         began = time.time_ns()
         outcomes = process_batch(self._connection(), self.service, inputs, self.calls.room())
         for outcome in outcomes:
@@ -244,7 +244,7 @@ class TaskScheduler:
         return LeasedIntent(row.id, row.key, cast("Intent", intent), row.attempts, expires, row.trace)
 
     def _judge(self, entries: Sequence[LeasedIntent]) -> list[LeasedIntent]:
-        """Ask each errand's ``when`` under the keys' locks; give back those that may go."""
+        """Ask each intent's precondition under the keys' locks; return those that may proceed."""
         judged = [e for e in entries if self.calls.policy(e).precondition]
         try:
             rulings = self._rulings(judged) if judged else {}
@@ -307,7 +307,7 @@ class TaskScheduler:
 
 
 def left_for_later(outcome: Handled) -> bool:
-    """Tell whether an intent was said that this process has not taken in hand."""
+    """Tell whether an intent was emitted that is not leased to this process."""
     return sum(isinstance(emitted, Intent) for emitted in outcome.emitted) > len(outcome.handed)
 
 

@@ -74,7 +74,7 @@ class InMemory(Generic[W]):
         self._emitted: list[Emitted] = []
 
     def given(self, *messages: Message) -> None:
-        """Let messages arrive whose sayings nobody asks about."""
+        """Let messages arrive, and forget what they emit."""
         for message in messages:
             self._react(message)
 
@@ -85,7 +85,7 @@ class InMemory(Generic[W]):
                 self._emitted += self._react(message)
 
     def emitted(self) -> list[Emitted]:
-        """Return what was said to the messages heard since this was last asked."""
+        """Return what was emitted to the messages received since this was last asked."""
         emitted, self._emitted = self._emitted, []
         return emitted
 

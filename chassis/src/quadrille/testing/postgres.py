@@ -40,7 +40,7 @@ class Logins:
 
 
 class OnPostgres(Generic[W]):
-    """One service with its database, migrated; every batch heard is one ``commit`` of fresh ids.
+    """One service with its database, migrated; every batch received is one ``process_batch`` of fresh ids.
 
     ``schemas`` is a folder for the schemas' ids; ``rules`` are the settings its working set carries.
     """
@@ -61,7 +61,7 @@ class OnPostgres(Generic[W]):
         return psycopg.connect(self.logins.app, autocommit=True, prepare_threshold=0)
 
     def close(self) -> None:
-        """Close the connection ``hears`` uses."""
+        """Close the connection ``receives`` uses."""
         self.tx.close()
 
     def given(self, *messages: Message) -> None:
@@ -83,12 +83,12 @@ class OnPostgres(Generic[W]):
         return outcomes
 
     def emitted(self) -> list[Emitted]:
-        """Return what was said to the messages heard since this was last asked."""
+        """Return what was emitted to the messages received since this was last asked."""
         emitted, self._emitted = self._emitted, []
         return emitted
 
     def inputs(self, messages: Sequence[Message]) -> list[Envelope]:
-        """Make an input of each message; an answer ends the oldest intent still open for its key."""
+        """Make an input of each message; a result ends the oldest intent still open for its key."""
         now = datetime.now(UTC)
         return [
             Envelope(
@@ -104,9 +104,9 @@ class OnPostgres(Generic[W]):
         return [i for kind, body in rows if isinstance(i := from_json(classes[kind], body), Intent)]
 
     def published(self, key: str) -> list[tuple[str, dict[str, object]]]:
-        """Return what was said of a key, in sequence: type and whole body as any consumer would read it.
+        """Return what was emitted of a key, in sequence: type and whole body as any consumer would read it.
 
-        What the chassis tells of undoings is left out: it is not the service's.
+        What the chassis announces of compensations is left out: it is not the service's.
         """
         told = "aggregateid = %s AND aggregatetype <> 'saga.audit' ORDER BY sequence"
         rows = self.tx.execute(f"SELECT type, payload FROM outbox WHERE {told}".encode(), [key])  # noqa: S608 - ours
