@@ -6,14 +6,14 @@ from tests.model.mutants import Mutant
 
 SEED, LIVES = "8", "300"  # most are found in the first fifty lives
 MUTANTS = (
-    Mutant("an inquiry gives up", "payment/gateway.py", "@outside.executes(InquireCharge, ladder=INQUIRY)",
-           "@outside.executes(InquireCharge, ladder=INQUIRY[:1], "
+    Mutant("an inquiry gives up", "payment/gateway.py", "@outside.executes(InquireCharge, retry=INQUIRY)",
+           "@outside.executes(InquireCharge, retry=type(INQUIRY)(INQUIRY.delays[:1]), "
            "exhausted=lambda intent: CardDeclined(intent.order_id, 'given_up'))"),
     Mutant("a refund is given up after minutes", "payment/gateway.py",
-           "    precondition=when_refund,\n    ladder=FOR_A_DAY,",
-           "    precondition=when_refund,\n    ladder=FOR_A_DAY[:2],"),
-    Mutant("a refund is given up after so many tries", "quadrille/tasks/executor.py",
-           "> len(policy.ladder) and self._age(entry) >= policy.patience and", "> len(policy.ladder) and"),
+           "    precondition=when_refund,\n    retry=FOR_A_DAY,",
+           "    precondition=when_refund,\n    retry=type(FOR_A_DAY)(FOR_A_DAY.delays[:2]),"),
+    Mutant("a refund is given up after so many tries", "quadrille/intents.py",
+           "> len(self.delays) and age >= self.max_age", "> len(self.delays)"),
     Mutant("an old charge is made without asking", "payment/gateway.py",
            "    return _charge_told(intent.order_id, told) if told.found else None", "    return None"),
     Mutant("an intent is old after a week", "quadrille/intents.py",

@@ -17,7 +17,7 @@ A = TypeVar("A", bound=Result)
 
 
 class TransientError(Exception):
-    """Nothing can be known yet: the intent climbs its ladder and is tried again."""
+    """Nothing is known of the outcome: the intent is tried again after the next delay of its retry policy."""
 
 
 class Decision(enum.Enum):
@@ -29,50 +29,66 @@ class Decision(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """When something is tried again: the delays between tries, each taken ± 50 %, the last one repeating.
+
+    What is given up at all is given up after the last delay, and not before all of them together have passed.
+    """
+
+    delays: tuple[timedelta, ...]
+
+    def delay(self, tries: int) -> timedelta:
+        """Return how long to wait after so many tries."""
+        return self.delays[min(tries, len(self.delays)) - 1]
+
+    def is_exhausted(self, tries: int, age: timedelta) -> bool:
+        """Tell whether enough was tried; tries in quick succession, when a breaker closes, do not use it up."""
+        return tries > len(self.delays) and age >= self.max_age
+
+    @property
+    def max_age(self) -> timedelta:
+        """How long something is tried before it is given up."""
+        return sum(self.delays, timedelta())
+
+
+@dataclass(frozen=True, slots=True)
 class IntentPolicy:
     """How one type of intent is carried out.
 
-    ``call`` takes the intent and the client of the outside and returns an Answer; ``when`` judges the intent against
-    the working set and ``dropped`` is the answer when it says DROP; ``ladder`` are the waits between tries, the last
-    one repeating when ``exhausted`` is None. ``inquires`` asks what became of an intent that is old: an answer, or
-    None where the outside knows nothing of it. ``goes_on``: one said because of an answer begins on the rung where the
-    tries that led to that answer stopped, so that intents which lead to one another climb one ladder together.
+    ``call`` takes the intent and the client of the outside and returns a result; ``precondition`` judges the intent
+    against the working set, and ``cancelled`` gives the result when that is CANCEL. Without ``exhausted`` it is tried
+    without an end. ``look_up`` asks what became of an intent that is old: a result, or None where the outside knows
+    nothing of it. ``continues``: an intent emitted because of a result goes on with the delays where the tries that led
+    to that result stopped, so that intents which lead to one another share their retries.
     """
 
     call: Callable[[Any, Any], Result]
     precondition: Callable[[Any, Any], Decision] | None
-    ladder: tuple[timedelta, ...]
+    retry: RetryPolicy
     exhausted: Callable[[Any], Result] | None
     cancelled: Callable[[Any], Result] | None = None
     look_up: Callable[[Any, Any], Result | None] | None = None
     continues: bool = False
 
-    def rung(self, tries: int) -> timedelta:
-        """Return how long to wait after so many tries, to be taken ± 50 %."""
-        return self.ladder[min(tries, len(self.ladder)) - 1]
 
-    @property
-    def patience(self) -> timedelta:
-        """How long an intent is tried before it is given up."""
-        return sum(self.ladder, timedelta())
-
-
-# law.md, "Clocks"; each wait is taken ± 50 %
-DELAYED = tuple(timedelta(seconds=s) for s in (1, 5, 30, 120, 600))
-FOR_A_DAY = (*DELAYED, *(timedelta(minutes=15) for _ in range(95)))
-"""Waits between tries of what may take a day: quickly at first, then every 15 min up to 24 h."""
-INQUIRY = (
-    *(timedelta(seconds=s) for s in (0.5, 1, 2, 4)),
-    *(timedelta(seconds=5) for _ in range(60)),
-    timedelta(minutes=2),
+# law.md, "Clocks"
+DELAYED = RetryPolicy(tuple(timedelta(seconds=s) for s in (1, 5, 30, 120, 600)))
+FOR_A_DAY = RetryPolicy((*DELAYED.delays, *(timedelta(minutes=15) for _ in range(95))))
+"""Tries of what may take a day: quickly at first, then every 15 min up to 24 h."""
+INQUIRY = RetryPolicy(
+    (
+        *(timedelta(seconds=s) for s in (0.5, 1, 2, 4)),
+        *(timedelta(seconds=5) for _ in range(60)),
+        timedelta(minutes=2),
+    )
 )
 """Waits between questions that have no end: soon, then every 5 s for 5 min, then every 2 min."""
 OLD = timedelta(hours=20)
-"""From this age on an intent inquires before it acts: an outside that forgets its keys does so after a day."""
+"""From this age on an intent is looked up before it acts: an outside that forgets its keys does so after a day."""
 
 
 class Gateway:
-    """The errands of one service: which function carries out which intent."""
+    """The way of one service to the outside: which function carries out which intent."""
 
     def __init__(self, service: str) -> None:
         self.service = service
@@ -83,7 +99,7 @@ class Gateway:
         intent: type[T],
         *,
         precondition: Callable[[T, Any], Decision] | None = None,
-        ladder: tuple[timedelta, ...] = DELAYED,
+        retry: RetryPolicy = DELAYED,
         exhausted: Callable[[T], Result] | None = None,
         cancelled: Callable[[T], Result] | None = None,
     ) -> Callable[[Callable[[T, C], A]], Callable[[T, C], A]]:
@@ -96,7 +112,7 @@ class Gateway:
             if next(iter(get_type_hints(call).values())) is not intent:
                 message = f"{self.service}: the first parameter must be {intent.__name__}"
                 raise TypeError(message)
-            self.policies[intent] = IntentPolicy(call, precondition, ladder, exhausted, cancelled)
+            self.policies[intent] = IntentPolicy(call, precondition, retry, exhausted, cancelled)
             return call
 
         return register
@@ -105,10 +121,10 @@ class Gateway:
         """Register what is asked before an intent is carried out that is ``OLD`` by the time in its row's id.
 
         It returns the answer the outside has already, or None where it knows nothing; then the intent is carried out.
-        A restored or long paused service so never repeats what was done. Raises TypeError like ``carries_out``.
+        A restored or long paused service so never repeats what was done. Raises TypeError like ``executes``.
         """
         if intent not in self.policies or self.policies[intent].look_up:
-            message = f"{self.service}: {intent.__name__} is not carried out, or inquires already"
+            message = f"{self.service}: {intent.__name__} is not carried out, or is looked up already"
             raise TypeError(message)
 
         def register(call: Callable[[T, C], A | None]) -> Callable[[T, C], A | None]:
@@ -121,5 +137,5 @@ class Gateway:
         return register
 
     def share_retries(self, *intents: type[Intent]) -> None:
-        """Let intents that lead to one another climb one ladder together; raises KeyError for one not carried out."""
+        """Let intents that lead to one another share their retries; raises KeyError for one not carried out."""
         self.policies |= {intent: replace(self.policies[intent], continues=True) for intent in intents}

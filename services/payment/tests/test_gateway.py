@@ -257,11 +257,11 @@ def test_what_is_not_understood_is_no_answer(order_id: str, status: int, body: s
 def test_charge_and_inquiry_never_give_up_and_a_refund_tries_for_a_day() -> None:
     """No ladder of a charge has a top; a refund's has one after 24 h, and it is told as exhausted."""
     for asking in (ChargeCard, InquireCharge, InquireRefund):
-        assert (outside.policies[asking].exhausted, outside.policies[asking].ladder) == (None, INQUIRY)
+        assert (outside.policies[asking].exhausted, outside.policies[asking].retry) == (None, INQUIRY)
     exhausted = outside.policies[RefundCard].exhausted
     assert exhausted is not None
     assert exhausted(RefundCard("o", 1)) == RefundExhausted("o")
-    assert outside.policies[RefundCard].ladder == FOR_A_DAY
+    assert outside.policies[RefundCard].retry == FOR_A_DAY
 
 
 def wait_for(carry_out: Callable[[], object]) -> object:

@@ -58,7 +58,7 @@ def test_unknown_and_not_found_climb_one_ladder(payment: Money, order: str) -> N
 
     assert {kind for kind, _ in islice(found, 0, None, 2)} == {"inquire_charge"}
     assert {kind for kind, _ in islice(found, 1, None, 2)} == {"charge_card"}
-    wanted = [rung.total_seconds() for rung in INQUIRY]
+    wanted = [delay.total_seconds() for delay in INQUIRY.delays]
     wanted += [wanted[-1]] * (ROUNDS - len(wanted))
     assert all(0.4 * rung <= wait <= 1.5 * rung for (_, wait), rung in zip(found, wanted, strict=True)), found
 

@@ -177,7 +177,7 @@ def test_what_does_not_happen_leaves_nothing(kept: Database, command: dict[str, 
 
 
 def test_sixteen_at_once_eat_one_cake_once(kept: Database) -> None:
-    """One action asked for by sixteen at once happens once; fifteen are refused, and the chain has all of them, whole."""
+    """An action asked for by sixteen at once happens once; fifteen are refused; the chain has all of them, whole."""
     order_id, statuses = bake(kept), Counter[int]()
     with port(kept.connect) as ask:
 
@@ -215,7 +215,7 @@ def test_without_a_database_nothing_happens_and_that_is_said(kept: Database) -> 
 def test_an_order_held_by_another_is_not_waited_for_without_end(
     kept: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While another transaction holds the order, an action is refused in time, to be asked again: nothing was stored."""
+    """While another transaction holds the order, an action is refused in time, to be asked again: nothing is stored."""
     monkeypatch.setattr(actions, "PATIENCE", "SET LOCAL lock_timeout = '200ms'")
     order_id = bake(kept)
     with port(kept.connect) as ask, kept.connect() as other:
@@ -228,7 +228,7 @@ def test_an_order_held_by_another_is_not_waited_for_without_end(
 
 
 def test_an_outcome_nobody_answers_fails_the_start(kept: Database) -> None:
-    """An action whose reply may come to something without an answer, or whose answer is no problem of ours, is refused."""
+    """An action whose reply may come to something without an answer, or whose answer is no problem type, is refused."""
     context = ProcessContext(Settings.model_validate(NOWHERE), service(), kept.connect, Spans.disabled())
     for answers in ({"ACCEPTED": EAT.answers["ACCEPTED"]}, {**EAT.answers, "NOT_READY": Refusal("no-such-slug")}):
         with pytest.raises(TypeError, match="eat: EatCake may come to"):

@@ -249,7 +249,7 @@ def test_a_retry_is_told_if_and_only_if_the_row_was_put_off(db: Database) -> Non
     oven = Oven()
     oven.door.clear()
     oven.trouble = [TransientError()]
-    with working(db, oven, undoing(kitchen_with(ladder=(timedelta(seconds=60),)))):
+    with working(db, oven, undoing(kitchen_with(delays=(timedelta(seconds=60),)))):
         wait_until(lambda: oven.calls)
         db.rows("UPDATE task SET attempts = attempts + 1, leased_until = now() + interval '1 h'")
         oven.door.set()

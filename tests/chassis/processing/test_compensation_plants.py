@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from quadrille import intents
 from quadrille.processing import batch as committing
 from quadrille.processing import compensation, outbox
 from quadrille.tasks import executor, leases, scheduler
@@ -48,7 +49,7 @@ PLANTS = {
         leases, "HASTEN", "random() *", "0.5 *", test_breaker_recovery.test_what_falls_due_after_the_healing_is_spread,
     ),
     "many tries use up the day": Plant(
-        executor, "IntentExecutor.retry", "and self._age(entry) >= policy.patience", "",
+        intents, "RetryPolicy.is_exhausted", " and age >= self.max_age", "",
         test_old_intents.test_many_tries_in_a_row_do_not_use_up_a_day,
     ),
 }  # fmt: skip

@@ -151,7 +151,7 @@ def test_the_way_out_that_is_written_works(ground: Ground) -> None:
 
 def test_what_was_published_is_sent_once_more_when_asked(ground: Ground) -> None:
     """The statement that is written has the relay send all that hearers still take."""
-    (again,) = written("Facts to be sent once more")
+    (again,) = written("Events to be sent once more")
     with ground.relaying():
         say(ground, 1, 2, 3)
         ground.until(lambda: ground.arrived() == 3)

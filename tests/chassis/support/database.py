@@ -114,9 +114,12 @@ class Database:
 
 
 def envelope_of(
-    body: Message, identity: UUID | None = None, origin: OffsetRange | None = None, **more: Any
-) -> Envelope:  # noqa: ANN401 - any field of Input
-    """Return the input of a message, as the reader makes it from a record."""
+    body: Message,
+    identity: UUID | None = None,
+    origin: OffsetRange | None = None,
+    **more: Any,  # noqa: ANN401 - any field of an envelope
+) -> Envelope:
+    """Return the envelope of a message, as the reader makes it from a record."""
     value = PlainCodec().encode(body) if isinstance(body, Event) else to_json(body)
     made = Envelope(identity or uuid7(), key_of(body), body, datetime.now(UTC), body.type, Record(value), origin)
     return replace(made, **more)

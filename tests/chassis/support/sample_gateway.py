@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
-from quadrille.intents import Decision, Gateway
+from quadrille.intents import Decision, Gateway, RetryPolicy
 from quadrille.observability.tracing import Spans
 from quadrille.processing.envelope import Envelope
 from quadrille.processing.telemetry import Telemetry
@@ -55,7 +55,7 @@ class Oven:
 
 def kitchen_with(
     when: Callable[[BakeCake, Pantry], Decision] | None = None,
-    ladder: tuple[timedelta, ...] = SOON,
+    delays: tuple[timedelta, ...] = SOON,
     *,
     top: bool = True,
     goes_on: bool = False,
@@ -64,7 +64,7 @@ def kitchen_with(
     outside = Gateway("pantry")
 
     @outside.executes(
-        BakeCake, precondition=when, ladder=ladder,
+        BakeCake, precondition=when, retry=RetryPolicy(delays),
         exhausted=(lambda intent: CakeBurnt(intent.order_id)) if top else None,
         cancelled=lambda intent: BakeCakeDropped(intent.order_id),
     )  # fmt: skip

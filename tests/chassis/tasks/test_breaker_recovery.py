@@ -15,7 +15,7 @@ import pytest
 from quadrille.gateway.breaker import Breaker, CircuitOpenError, Limits, State
 from quadrille.gateway.http_client import HttpClient, NoResponseError
 from quadrille.ids import uuid7
-from quadrille.intents import Gateway, TransientError
+from quadrille.intents import Gateway, RetryPolicy, TransientError
 from quadrille.observability import metrics
 from quadrille.service import Service
 from quadrille.tasks import scheduler
@@ -93,7 +93,7 @@ def service() -> Service[Pantry]:
     """Return a pantry that has its cakes baked over HTTP, and whose next try is a quarter of an hour away."""
     outside = Gateway("pantry")
 
-    @outside.executes(BakeCake, ladder=FAR)
+    @outside.executes(BakeCake, retry=RetryPolicy(FAR))
     def bake(intent: BakeCake, client: Client) -> CakeBaked:
         try:
             status, _ = client.peer.call("POST", "/bake", {}, b"{}")
@@ -183,6 +183,6 @@ def test_a_client_without_a_breaker_is_left_alone(db: Database) -> None:
     ordered(db, "o-1")
     oven = Oven()
     oven.trouble = [TransientError()]
-    with working(db, oven, kitchen_with(ladder=FAR)) as scheduler:
+    with working(db, oven, kitchen_with(delays=FAR)) as scheduler:
         wait_until(lambda: db.one("SELECT due > now() + interval '5 min' FROM task"))
         assert scheduler.healing.look(db.connect) is False

@@ -91,7 +91,7 @@ def test_age_is_judged_by_the_clock_given(db: Database) -> None:
 def test_who_inquires_must_be_carried_out() -> None:
     """An inquiry for an intent nobody carries out, a second one, or one of another type is refused at import."""
     service = inquiring([], None)
-    with pytest.raises(TypeError, match="inquires already"):
+    with pytest.raises(TypeError, match="looked up already"):
         service.outside.looks_up(BakeCake)
     with pytest.raises(TypeError, match="first parameter must be BakeCake"):
 
@@ -100,9 +100,9 @@ def test_who_inquires_must_be_carried_out() -> None:
 
 
 def test_many_tries_in_a_row_do_not_use_up_a_day(db: Database) -> None:
-    """Tried more often than the ladder has rungs, in an outage that came and went: it is still tried, till its time."""
-    ladder = (timedelta(milliseconds=1),) * 2 + (timedelta(hours=1),)
-    oven, service = Oven(), kitchen_with(ladder=ladder)
+    """Tried more often than there are delays, in an outage that came and went: it is still tried, till its time."""
+    delays = (timedelta(milliseconds=1),) * 2 + (timedelta(hours=1),)
+    oven, service = Oven(), kitchen_with(delays=delays)
     oven.trouble = [TransientError()] * 2
     db.commit(envelope_of(CakeOrdered("o-1")), service=service)
     db.rows("UPDATE task SET attempts = 50")
@@ -116,11 +116,11 @@ def test_many_tries_in_a_row_do_not_use_up_a_day(db: Database) -> None:
 
 def test_the_ladders_are_those_of_the_saga() -> None:
     """Delayed 1, 5, 30 s, 2, 10 min; an undoing then every 15 min up to 24 h; inquiries soon, 5 s for 5 min, 2 min."""
-    assert [one.total_seconds() for one in DELAYED] == [1, 5, 30, 120, 600]
-    assert FOR_A_DAY[:5] == DELAYED
-    assert {one.total_seconds() for one in FOR_A_DAY[5:]} == {900}
-    assert timedelta(hours=23, minutes=45) <= sum(FOR_A_DAY, timedelta()) <= timedelta(hours=24)
-    assert [one.total_seconds() for one in INQUIRY[:4]] == [0.5, 1, 2, 4]
-    assert {one.total_seconds() for one in INQUIRY[4:-1]} == {5}
-    assert sum(INQUIRY[4:-1], timedelta()) == timedelta(minutes=5)
-    assert INQUIRY[-1] == timedelta(minutes=2)
+    assert [one.total_seconds() for one in DELAYED.delays] == [1, 5, 30, 120, 600]
+    assert FOR_A_DAY.delays[:5] == DELAYED.delays
+    assert {one.total_seconds() for one in FOR_A_DAY.delays[5:]} == {900}
+    assert timedelta(hours=23, minutes=45) <= FOR_A_DAY.max_age <= timedelta(hours=24)
+    assert [one.total_seconds() for one in INQUIRY.delays[:4]] == [0.5, 1, 2, 4]
+    assert {one.total_seconds() for one in INQUIRY.delays[4:-1]} == {5}
+    assert sum(INQUIRY.delays[4:-1], timedelta()) == timedelta(minutes=5)
+    assert INQUIRY.delays[-1] == timedelta(minutes=2)

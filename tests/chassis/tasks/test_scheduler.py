@@ -116,7 +116,7 @@ def test_a_row_tells_what_keeps_it_waiting(db: Database) -> None:
     ordered(db, "o-1")
     oven = Oven()
     oven.trouble = [TransientError("card 4111")]
-    with working(db, oven, kitchen_with(ladder=(timedelta(seconds=60),))):
+    with working(db, oven, kitchen_with(delays=(timedelta(seconds=60),))):
         wait_until(lambda: db.rows(ROW) == [(1, False, "TRANSIENT", "TransientError")])
         assert db.one("SELECT due > now() + interval '20 s' FROM task")
 
@@ -146,7 +146,7 @@ def test_without_a_top_the_last_rung_repeats(db: Database) -> None:
 def test_intents_that_lead_to_one_another_climb_one_ladder(db: Database) -> None:
     """Said again because of its answer, an intent goes on where the tries stopped: it is not asked for without end."""
     ordered(db, "o-1")
-    oven, service = Oven(), kitchen_with(ladder=(*SOON, timedelta(seconds=60)), goes_on=True)
+    oven, service = Oven(), kitchen_with(delays=(*SOON, timedelta(seconds=60)), goes_on=True)
     oven.raw = 9
     with working(db, oven, service):
         wait_until(lambda: db.rows("SELECT attempts FROM task WHERE due > now() + interval '20 s'") == [(3,)])
@@ -161,7 +161,7 @@ def test_an_intent_said_anew_begins_at_the_bottom(db: Database) -> None:
     ordered(db, "o-1")
     oven = Oven()
     oven.raw = 9
-    with working(db, oven, kitchen_with(ladder=(timedelta(seconds=60),))):
+    with working(db, oven, kitchen_with(delays=(timedelta(seconds=60),))):
         done(db, 1)
 
     assert oven.calls == {"o-1": 10}

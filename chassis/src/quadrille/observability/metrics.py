@@ -10,9 +10,9 @@ values.ValueClass = values.MutexValue
 _FAST = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 _SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 
-INPUTS = Counter("quadrille_inputs_total", "Inputs given to commit", ["type", "outcome"])
-COMMIT = Histogram("quadrille_commit_duration_seconds", "One call of commit, halving included", buckets=_FAST)
-BATCH = Histogram("quadrille_batch_inputs", "Inputs in one call of commit", buckets=_SIZES)
+INPUTS = Counter("quadrille_inputs_total", "Inputs given to process_batch", ["type", "outcome"])
+COMMIT = Histogram("quadrille_commit_duration_seconds", "One call of process_batch, halving included", buckets=_FAST)
+BATCH = Histogram("quadrille_batch_inputs", "Inputs in one call of process_batch", buckets=_SIZES)
 OUTAGES = Counter("quadrille_outages_total", "Commits the infrastructure refused or did not answer", ["error_class"])
 
 LAG = Gauge("quadrille_consumer_lag_records", "Records not yet handled, in whosever hands", ["topic", "partition"])
@@ -20,8 +20,8 @@ STALLED = Gauge("quadrille_stalled_seconds", "How long work has been ahead and n
 STALLS = Counter("quadrille_stalls_total", "Times that nothing was handled for longer than STALL_AFTER", ["role"])
 RENEWALS = Counter("quadrille_client_renewals_total", "Clients made anew because nothing was handled", ["role"])
 
-ERRANDS = Counter("quadrille_errands_total", "Calls to the outside", ["intent", "answer"])
-ERRAND = Histogram("quadrille_errand_duration_seconds", "One call to the outside", ["intent"], buckets=_FAST)
+CALLS = Counter("quadrille_outside_calls_total", "Calls to the outside", ["intent", "answer"])
+CALL = Histogram("quadrille_outside_call_duration_seconds", "One call to the outside", ["intent"], buckets=_FAST)
 BREAKER = Gauge("quadrille_breaker_state", "The outside's breaker: 0 closed, 1 half-open, 2 open", ["service"])
 
 REQUESTS = Counter("quadrille_http_requests_total", "HTTP requests answered", ["method", "route", "status"])
@@ -37,5 +37,5 @@ DEGRADED = Gauge("quadrille_degraded", "What is lost and can be done without: 1 
 
 
 def count_outcome(kind: str, outcome: object) -> None:
-    """Count what became of one input: done, seen, parked, failed or busy."""
+    """Count what became of one input: handled, duplicate, parked, failed or busy."""
     INPUTS.labels(kind, type(outcome).__name__.lower()).inc()

@@ -298,7 +298,7 @@ def _task(service: Service[Any], envelope: Envelope, message: Intent | Timer, or
     policy = service.outside.policies.get(type(message)) if envelope.from_task and isinstance(message, Intent) else None
     if policy is None or not policy.continues:
         return task
-    wait = policy.rung(envelope.attempts) * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
+    wait = policy.retry.delay(envelope.attempts) * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
     return replace(task, wait=wait, tried=envelope.attempts)
 
 

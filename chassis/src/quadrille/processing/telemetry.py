@@ -119,8 +119,8 @@ class Telemetry:
     def called(self, entry: LeasedIntent, began_ns: int, trouble: Exception | None = None) -> None:
         """Note a call outside that has ended."""
         ended_ns, kind = time.time_ns(), entry.intent.type
-        metrics.ERRANDS.labels(kind, type(trouble).__name__ if trouble else "answered").inc()
-        metrics.ERRAND.labels(kind).observe((ended_ns - began_ns) / 1e9)
+        metrics.CALLS.labels(kind, type(trouble).__name__ if trouble else "answered").inc()
+        metrics.CALL.labels(kind).observe((ended_ns - began_ns) / 1e9)
         attributes: dict[str, tracing.Value] = {"quadrille.order_id": entry.key, "quadrille.attempt": entry.attempts}
         error = type(trouble).__name__ if trouble else None
         self.spans.record(

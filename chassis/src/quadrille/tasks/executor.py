@@ -89,15 +89,12 @@ class IntentExecutor:
             self.retry(entry, TypeError(entry.intent.type))
 
     def retry(self, entry: LeasedIntent, trouble: Exception, began: float = math.inf) -> None:
-        """Put the intent on the next rung of its ladder, ± 50 %; past the top it is answered as exhausted.
-
-        The top is a time as much as a rung: tries in quick succession, on a breaker's closing, do not use it up.
-        """
+        """Reschedule the intent by its retry policy; when that is exhausted, so is the intent, if it may be."""
         policy = self.policy(entry)
-        if entry.attempts > len(policy.ladder) and self._age(entry) >= policy.patience and policy.exhausted:
+        if policy.exhausted and policy.retry.is_exhausted(entry.attempts, self._age(entry)):
             self.back(self._input(entry, policy.exhausted(entry.intent)))
             return
-        wait = policy.rung(entry.attempts) * self._rng.uniform(0.5, 1.5)
+        wait = policy.retry.delay(entry.attempts) * self._rng.uniform(0.5, 1.5)
         error_class = "TRANSIENT" if isinstance(trouble, TransientError) else "HANDLER"
         tells = entry if self.service.on.compensated_step(type(entry.intent)) else None
         self.back(
@@ -119,7 +116,7 @@ class IntentExecutor:
             self.watcher.called(entry, began, unknown)
             self.retry(entry, unknown, began_at)
         except Exception as bug:
-            log.exception("errand failed", event_type=entry.intent.type, order_id=entry.key)
+            log.exception("intent failed", event_type=entry.intent.type, order_id=entry.key)
             self.retry(entry, bug, began_at)
         finally:
             del self._in_hand[entry.id, entry.attempts]

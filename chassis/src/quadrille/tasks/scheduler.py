@@ -238,7 +238,7 @@ class TaskScheduler:
             intent = stamp(from_json(cls, row.body), row.at)
         except ValidationError as unlike:
             log.exception("intent cannot be read", event_type=row.type, order_id=row.key)
-            wait = self.service.outside.policies[cls].rung(row.attempts)
+            wait = self.service.outside.policies[cls].retry.delay(row.attempts)
             self._inbox.put(Rescheduled(row.id, row.attempts, wait, False, "UNREADABLE", type(unlike).__name__))  # noqa: FBT003 - as counted
             return None
         return LeasedIntent(row.id, row.key, cast("Intent", intent), row.attempts, expires, row.trace)

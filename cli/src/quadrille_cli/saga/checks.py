@@ -229,8 +229,8 @@ def ways_out(saga: Saga) -> Iterator[str]:
     for failure in (r.consumes for r in decider.specs.values() if _says(r, FROZEN)) if decider else ():
         source = getattr(failure, "source", "")
         for service in (s for s in saga.services if s.service == source):
-            wishes = [r for r in service.specs.values() if issubclass(r.consumes, Command)]
-            ends = {cls.type for r in wishes for cls in saga.follows(service, r.emits)}
+            commands = [r for r in service.specs.values() if issubclass(r.consumes, Command)]
+            ends = {cls.type for r in commands for cls in saga.follows(service, r.emits)}
             if ends.isdisjoint(resolving):
                 yield f"{failure.type} has no way out: no command of {source} leads to what resolves it"
 

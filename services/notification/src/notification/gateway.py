@@ -119,7 +119,7 @@ class Mailer:
 @outside.executes(
     SendMail,
     precondition=when_mail,
-    ladder=FOR_A_DAY,
+    retry=FOR_A_DAY,
     exhausted=lambda intent: MailFailed(intent.order_id, intent.kind, GIVEN_UP),
     cancelled=lambda mail: SendMailDropped(mail.order_id, mail.kind, mail.customer_id, mail.subject, mail.text),
 )

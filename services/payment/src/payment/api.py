@@ -11,7 +11,7 @@ from starlette.types import ASGIApp
 
 from payment import store
 from payment.domain import Entry as Line
-from payment.domain import Resolution as Wish
+from payment.domain import Resolution as Resolved
 from payment.store import Account, Pending
 from quadrille.web import Answer, Api, Document, ProcessContext, Routes, TheApi, Time, answer, call_of, make_app
 
@@ -145,7 +145,7 @@ def _entry(line: Line) -> Entry:
     )
 
 
-def _resolution(command: Wish) -> Resolution:
+def _resolution(command: Resolved) -> Resolution:
     return Resolution(
         how=command.how, operator=command.operator, evidence=command.evidence, contradicted=command.contradicted
     )

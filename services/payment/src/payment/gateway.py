@@ -122,7 +122,7 @@ class Processor:
 
 
 @outside.executes(
-    ChargeCard, precondition=when_charge, ladder=INQUIRY, cancelled=lambda intent: ChargeCardDropped(intent.order_id)
+    ChargeCard, precondition=when_charge, retry=INQUIRY, cancelled=lambda intent: ChargeCardDropped(intent.order_id)
 )
 def charge(intent: ChargeCard, processor: Processor) -> CardCharged | CardDeclined | ChargeUnknown:
     """Charge once under the key ``charge:<order>``; raises TransientError when nothing was sent."""
@@ -146,7 +146,7 @@ def look_for_charge(intent: ChargeCard, processor: Processor) -> CardCharged | C
     return _charge_told(intent.order_id, told) if told.found else None
 
 
-@outside.executes(InquireCharge, ladder=INQUIRY)
+@outside.executes(InquireCharge, retry=INQUIRY)
 def inquire_charge(intent: InquireCharge, processor: Processor) -> CardCharged | CardDeclined | ChargeNotFound:
     """Ask what became of the charge; raises TransientError while it is processing or nobody answers."""
     told = processor.look_up("/v1/charges", charge_key(intent.order_id))
@@ -161,7 +161,7 @@ outside.share_retries(
 @outside.executes(
     RefundCard,
     precondition=when_refund,
-    ladder=FOR_A_DAY,
+    retry=FOR_A_DAY,
     exhausted=lambda intent: RefundExhausted(intent.order_id),
     cancelled=lambda intent: RefundCardDropped(intent.order_id),
 )
@@ -187,7 +187,7 @@ def look_for_refund(intent: RefundCard, processor: Processor) -> CardRefunded | 
     return _refund_stored(intent.order_id, processor)
 
 
-@outside.executes(InquireRefund, ladder=INQUIRY)
+@outside.executes(InquireRefund, retry=INQUIRY)
 def inquire_refund(intent: InquireRefund, processor: Processor) -> CardRefunded | RefundNotFound:
     """Ask what became of the refund; raises TransientError when nobody can tell now."""
     return _refund_stored(intent.order_id, processor) or RefundNotFound(intent.order_id)
