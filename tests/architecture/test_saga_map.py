@@ -76,7 +76,7 @@ def within(service: str, change: Callable[[HandlerRegistry[Any]], None]) -> Plan
 
 
 def outside(service: str, change: Callable[[dict[Any, IntentPolicy]], None]) -> Plant:
-    """A saga in which a service's errands are changed."""
+    """A saga in which a service's gateway is changed."""
 
     def planted(saga: Saga) -> Saga:
         changed = Gateway(service)
@@ -192,7 +192,7 @@ FAULTS: dict[str, tuple[Plant, str]] = {
         handler("order", "expire", emits=()),
         "order: no deadline leads to order.cancellation_requested",
     ),
-    "a wish that undoes nothing": (
+    "a command that undoes nothing": (
         handler("order", "cancel_order", emits=()),
         "order: no command leads to order.cancellation_requested",
     ),

@@ -152,10 +152,10 @@ def operate(world: World, life: Life) -> Iterator[Step]:
     """An operator retries the refund so many times, and resolves the payment: what is owed is resolved at last."""
     if not world.scope.operator:
         return
-    left = life.left.wishes
+    left = life.left.commands
     retried = _hears(world, PAYMENT, world.retries[life.number], life, -1)
     if retried.life != life and left:
-        spent = retried._replace(life=retried.life.spent(wishes=left - 1))
+        spent = retried._replace(life=retried.life.spent(commands=left - 1))
         yield _how("the operator retries", spent, fair=CHANCE)
     resolved = _hears(world, PAYMENT, world.resolve(life, PAYMENT), life, -1)
     if resolved.life == life:
@@ -163,7 +163,7 @@ def operate(world: World, life: Life) -> Iterator[Step]:
     if not any(world.messages[row.intent].type == "inquire_refund" for row in life.rows):
         yield _how("the operator resolves", resolved)
     elif left:
-        again = resolved._replace(life=resolved.life.spent(wishes=left - 1))
+        again = resolved._replace(life=resolved.life.spent(commands=left - 1))
         yield _how("the operator resolves again", again, fair=CHANCE)
 
 
@@ -171,8 +171,8 @@ def operate_stock(world: World, stock: int, life: Life) -> Iterator[Step]:
     """An operator retries the release or resolves the hold; goods that were sealed may come back some day."""
     if not world.scope.operator:
         return
-    wishes = ("retries", world.retries[life.number]), ("resolves", world.resolve(life, INVENTORY))
-    for what, command in wishes:
+    commands = ("retries", world.retries[life.number]), ("resolves", world.resolve(life, INVENTORY))
+    for what, command in commands:
         step = _hears(world, INVENTORY, command, life, stock)
         if step.stock != stock:
             yield _how(f"the operator {what}", step, fair=what == "resolves")

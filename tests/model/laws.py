@@ -149,8 +149,8 @@ def _check_answered(message: Message, old: Order, new: Order, outcome: str) -> N
     late = old.cancellable_until is not None and message.at >= old.cancellable_until
     wanted = "FROZEN" if old.status == "COMPENSATION_FAILED" else "ALREADY" if old.reason else "ACCEPTED"
     wanted = "TOO_LATE" if late and wanted == "ACCEPTED" else wanted
-    must(outcome == wanted, "L9", f"a wish to cancel in {old.status} is answered {outcome}, not {wanted}")
-    must(outcome == "ACCEPTED" or _bare(new) == _bare(old), "L9", f"a wish answered {outcome} changed the order")
+    must(outcome == wanted, "L9", f"a command to cancel in {old.status} is answered {outcome}, not {wanted}")
+    must(outcome == "ACCEPTED" or _bare(new) == _bare(old), "L9", f"a command answered {outcome} changed the order")
 
 
 def _bare(order: Order) -> tuple[object, ...]:

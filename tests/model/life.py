@@ -25,7 +25,7 @@ class Left(NamedTuple):
     parked: int
     discarded: int
     frozen: int
-    wishes: int
+    commands: int
 
 
 class Life(NamedTuple):
@@ -55,7 +55,7 @@ class Life(NamedTuple):
 
     @property
     def quiet(self) -> bool:
-        """Tell whether nothing is under way: what is not so now will never be so unless somebody wishes something."""
+        """Tell whether nothing is under way: what is not so now will never be so unless somebody commands something."""
         under_way = self.rows or self.aside or self.adrift or self.timer or any(self.queues) or any(self.lines)
         return not under_way and self.charge != "processing"
 
@@ -81,7 +81,7 @@ class Life(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What may happen next, as a line of the story; ``fair``: it happens at last, whoever wishes what."""
+    """What may happen next, as a line of the story; ``fair``: it happens at last, whoever commands what."""
 
     line: str
     fair: bool

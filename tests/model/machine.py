@@ -1,4 +1,4 @@
-"""Long lives under a moving clock: a Hypothesis state machine over the real handlers, their inbox, ids and ladders.
+"""Long lives under a moving clock: a Hypothesis state machine over the real handlers, their inbox, ids and retries.
 
 ``python -m tests.model.machine [seed] [lives]``: run it, print the story that breaks a law, exit 1 on one.
 """

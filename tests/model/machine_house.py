@@ -42,7 +42,7 @@ SKU, PRICE = Sku("SKU-TEA"), 2500
 NEVER_BEFORE = timedelta(hours=23)  # a refund is not given up before about a day
 ROUNDS = 4  # charge, unknown, inquire, charge: it may go round for ever
 FARS = ("placed", "reserved", "charging", "decided", "undone")
-OFTEN = 110  # more than any ladder has rungs
+OFTEN = 110  # more than any retry policy has delays
 
 
 @dataclass(frozen=True, slots=True)

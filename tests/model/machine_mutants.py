@@ -1,4 +1,4 @@
-"""Faults of clocks, windows and ladders, one line each, that only long lives find: the explorer has no days."""
+"""Faults of clocks, windows and retries, one line each, that only long lives find: the explorer has no days."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ class Scope:
     ``card`` and ``refund`` are what the processor may decide; ``again``: events heard twice, past the inbox unless
     ``inbox``; ``parked``: events set aside with all that follow until they are redriven; ``discarded``: events passed
     over and replayed later; ``frozen``: senders that wake up after their lease ran out, requests that arrive late;
-    ``operator``: a person resolves whatever is owed; ``wishes``: retried refunds, resolves while one is asked for.
+    ``operator``: a person resolves whatever is owed; ``commands``: retried refunds, resolves while one is asked for.
     """
 
     orders: int = 1
@@ -31,7 +31,7 @@ class Scope:
     discarded: int = 0
     frozen: int = 0
     operator: bool = False
-    wishes: int = 0
+    commands: int = 0
     mail: bool = False
     address: bool = True
 
@@ -42,7 +42,7 @@ QUICK = {
     "without a deadline": Scope(deadline=False, lost=True, frozen=1, refund=("refunded", "refused")),
     "answers lost and late": Scope(lost=True, slow=True, frozen=1, refund=("refunded", "refused", "exhausted")),
     "sealed goods, refund refused": Scope(sealed=True, refund=("refunded", "refused")),
-    "an operator acts": Scope(sealed=True, refund=("refunded", "refused"), operator=True, wishes=1),
+    "an operator acts": Scope(sealed=True, refund=("refunded", "refused"), operator=True, commands=1),
     "an operator acts, answers lost": Scope(deadline=False, card=("charged",), lost=True, operator=True),
     "an operator acts, a fact parked": Scope(parked=1, card=("charged",), operator=True),
     "an operator acts, a fact discarded": Scope(discarded=1, card=("charged",), operator=True),

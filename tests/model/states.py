@@ -106,7 +106,7 @@ def _check_ledger(world: World, life: Life, told: frozenset[str]) -> None:
     kinds = [entry.kind for key, entry in tables["entries"] if entry.order_id == world.name(life)]
     must(("CAPTURE" in kinds) == (life.charge == "charged"), "4", "the ledger and the processor differ on the charge")
     back = any(kind != "CAPTURE" for kind in kinds)
-    doubted = life.stray or _payment(world, life).state == "REFUND_FAILED"  # which an operator's wish inquires after
+    doubted = life.stray or _payment(world, life).state == "REFUND_FAILED"  # which an operator's command inquires after
     must(back == life.refunded or doubted, "4", "money went back, and the ledger does not know")
     if "payment.resolved" in told:
         must(back == ("finding.raised" in told), "4", "money went back after a person resolved it: no finding")

@@ -1,4 +1,4 @@
-"""Long lives under a moving clock: days, windows, ladders and deadlines, over the real handlers, inbox and gateways.
+"""Long lives under a moving clock: days, windows, retries and deadlines, over the real handlers, inbox and gateways.
 
 ``QUADRILLE_LIVES`` is how many lives each seed lives: a hundred in ``make test``, thousands when there is time.
 """

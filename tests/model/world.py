@@ -119,7 +119,7 @@ class World:
         return self._rulings[key]
 
     def resolve(self, life: Life, service: int) -> int:
-        """Return an operator's wish to resolve what a service owes: told whether the cancellation waits there."""
+        """Return an operator's command to resolve what a service owes: told whether the cancellation waits there."""
         waiting = [*life.lines[service], *(fact for whose, fact in life.aside if whose == service)]
         unread = any(self.messages[fact].type == laws.ASKED for fact in waiting)
         return self.resolves[life.number][unread]
@@ -173,7 +173,7 @@ class World:
             self.actors[2].begins(),
             self.actors[NOTIFICATION].begins(contacts=contacts),
         )
-        left = Left(scope.again, scope.parked, scope.discarded, scope.frozen, scope.wishes)
+        left = Left(scope.again, scope.parked, scope.discarded, scope.frozen, scope.commands)
         nothing = ((),) * len(self.queues), ((),) * 4, (), (), ()
         told, seen = self.told.of(frozenset()), (self.sets.of(frozenset()),) * 4
         life = Life(number, states, *nothing, told, seen, left)
@@ -189,7 +189,7 @@ def _wish(name: str, customer: str) -> PlaceOrder:
 def _resolve(name: str, *waiting: str) -> ResolveCompensation:
     command = ResolveCompensation(
         name, "EXTERNAL", "ann", f"{len(waiting)} unread"
-    )  # equal wishes would be one message
+    )  # equal commands would be one message
     tell_waiting(command, waiting)
     return command
 

@@ -57,22 +57,22 @@ class Operator:
 
         return self.shop.until(look, f"operation {operation} rests")
 
-    def begin(self, service: str, **wish: object) -> str:
+    def begin(self, service: str, **request: object) -> str:
         """The id of an operation that has begun."""
-        return str(self.ask(service, "POST", "/ops/replays", {"reason": "a test", **wish})["operation_id"])
+        return str(self.ask(service, "POST", "/ops/replays", {"reason": "a test", **request})["operation_id"])
 
     def dry(self, service: str, topic: str, **selection: object) -> dict[str, Any]:
         """A plan for a service, from the topic's beginning."""
-        wish = {"into": "dry", "topic": topic, "from": "beginning", **selection}
-        planned = self.rests(service, self.begin(service, **wish))
+        request = {"into": "dry", "topic": topic, "from": "beginning", **selection}
+        planned = self.rests(service, self.begin(service, **request))
         assert planned["state"] == "PLANNED", planned
         return planned
 
     def live(self, planned: dict[str, Any], **more: object) -> dict[str, Any]:
         """What came of a plan."""
         name = planned["service"]
-        wish = {"into": "live", "plan": planned["operation_id"], "confirm": name, "rate": 100_000, **more}
-        return self.rests(name, self.begin(name, **wish))
+        request = {"into": "live", "plan": planned["operation_id"], "confirm": name, "rate": 100_000, **more}
+        return self.rests(name, self.begin(name, **request))
 
     def quadrille(self, *words: str) -> tuple[int, str, str]:
         """Exit code, stdout and stderr of the command."""

@@ -81,7 +81,7 @@ def _nobody(_: Settings) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Program(Generic[W]):
-    """What a service's main.py wires: handlers, store, errands with their client, rules, and where its HTTP face is.
+    """What a service's main.py wires: handlers, store, gateway with its client, rules, and where its HTTP face is.
 
     ``api`` is the name of a function ``make(context)`` giving an ASGI app, imported by the api role alone, empty for a
     service without one; ``outcome`` tells how a saga ends by what is said; ``operators`` are the commands a person may

@@ -194,6 +194,6 @@ class CompensationAnswered(Reply):
 
 
 def not_owed(command: RetryCompensation | ResolveCompensation, state: str | None) -> CompensationAnswered:
-    """Refuse a wish; a saga is unknown if it has no state here and nothing of it waits."""
+    """Refuse a command; a saga is unknown if it has no state here and nothing of it waits."""
     known = state is not None or bool(command.waiting)
     return CompensationAnswered(command.order_id, "NOT_OWED" if known else "UNKNOWN", state or "NONE")

@@ -31,7 +31,7 @@ Outcome = Literal["DONE", "STILL_FAILED", "NOT_OWED", "UNKNOWN"]
 
 
 def resolve(*waiting: str) -> ResolveCompensation:
-    """Return a wish to resolve that finds these types parked or discarded."""
+    """Return a command to resolve that finds these types parked or discarded."""
     command = ResolveCompensation("o-1", "WRITTEN_OFF", "ann", "T-7")
     tell_waiting(command, waiting)
     return command
@@ -118,7 +118,7 @@ def test_an_unread_cancellation_may_be_resolved(
 def test_nothing_is_owed_without_a_cancellation_or_after_its_acknowledgement(
     inventory: InMemory[Stock], past: list[Message], waiting: list[str], outcome: Outcome, stands: str
 ) -> None:
-    """A wish that finds nothing owed is refused, says nothing and changes nothing."""
+    """A command that finds nothing owed is refused, says nothing and changes nothing."""
     inventory.given(*past)
     before = inventory.work.holds.get(OrderId("o-1")), pieces(inventory)
 

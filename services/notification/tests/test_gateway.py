@@ -257,7 +257,7 @@ def test_no_encoded_word_makes_another_header(parts: tuple[str, str, str]) -> No
 
 
 def test_a_mail_is_given_up_by_name() -> None:
-    """At the top of its ladder a mail is told as failed, with a fixed phrase."""
+    """When its retries are used up a mail is told as failed, with a fixed phrase."""
     exhausted = outside.policies[SendMail].exhausted
     assert exhausted is not None
     assert exhausted(mail("o")) == MailFailed("o", "confirmed", GIVEN_UP)

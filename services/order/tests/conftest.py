@@ -22,7 +22,7 @@ Wire = Callable[[HandlerRegistry[Orders], Store[Orders]], OnPostgres[Orders]]
 
 @pytest.fixture
 def place() -> PlaceOrder:
-    """The wish to place o-1."""
+    """The command to place o-1."""
     return PlaceOrder(
         order_id="o-1",
         caller="local",

@@ -104,7 +104,7 @@ def timeless(order: Order) -> Order:
 
 @pytest.fixture(params=["cust_demo", "cust_blocked"])
 def command(place: PlaceOrder, request: pytest.FixtureRequest) -> PlaceOrder:
-    """The wish of a customer whose orders are confirmed, and of one whose orders are not."""
+    """The command of a customer whose orders are confirmed, and of one whose orders are not."""
     return replace(place, customer_id=request.param)
 
 

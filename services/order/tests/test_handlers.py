@@ -473,7 +473,7 @@ def test_a_fact_of_an_unknown_order(empty: Sales, fact: Event) -> None:
 def test_a_wish_to_cancel_is_answered(
     order: Sales, before: tuple[Message, ...], command: CancelOrder, outcome: str
 ) -> None:
-    """The asker is told what became of the wish; only an accepted one changes the order."""
+    """The asker is told what became of the command; only an accepted one changes the order."""
     order.given(*before)
     then = row(order)
 

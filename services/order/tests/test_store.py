@@ -67,7 +67,7 @@ def caller() -> str:
 
 @pytest.fixture
 def command(place: PlaceOrder, caller: str) -> Wish:
-    """Makes wishes of this caller, each with ids of its own unless told otherwise."""
+    """Makes commands of this caller, each with ids of its own unless told otherwise."""
 
     def made(**fields: object) -> PlaceOrder:
         own = {"order_id": str(uuid7()), "reference": str(uuid4())}
@@ -291,7 +291,7 @@ def test_a_reference_is_wanted_while_its_order_ends(order: Sales, command: Wish)
 
 
 def at_once(order: Sales, *messages: Message) -> list[str]:
-    """Let each message arrive on a connection of its own at one instant; return how the wishes were answered."""
+    """Let each message arrive on a connection of its own at one instant; return how the commands were answered."""
     start, told = threading.Barrier(len(messages)), []
 
     def ask(message: Message) -> None:

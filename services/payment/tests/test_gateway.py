@@ -173,7 +173,7 @@ def test_a_refused_refund_is_definite(processor: Processor, sandbox: Running, or
 
 
 def test_a_failing_refund_climbs_its_ladder(processor: Processor, sandbox: Running, order_id: str) -> None:
-    """Three errors use up the fast tries of one rung; the next rung gives the money back, once."""
+    """Three errors use up the fast tries of one attempt; the next attempt gives the money back, once."""
     charge(asked(order_id, "tok_refund_flaky"), processor)
 
     with pytest.raises(TransientError):
@@ -255,7 +255,7 @@ def test_what_is_not_understood_is_no_answer(order_id: str, status: int, body: s
 
 
 def test_charge_and_inquiry_never_give_up_and_a_refund_tries_for_a_day() -> None:
-    """No ladder of a charge has a top; a refund's has one after 24 h, and it is told as exhausted."""
+    """No charge is ever given up; a refund is after 24 h, and it is told as exhausted."""
     for asking in (ChargeCard, InquireCharge, InquireRefund):
         assert (outside.policies[asking].exhausted, outside.policies[asking].retry) == (None, INQUIRY)
     exhausted = outside.policies[RefundCard].exhausted

@@ -1,4 +1,4 @@
-"""A charge that nobody can tell of is asked for and made again on one ladder: less and less often, without an end."""
+"""A charge that nobody can tell of is asked for and made again by one policy: less and less often, without an end."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_unknown_and_not_found_climb_one_ladder(payment: Money, order: str) -> N
     assert {kind for kind, _ in islice(found, 1, None, 2)} == {"charge_card"}
     wanted = [delay.total_seconds() for delay in INQUIRY.delays]
     wanted += [wanted[-1]] * (ROUNDS - len(wanted))
-    assert all(0.4 * rung <= wait <= 1.5 * rung for (_, wait), rung in zip(found, wanted, strict=True)), found
+    assert all(0.4 * delay <= wait <= 1.5 * delay for (_, wait), delay in zip(found, wanted, strict=True)), found
 
 
 def test_without_one_ladder_each_round_would_be_at_once(payment: Money, order: str) -> None:

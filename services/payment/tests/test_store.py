@@ -121,7 +121,7 @@ def test_a_cancellation_is_remembered_until_the_answer(payment: Money, order: st
 
 
 def test_every_column_that_changes_is_stored(payment: Money, order: str) -> None:
-    """A row that grew over three batches is read back whole: permission, price, start, wish and code."""
+    """A row that grew over three batches is read back whole: permission, price, start, command and code."""
     payment.given(StockReserved(order))
     (answer,) = payment.inputs([placed(order)])
     payment.takes([answer])

@@ -56,7 +56,7 @@ Outcome = Literal["ASKED", "CHARGE_OPEN", "NOT_OWED", "UNKNOWN"]
 
 
 def resolve(*waiting: str, how: Literal["WRITTEN_OFF", "EXTERNAL"] = "EXTERNAL") -> ResolveCompensation:
-    """Return a wish to resolve that finds these types parked or discarded."""
+    """Return a command to resolve that finds these types parked or discarded."""
     command = ResolveCompensation("o-1", how, "ann", "T-7")
     tell_waiting(command, waiting)
     return command
@@ -89,7 +89,7 @@ def test_a_failed_refund_is_tried_again_on_wish(payment: InMemory[Payments], fai
 
 @pytest.mark.proves("payment.retry")
 def test_a_retry_may_fail_again(payment: InMemory[Payments]) -> None:
-    """A second failure is said again, and a person may wish again."""
+    """A second failure is said again, and a person may resolve again."""
     payment.given(*FAILED, RETRY)
 
     payment.receives(CLOSED, RETRY)
@@ -128,7 +128,7 @@ def test_a_second_retry_only_hurries_the_first(payment: InMemory[Payments]) -> N
 def test_nothing_is_owed_without_a_cancellation_or_after_its_acknowledgement(
     payment: InMemory[Payments], command: Message, past: list[Message], outcome: Outcome, stands: str
 ) -> None:
-    """A wish that finds nothing owed is refused, says nothing and changes nothing."""
+    """A command that finds nothing owed is refused, says nothing and changes nothing."""
     payment.given(*past)
 
     payment.receives(command)
@@ -199,7 +199,7 @@ def test_a_charge_without_an_answer_is_never_closed_by_hand(
 
 
 def test_a_wish_made_before_the_charge_does_not_write_it_off(payment: InMemory[Payments]) -> None:
-    """Nothing was charged when the wish was made: a charge that begins meanwhile takes it back."""
+    """Nothing was charged when the command was made: a charge that begins meanwhile takes it back."""
     payment.given(PLACED, resolve(CANCEL.type), RESERVED)
 
     payment.receives(GONE, TAKEN, GONE)
@@ -218,7 +218,7 @@ def test_a_resolved_order_that_was_never_charged_never_will_be(payment: InMemory
 
 
 def test_a_retry_takes_back_an_earlier_wish_to_resolve(payment: InMemory[Payments]) -> None:
-    """The later wish of a person counts: an inquiry's answer resolves nothing any more."""
+    """The later command of a person counts: an inquiry's answer resolves nothing any more."""
     payment.given(*FAILED, resolve(), RETRY)
 
     payment.receives(GONE, CLOSED, GONE)
@@ -237,7 +237,7 @@ def test_the_last_of_several_wishes_counts(payment: InMemory[Payments]) -> None:
 
 
 def test_a_cancellation_handled_after_the_wish_does_not_hinder_it(payment: InMemory[Payments]) -> None:
-    """The parked cancellation is redriven while the inquiry runs: it refunds or skips, and the wish still counts."""
+    """The parked cancellation is redriven while the inquiry runs: it refunds or skips, and the command still counts."""
     payment.given(*CHARGED, resolve(CANCEL.type), CANCEL)
     payment.receives(GONE)
     assert payment.emitted() == [RESOLVED]

@@ -27,7 +27,7 @@ SAID_AT = datetime(2099, 11, 21, 9, 14, 3, tzinfo=UTC)  # after whatever else st
 
 
 class Worker:
-    """A worker's pulse with a clock of its own; its group stands at the end of every partition."""
+    """A worker's heartbeat monitor with a clock of its own; its group stands at the end of every partition."""
 
     def __init__(self, kitchen: Kitchen) -> None:
         self.db, self.now = kitchen.db, 1000.0
@@ -40,7 +40,7 @@ class Worker:
         self.assignment.look()
 
     def look(self) -> None:
-        """Do what a listener does each round."""
+        """Do what a consumer loop does each round."""
         self.heartbeat.poll(self.tx, self.assignment)
 
     def hear(self, *sources: str, at: datetime = SAID_AT) -> None:

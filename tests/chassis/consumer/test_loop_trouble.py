@@ -1,4 +1,4 @@
-"""What a listener says of an outage of Kafka: enough to know, not a line for every error the client brings."""
+"""What a consumer loop logs of an outage of Kafka: enough to know, not a line for every error the client brings."""
 
 from __future__ import annotations
 

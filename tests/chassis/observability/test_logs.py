@@ -61,7 +61,7 @@ def test_keys_that_are_not_on_the_list_are_left_out() -> None:
 
 def test_an_exception_is_its_class_and_place_never_its_text() -> None:
     """A traceback's values stay out: class, file, line and function go in."""
-    body = 'def f(): raise ValueError("card 4242")\ntry: f()\nexcept ValueError: log.exception("errand failed")'
+    body = 'def f(): raise ValueError("card 4242")\ntry: f()\nexcept ValueError: log.exception("intent failed")'
     (line,) = lines(body)
 
     assert line["error"] == "ValueError"

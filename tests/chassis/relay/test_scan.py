@@ -190,7 +190,7 @@ def _proven(ground: Ground) -> bool:
 
 
 def test_a_person_may_have_the_outbox_read_again(ground: Ground) -> None:
-    """A row that was mended in the table is sent as it is now; the wish is forgotten once it was done."""
+    """A row that was mended in the table is sent as it is now; the request is forgotten once it was done."""
     with ground.relaying() as relay:
         say(ground, 1)
         ground.until(lambda: ground.arrived() == 1)

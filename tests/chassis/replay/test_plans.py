@@ -1,4 +1,4 @@
-"""Plans of replays: frozen offsets, and every wish that is refused says by which rule."""
+"""Plans of replays: frozen offsets, and every request that is refused says by which rule."""
 
 from __future__ import annotations
 

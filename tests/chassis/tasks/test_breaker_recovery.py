@@ -179,7 +179,7 @@ def test_a_call_under_way_at_the_closing_waits_no_longer_than_the_rest() -> None
 
 
 def test_a_client_without_a_breaker_is_left_alone(db: Database) -> None:
-    """Nothing to watch, nothing hastened: its rows wait for their rung."""
+    """Nothing to watch, nothing hastened: its tasks wait for their delay."""
     ordered(db, "o-1")
     oven = Oven()
     oven.trouble = [TransientError()]

@@ -97,7 +97,7 @@ def test_an_answer_fed_twice_has_one_effect(db: Database) -> None:
 
 @pytest.mark.parametrize("trouble", [TransientError("nothing known"), ValueError("a bug")])
 def test_trouble_climbs_the_ladder_until_an_answer_comes(db: Database, trouble: Exception) -> None:
-    """What cannot be known yet, and a bug too, is tried again rung by rung; the answer knows how often."""
+    """What cannot be known yet, and a bug too, is tried again delay by delay; the result knows how often."""
     ordered(db, "o-1")
     oven = Oven()
     oven.trouble = [trouble, trouble]
@@ -122,7 +122,7 @@ def test_a_row_tells_what_keeps_it_waiting(db: Database) -> None:
 
 
 def test_past_the_top_of_the_ladder_the_intent_is_answered_as_exhausted(db: Database) -> None:
-    """Three tries on a ladder of two rungs, then its handler hears that every try failed."""
+    """Three tries with two delays, then its handler hears that every try failed."""
     ordered(db, "o-1")
     oven = Oven()
     oven.trouble = [TransientError()] * 9
@@ -216,7 +216,7 @@ def test_the_first_hand_on_is_judged_too(db: Database) -> None:
 
 
 def test_one_intent_that_cannot_be_read_or_judged_does_not_stop_the_others(db: Database) -> None:
-    """A body of another shape, and a ruling that raises, wait on the ladder with their reason; the rest is baked."""
+    """A body of another shape, and a precondition that raises, are rescheduled with their reason; the rest is baked."""
     ordered(db, "o-1", "o-2", "o-3", "o-4")
     db.rows("UPDATE task SET body = '{}' WHERE key = 'o-1'")
     oven = Oven()

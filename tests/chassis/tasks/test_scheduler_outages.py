@@ -196,7 +196,7 @@ def test_a_stop_finishes_what_is_under_way_and_gives_back_the_rest(db: Database)
 
 
 def test_what_comes_after_the_end_is_left_to_others(db: Database) -> None:
-    """The listener's last batch hands on to a scheduler that has ended: no error, no call; the lease runs out."""
+    """The consumer loop's last batch hands on to a scheduler that has ended: no error, no call; the lease runs out."""
     service, oven = kitchen_with(), Oven()
     with working(db, oven, service) as scheduler:
         pass

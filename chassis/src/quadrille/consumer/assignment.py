@@ -21,7 +21,7 @@ class Assignment:
     """The partitions assigned: ``next`` as the database knows it, ``read`` one past the last record looked at.
 
     ``others`` are ends that other workers of the service have still to reach: a timer is nobody's partition.
-    Changed by the listener's thread alone; ``caught_up`` may be asked by any.
+    Changed by the consumer loop's thread alone; ``caught_up`` may be asked by any.
     """
 
     def __init__(self, topics: Iterable[str]) -> None:

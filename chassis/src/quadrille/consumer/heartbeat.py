@@ -72,7 +72,7 @@ log = structlog.get_logger()
 
 
 class HeartbeatMonitor:
-    """A worker's own beat and its ear for others; used by the listener's thread alone."""
+    """A worker's own beat and its watch over others; used by the consumer loop's thread alone."""
 
     def __init__(self, service: Service[Any], topics: Topics, decoder: Decoder, clock: Clock = time.monotonic) -> None:
         self.service = service
@@ -90,7 +90,7 @@ class HeartbeatMonitor:
         return bool(self._beats)
 
     def rest(self, seconds: float) -> float:
-        """Return how long the listener may wait for records, at most ``seconds``, without missing the next beat."""
+        """Return how long the loop may wait for records, at most ``seconds``, without missing the next beat."""
         return min(seconds, max(0.0, self._beat_at - self._clock()))
 
     def suspend(self) -> None:

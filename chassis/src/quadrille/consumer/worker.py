@@ -68,7 +68,7 @@ class Worker:
         if not self._prepare(stop):
             return
         drained = threading.Event()  # the scheduler ends last: it carries out what the last batch emits
-        listening = self._thread("listener", self.consumer_loop.run, stop, stop)
+        listening = self._thread("consumer loop", self.consumer_loop.run, stop, stop)
         working = self._thread("scheduler", self.scheduler.run, drained, stop)
         watching = self._thread("watchdog", self._watch, stop, stop)
         listening.start()

@@ -93,7 +93,7 @@ def plan_of(document: Mapping[str, Any]) -> ReplayPlan:
 
 
 def freeze(request: DryRunRequest, topics: Topics, tx: Tx, consumed: bool) -> ReplayPlan:  # noqa: FBT001 - whether the service hears it
-    """Turn a wish into offsets, as the broker has them now; refuses what is not there, and what is past retention.
+    """Turn a request into offsets, as the broker has them now; refuses what is not there, and what is past retention.
 
     Of a topic the service hears, only what its own positions have passed is planned.
     """

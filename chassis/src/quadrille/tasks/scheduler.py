@@ -114,7 +114,7 @@ class TaskScheduler:
 
     @property
     def idle(self) -> bool:
-        """Whether the service has neither errands nor timers: then nothing is to be worked off."""
+        """Whether the service has neither intents nor timers: then nothing is to be worked off."""
         return not self._intents and not self._timers
 
     def room(self) -> int:

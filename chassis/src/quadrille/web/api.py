@@ -185,7 +185,7 @@ def _as(got: Reply | KeptAnswer, envelope: Envelope, reply: type[R]) -> R:
 
 
 async def api_of(request: Request) -> Api:
-    """Return the desk of the app a request came to; async, for a plain function would cost a thread's hop."""
+    """Return the API of the app a request came to; async, for a plain function would cost a thread's hop."""
     api: Api = request.app.state.api
     return api
 

@@ -92,7 +92,7 @@ def call_of(request: Request) -> RequestContext:
 def make_app(title: str, routes: Routes, api: AbstractAsyncContextManager[object], spans: Spans, base: str) -> ASGIApp:
     """Return the API of a service: its routes, /openapi.json, /docs, /problems.
 
-    ``desk`` is what endpoints work with: open while the app serves, found at ``request.app.state.desk``. Raises
+    ``api`` is what endpoints work with: open while the app serves, found at ``request.app.state.api``. Raises
     TypeError for a route without a scope.
     """
 

@@ -55,7 +55,7 @@ class Declared:
 
 @dataclass(frozen=True, slots=True)
 class Saga:
-    """The reactions of all services, the errands of those that reach outside, and what is declared."""
+    """The handlers of all services, the gateways of those that reach outside, and what is declared."""
 
     services: Sequence[HandlerRegistry[Any]]
     outsides: Mapping[str, Gateway] = field(default_factory=dict)
@@ -183,7 +183,7 @@ def undone(saga: Saga) -> Iterator[str]:
 
 
 def aborts(saga: Saga) -> Iterator[str]:
-    """There is one abort event (L2); deadline, wish and failed steps lead to it; it reaches the undo of every step."""
+    """There is one abort event (L2); deadline, command and failed steps lead to it; it reaches the undo of every step."""
     decider = saga.decider
     if decider is None:
         yield f"nobody emits {ABORT}: no order can be undone"

@@ -38,7 +38,7 @@ def saga_of(names: Sequence[str] = SERVICES) -> list[HandlerRegistry[Any]]:
 
 
 def whole_saga() -> Saga:
-    """Return the reactions of all services with their errands, to be checked."""
+    """Return the handlers of all services with their gateways, to be checked."""
     gateways = [name for name in SERVICES if importlib.util.find_spec(f"{name}.gateway")]
     return Saga(saga_of(), {name: importlib.import_module(f"{name}.gateway").outside for name in gateways})
 

@@ -48,7 +48,7 @@ class PlaceOrder(Command):
 
 @dataclass(frozen=True, slots=True)
 class PlaceAnswered(Reply):
-    """What became of the wish to place; ``order_id`` is the order's, or of the one that bears its reference."""
+    """What became of the command to place; ``order_id`` is the order's, or of the one that bears its reference."""
 
     order_id: str
     outcome: Literal["PLACED", "REFERENCE_TAKEN"]
@@ -66,7 +66,7 @@ class CancelOrder(Command):
 
 @dataclass(frozen=True, slots=True)
 class CancelAnswered(Reply):
-    """What became of a wish to cancel; the order's row says the rest."""
+    """What became of a command to cancel; the order's row says the rest."""
 
     order_id: str
     outcome: Outcome

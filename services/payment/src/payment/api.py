@@ -72,7 +72,7 @@ class Intent(Document):
 
 
 class Resolution(Document):
-    """How a person ends what payment owes the order: a wish until the processor says that nothing went back."""
+    """How a person ends what payment owes the order: a command until the processor says that nothing went back."""
 
     how: str = Field(description="WRITTEN_OFF or EXTERNAL.")
     operator: str

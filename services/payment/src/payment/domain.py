@@ -64,7 +64,7 @@ class Payment:
     began_at: datetime | None = None
     code: str | None = None
     price: Price | None = None
-    resolution: Resolution | None = None  # a wish until the payment is RESOLVED
+    resolution: Resolution | None = None  # a command until the payment is RESOLVED
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +208,7 @@ class Payments:
         return "INQUIRED"
 
     def close(self, order_id: OrderId) -> Resolution | None:
-        """End what is owed as a person wished, now that nothing went back; no wish outlives the begin of a charge."""
+        """End what is owed as a person resolved, now that nothing went back; no command outlives the begin of a charge."""
         payment = self._of(order_id)
         if payment.state in ENDED or not payment.resolution:
             return None

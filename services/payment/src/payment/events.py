@@ -198,7 +198,7 @@ class RefundRefused(Result):
 
 @dataclass(frozen=True, slots=True)
 class RefundExhausted(Result):
-    """Every try of the refund's ladder ended without an answer."""
+    """Every try of the refund ended without an answer."""
 
     order_id: str
 

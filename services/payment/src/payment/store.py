@@ -45,7 +45,7 @@ entry = sa.Table(
     sa.Column("reference", sa.Text, nullable=False),
     sa.Column("at", sa.DateTime(timezone=True), nullable=False),
 )
-# The chassis' table: what is still to be done outside, shown by the API and made due by a person's wish.
+# The chassis' table: what is still to be done outside, shown by the API and made due by a person's command.
 task = sa.table("task", *map(sa.column, ("id", "key", "type", "due", "attempts", "error_class", "error")))
 
 PAYMENTS = """
