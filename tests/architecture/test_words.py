@@ -81,6 +81,22 @@ def test_a_former_word_is_found(tmp_path: Path) -> None:
     assert {one.rpartition(" ")[2] for one in former([file])} == {"errand", "ladder", "DryWish"}
 
 
+def without_reason(text: str) -> list[str]:
+    """Return the words of our own whose row says nothing in its last cell."""
+    found = re.findall(r"^\| (.+?) \| .* \| *(.*?) \|$", section(text, "Words of our own"), re.MULTILINE)
+    return [word for word, why in found if not why and word != "word"]
+
+
+def test_a_word_of_our_own_has_its_reason() -> None:
+    """The glossary says of each word that is not the field's why it is there."""
+    assert without_reason(page("glossary.md")) == []
+
+
+def test_a_word_without_a_reason_is_found() -> None:
+    """Planted: a row whose last cell is empty."""
+    assert without_reason("## Words of our own\n\n| word | meaning | why |\n| gizmo | a thing | |\n") == ["gizmo"]
+
+
 def test_every_module_of_the_chassis_names_its_subject_first() -> None:
     """A module's docstring begins with what it is, before what it guarantees: no riddle, no question."""
     riddles = re.compile(r"^(who|what|how|where|which|whether|when|why)\b")

@@ -32,7 +32,8 @@ from quadrille.app import main
 from quadrille.consumer.loop import ConsumerLoop
 from quadrille.ops import server
 ConsumerLoop._recover = lambda self, trouble: self.stop.wait()
-server.OpsServer.ready = lambda self: (True, {"ready": True, "checks": {}})
+async def ready(self): return True, {"ready": True, "checks": {}}
+server.OpsServer.ready = ready
 main("inventory", ["worker"])
 """
 READY = Answer(ready=True)

@@ -1,4 +1,4 @@
-"""One service in memory: the chassis' own reader, inbox, lanes, ids, preconditions and retries around the real handlers.
+"""One service in memory: the chassis' reader, inbox, lanes, ids, preconditions and retries around the real handlers.
 
 Only SQL, Kafka and threads are left out; the time is the test's.
 """

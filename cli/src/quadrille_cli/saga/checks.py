@@ -183,7 +183,7 @@ def undone(saga: Saga) -> Iterator[str]:
 
 
 def aborts(saga: Saga) -> Iterator[str]:
-    """There is one abort event (L2); deadline, command and failed steps lead to it; it reaches the undo of every step."""
+    """There is one abort event (L2); deadline, command and failed steps lead to it; it reaches each step's undo."""
     decider = saga.decider
     if decider is None:
         yield f"nobody emits {ABORT}: no order can be undone"

@@ -208,7 +208,7 @@ class Payments:
         return "INQUIRED"
 
     def close(self, order_id: OrderId) -> Resolution | None:
-        """End what is owed as a person resolved, now that nothing went back; no command outlives the begin of a charge."""
+        """End what is owed as a person resolved, now that nothing went back; none outlives the begin of a charge."""
         payment = self._of(order_id)
         if payment.state in ENDED or not payment.resolution:
             return None
