@@ -136,7 +136,7 @@ def test_only_a_release_that_failed_is_retried(inventory: InMemory[Stock], past:
 
     inventory.receives(RETRY)
 
-    assert [emitted.type for emitted in inventory.emitted()] == ["undo_answered"]
+    assert [emitted.type for emitted in inventory.emitted()] == ["compensation_answered"]
     assert pieces(inventory) == before
 
 
