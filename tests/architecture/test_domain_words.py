@@ -32,10 +32,12 @@ ALLOWED = {
     r"in its order": "a sequence",
     r"earlier one of its order": "a fixed phrase that stands in parked rows",
     r"structlog\.[a-z.]*processors|processors=|ProcessorFormatter(?:\.remove_processors_meta)?": "structlog's",
+    r"(?:Batch|SynchronousMulti)SpanProcessor": "OpenTelemetry's",
+    r"_(?:batch_)?processors?\b|_span_processor|the processors;": "OpenTelemetry's",
     r"/ops/orders/": "a route, and routes stay",
     r'"order": ': "a member of answers and audit rows, which stay",
     r"ops/actions.py: .*(?:of this order|Look at the order|the order goes on)": "answers of the ops port, which stay",
-    r"replay/(?:plan|runner).py: .*(?:\border: (?:Text|str)|(?:wish|plan)\.order\b)": "a member of a replay's plan",
+    r"replay/(?:plan|runner).py: .*(?:\border: (?:Text|str)|(?:request|plan)\.order\b)": "a member of a replay's plan",
     r"replay/report.py: .*\borders\b": "a member of a replay's report",
 }
 

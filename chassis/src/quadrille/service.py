@@ -1,4 +1,4 @@
-"""What a store stands on, and one service as the chassis sees it: handlers, store, gateway, codec.
+"""Service: its handlers, store, gateway and codec as the chassis sees them; what a store stands on.
 
 Reading order: ``Store`` (what a service's store is), ``Tx`` (what it gets), ``schema`` and ``run_migrations`` (what its
 migrations call), ``Service`` (all of it wired for one process).

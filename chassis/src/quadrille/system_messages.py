@@ -1,6 +1,6 @@
 """System events: the chassis' own, the same in every service; each class is its schema in ``schemas/chassis``.
 
-Those keyed by an order lie in its stream of the service that emits them, those keyed by a service's name in that
+Those keyed by a saga lie in its stream of the service that emits them, those keyed by a service's name in that
 service's own. A handler may return one like any event; the chassis emits them by ``quadrille.processing.outbox``.
 """
 

@@ -1,6 +1,6 @@
 """Parked inputs, the dead letters of other systems: read back with their bytes, and redriven through their handler.
 
-A parked input is not given up: it and what follows of its order wait in the order's lane, and go on in sequence.
+A parked input is not given up: it and what follows of its key wait in the key's lane, and go on in sequence.
 """
 
 from __future__ import annotations

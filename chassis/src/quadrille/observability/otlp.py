@@ -349,7 +349,7 @@ class OtlpExporter(SpanExporter):
         self._connection.close()
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:  # noqa: ARG002 - the SDK's signature
-        """Return that nothing waits here: the queue is the processor's."""
+        """Return that nothing waits here: the queue is the batches'."""
         return True
 
     def _insist(self, body: bytes) -> int:

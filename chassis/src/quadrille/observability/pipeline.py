@@ -1,4 +1,4 @@
-"""What a traced process has of OpenTelemetry's SDK: provider, sampler, propagators, and a queue for each exporter.
+"""OpenTelemetry's SDK in a traced process: provider, sampler, propagators, and a queue for each exporter.
 
 The one module that imports the SDK, with ``otlp``; ``tracing`` imports it when there is somewhere to export to.
 """

@@ -1,4 +1,4 @@
-"""Operators' actions on an order: a command with a reason, through ``process_batch`` like any other.
+"""Operators' actions: a command with a reason, through ``process_batch`` like any other.
 
 The command, what it emits and the audit's row are one transaction. An action the service refuses leaves a row too:
 somebody tried. What never became a command (a malformed body, no reason) leaves none: nothing was tried.

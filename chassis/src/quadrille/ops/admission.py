@@ -1,4 +1,4 @@
-"""What an operator may ask of a service that lets work in by a gate: to take no more for a while, and to go on."""
+"""Admission control for operators: a service takes no more work for a while, and goes on."""
 
 from __future__ import annotations
 

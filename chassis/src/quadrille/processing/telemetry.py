@@ -1,7 +1,7 @@
 """Telemetry of batches, after the commit; and how sagas end, counted where it is decided, for admission control.
 
 A saga that fails twice, by its deadline and then in its undo, is one that failed: its key is written down with it. A
-count may be lost with the process that held it; nothing but the admission of new orders rests on it.
+count may be lost with the process that held it; nothing but admission control rests on it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Fence of a replay: nothing leaves for the outside that nobody has allowed, and no half order.
+"""Fence of a replay: nothing leaves for the outside that nobody has allowed, and no half saga.
 
 What follows a blocked record in its order is blocked too. The fence is asked inside the transaction, by what the
 handler emitted there and then, not by what a plan foresaw.
