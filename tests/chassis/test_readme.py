@@ -26,7 +26,7 @@ from quadrille_cli.stack import Stack
 from tests.chassis.support.database import wait_until
 from tests.chassis.support.http_harness import free_port
 from tests.chassis.support.kafka_harness import Kitchen, Told
-from tests.chassis.support.records import envelope
+from tests.chassis.support.records import record_headers
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "chassis" / "README.md").read_text("utf-8")
@@ -163,5 +163,5 @@ def put(kitchen: Kitchen, codec: Codec, event: Event, times: int) -> None:
     """Put an event on order's topic so many times, as a relay does that was killed in between."""
     told = Told("order.events")
     for _ in range(times):
-        kitchen.put(told, key_of(event).encode(), codec.encode(event), envelope(told.id, event.type), None)
+        kitchen.put(told, key_of(event).encode(), codec.encode(event), record_headers(told.id, event.type), None)
     kitchen.flush()

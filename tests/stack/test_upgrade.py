@@ -7,9 +7,9 @@ import pytest
 
 from quadrille.db import migrations
 from quadrille.ids import uuid7
+from quadrille_cli.services import SERVICES
 from quadrille_cli.stack import PartFailed, Stack
 from quadrille_cli.stack.stack import migrate
-from quadrille_cli.stack.topics import SERVICES
 from quadrille_cli.testing import Start
 
 BEFORE = {"order": "0007", "inventory": "0004", "payment": "0005", "notification": "0004"}

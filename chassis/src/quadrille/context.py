@@ -1,4 +1,4 @@
-"""What a process of a service stands in, made once by ``quadrille.app`` and given to whatever it runs."""
+"""Process context: what a process of a service stands in, made once by ``quadrille.app`` and given to all it runs."""
 
 from __future__ import annotations
 

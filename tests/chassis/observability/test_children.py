@@ -26,7 +26,7 @@ from quadrille.tasks.executor import IntentExecutor
 from quadrille.tasks.leases import Rescheduled
 from tests.chassis.support.database import Database, envelope_of
 from tests.chassis.support.otlp_receiver import Sink, attributes
-from tests.chassis.support.records import envelope
+from tests.chassis.support.records import record_headers
 from tests.chassis.support.sample_gateway import kitchen_with
 from tests.chassis.support.sample_messages import BakeCake, BreadOrdered, CakeBaked
 
@@ -150,7 +150,7 @@ def test_the_registry_is_called_for_a_record(recorded: Spans, sink: Sink, tmp_pa
     registry = Registry("http://127.0.0.1:1", timeout=1)
     ids = SchemaIds(registry, Cache(tmp_path))
     reader = RecordDeserializer({BreadOrdered.type: BreadOrdered}, Codec((), ids))
-    sending, made = new_trace(), envelope(uuid7(), BreadOrdered.type)
+    sending, made = new_trace(), record_headers(uuid7(), BreadOrdered.type)
     with pytest.raises(RegistryUnavailableError):
         registry.text_of(7)
     with pytest.raises(RegistryUnavailableError):
