@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from opentelemetry import propagate, trace
 from opentelemetry.attributes import BoundedAttributes
@@ -113,11 +114,15 @@ class Pipeline:
 
     def finish(self, plain: PlainSpan) -> None:
         """Give a finished span to the processors; whoever calls this has decided that it is kept."""
-        if self._bounded or len(plain.links) > self._most_links:
-            most, longest = self._limits.max_span_attributes, self._limits.max_span_attribute_length
-            attributes = BoundedAttributes(most, plain.attributes, max_value_len=longest)
-            plain = plain._replace(attributes=attributes, links=plain.links[: self._most_links])
+        if self._bounded or len(plain[7]) > self._most_links:
+            plain = self._cut(*plain)
         self._processors.on_end(FinishedSpan(plain, self.resource))
+
+    def _cut(self, *plain: Any) -> PlainSpan:
+        """Return a span with no more of attributes and links than the limits say."""
+        *head, attributes, links, error = plain
+        most, longest = self._limits.max_span_attributes, self._limits.max_span_attribute_length
+        return (*head, BoundedAttributes(most, attributes, max_value_len=longest), links[: self._most_links], error)
 
     def caller(self, carrier: Mapping[str, list[str]]) -> Context | None:
         """Return whose call headers are of, by the propagators beside W3C's; the last that knows has it."""

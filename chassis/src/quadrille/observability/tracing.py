@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeAlias, TypedDict, Unpack
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 from quadrille.observability import otel
 from quadrille.observability.trace_context import Context, new_span_id, new_trace, parse
@@ -28,15 +28,6 @@ __all__ = [
 
 Value: TypeAlias = str | int | float | bool
 INTERNAL, SERVER, CLIENT, PRODUCER, CONSUMER = 1, 2, 3, 4, 5  # as OTLP counts them
-
-
-class More(TypedDict, total=False):
-    """What a span may have beside its name, place and times."""
-
-    kind: int
-    attributes: Mapping[str, Value] | None
-    links: tuple[Context, ...]
-    error: str | None
 
 
 class Spans:
@@ -58,11 +49,10 @@ class Spans:
         self._strict = "tracecontext" in said.propagators
         self._pipeline: Pipeline | None = None
         if targets := [] if said.disabled else _targets(said, endpoints):
-            from quadrille.observability.otlp import PlainSpan  # noqa: PLC0415 - as below
             from quadrille.observability.pipeline import Pipeline  # noqa: PLC0415 - 4 MB that others need not carry
 
             own = {"service.name": service, "service.instance.id": str(uuid.uuid4()), "quadrille.role": role}
-            self._pipeline, self._plain = Pipeline(said, own, targets, ratio), PlainSpan
+            self._pipeline = Pipeline(said, own, targets, ratio)
         self.on = self._pipeline is not None
 
     @classmethod
@@ -107,12 +97,22 @@ class Spans:
         """Return the headers of a call with what the propagators add: whose child the other side is."""
         return self._pipeline.carried(headers, place) if self._pipeline else headers
 
-    def record(
-        self, name: str, context: Context, parent_span_id: str | None, start_ns: int, end_ns: int, **more: Unpack[More]
+    def record(  # noqa: PLR0913 - a span's parts; gathered in a dict they would cost as much as the span
+        self,
+        name: str,
+        context: Context,
+        parent_span_id: str | None,
+        start_ns: int,
+        end_ns: int,
+        *,
+        kind: int = INTERNAL,
+        attributes: Mapping[str, Value] | None = None,
+        links: tuple[Context, ...] = (),
+        error: str | None = None,
     ) -> None:
         """Queue a finished span; one of an unsampled trace is kept only if it has an ``error``, a fixed phrase."""
-        if self.on and (context.sampled or more.get("error")) and self._pipeline:
-            self._pipeline.finish(self._plain(name, context, parent_span_id, start_ns, end_ns, **more))
+        if self.on and (context.sampled or error) and self._pipeline:
+            self._pipeline.finish((name, context, parent_span_id, start_ns, end_ns, kind, attributes, links, error))
 
     def stop(self, seconds: float = 1.0) -> None:
         """Send what is queued and end; gives up after ``seconds``."""
