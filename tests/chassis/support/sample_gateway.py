@@ -14,7 +14,7 @@ from quadrille.observability.tracing import Spans
 from quadrille.processing.envelope import Envelope
 from quadrille.processing.telemetry import Telemetry
 from quadrille.service import Service
-from quadrille.tasks.scheduler import TaskScheduler
+from quadrille.tasks.scheduler import SchedulerPorts, TaskScheduler
 from quadrille.testing.in_memory import PlainCodec
 from tests.chassis.support import sample_service
 from tests.chassis.support.database import Database, envelope_of, wait_until
@@ -85,11 +85,15 @@ def tries(db: Database) -> int:
 
 @contextlib.contextmanager
 def working(
-    db: Database, oven: Oven, service: Service[Any] | None = None, *, caught_up: bool = True, client: object = None
+    db: Database,
+    oven: Oven,
+    service: Service[Any] | None = None,
+    client: object = None,
+    caught_up: Callable[[], bool] = lambda: True,
 ) -> Iterator[TaskScheduler]:
     """Let a scheduler work while the block lasts, with the oven or another client; it drains at the end."""
-    made = TaskScheduler(service or kitchen_with(), db.connect, Telemetry(Spans.disabled()), client or oven)
-    made.caught_up = lambda: caught_up
+    ports = SchedulerPorts(client or oven, caught_up)
+    made = TaskScheduler(service or kitchen_with(), db.connect, Telemetry(Spans.disabled()), ports)
     run = Running(made.run)
     try:
         yield made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from quadrille.messages import Event, to_json
 from quadrille.observability.tracing import Spans
 from quadrille.processing.envelope import Handled, Parked
 from quadrille.processing.telemetry import Telemetry
-from quadrille.tasks.scheduler import TaskScheduler
+from quadrille.tasks.scheduler import SchedulerPorts, TaskScheduler
 from quadrille.testing.in_memory import PlainCodec
 from tests.chassis.support import sample_service
 from tests.chassis.support.database import Database, envelope_of, wait_until
@@ -93,9 +94,10 @@ def test_timers_wait_until_the_topics_are_read(db: Database) -> None:
     db.commit(envelope_of(TastingBooked("t-1", datetime.now(UTC) - timedelta(minutes=5))))
     ordered(db, "o-1")
 
-    with working(db, Oven(), caught_up=False) as scheduler:
+    read = threading.Event()
+    with working(db, Oven(), caught_up=read.is_set) as scheduler:
         wait_until(lambda: db.emitted() == [("cake.ready", "o-1")])
-        scheduler.caught_up = lambda: True
+        read.set()
         scheduler.wake()
         wait_until(lambda: len(db.emitted()) == 2)
 
@@ -178,7 +180,7 @@ def test_a_stop_finishes_what_is_under_way_and_gives_back_the_rest(db: Database)
     oven = Oven()
     oven.door.clear()
     oven.raw = 3  # three answers say the intent again, with nobody left to carry it out
-    scheduler = TaskScheduler(kitchen_with(), db.connect, Telemetry(Spans.disabled()), oven)
+    scheduler = TaskScheduler(kitchen_with(), db.connect, Telemetry(Spans.disabled()), SchedulerPorts(oven))
     run = Running(scheduler.run)
     try:
         wait_until(lambda: len(oven.calls) == 10)

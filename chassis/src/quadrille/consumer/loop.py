@@ -58,15 +58,22 @@ def hinted(error: KafkaError | None, partitions: Sequence[TopicPartition]) -> No
 
 @dataclass(frozen=True, slots=True)
 class ConsumerPorts:
-    """What a consumer loop works with; ``client`` makes a new consumer, a new member of the group."""
+    """What a consumer loop works with; ``client`` makes a new consumer, a new member of the group.
+
+    ``take`` gets what was handled, ``room`` says how many intents its owner may lease at once.
+    """
 
     client: Callable[[], Consumer]
     topics: Topics
     reader: RecordDeserializer
+    take: Callable[[Handled], None] = lambda _: None
+    room: Callable[[], int] = lambda: 0
+    heartbeat: HeartbeatMonitor | None = None
+    batch_max: int = 100
 
 
 class ConsumerLoop:
-    """Consumes a service's topics in one thread; ``take`` gets what was handled, ``room`` is how many intents fit."""
+    """Consumes a service's topics in one thread, and hands on what was handled."""
 
     def __init__(
         self,
@@ -80,10 +87,12 @@ class ConsumerLoop:
         self._client, self.topics, self.reader = ports.client, ports.topics, ports.reader
         self.consumer: Consumer
         self.watcher = watcher
-        self.take: Callable[[Handled], None] = _leave
-        self.room: Callable[[], int] = lambda: 0
-        self.heartbeat: HeartbeatMonitor | None = None
-        self.batch_max = 100
+        self._take, self._room, self.heartbeat, self._batch_max = (
+            ports.take,
+            ports.room,
+            ports.heartbeat,
+            ports.batch_max,
+        )
         self.stop = threading.Event()
         self.assignment = Assignment(service.on.topics())
         self.joined, self.waiting = False, "it waits for its place in the consumer group"
@@ -163,7 +172,7 @@ class ConsumerLoop:
         first = self.consumer.poll(self.heartbeat.rest(POLL_SECONDS) if self.heartbeat else POLL_SECONDS)
         if first is None:
             return []
-        records = [first, *self.consumer.consume(self.batch_max - 1, 0)]
+        records = [first, *self.consumer.consume(self._batch_max - 1, 0)]
         for record in records:
             self._judge(record)
         return [record for record in records if record.error() is None]
@@ -213,12 +222,12 @@ class ConsumerLoop:
 
     def _commit(self, inputs: Sequence[Envelope]) -> None:
         began = time.time_ns()
-        outcomes = process_batch(self._connection(), self.service, inputs, self.room())
+        outcomes = process_batch(self._connection(), self.service, inputs, self._room())
         self.assignment.committed(inputs)
         self._waits = ""
         for outcome in outcomes:
             if isinstance(outcome, Handled) and outcome.emitted:
-                self.take(outcome)
+                self._take(outcome)
         self.watcher.handled(list(zip(inputs, outcomes, strict=True)), began)
 
     def _step_over_unheard(self) -> None:
@@ -315,7 +324,3 @@ class ConsumerLoop:
         self.stop.wait(POLL_SECONDS)
         if (record := self.consumer.poll(0)) is not None:
             self._judge(record)
-
-
-def _leave(done: Handled) -> None:
-    """Lease no intent: the scheduler finds them when they are due."""

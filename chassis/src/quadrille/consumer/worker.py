@@ -26,7 +26,7 @@ from quadrille.processing.envelope import Handled
 from quadrille.processing.outbox import tell_recoveries
 from quadrille.processing.telemetry import Telemetry
 from quadrille.service import Tx
-from quadrille.tasks.scheduler import TaskScheduler
+from quadrille.tasks.scheduler import SchedulerPorts, TaskScheduler
 
 RETENTION_SECONDS = 600.0
 WATCH_SECONDS = 10.0
@@ -49,17 +49,15 @@ class Worker:
             told = {"error_cb": self._say, "on_commit": hinted}
             return Consumer(consumer_settings(bootstrap, service.name) | told)
 
-        self.topics = Topics(bootstrap)
-        self.consumer_loop = ConsumerLoop(
-            service, self.connect, ConsumerPorts(client, self.topics, self.reader), telemetry
-        )
+        self.topics, batch_max = Topics(bootstrap), context.settings.batch_max
+        scheduling = SchedulerPorts(context.client, self._caught_up, batch_max)
+        self.scheduler = TaskScheduler(service, self.connect, telemetry, scheduling)
+        heartbeat = HeartbeatMonitor(service, self.topics, context.decoder) if context.beats else None
+        consuming = ConsumerPorts(
+            client, self.topics, self.reader, self.scheduler.accept, self.scheduler.room, heartbeat, batch_max
+        )  # fmt: skip
+        self.consumer_loop = ConsumerLoop(service, self.connect, consuming, telemetry)
         self.progress = ConsumerProgress(service, self.topics, self.consumer_loop, context.settings.patience)
-        self.scheduler = TaskScheduler(service, self.connect, telemetry, context.client)
-        if context.beats:
-            self.consumer_loop.heartbeat = HeartbeatMonitor(service, self.topics, context.decoder)
-        self.consumer_loop.take, self.consumer_loop.room = self.scheduler.accept, self.scheduler.room
-        self.scheduler.caught_up = self.consumer_loop.caught_up
-        self.consumer_loop.batch_max = self.scheduler.batch_max = context.settings.batch_max
         self._failure: BaseException | None = None
         self._troubles = ThrottledLog()
 
@@ -143,6 +141,9 @@ class Worker:
             except RETRIABLE as trouble:
                 self.progress.suspend()
                 self._troubles.warn("watchdog waits", type(trouble).__name__)
+
+    def _caught_up(self) -> bool:
+        return self.consumer_loop.caught_up()
 
     def _check(self, tx: Tx) -> None:
         self.topics.check(tx, list(self.service.on.topics()))

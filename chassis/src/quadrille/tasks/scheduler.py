@@ -12,7 +12,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, cast
 from uuid import UUID
@@ -87,20 +87,25 @@ WAIT_SECONDS = 2.0
 LOST = "LOST", "its worker was lost before it could tell"
 
 
-class TaskScheduler:
-    """Works off one service's tasks in one thread, with a pool for the calls outside.
+@dataclass(frozen=True, slots=True)
+class SchedulerPorts:
+    """What a scheduler works with: the client of the outside, and whether timers may fire yet."""
 
-    ``clients`` gives a function its client of the outside; ``caught_up`` says whether timers may fire yet.
-    """
+    client: object = None
+    caught_up: Callable[[], bool] = lambda: True
+    batch_max: int = 100
+
+
+class TaskScheduler:
+    """Works off one service's tasks in one thread, with a pool for the calls outside."""
 
     def __init__(
-        self, service: Service[Any], connect: Callable[[], Tx], watcher: Observer, client: object = None
+        self, service: Service[Any], connect: Callable[[], Tx], watcher: Observer, ports: SchedulerPorts
     ) -> None:
         self.service = service
         self._connection = Session(connect)
         self.watcher = watcher
-        self.caught_up: Callable[[], bool] = lambda: True
-        self.batch_max = 100
+        self._caught_up, self._batch_max, client = ports.caught_up, ports.batch_max, ports.client
         self._intents = {cls.type: cls for cls in service.outside.policies}
         self._timers = service.on.consumes(Timer)
         self._inbox: queue.SimpleQueue[Envelope | Rescheduled | None] = queue.SimpleQueue()
@@ -163,7 +168,7 @@ class TaskScheduler:
                     self._more = True
                 else:
                     found.append(one)
-                if len(found) >= self.batch_max:
+                if len(found) >= self._batch_max:
                     break
                 one = self._inbox.get_nowait()
         except queue.Empty:
@@ -271,9 +276,9 @@ class TaskScheduler:
             return {e.id: (self.calls.policy(e).precondition or _go)(e.intent, work) for e in judged}
 
     def _fire_timers(self) -> None:
-        if not self._timers or not self.caught_up():
+        if not self._timers or not self._caught_up():
             return
-        rows = lease(self._connection(), LEASE, self._timers, self.batch_max)
+        rows = lease(self._connection(), LEASE, self._timers, self._batch_max)
         try:
             if rows:
                 self._commit([self._timer(row) for row in rows])
@@ -281,7 +286,7 @@ class TaskScheduler:
             for row in rows:
                 self._inbox.put(Rescheduled(row.id, row.attempts))
             raise
-        self._more |= len(rows) == self.batch_max
+        self._more |= len(rows) == self._batch_max
 
     def _timer(self, row: Leased) -> Envelope:
         body: Message | Unreadable
