@@ -17,10 +17,15 @@ from quadrille.observability import otlp
 from quadrille.observability.otel import OtelError, read
 from quadrille.observability.trace_context import Context, new_trace
 from quadrille.observability.tracing import SERVER, ClientSpan, Spans, inside
+from tests.chassis.support.database import wait_until
 from tests.chassis.support.otlp_receiver import Sink, attributes
 
 TRACE, SPAN = "04a75036e9d520bb983c5ed03b8d0182", "00f067aa0ba902b7"
 OTLP = "OTEL_EXPORTER_OTLP_"
+
+
+def dropped() -> float:
+    return REGISTRY.get_sample_value("quadrille_spans_dropped_total") or 0.0
 
 
 def send(count: int = 1, **more: object) -> None:
@@ -93,7 +98,8 @@ def test_an_empty_variable_is_not_set() -> None:
     assert not Spans("order", "api", environ=dict.fromkeys(names, " ")).on
 
 
-def test_a_process_does_not_start_with_a_wrong_variable() -> None:
+@pytest.mark.parametrize("role", ["relay", "migrate"])
+def test_a_process_does_not_start_with_a_wrong_variable(role: str) -> None:
     """One line on stderr and exit code 2, before anything is opened."""
     given = {
         "PATH": os.environ["PATH"], "QUADRILLE_DATABASE_URL": "postgresql://127.0.0.1:1/x",
@@ -101,7 +107,7 @@ def test_a_process_does_not_start_with_a_wrong_variable() -> None:
         "OTEL_TRACES_EXPORTER": "oltp",
     }  # fmt: skip
     ended = subprocess.run(
-        [sys.executable, "-P", "-m", "order", "relay"], env=given, capture_output=True, text=True, check=False
+        [sys.executable, "-P", "-m", "order", role], env=given, capture_output=True, text=True, check=False
     )
     assert ended.returncode == 2
     (line,) = ended.stderr.splitlines()
@@ -217,18 +223,21 @@ def test_what_is_overloaded_is_asked_again(sink: Sink, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("status", [400, 413, 500])
-def test_what_is_refused_is_not_asked_again(sink: Sink, status: int) -> None:
+def test_what_is_refused_is_not_asked_again(sink: Sink, monkeypatch: pytest.MonkeyPatch, status: int) -> None:
     """Any other code is an answer: the spans are dropped and counted."""
-    before, sink.status = REGISTRY.get_sample_value("quadrille_spans_dropped_total") or 0.0, status
-    send(2, endpoints=[sink.url])
+    monkeypatch.setattr(otlp, "BACK_OFF_SECONDS", 0.01)
+    before, sink.status = dropped(), status
+    spans = Spans("order", "api", [sink.url])
+    spans.record("x", new_trace(), None, 1, 2)
+    wait_until(lambda: dropped() == before + 1)
     assert len(sink.paths) == 1
-    assert REGISTRY.get_sample_value("quadrille_spans_dropped_total") == before + 2
+    spans.stop(60)
 
 
 def test_a_process_that_ends_sends_what_waits_and_repeats_nothing(sink: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
     """Queued spans go out at the end, each batch once: no back-off holds the exit up."""
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "3600000")
-    monkeypatch.setattr(otlp, "BACK_OFF_SECONDS", 3600.0)
+    monkeypatch.setattr(otlp, "BACK_OFF_SECONDS", 0.01)
     send(3, endpoints=[sink.url])
     assert len(sink.spans()) == 3
     sink.status = 503
@@ -338,14 +347,22 @@ def test_limits_are_kept(
 ) -> None:
     """Attributes past their number are left out, longer ones are cut, hot spans as any."""
     monkeypatch.setenv(limit, text)
-    monkeypatch.setenv("OTEL_SPAN_LINK_COUNT_LIMIT", "1")
     spans = Spans("order", "api", [sink.url])
-    more = {"attributes": {"a": "three", "b": "four"}, "links": (new_trace(), new_trace())}
-    spans.record("x", new_trace(), None, 1, 2, kind=SERVER, **more)  # type: ignore[arg-type] # a test's own
+    spans.record("x", new_trace(), None, 1, 2, kind=SERVER, attributes={"a": "three", "b": "four"})
     spans.stop(60)
     (span,) = sink.wait_for(1)
-    assert (attributes(span), len(span.links)) == (wanted, 1)
-    assert span.dropped_attributes_count == 2 - len(wanted)
+    assert (attributes(span), span.dropped_attributes_count) == (wanted, 2 - len(wanted))
+
+
+def test_links_have_a_limit(sink: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Links past their number are left out, and attributes are not touched."""
+    monkeypatch.setenv("OTEL_SPAN_LINK_COUNT_LIMIT", "1")
+    spans, first = Spans("order", "api", [sink.url]), new_trace()
+    spans.record("x", new_trace(), None, 1, 2, attributes={"a": "three"}, links=(first, new_trace()))
+    spans.stop(60)
+    (span,) = sink.wait_for(1)
+    assert [link.span_id.hex() for link in span.links] == [first.span_id]
+    assert attributes(span) == {"a": "three"}
 
 
 def test_a_tracer_of_opentelemetrys_api_goes_the_same_way(sink: Sink) -> None:

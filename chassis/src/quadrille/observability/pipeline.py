@@ -118,7 +118,7 @@ class Pipeline:
             plain = self._cut(*plain)
         self._processors.on_end(FinishedSpan(plain, self.resource))
 
-    def _cut(self, *plain: Any) -> PlainSpan:  # noqa: ANN401 - a span's parts
+    def _cut(self, *plain: Any) -> PlainSpan:  # noqa: ANN401 - a plain span's parts
         """Return a span with no more of attributes and links than the limits say."""
         *head, attributes, links, error = plain
         most, longest = self._limits.max_span_attributes, self._limits.max_span_attribute_length
