@@ -136,6 +136,24 @@ def test_a_confirmed_order_is_one_trace_from_the_request_to_the_mail(traces: Tra
     assert _named(spans, "process order.events", "notification")
 
 
+def test_statements_calls_and_mails_hang_below_what_they_are_for(traces: Traces) -> None:
+    """The transactions of each service, the processor's call and the mail's delivery are a client's spans."""
+    order = traces.shop.submit(TEA)
+    spans = _follow(traces, order, "send notification.events", "send_mail", "charge_card", "POST", "smtp")
+
+    def above(name: str, service: str) -> set[str]:
+        found = _named(spans, name, service)
+        assert {span.tags["span.kind"] for span in found} == {"client"}
+        return {spans[str(span.parent)].name for span in found}
+
+    assert above("POST", "payment") == {"charge_card"}
+    assert above("smtp", "notification") == {"send_mail"}
+    for service in ("order", "inventory", "payment", "notification"):
+        for name in ("SELECT inbox", "INSERT outbox"):
+            assert all(parent.startswith("process ") for parent in above(name, service))
+            assert {span.tags["db.system.name"] for span in _named(spans, name, service)} == {"postgresql"}
+
+
 def test_a_rejected_order_is_one_trace(traces: Traces) -> None:
     """Out of stock: order, inventory, payment's tombstone and the mail of the cancellation hang in one trace."""
     order = traces.shop.submit([("SKU-NONE", 1)])
