@@ -77,7 +77,7 @@ def test_an_unsampled_batch_has_no_statements(recorded: Spans, sink: Sink, db: D
     """Nothing is timed, nothing is sent."""
     db.fill(rye=10)
     began = time.time_ns()
-    db.commit(heard(BreadOrdered("o-0"), trace=UNSAMPLED))
+    db.commit(envelope_of(BreadOrdered("o-0"), trace=UNSAMPLED))
     assert taken(began) == []
     commit(recorded, db, UNSAMPLED)
     assert sent(recorded, sink) == {}
