@@ -130,7 +130,9 @@ def test_a_disk_that_fills_while_the_cache_is_made_leaves_nothing_half(tmp_path:
         env = {"QUADRILLE_CACHE": str(disk), "QUADRILLE_NO_AOT": "1"}
         for ours in ("maven", *(file.name for file in paths.cache_dir().glob("*.json"))):
             (disk / ours).symlink_to(paths.cache_dir() / ours)
-        unpack = f"from quadrille.stack import registry; import sys; sys.argv = ['quadrille']; {AS_THE_COMMAND}"
+        unpack = (
+            f"from quadrille_cli.stack.servers import registry; import sys; sys.argv = ['quadrille']; {AS_THE_COMMAND}"
+        )
         full = subprocess.run(
             [sys.executable, "-c", unpack], env={**os.environ, **env}, capture_output=True, text=True, check=False
         )
@@ -241,7 +243,7 @@ def test_postgres_is_run_from_where_it_can_be(open_home: Path) -> None:
     with mounted(open_home / "cache", "noexec,size=200m") as cache:
         cache.chmod(0o755)
         env = {**os.environ, "QUADRILLE_CACHE": str(cache)}
-        closed = "import os; from quadrille.stack import postgres as p; real = p._complaint; "
+        closed = "import os; from quadrille_cli.stack.servers import postgres as p; real = p._complaint; "
         closed += "p._complaint = lambda tree: 'closed' if 'site-packages' in str(tree) else real(tree); "
         found = subprocess.run(
             [sys.executable, "-c", f"{closed} print(p.binaries())"], env=env, capture_output=True, text=True, check=True

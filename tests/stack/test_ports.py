@@ -23,7 +23,7 @@ NOT_HERE = 9
 NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: another user, a network of its own")
 CLAIMING = """
 import sys
-from quadrille.stack import ports
+from quadrille_cli.stack import ports
 claims = ports.Claims()
 print(ports.choose(["kafka"], claims.take, {}, {"kafka": int(sys.argv[1])})["kafka"], flush=True)
 sys.stdin.read()
@@ -46,7 +46,7 @@ def another_start(
 ) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """Another process that has chosen its port and does not listen yet; and the port."""
     # A user's own Python may be closed to others: it is started first, and becomes that user afterwards.
-    become = "" if uid is None else f"import os; import quadrille.stack.ports; os.setgroups([]); os.setuid({uid})\n"
+    become = "" if uid is None else f"import os; import quadrille_cli.stack.ports; os.setgroups([]); os.setuid({uid})\n"
     start = subprocess.Popen(
         [*before, sys.executable, "-c", become + CLAIMING, str(usual)], env={**os.environ, **(env or {})},
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -88,7 +88,7 @@ def test_two_starts_at_once_do_not_take_the_same_port(tmp_path: Path) -> None:
 
 def test_stacks_that_start_at_once_under_other_caches_all_run(tmp_path: Path) -> None:
     """Four whole starts at the same moment, each with a cache of its own: all run, no port is taken twice."""
-    start = "import sys; from quadrille.stack import Stack; Stack(sys.argv[1], parts={'sandbox'}).start()"
+    start = "import sys; from quadrille_cli.stack import Stack; Stack(sys.argv[1], parts={'sandbox'}).start()"
     homes = [tmp_path / str(n) for n in range(4)]
     starts = [
         subprocess.Popen(
@@ -166,7 +166,7 @@ def test_a_port_claimed_by_another_start_is_refused_with_its_pid() -> None:
 @NEEDS_ROOT
 def test_the_holder_that_may_not_be_looked_into_is_named_by_its_user() -> None:
     """An ordinary user who may not see the holder's pid is told whose process it is."""
-    ask = "import os, sys; from quadrille.stack import ports; os.setuid(65534)\n"
+    ask = "import os, sys; from quadrille_cli.stack import ports; os.setuid(65534)\n"
     with held() as port:
         command = [sys.executable, "-c", f"{ask}print(ports.owner({port}))"]
         told = subprocess.run(command, capture_output=True, text=True, check=True).stdout

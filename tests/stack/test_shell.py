@@ -25,7 +25,7 @@ from tests.stack.conftest import MakePlace, Place
 
 TABLE = "20 orders: 9 CONFIRMED, 10 CANCELLED, 1 COMPENSATION_FAILED      expected = actual"
 
-SHADOWS = ("order", "chassis", "sandbox", "typer", "json", "psycopg", "sitecustomize")
+SHADOWS = ("order", "quadrille", "quadrille_sandbox", "typer", "json", "psycopg", "sitecustomize")
 NOWHERE = "/nonexistent"
 HOSTILE: Mapping[str, str] = {
     "PGSSLMODE": "require", "PGHOSTADDR": "192.0.2.1", "PGCLIENTENCODING": "LATIN1", "PGOPTIONS": "-c x.y",
@@ -94,7 +94,7 @@ def test_a_strangers_module_is_never_imported_for_ours(tmp_path: Path, shadows: 
         (shadows / "sitecustomize.py").unlink()  # Python imports it before anybody can say no
     started = [Path(sys.executable).with_name("quadrille")]
     if how == "directory":
-        started = [Path(sys.executable), Path("-m"), Path("quadrille")]
+        started = [Path(sys.executable), Path("-m"), Path("quadrille_cli")]
 
     code, text = told(env, *started, "status", "--data", tmp_path, cwd=shadows)
 
@@ -143,11 +143,11 @@ def assert_an_emoji_is_listed(stack: Stack) -> None:
     assert body["reference"] in {order["reference"] for order in listed["orders"]}
 
 
-@pytest.mark.parametrize("package", ["order", "sandbox"])
-def test_a_service_that_is_shadowed_is_refused_by_name(tmp_path: Path, shadows: Path, package: str) -> None:
+@pytest.mark.parametrize(("part", "package"), [("order", "order"), ("sandbox", "quadrille_sandbox")])
+def test_a_service_that_is_shadowed_is_refused_by_name(tmp_path: Path, shadows: Path, part: str, package: str) -> None:
     """Where another `order` would run in its place nothing starts, and the refusal says where that lies."""
-    start = f"import sys; from quadrille.stack import CannotRun, Stack; sys.path.insert(0, {str(shadows)!r})\n"
-    start += f"try: Stack({str(tmp_path / 'data')!r}, parts={{{package!r}, 'postgres:order'}}).start()\n"
+    start = f"import sys; from quadrille_cli.stack import CannotRun, Stack; sys.path.insert(0, {str(shadows)!r})\n"
+    start += f"try: Stack({str(tmp_path / 'data')!r}, parts={{{part!r}, 'postgres:order'}}).start()\n"
     start += "except CannotRun as refused: print(refused)\n"
 
     code, text = told({}, sys.executable, "-I", "-c", start)
@@ -159,7 +159,7 @@ def test_a_service_that_is_shadowed_is_refused_by_name(tmp_path: Path, shadows: 
 
 def test_a_service_that_is_missing_is_refused_by_name(tmp_path: Path) -> None:
     """Without the package of a service nothing starts: no stack is ready without its order service."""
-    start = "import sys; from quadrille.stack import CannotRun, EVERYTHING, Stack; sys.modules['payment'] = None\n"
+    start = "import sys; from quadrille_cli.stack import CannotRun, EVERYTHING, Stack; sys.modules['payment'] = None\n"
     start += f"try: Stack({str(tmp_path / 'data')!r}, parts=EVERYTHING).start()\n"
     start += "except CannotRun as refused: print(refused)\n"
 
