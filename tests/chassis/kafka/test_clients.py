@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import chain, cycle
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException
@@ -67,3 +75,73 @@ def test_a_client_that_never_answers_again_is_replaced(kitchen: Kitchen, monkeyp
         with pytest.raises(KafkaException):
             asked.answers()
         asked.answers()
+
+
+API_VERSIONS, METADATA, OLD = 18, 3, 35
+ASK = """
+import sys
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+from quadrille.kafka.config import client_settings
+from quadrille.kafka.topics import cluster_of
+admin = AdminClient(client_settings(sys.argv[1]))
+try:
+    print({question})
+except (KafkaException, TimeoutError):
+    print("no answer")
+"""
+
+
+def _answer(key: int, version: int, port: int, *, named: bool) -> bytes:
+    """Return what a broker says; once it is fenced it knows its cluster, and no broker of it."""
+    if key == METADATA and named:
+        return struct.pack(">iih9sihh5sii", 1, 1, 9, b"127.0.0.1", port, -1, 5, b"alone", 1, 0)
+    if key == METADATA:
+        return struct.pack(">ih5sii", 0, 5, b"alone", -1, 0)
+    there = struct.pack(">i3h3h", 2, API_VERSIONS, 0, 0, METADATA, 2, 2)
+    return struct.pack(">h", OLD if version else 0) + there
+
+
+def _serve(client: socket.socket, named: Iterator[bool]) -> None:
+    port = client.getsockname()[1]
+    with client, suppress(OSError), client.makefile("rb") as stream:
+        while head := stream.read(4):
+            request = stream.read(struct.unpack(">i", head)[0])
+            key, version, number = struct.unpack(">hhi", request[:8])
+            body = struct.pack(">i", number) + _answer(key, version, port, named=key == METADATA and next(named))
+            client.sendall(struct.pack(">i", len(body)) + body)
+
+
+@pytest.fixture
+def fenced() -> Iterator[str]:
+    """The address of a broker that names itself once, and then none, as one does that comes back and is fenced."""
+    named = chain([True], cycle([False]))
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=_serve, args=(server.accept()[0], named), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=accept, daemon=True).start()
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+        server.shutdown(socket.SHUT_RDWR)
+
+
+def _ask(bootstrap: str, question: str) -> subprocess.CompletedProcess[str]:
+    program = ASK.format(question=question)
+    return subprocess.run([sys.executable, "-c", program, bootstrap], capture_output=True, text=True, check=False)
+
+
+def test_a_broker_that_names_no_broker_ends_no_process(fenced: str) -> None:
+    """It is an outage like another: an exception, after which one asks again."""
+    done = _ask(fenced, "cluster_of(admin, 2)")
+
+    assert (done.returncode, done.stdout) == (0, "no answer\n"), done.stderr
+
+
+def test_the_clients_own_question_ends_the_process(fenced: str) -> None:
+    """Planted: ``describe_cluster``. The day this one is red it may be used again."""
+    done = _ask(fenced, "admin.describe_cluster(request_timeout=2).result(3)")
+
+    assert (done.returncode, "rko_result" in done.stderr) == (-signal.SIGABRT, True), done.stdout + done.stderr

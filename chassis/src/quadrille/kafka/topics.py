@@ -53,7 +53,7 @@ class Topics:
         """Compare cluster and topics with what they were when first read; raises StoppedError if one is another now."""
         known = {name: (found, cluster) for name, *found, cluster in tx.execute(KNOWN_TOPICS, [names])}
         with self._asking() as admin:
-            cluster = str(admin.describe_cluster(request_timeout=ASK_SECONDS).result(ASK_SECONDS + 1).cluster_id)
+            cluster = cluster_of(admin, ASK_SECONDS)
         for name, (_, wanted) in known.items():
             if wanted not in (None, cluster):
                 raise StoppedError(_another_cluster(self._bootstrap, cluster, wanted, name))
@@ -108,6 +108,15 @@ class Topics:
                     self._admin, self._answered = AdminClient(client_settings(self._bootstrap)), time.monotonic()
             raise
         self._answered = time.monotonic()
+
+
+def cluster_of(admin: AdminClient, seconds: float) -> str:
+    """Return the id of the cluster that answers; raises KafkaException while it does not, or has no broker to name.
+
+    Not by ``describe_cluster``: librdkafka 2.16 ends the process by an assertion when no broker is named, and a broker
+    that comes back is fenced, and names none, for a moment.
+    """
+    return str(admin.list_topics(timeout=seconds).cluster_id)
 
 
 def _another_cluster(bootstrap: str, found: str, wanted: str, topic: str) -> str:

@@ -17,7 +17,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec  # typed there, re-exported untyped
 
 from quadrille.kafka.config import client_settings
-from quadrille.kafka.topics import Place
+from quadrille.kafka.topics import Place, cluster_of
 from quadrille.relay.replication import Position
 
 PARTITIONS = 12
@@ -195,8 +195,7 @@ class Witness:
             return None, "; ".join(missing + wrong)
         if self.target is not None and self.target.topics == ids:
             return self.target, None
-        cluster = self._admin.describe_cluster(request_timeout=_ASK_SECONDS).result(_ASK_SECONDS + 1).cluster_id
-        return Target(str(cluster), ids), None
+        return Target(cluster_of(self._admin, _ASK_SECONDS), ids), None
 
     def _ends(self, places: Mapping[Place, object] | Sequence[Place]) -> dict[Place, int]:
         """Return where partitions end."""
