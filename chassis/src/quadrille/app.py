@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 import structlog
@@ -113,7 +114,8 @@ def main(name: str, arguments: Sequence[str] | None = None) -> None:
     """Run one role of a service until SIGTERM or SIGINT, then exit; ``name`` is the service's package."""
     role, *flags = arguments or sys.argv[1:] or [""]
     if role not in ROLES:
-        sys.stderr.write(f"usage: python -m {name} {' | '.join(ROLES)} [--setting=value ...]\n")
+        module = name if Path(sys.argv[0]).stem == "__main__" else f"{name}.main"
+        sys.stderr.write(f"usage: python -m {module} {' | '.join(ROLES)} [--setting=value ...]\n")
         sys.exit(2)
     found = settings.read(settings.settings_of(name), flags)
     if wrong := otel.check(os.environ):

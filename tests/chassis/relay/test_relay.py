@@ -183,7 +183,11 @@ def test_a_wrong_topic_is_waited_for(ground: Ground) -> None:
     thread.start()
     with ground.connect() as app:
         ground.say(app, "a", 1)
-    ground.until(lambda: relay.trouble == f"topic {dead_letters} does not exist; topic {ground.topic} has 3 partitions")
+    ground.until(
+        lambda: (
+            relay.trouble == f"topic {dead_letters} does not exist; topic {ground.topic} has 3 partitions, wanted 12"
+        )
+    )
     assert ground.one("SELECT count(*) FROM relay_progress") == (0,)
     for deleted in admin.delete_topics([ground.topic], operation_timeout=60).values():
         deleted.result()

@@ -20,6 +20,7 @@ from quadrille.consumer.assignment import READ_POSITIONS, Assignment
 from quadrille.ids import uuid7
 from quadrille.kafka.topics import Place, Topics
 from quadrille.messages import Infrastructure
+from quadrille.observability.readiness import reason
 from quadrille.observability.trace_context import Context, new_trace
 from quadrille.processing.outbox import announce, saying, write
 from quadrille.service import Decoder, Service, Tx
@@ -142,7 +143,7 @@ class HeartbeatMonitor:
         try:
             beat(tx, self.service)
         except Infrastructure as trouble:  # an id that is not known yet is no reason to stop listening
-            log.warning("no beat", error_class=type(trouble).__name__)
+            log.warning("no beat", error_class=type(trouble).__name__, reason=reason(trouble))
 
     def _judge(self, tx: Tx, assignment: Assignment) -> None:
         now = self._clock()

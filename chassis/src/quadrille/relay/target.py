@@ -189,7 +189,7 @@ class Witness:
                 missing.append(f"topic {name} does not exist")
                 continue
             if len(found.partitions) != PARTITIONS:
-                wrong.append(f"topic {name} has {len(found.partitions)} partitions")
+                wrong.append(f"topic {name} has {len(found.partitions)} partitions, wanted {PARTITIONS}")
             ids[name] = str(found.topic_id)
         if missing or wrong:
             return None, "; ".join(missing + wrong)
