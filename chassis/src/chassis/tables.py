@@ -312,12 +312,13 @@ END $$;
 CREATE OR REPLACE FUNCTION drop_old_day(days int) RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp SET lock_timeout = '50ms' AS $$
 DECLARE
-  oldest date := first_day('outbox');
+  oldest date;
   d date;
 BEGIN
   IF NOT pg_try_advisory_xact_lock(hashtext('ensure_partitions')) THEN
     RETURN NULL;
   END IF;
+  oldest := first_day('outbox');
   IF oldest < (now() AT TIME ZONE 'UTC')::date - greatest(days, 2) AND outbox_published(oldest) THEN
     EXECUTE format('DROP TABLE %I', 'outbox_' || to_char(oldest, 'YYYYMMDD'));
     DELETE FROM outbox_sealed WHERE day = oldest;
