@@ -67,12 +67,17 @@ def test_a_pair_of_faults_heals_by_itself(shop: Shop, stack: Stack, pair: Pair) 
     assert drill.found == []
 
 
+def _has_joined(stack: Stack) -> bool:
+    return any("partitions assigned" in line for line in stack.process("inventory-worker").log_tail(200))
+
+
 @pytest.mark.timeout(900)
 def test_a_worker_that_never_hears_again_and_says_it_is_ready_is_found(shop: Shop, stack: Stack) -> None:
     """Planted: after an outage of its database inventory's worker hears nothing, and its /readyz says it does."""
     customers = Customers(stack, seed=1)
     drill = Drill(shop, customers, print, looks=(4, 12))
     with planted(stack, "inventory-worker", DEAF_AND_LYING), customers:
+        shop.until(lambda: _has_joined(stack), "it has partitions, which its readiness does not say")
         found = " ".join(drill.run(replace(DATABASE_THEN_WORKER, second=Fault("killed", "registry"))))
     assert "inventory-worker says it is ready with postgres:inventory killed, asked 4 times" in found
     assert "orders do not end" in found

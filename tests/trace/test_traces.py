@@ -148,7 +148,7 @@ def test_statements_calls_and_mails_hang_below_what_they_are_for(traces: Traces)
 
     assert above("POST", "payment") == {"charge_card"}
     assert above("smtp", "notification") == {"send_mail"}
-    for service in ("order", "inventory", "payment", "notification"):
+    for service in SERVICES:
         for name in ("SELECT inbox", "INSERT outbox"):
             assert all(parent.startswith("process ") for parent in above(name, service))
             assert {span.tags["db.system.name"] for span in _named(spans, name, service)} == {"postgresql"}
