@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TypeAlias
 
-from quadrille_sandbox.chaos import Chaos, Unfit, plan_of
+from quadrille_sandbox.chaos import Chaos, UnfitChaosError, plan_of
 from quadrille_sandbox.http_server import Answer, Later, Lost, Reply, Request, Streamed, pieces, refusal, reply
 from quadrille_sandbox.mailbox import Mailbox
 from quadrille_sandbox.pages import asset, mail_page
@@ -26,7 +26,7 @@ _NUMBER = re.compile(r"[0-9]{1,18}")
 Handler: TypeAlias = Callable[[Request], Answer]
 
 
-class Malformed(Exception):  # noqa: N818 -- the name says what is the case
+class MalformedRequestError(Exception):
     """The request says something this API does not understand."""
 
 
@@ -59,7 +59,7 @@ class Routes:
         """Answer one request; a full disk is the processor's outage, never a half-made charge."""
         try:
             answer = self._route(request)
-        except Malformed as refused:
+        except MalformedRequestError as refused:
             return refusal(400, "malformed", str(refused))
         except OSError:
             return UNAVAILABLE
@@ -94,9 +94,9 @@ class Routes:
         try:
             self._chaos.begin(plan_of(json.loads(request.body)))
         except (ValueError, RecursionError) as wrong:
-            raise Malformed(NOT_JSON) from wrong
-        except Unfit as wrong:
-            raise Malformed(str(wrong)) from wrong
+            raise MalformedRequestError(NOT_JSON) from wrong
+        except UnfitChaosError as wrong:
+            raise MalformedRequestError(str(wrong)) from wrong
         return reply(200, self._chaos.document())
 
     def _end_chaos(self, request: Request) -> Answer:
@@ -108,7 +108,7 @@ class Routes:
         sent = _document(request, {"payment_token": str, "amount_minor": int, "currency": str, "order_id": str})
         asked = ChargeAsked(str(sent["payment_token"]), _amount(sent), str(sent["currency"]), str(sent["order_id"]))
         if not _CURRENCY.fullmatch(asked.currency):
-            raise Malformed(WRONG_CURRENCY)
+            raise MalformedRequestError(WRONG_CURRENCY)
         return self._troubled(partial(self._processor.charge, _key(request), asked))
 
     def _refund(self, request: Request) -> Answer:
@@ -149,24 +149,24 @@ def _document(request: Request, fields: Mapping[str, type]) -> Mapping[str, obje
     try:
         sent = json.loads(request.body)
     except (ValueError, RecursionError) as wrong:
-        raise Malformed(NOT_JSON) from wrong
+        raise MalformedRequestError(NOT_JSON) from wrong
     if not isinstance(sent, dict) or {name: type(value) for name, value in sent.items()} != dict(fields):
         why = f"the body has exactly the members {', '.join(fields)}"
-        raise Malformed(why)
+        raise MalformedRequestError(why)
     return sent
 
 
 def _amount(sent: Mapping[str, object]) -> int:
     amount = sent["amount_minor"]
     if not isinstance(amount, int) or not 0 < amount <= LARGEST:
-        raise Malformed(WRONG_AMOUNT)
+        raise MalformedRequestError(WRONG_AMOUNT)
     return amount
 
 
 def _key(request: Request) -> str:
     key = request.headers.get("idempotency-key", "")
     if not _KEY.fullmatch(key):
-        raise Malformed(WRONG_KEY)
+        raise MalformedRequestError(WRONG_KEY)
     return key
 
 
@@ -174,7 +174,7 @@ def _number(request: Request, name: str) -> int:
     asked = request.query.get(name, "0")
     if not _NUMBER.fullmatch(asked):
         why = f"{name} is a number"
-        raise Malformed(why)
+        raise MalformedRequestError(why)
     return int(asked)
 
 

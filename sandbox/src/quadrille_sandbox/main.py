@@ -16,11 +16,11 @@ import uvloop
 from quadrille_sandbox.api import Routes
 from quadrille_sandbox.chaos import Chaos
 from quadrille_sandbox.http_server import Connection, places
-from quadrille_sandbox.journal import Journal, Taken
+from quadrille_sandbox.journal import Journal, JournalTakenError
 from quadrille_sandbox.ledger import Ledger, rfc3339
 from quadrille_sandbox.mailbox import Mailbox, Postman, smtp
 from quadrille_sandbox.processor import Processor
-from quadrille_sandbox.settings import Address, Refused, Settings, read
+from quadrille_sandbox.settings import Address, Settings, SettingsError, read
 
 STOPPED, WRONG_SETTING, CANNOT_RUN = 0, 2, 9
 
@@ -29,11 +29,11 @@ def main() -> int:
     """Run until SIGTERM or SIGINT; return the exit code (settings.md, "Exit codes"): 0, 2 or 9."""
     try:
         settings = read(os.environ)
-    except Refused as refused:
+    except SettingsError as refused:
         return _refuse(str(refused), WRONG_SETTING)
     try:
         uvloop.run(_serve(settings))
-    except Taken as taken:
+    except JournalTakenError as taken:
         return _refuse(f"found {taken} in use; one sandbox per data directory; stop the other one", CANNOT_RUN)
     except OSError as failed:
         return _refuse(f"found {failed}; wanted to listen and to write; free the port or the directory", CANNOT_RUN)

@@ -18,7 +18,7 @@ HIGHEST_PORT = 65535
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-class Refused(Exception):  # noqa: N818 -- the name says what is the case
+class SettingsError(Exception):
     """The start is refused; the text says what was found, what was wanted and how to mend it."""
 
 
@@ -33,15 +33,15 @@ class Settings:
 
 
 def read(environment: Mapping[str, str]) -> Settings:
-    """Return the settings; raises Refused for production, an unknown name or an unreadable value."""
+    """Return the settings; raises SettingsError for production, an unknown name or an unreadable value."""
     if (profile := environment.get("QUADRILLE_PROFILE", "development")).lower() == "production":
         why = f"found QUADRILLE_PROFILE={profile}; the sandbox charges nobody; point PROCESSOR_URL at a processor"
-        raise Refused(why)
+        raise SettingsError(why)
     for name in environment:
         if name.startswith(PREFIX) and name not in KNOWN:
             nearest = difflib.get_close_matches(name, KNOWN, n=1, cutoff=0)[0]
             why = f"found {name}; nothing reads it; did you mean {nearest}?"
-            raise Refused(why)
+            raise SettingsError(why)
     return Settings(
         http=_address("QUADRILLE_SANDBOX_BIND", environment.get("QUADRILLE_SANDBOX_BIND", "127.0.0.1:8010")),
         smtp=_address("QUADRILLE_SMTP_BIND", environment.get("QUADRILLE_SMTP_BIND", "127.0.0.1:8025")),
@@ -54,7 +54,7 @@ def _address(name: str, value: str) -> Address:
     host, _, port = value.rpartition(":")
     if not host or not port.isdecimal() or int(port) > HIGHEST_PORT:
         why = f"found {name}={value}; wanted host:port; as in 127.0.0.1:8010"
-        raise Refused(why)
+        raise SettingsError(why)
     return host.strip("[]"), int(port)
 
 
@@ -62,5 +62,5 @@ def _duration(environment: Mapping[str, str], name: str, default: str) -> float:
     value = environment.get(PREFIX + name, default)
     if not (read_ := re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", value)):
         why = f"found {PREFIX}{name}={value}; wanted a number and s, m, h or d; as in {default}"
-        raise Refused(why)
+        raise SettingsError(why)
     return float(read_[1]) * _SECONDS[read_[2]]

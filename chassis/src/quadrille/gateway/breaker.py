@@ -93,7 +93,7 @@ class Breaker:
 
     @contextmanager
     def call(self) -> Iterator[CallPermit]:
-        """Make one call in this block; raises Refused, and then the block does not run."""
+        """Make one call in this block; raises CircuitOpenError, and then the block does not run."""
         if not self._places.acquire(timeout=self.limits.wait):
             message = "no free place"
             raise CircuitOpenError(message)
@@ -115,7 +115,7 @@ class Breaker:
         self._end(call, failed=call.failed)
 
     def _admit(self) -> CallPermit:
-        """Let a call through, a probe if the pause is over; raises Refused."""
+        """Let a call through, a probe if the pause is over; raises CircuitOpenError."""
         with self._lock:
             half_open = self._state is State.OPEN and self._paused()
             if half_open:

@@ -87,7 +87,7 @@ class HttpClient:
     def call(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None) -> tuple[int, bytes]:
         """Make one call and return status and content.
 
-        Raises NoResponseError when no answer came, and breaker.Refused when the call was not made at all.
+        Raises NoResponseError when no answer came, and CircuitOpenError when the call was not made at all.
         """
         with self.breaker.call() as call, self._span(method, path) as span:
             connection = self._connected()

@@ -75,7 +75,7 @@ class _PendingWrites(logging.Filter):
 logging.getLogger("psycopg").addFilter(_PendingWrites())
 
 
-class Refused(Exception):  # noqa: N818 - the name says what is the case
+class EmissionRefusedError(Exception):
     """A handler said something the chassis cannot keep: a foreign key, or an event too large for a record."""
 
 
@@ -279,10 +279,10 @@ def _event(service: Service[Any], envelope: Envelope, fact: Event, ordinal: int)
     payload, key = service.codec.encode(fact), key_of(fact)
     if key != envelope.key and not (isinstance(fact, SystemEvent) and key == service.name):
         message = f"{fact.type} has another key than its cause: its sequence could not be kept"
-        raise Refused(message)
+        raise EmissionRefusedError(message)
     if len(payload) > PAYLOAD_MAX:
         message = f"{fact.type} has {len(payload)} bytes; a record carries {PAYLOAD_MAX}"
-        raise Refused(message)
+        raise EmissionRefusedError(message)
     identity = event_id(service.name, envelope.id, fact.type, ordinal)
     topic = (fact.said_on if isinstance(fact, SystemEvent) else fact.topic) or f"{service.name}.events"
     sending = envelope.inside.child().traceparent

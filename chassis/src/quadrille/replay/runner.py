@@ -82,7 +82,7 @@ class RangeReader:
     def play(self, span: Range, most: int) -> Iterator[list[ReadRecord]]:
         """Yield what there is, at most so many records at once; an empty list whenever nothing has come for a while.
 
-        Raises Gone when the beginning has passed retention, KafkaException for what comes back by itself.
+        Raises RecordsGoneError when the beginning has passed retention, KafkaException for what comes back by itself.
         """
         place = TopicPartition(span.topic, span.partition, span.since)
         self._consumer.assign([place])

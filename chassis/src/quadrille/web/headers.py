@@ -17,7 +17,7 @@ SINGLE = frozenset(
 )
 
 
-class Repeated(ValueError):  # noqa: N818 - the name says what is the case
+class RepeatedHeaderError(ValueError):
     """A header that has one value came with two different ones, or Host came twice; ``header`` is its name."""
 
     def __init__(self, name: bytes) -> None:
@@ -26,7 +26,7 @@ class Repeated(ValueError):  # noqa: N818 - the name says what is the case
 
 
 def settled(headers: Headers) -> list[tuple[bytes, bytes]]:
-    """Return headers of which those that are lists stand once, whole; raises Repeated.
+    """Return headers of which those that are lists stand once, whole; raises RepeatedHeaderError.
 
     Names are in lower case. What is neither a list nor of one value, as far as is known here, stays as it is.
     """
@@ -39,7 +39,7 @@ def settled(headers: Headers) -> list[tuple[bytes, bytes]]:
     settled: list[tuple[bytes, bytes]] = []
     for name, told in values.items():
         if name in SINGLE and (len(set(told)) > 1 or (name == b"host" and len(told) > 1)):
-            raise Repeated(name)
+            raise RepeatedHeaderError(name)
         if name in SINGLE:
             settled.append((name, told[0]))
         elif name in LISTS:

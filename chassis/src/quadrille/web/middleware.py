@@ -17,7 +17,7 @@ from quadrille.ids import uuid7
 from quadrille.observability import metrics
 from quadrille.observability.trace_context import Context
 from quadrille.observability.tracing import SERVER, Spans, Value
-from quadrille.web.headers import Repeated, settled
+from quadrille.web.headers import RepeatedHeaderError, settled
 from quadrille.web.problems import MEDIA_TYPE, Problem, refuse
 
 HEADERS_MAX = URL_MAX = 16_384
@@ -158,7 +158,7 @@ def check_head(scope: Scope) -> None:
         refuse("headers-too-large", limit=HEADERS_MAX)
     try:
         scope["headers"] = settled(scope["headers"])
-    except Repeated as twice:
+    except RepeatedHeaderError as twice:
         detail = f"{twice.header} came more than once, with different values."
         refuse("repeated-header", detail, header=twice.header, headers=_LAST)
     hosts = [value for name, value in scope["headers"] if name == b"host"]
