@@ -31,6 +31,7 @@ from tests.chassis.support.records import record_headers
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "chassis" / "README.md").read_text("utf-8")
 FILES = dict(re.findall(r"<!-- (\S+) -->\n```\w+\n(.*?)```", README, re.DOTALL))
+FOLDER_TESTS = sorted(name for name in FILES if name.startswith("test_"))
 SAID = "SELECT aggregateid, type, payload FROM outbox WHERE aggregatetype = 'loyalty.events' ORDER BY sequence"
 MOST = 45
 
@@ -74,17 +75,35 @@ def test_it_runs_in_memory(folder: Path) -> None:
     assert "1 failed" in _run(folder, *pytest_).stdout
 
 
+def test_a_timer_fires_in_memory(folder: Path) -> None:
+    """The page's example of a timer passes."""
+    ran = _run(folder, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_expiry.py")
+    assert "1 passed" in ran.stdout, ran.stdout
+
+
 def test_it_runs_over_its_database(folder: Path) -> None:
     """The page's second test passes on a Postgres of its own."""
     ran = _run(folder, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_on_postgres.py")
     assert "1 passed" in ran.stdout, ran.stdout
 
 
+def test_it_runs_as_worker_and_relay(folder: Path) -> None:
+    """The page's last test passes: an event on Kafka, a worker, a relay, and what it published."""
+    ran = _run(folder, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_on_kafka.py")
+    assert "1 passed" in ran.stdout, ran.stdout
+
+
+def test_a_wrong_role_is_answered_with_the_module_that_was_started(folder: Path) -> None:
+    """The usage line can be typed as it is printed."""
+    ran = _run(folder, "-m", "loyalty.main", "dance")
+    assert (ran.returncode, ran.stderr.split(" api ")[0]) == (2, "usage: python -m loyalty.main")
+
+
 def test_it_is_typed(folder: Path) -> None:
     """The service and its tests pass the type checker at its strictest."""
     strict = ("-m", "mypy", "--strict", "--explicit-package-bases", "--cache-dir", os.devnull)
-    sources = os.pathsep.join(str(ROOT / part / "src") for part in ("chassis", "cli"))
-    ran = _run(folder, *strict, "loyalty", "test_loyalty.py", "test_on_postgres.py", MYPYPATH=sources)
+    sources = os.pathsep.join(str(ROOT / part / "src") for part in ("chassis", "cli", "services/order"))
+    ran = _run(folder, *strict, "loyalty", *FOLDER_TESTS, MYPYPATH=sources)
     assert ran.returncode == 0, ran.stdout
 
 

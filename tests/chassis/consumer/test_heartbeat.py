@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 from confluent_kafka import TopicPartition
+from structlog.testing import capture_logs
 
+from quadrille.avro.registry import NotRegisteredError
 from quadrille.consumer.assignment import Assignment
 from quadrille.consumer.heartbeat import BEGIN, KEYS, NEVER_SECONDS, SILENT_SECONDS, HeartbeatMonitor, beat
 from quadrille.consumer.loop import BEAT
@@ -242,3 +244,20 @@ def test_a_beat_nobody_can_read_is_no_sign_of_life(worker: Worker) -> None:
     worker.heartbeat.hear("order.events", b"nonsense")
 
     assert not worker.heartbeat.news
+
+
+def test_a_beat_that_cannot_be_said_names_the_schema_and_the_way_out(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a schema is not registered the log says which, and what to run."""
+    missing = "quadrille.chassis.CanaryBeat is not registered: run quadrille schema apply"
+
+    def refused(*_: object) -> None:
+        raise NotRegisteredError(missing)
+
+    monkeypatch.setattr("quadrille.consumer.heartbeat.beat", refused)
+    worker.now += SILENT_SECONDS
+    with capture_logs() as told:
+        worker.look()
+
+    assert [(line["event"], line["reason"]) for line in told] == [("no beat", missing)]

@@ -11,12 +11,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from quadrille.consumer.deserializer import RecordDeserializer
 from quadrille.consumer.parking import redrive_open
 from quadrille.ids import event_id, milliseconds, uuid7
 from quadrille.messages import Event, Message, Result, to_json
+from quadrille.observability.tracing import Spans
 from quadrille.processing.envelope import Duplicate, Envelope, Handled, Outcome, Parked, Record, Unreadable
+from quadrille.processing.telemetry import Telemetry
 from quadrille.service import Service, Tx
 from quadrille.testing.in_memory import PlainCodec
 from tests.chassis.support import sample_service
@@ -101,6 +104,15 @@ def test_an_undecodable_record_waits_with_what_follows_of_its_order(db: Database
 
     assert db.parked("line", "error_class", "error", "raw")[0] == ("o-1", "UNDECODABLE", "nonsense", b"\xff\0")
     assert db.parked("headers")[0] == (b'[["h", "fe"]]',)
+
+
+def test_the_log_says_why_an_input_was_parked() -> None:
+    """The reason that the row has, a fixed phrase, stands in the log line."""
+    envelope = envelope_of(BreadOrdered("o-1"))
+    with capture_logs() as told_of:
+        Telemetry(Spans.disabled()).handled([(envelope, Parked("UNDECODABLE", "header ce_type is missing"))], 0)
+
+    assert [(line["event"], line["reason"]) for line in told_of] == [("input parked", "header ce_type is missing")]
 
 
 @pytest.mark.proves("F20")

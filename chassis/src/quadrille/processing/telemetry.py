@@ -157,7 +157,7 @@ class Telemetry:
             "input parked",
             order_id=envelope.key, event_id=str(envelope.id), event_type=envelope.type, error_class=outcome.error_class,
             topic=place and place.topic, partition=place and place.partition, offset=place and place.next - 1,
-            trace_id=envelope.trace.trace_id,
+            trace_id=envelope.trace.trace_id, reason=outcome.reason,
         )  # fmt: skip
 
 

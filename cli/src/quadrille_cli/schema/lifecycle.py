@@ -92,7 +92,7 @@ def apply(url: str, folder: Path) -> Applied:
         raise SchemaRefusedError(wrong)
     registry = Registry(url)
     _demand(registry)
-    ids = _each(lambda record: _register(registry, *record), published.versions.items())
+    ids = _each(lambda record: register(registry, *record), published.versions.items())
     return Applied(dict(zip(published.versions, ids, strict=True)))
 
 
@@ -136,7 +136,7 @@ def _get(registry: Registry, path: str, name: str) -> object:
     return answer.get(name) if isinstance(answer, dict) else None
 
 
-def _register(registry: Registry, name: str, versions: tuple[Schema, ...]) -> tuple[int, ...]:
+def register(registry: Registry, name: str, versions: tuple[Schema, ...]) -> tuple[int, ...]:
     """Put a record's versions in, oldest first, and read each back by its id."""
     ids = []
     for schema in versions:
