@@ -108,7 +108,7 @@ class Processor:
             raise TransientError(str(trouble)) from trouble
 
     def ask(self, method: str, path: str, key: str, body: Mapping[str, object] | None = None) -> Told:
-        """Make one call; raises NoResponseError, CircuitOpenError if none was made, TransientError for an odd answer."""
+        """Make one call; raises NoResponseError, CircuitOpenError (none made), TransientError (odd answer)."""
         content = None if body is None else json.dumps(body).encode()
         headers = {} if body is None else {"Idempotency-Key": key, "Content-Type": "application/json"}
         status, answer = self.peer.call(method, path, headers, content)
