@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Annotated, Any
@@ -355,6 +357,26 @@ def test_every_request_is_a_trace_of_its_own() -> None:
     assert list(twice.links) == [], "of two parents neither is one"
     assert bad.status.message == "ValueError"
     assert outside.trace_id != got.headers["x-trace-id"]
+
+
+def test_a_request_is_one_span_where_spans_are_the_whole_processs() -> None:
+    """Frameworks that make spans by themselves once the SDK is installed stay silent: ours are what a request has."""
+    outside = new_trace()
+    with Sink() as sink:
+        program = f"""
+from quadrille.observability.tracing import Spans
+from tests.chassis.support.http_harness import served
+from tests.chassis.web.test_app import app_of, routes
+spans = Spans("order", "api", ["{sink.url}"]).install()
+with served(app_of(routes, spans)) as client:
+    client.ask("GET", "/v1/parcels/7", headers={{"traceparent": "{outside.traceparent}"}})
+spans.stop(60)
+"""
+        subprocess.run([sys.executable, "-c", program], check=True)
+        spans = sink.wait_for(1)
+        sink.shutdown()
+    assert [span.name for span in spans] == ["GET /v1/parcels/{number}"]
+    assert spans[0].trace_id.hex() != outside.trace_id
 
 
 def test_the_description_tells_every_answer(api: Client) -> None:

@@ -10,6 +10,7 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi._compat import ModelField
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from fastapi.telemetry import TelemetryConfig
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
@@ -21,6 +22,9 @@ from quadrille.web.openapi import Answer
 from quadrille.web.problems import Problem
 from quadrille.web.requests import ERRORS_MAX, StrictRequest, answer_failure, answer_refusal, check_query, pointer
 
+# A request has one span, the middleware's. FastAPI would make three more, below whatever parent a caller names, at a
+# quarter of the API's time (docs/adr/0002-dependencies.md).
+OUR_OWN: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}
 F = TypeVar("F", bound=Callable[..., object])
 
 
@@ -103,7 +107,7 @@ def make_app(title: str, routes: Routes, api: AbstractAsyncContextManager[object
 
     app = FastAPI(
         title=title, version=openapi.version(), lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None,
-        redirect_slashes=False,
+        redirect_slashes=False, telemetry=OUR_OWN,
     )  # fmt: skip
     app.state.api = api
     app.include_router(routes.router)
