@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from quadrille.ops.actions import OperatorAction, Refusal, Success, compensation_actions
     from quadrille.ops.admission import database, intake
     from quadrille.processing.telemetry import SagaOutcome, SagaOutcomes
+    from quadrille.replay.projection import ProjectedTable, Projection
     from quadrille.web.problems import refuse, register
 else:  # a relay has no operators' actions
     __getattr__ = lazy.face(
@@ -47,6 +48,7 @@ else:  # a relay has no operators' actions
         {
             "quadrille.ops.actions": ("OperatorAction", "Refusal", "Success", "compensation_actions"),
             "quadrille.ops.admission": ("database", "intake"),
+            "quadrille.replay.projection": ("ProjectedTable", "Projection"),
             "quadrille.web.problems": ("refuse", "register"),
         },
     )
@@ -60,6 +62,8 @@ __all__ = [
     "OpsRoutes",
     "ProcessContext",
     "Program",
+    "ProjectedTable",
+    "Projection",
     "Refusal",
     "Secret",
     "Settings",
@@ -87,7 +91,7 @@ class Program(Generic[W]):
     ``api`` is the name of a function ``make(context)`` giving an ASGI app, imported by the api role alone, empty for a
     service without one; ``outcome`` tells how a saga ends by what is said; ``operators`` are the commands a person may
     give over the ops port, ``ops`` the names of functions ``routes(context)`` giving what else the api's ops port
-    answers.
+    answers; ``projections`` are read models that a shadow replay may rebuild from their topics.
     """
 
     on: HandlerRegistry[W]
@@ -99,6 +103,7 @@ class Program(Generic[W]):
     outcome: SagaOutcome | None = None
     operators: Sequence[OperatorAction] = ()
     ops: Sequence[str] = ()
+    projections: Sequence[Projection] = ()
 
     def tally(self, connect: Callable[[], Tx]) -> SagaOutcomes | None:
         """Return a process's own count of how sagas end, None where that is not counted."""
@@ -200,7 +205,7 @@ def _worker(name: str, found: Settings, stop: threading.Event) -> None:
         "assignment": worker.assigned,
         "progress": worker.progressing,
     }
-    replays = Replays(context)
+    replays = Replays(context, projections=program.projections)
     routes = {**actions.routes(program.operators, context, "worker"), **ReplayRoutes(replays).routes()}
     with (
         tally or nullcontext(),

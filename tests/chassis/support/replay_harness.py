@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -14,6 +14,7 @@ from quadrille.ops.replays import ReplayRoutes
 from quadrille.ops.routes import OpsRequest
 from quadrille.replay.fence import Effects
 from quadrille.replay.manager import Replays
+from quadrille.replay.projection import Projection
 from quadrille.service import Service
 from tests.chassis.support.database import Database, wait_until
 from tests.chassis.support.kafka_harness import Kitchen
@@ -65,9 +66,11 @@ class Rewinder:
 
 
 @contextmanager
-def rewinding(kitchen: Kitchen, service: Service[Any] | None = None, batch_max: int = 100) -> Iterator[Rewinder]:
+def rewinding(
+    kitchen: Kitchen, service: Service[Any] | None = None, batch_max: int = 100, projections: Sequence[Projection] = ()
+) -> Iterator[Rewinder]:
     """Run the replays of the kitchen's service while the block lasts; nothing the pantry says is answered outside."""
-    with Replays(kitchen.context(service, batch_max=batch_max), HARMLESS) as replays:
+    with Replays(kitchen.context(service, batch_max=batch_max), HARMLESS, projections) as replays:
         yield Rewinder(replays)
 
 

@@ -374,6 +374,89 @@ END $$;
 """
 
 
+# A shadow is a schema beside the live one with a copy of every table, none of them published: whoever has it first in
+# his search path reads and writes nothing else. The owner's right to make, exchange and drop it is lent by functions;
+# what is exchanged must stand alone, for a copy has no foreign keys, triggers or views.
+SHADOW = """
+CREATE FUNCTION shadow_open(named text, exchanged text[]) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+  live regclass;
+  it text;
+  what text;
+  who text;
+BEGIN
+  IF named !~ '^shadow_[0-9a-f]{32}$' THEN
+    RAISE EXCEPTION '% is no name of a shadow', named USING ERRCODE = 'invalid_name';
+  END IF;
+  FOREACH it IN ARRAY exchanged LOOP
+    live := to_regclass(format('public.%I', it));
+    IF live IS NULL THEN
+      RAISE EXCEPTION 'there is no table %', it USING ERRCODE = 'undefined_table';
+    END IF;
+    IF EXISTS (SELECT FROM pg_constraint WHERE contype = 'f' AND live IN (conrelid, confrelid))
+       OR EXISTS (SELECT FROM pg_trigger WHERE tgrelid = live AND NOT tgisinternal)
+       OR EXISTS (SELECT FROM pg_depend d JOIN pg_rewrite r ON r.oid = d.objid WHERE d.refobjid = live)
+       OR NOT EXISTS (SELECT FROM pg_constraint WHERE contype = 'p' AND conrelid = live) THEN
+      RAISE EXCEPTION 'table % has a foreign key, a trigger or a view, or no primary key: it cannot be rebuilt', it
+        USING ERRCODE = 'feature_not_supported';
+    END IF;
+  END LOOP;
+  EXECUTE format('CREATE SCHEMA %I', named);
+  EXECUTE format('GRANT USAGE ON SCHEMA %I TO app', named);
+  FOR live, it IN SELECT oid, relname FROM pg_class
+                   WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') AND NOT relispartition LOOP
+    EXECUTE format('CREATE TABLE %I.%I (LIKE %s INCLUDING ALL)', named, it, live);
+    FOR what, who IN SELECT privilege_type, rolname FROM pg_class c, aclexplode(c.relacl) a
+                       JOIN pg_roles r ON r.oid = a.grantee WHERE c.oid = live LOOP
+      EXECUTE format('GRANT %s ON %I.%I TO %I', what, named, it, who);
+    END LOOP;
+  END LOOP;
+  EXECUTE format('CREATE TABLE %I.first_record (topic text, key text, sequence bigint, PRIMARY KEY (key, topic))',
+                 named);
+  EXECUTE format('GRANT SELECT, INSERT ON %I.first_record TO app', named);
+  FOREACH it IN ARRAY exchanged LOOP
+    EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON %I.%I TO app', named, it);
+  END LOOP;
+END $$;
+CREATE FUNCTION shadow_swap(named text, exchanged text[]) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+  it text;
+  identity text;
+BEGIN
+  IF named !~ '^shadow_[0-9a-f]{32}$' THEN
+    RAISE EXCEPTION '% is no name of a shadow', named USING ERRCODE = 'invalid_name';
+  END IF;
+  EXECUTE format('CREATE SCHEMA %I', named || '_before');
+  FOREACH it IN ARRAY exchanged LOOP
+    EXECUTE format('ALTER TABLE public.%I SET SCHEMA %I', it, named || '_before');
+    EXECUTE format('ALTER TABLE %I.%I SET SCHEMA public', named, it);
+    FOR identity IN SELECT attname FROM pg_attribute
+                     WHERE attrelid = format('public.%I', it)::regclass AND attidentity <> '' LOOP
+      EXECUTE format('SELECT setval(pg_get_serial_sequence(%L, %L), max(%I)) FROM public.%I HAVING max(%I) > 0',
+                     format('public.%I', it), identity, identity, it, identity);
+    END LOOP;
+  END LOOP;
+END $$;
+CREATE FUNCTION shadow_sweep(kept text[]) RETURNS int
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+  it text;
+  gone int := 0;
+BEGIN
+  FOR it IN SELECT nspname FROM pg_namespace
+             WHERE nspname ~ '^shadow_[0-9a-f]{32}(_before)?$' AND nspname <> ALL(kept) LOOP
+    EXECUTE format('DROP SCHEMA %I CASCADE', it);
+    gone := gone + 1;
+  END LOOP;
+  RETURN gone;
+END $$;
+REVOKE ALL ON FUNCTION shadow_open(text, text[]), shadow_swap(text, text[]), shadow_sweep(text[]) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION shadow_open(text, text[]), shadow_swap(text, text[]), shadow_sweep(text[]) TO app;
+"""
+
+
 def of_task(function: str) -> str:
     """Return a function of version 4 as it reads the table under its new name."""
     return function.replace("FROM agenda", "FROM task")
@@ -406,4 +489,5 @@ VERSIONS = {
     3: (RETENTION,),
     4: (RELAY_TARGET, PARKED_DAYS, ENSURE_PARTITIONS, LIVED_DAYS, INBOX_KEPT, PUBLISHED_DAYS, PROGRESS),
     5: (TASK, of_task(ENSURE_PARTITIONS), of_task(INBOX_KEPT), IDEMPOTENCY),
+    7: (SHADOW,),
 }

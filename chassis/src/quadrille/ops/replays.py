@@ -15,10 +15,10 @@ from quadrille.kafka.topics import Topics
 from quadrille.messages import Infrastructure
 from quadrille.ops.routes import OpsRequest, OpsResponse, OpsRoutes
 from quadrille.processing.outbox import announce
-from quadrille.replay import operations
+from quadrille.replay import operations, shadow
 from quadrille.replay.manager import KIND, Replays
 from quadrille.replay.operations import Operation
-from quadrille.replay.plan import DryRunRequest, LiveRunRequest, ReplayPlan, freeze, plan_of
+from quadrille.replay.plan import DryRunRequest, LiveRunRequest, ReplayPlan, ShadowRunRequest, freeze, plan_of
 from quadrille.replay.report import report_of
 from quadrille.replay.runner import tell_end
 from quadrille.service import Tx
@@ -57,6 +57,8 @@ class ReplayRoutes:
         with self._database() as tx:
             if asked.body.get("into") == "live":
                 return self._ask_live(tx, asked, asked.read(LiveRunRequest))
+            if asked.body.get("into") == "shadow":
+                return self._ask_shadow(tx, asked, asked.read(ShadowRunRequest))
             request = asked.read(DryRunRequest)
             plan = self._frozen(tx, request)
             with tx.transaction():
@@ -74,9 +76,7 @@ class ReplayRoutes:
             refuse("dependency-unavailable", dependency="broker", retry_after=1)
 
     def _ask_live(self, tx: Tx, asked: OpsRequest, request: LiveRunRequest) -> OpsResponse:
-        if request.confirm != self.service.name:
-            message = f"This is {self.service.name}: say so, for it will handle what it replays"
-            refuse("validation-failed", errors=[{"pointer": "/confirm", "code": "confirm", "message": message}])
+        self._confirm(request.confirm, "it will handle what it replays")
         planned = operations.read(tx, request.plan)
         if planned is None or planned.kind != KIND or plan_of(planned.plan).mode != "dry":
             refuse("not-found", "There is no such plan here: plans belong to the service they were made for.")
@@ -90,10 +90,38 @@ class ReplayRoutes:
         self.replays.wake()
         return OpsResponse(202, made.document(self.service.name))
 
+    def _ask_shadow(self, tx: Tx, asked: OpsRequest, request: ShadowRunRequest) -> OpsResponse:
+        projection = self.replays.projections.get(request.model)
+        if projection is None:
+            declared = ", ".join(sorted(self.replays.projections)) or "none"
+            detail = (
+                f"{self.service.name} declares no projection {request.model} (declared: {declared}): "
+                "what commands or the outside fill cannot be rebuilt from topics."
+            )
+            refuse("operation-refused", detail, rule="NOT_REBUILDABLE")
+        if request.swap:
+            self._confirm(request.confirm, "its read model will be exchanged")
+        plan = {"mode": shadow.KIND, "model": request.model, "swap": request.swap, "tables": sorted(projection.tables)}
+        with tx.transaction():
+            self._alone(tx)
+            made = operations.new(uuid7(), shadow.KIND, plan, asked.actor, asked.reason)
+            operations.add(tx, made)
+            told = self.service.name, str(made.id), shadow.KIND, request.model, 0, made.actor, made.reason or ""
+            announce(tx, self.service, made.id, ReplayStarted(*told))
+            audit.record(tx, audit.Action(asked.actor, "replay", str(made.id), asked.reason, None, {"plan": plan}))
+        self.replays.wake()
+        return OpsResponse(202, made.document(self.service.name))
+
+    def _confirm(self, said: str, why: str) -> None:
+        """Refuse what is not asked for twice, the second time with the service's name."""
+        if said != self.service.name:
+            message = f"This is {self.service.name}: say so, for {why}"
+            refuse("validation-failed", errors=[{"pointer": "/confirm", "code": "confirm", "message": message}])
+
     def _alone(self, tx: Tx) -> None:
         """Refuse while another replay of this service runs."""
         tx.execute(ONE_AT_A_TIME, [lock_key(KIND)])
-        if running := operations.under_way(tx, KIND):
+        if running := operations.under_way(tx, KIND) + operations.under_way(tx, shadow.KIND):
             refuse("operation-refused", f"Replay {running[0]} is running: pause or cancel it, or wait.", rule="RUNNING")
 
     def _tell_start(self, tx: Tx, made: Operation) -> None:
@@ -137,8 +165,8 @@ class ReplayRoutes:
                 if turned is None:
                     detail = f"This operation is {there.state}: there is nothing to {verb}."
                     refuse("operation-refused", detail, rule="ENDED")
-                if wanted == "CANCELLED" and plan_of(turned.plan).mode == "live":
-                    tell_end(tx, self.service, replace(turned, actor=asked.actor), report_of(turned.progress))
+                if wanted == "CANCELLED":
+                    self._tell_end(tx, replace(turned, actor=asked.actor))
                 action = audit.Action(asked.actor, f"operation-{verb}", str(identity), asked.reason)
                 audit.record(
                     tx, replace(action, before={"state": there.state}, after=turned.document(self.service.name))
@@ -147,6 +175,12 @@ class ReplayRoutes:
             return OpsResponse(200, turned.document(self.service.name))
 
         return turn
+
+    def _tell_end(self, tx: Tx, cancelled: Operation) -> None:
+        if cancelled.kind == shadow.KIND:
+            shadow.tell_end(tx, self.context, cancelled, int(cancelled.progress.get("records", 0)))
+        elif plan_of(cancelled.plan).mode == "live":
+            tell_end(tx, self.service, cancelled, report_of(cancelled.progress))
 
     @contextmanager
     def _database(self) -> Iterator[Tx]:

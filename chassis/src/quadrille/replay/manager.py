@@ -7,6 +7,7 @@ restart, or another one within ``LOOK_SECONDS``. Only a pause, a cancel or a fai
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from types import TracebackType
@@ -20,12 +21,14 @@ from quadrille.consumer.loop import RETRIABLE
 from quadrille.context import ProcessContext
 from quadrille.db import sqlstate
 from quadrille.ids import lock_key
+from quadrille.kafka.topics import Topics
 from quadrille.messages import Event
 from quadrille.observability.logs import ThrottledLog
-from quadrille.replay import operations
+from quadrille.replay import operations, shadow
 from quadrille.replay.fence import Effects, Fence, effects_of
-from quadrille.replay.operations import Advance
+from quadrille.replay.operations import Advance, Operation
 from quadrille.replay.plan import plan_of
+from quadrille.replay.projection import Projection
 from quadrille.replay.runner import RangeReader, RecordsGoneError, Replay
 from quadrille.service import Tx
 
@@ -40,9 +43,13 @@ class Replays:
     """What an operator may ask of one service, and the thread that does it while the block lasts.
 
     ``effects`` are what the service's events lead to; without them they are read from what its wheel carries.
+    ``projections`` are the read models it declares rebuildable.
     """
 
-    def __init__(self, context: ProcessContext, effects: Effects | None = None) -> None:
+    def __init__(
+        self, context: ProcessContext, effects: Effects | None = None, projections: Sequence[Projection] = ()
+    ) -> None:
+        self.projections = {one.name: one for one in projections}
         self._stop, self._woken = threading.Event(), threading.Event()
         self.service, self.context = context.service, replace(context, stop=self._stop)
         self._reader = RecordDeserializer(self.service.on.consumes(Event), context.decoder)
@@ -70,7 +77,9 @@ class Replays:
             self._woken.clear()
             try:
                 with closing(self.context.connect()) as tx:
-                    for identity in operations.under_way(tx, KIND):
+                    if self.projections:
+                        shadow.sweep(tx)
+                    for identity in (*operations.under_way(tx, KIND), *operations.under_way(tx, shadow.KIND)):
                         self._carry_out(tx, identity)
             except operations.Interrupted:
                 continue
@@ -86,12 +95,10 @@ class Replays:
         found = operations.read(tx, identity)
         if not (row and row[0]) or found is None or found.state != "RUNNING":
             return
-        plan = plan_of(found.plan)
-        with closing(
-            RangeReader(self.context.settings.kafka_bootstrap, f"{self.service.name}.replay.{identity}")
-        ) as tape:
+        group = f"{self.service.name}.replay.{identity}"
+        with closing(RangeReader(self.context.settings.kafka_bootstrap, group)) as tape:
             try:
-                Replay(self.context, self._reader, tx, found, Fence(self._effects, plan.allow_effects)).run(tape)
+                self._run_one(tx, found, tape)
             except operations.Interrupted:
                 raise
             except Exception as bug:
@@ -99,6 +106,20 @@ class Replays:
                     raise
                 log.exception("replay failed", operation_id=str(identity), error_class=type(bug).__name__)
                 self._fail(identity, "past retention" if isinstance(bug, RecordsGoneError) else type(bug).__name__)
+
+    def _run_one(self, tx: Tx, found: Operation, tape: RangeReader) -> None:
+        if found.kind == KIND:
+            fence = Fence(self._effects, plan_of(found.plan).allow_effects)
+            Replay(self.context, self._reader, tx, found, fence).run(tape)
+        elif (projection := self.projections.get(found.plan["model"])) is None:
+            self._fail(found.id, f"{self.service.name} declares no projection {found.plan['model']} any more")
+        else:  # its inbox begins with the topics: no id is too old for it
+            reader = RecordDeserializer(self._reader.classes, self._reader.decoder)
+            topics = Topics(self.context.settings.kafka_bootstrap)
+            try:
+                shadow.ShadowReplay(self.context, reader, tx, found, projection, tape, topics).run()
+            except shadow.NOT_REBUILDABLE as refused:
+                self._fail(found.id, refused.diag.message_primary or type(refused).__name__)
 
     def _fail(self, identity: UUID, why: str) -> None:
         """Note on a connection of its own that nothing more will come of it until a person resumes it."""

@@ -51,6 +51,15 @@ class LiveRunRequest(Document):
     rate: int = Field(default=200, ge=1, le=100_000)
 
 
+class ShadowRunRequest(Document):
+    """What to rebuild: a projection the service declares; a swap is asked for with the service's name once more."""
+
+    into: Literal["shadow"]
+    model: Text
+    swap: bool = False
+    confirm: Text = ""
+
+
 @dataclass(frozen=True, slots=True)
 class ReplayPlan:
     """A frozen selection: ``ranges`` by partition, and what of them is meant; ``left`` records are the worker's.

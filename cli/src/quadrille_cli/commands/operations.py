@@ -198,6 +198,8 @@ def watched(url: str, document: Document) -> Iterator[Document]:
 def reached(document: Document) -> tuple[int, int]:
     """Return how far an operation is, and how far it goes: records of a plan, offsets while there is none."""
     plan, progress = document["plan"], document["progress"]
+    if plan["mode"] == "shadow":
+        return int(progress.get("passed", 0)), int(progress.get("offsets", 0))
     if plan["mode"] == "live":
         return int(progress.get("records", 0)), int(plan["records"])
     at = progress.get("next", {})
@@ -214,6 +216,8 @@ def end(document: Document) -> None:
     """Exit as the operation has ended: 0 done, 8 with something kept back or not finished, 1 failed or cancelled."""
     if document["state"] in ("FAILED", "CANCELLED"):
         raise typer.Exit(supervisor.FAILED)
+    if document["progress"].get("unequal") and not document["progress"]["swapped"]:
+        raise typer.Exit(supervisor.FAILED)
     kept_back = any(total(document, verdict) for verdict in WITHHELD) and document["plan"]["mode"] == "live"
     if document["state"] == "PAUSED" or kept_back:
         raise typer.Exit(PARTLY)
@@ -222,6 +226,9 @@ def end(document: Document) -> None:
 def lines(document: Document) -> Iterator[str]:
     """Say what an operation is, and what became of its records: a head, a row a type, and what it comes to."""
     plan, progress = document["plan"], document["progress"]
+    if plan["mode"] == "shadow":
+        yield from _shadow(document)
+        return
     partitions = sum(since < upto for since, upto in plan["ranges"].values())
     what = "plan" if document["state"] == "PLANNED" else f"{plan['mode']} replay"
     yield (
@@ -243,6 +250,38 @@ def lines(document: Document) -> Iterator[str]:
         yield f"fenced: {effects}; opened by --allow-effects {','.join(sorted(kept))} --reason TEXT"
     if failed := progress.get("parked"):
         yield "parked by their handlers: " + ", ".join(f"{n} {kind}" for kind, n in sorted(failed.items()))
+    if progress.get("failure"):
+        yield f"why: {progress['failure']}"
+
+
+SIDES = ("equal", "different", "only_live", "only_shadow", "partial")
+
+
+def _shadow(document: Document) -> Iterator[str]:
+    """Say how far a shadow is, and what its comparison found: a row a table, then the rows that differ."""
+    plan, progress, service = document["plan"], document["progress"], document["service"]
+    head = f"shadow {document['operation_id']}  {plan['model']} of {service}: {progress.get('records', 0):,} records"
+    yield f"{head}, {document['state']}"
+    if tables := progress.get("tables"):
+        width = max(len("table"), *map(len, tables))
+        yield f"{'table':<{width}}  " + "  ".join(f"{side.replace('_', ' '):>11}" for side in SIDES)
+        for name, counts in tables.items():
+            yield f"{name:<{width}}  " + "  ".join(f"{counts.get(side, 0):>11,}" for side in SIDES)
+    for one in progress.get("differences", ()):
+        row = ", ".join(f"{name} {value}" for name, value in one["row"].items())
+        columns = f": {', '.join(one['columns'])}" if one["columns"] else ""
+        yield f"{one['verdict'].replace('_', ' ')}  {one['table']} {row}{columns}"
+    if progress.get("parked"):
+        yield f"{progress['parked']:,} records were parked by the shadow's handlers"
+    if progress.get("swapped"):
+        yield "exchanged: the rebuilt rows are live; those before are kept until the next shadow"
+    elif progress.get("unequal"):
+        yield (
+            f"{progress['unequal']:,} rows differ; nothing was changed. To take the rebuilt ones: quadrille replay "
+            f"--into shadow --model {plan['model']} --service {service} --swap --confirm {service}"
+        )
+    elif tables:
+        yield "no row differs"
     if progress.get("failure"):
         yield f"why: {progress['failure']}"
 

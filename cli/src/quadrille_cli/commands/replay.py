@@ -17,9 +17,11 @@ from quadrille_cli.stack import Stack
 EPILOG = """\b
 Examples:
   quadrille replay --topic payment.events --from 10m --service inventory
-  quadrille replay --plan 01a1fd6b-57f0-7eeb-be96-e59ce40f9cb1 --into live --confirm inventory"""
+  quadrille replay --plan 01a1fd6b-57f0-7eeb-be96-e59ce40f9cb1 --into live --confirm inventory
+  quadrille replay --into shadow --model timeline --service console"""
 EFFECTS = ("charge", "refund", "mail")
 LOOKING, DOING = "a dry run: nothing is handled", "a live replay of its plan"
+BESIDE = "a shadow beside the live one"
 
 
 def command(  # noqa: PLR0913, PLR0917 - one parameter per option
@@ -32,7 +34,9 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter per option
     event: Annotated[list[str] | None, typer.Option("--event", help="Only this event, discarded or not.")] = None,
     limit: Annotated[int, typer.Option("--limit", min=0, help="At most so many records; 0 is all.")] = 0,
     service: Annotated[str, typer.Option("--service", help="Who is to read them: inventory.")] = "",
-    into: Annotated[str, typer.Option("--into", help="dry: judge each record; live: do what was planned.")] = "dry",
+    into: Annotated[str, typer.Option("--into", help="dry: judge; live: do what was planned; shadow: rebuild beside.")] = "dry",
+    model: Annotated[str, typer.Option("--model", help="The read model a shadow rebuilds.")] = "",
+    swap: Annotated[bool, typer.Option("--swap", help="Exchange the live rows for the rebuilt; asks --confirm.")] = False,
     plan: Annotated[str, typer.Option("--plan", help="The plan a dry run has made; kept for an hour.")] = "",
     confirm: Annotated[str, typer.Option("--confirm", help="The service's name once more, for live.")] = "",
     allow: Annotated[str, typer.Option("--allow-effects", help="charge,refund,mail: what the fence lets out.")] = "",
@@ -44,13 +48,22 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter per option
     """Read a part of a topic again: dry judges every record and keeps a plan; live does what was planned.
 
     The service's own positions never move, its inbox decides what is new, and no charge, refund or mail leaves unless
-    it is allowed by name. Ctrl-C detaches: the replay goes on. Exit codes: 0 done, 1 failed, 2 wrong usage, 5 unknown,
+    it is allowed by name. A shadow rebuilds a read model beside the live one from all its topics and compares both.
+    Ctrl-C detaches: the replay goes on. Exit codes: 0 done, 1 failed or different, 2 wrong usage, 5 unknown,
     6 against a rule, 7 nothing answers, 8 something was kept back, 130 detached.
     """
     form(output)
-    if into not in ("dry", "live"):
-        bad("--into", "dry or live: a shadow of a read model comes with the operators' console")
-    if into == "live":
+    if into not in ("dry", "live", "shadow"):
+        bad("--into", "dry, live or shadow")
+    if into == "shadow":
+        if topic or order or kind or event or limit or plan or partition >= 0 or until != "end":
+            bad("--into", "a shadow reads all its topics from their beginnings: it takes --model and --service")
+        if not model or not service or (swap and not confirm):
+            bad("--model", "a shadow needs --model and --service; --swap is asked twice: --confirm with the service's name")
+        stack = running(data, f"{services(service)[0]}-worker")
+        asked_for = {"into": "shadow", "model": model, "swap": swap, "confirm": confirm, "reason": why or BESIDE}
+        document = _ask(stack, service, asked_for)
+    elif into == "live":
         if topic or order or kind or event or limit or partition >= 0 or until != "end":
             bad("--plan", "a plan is frozen: what is read again was chosen in its dry run")
         options = {"confirm": confirm, "allow_effects": _effects(allow), "rate": rate}
