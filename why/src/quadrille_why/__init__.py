@@ -9,6 +9,6 @@ from quadrille_why.answer import Answer, Line
 from quadrille_why.asking import AwayError, Fetch, gather
 from quadrille_why.case import Case
 from quadrille_why.http_fetch import over_http
-from quadrille_why.sentences import explain
+from quadrille_why.sentences import explain, in_the_way
 
-__all__ = ["Answer", "AwayError", "Case", "Fetch", "Line", "explain", "gather", "over_http"]
+__all__ = ["Answer", "AwayError", "Case", "Fetch", "Line", "explain", "gather", "in_the_way", "over_http"]

@@ -35,6 +35,16 @@ def explain(case: Case) -> Answer:
     )  # fmt: skip
 
 
+def in_the_way(case: Case) -> Answer | None:
+    """Return why nothing goes on at order, whatever is done elsewhere: what it holds parked, until a person acts.
+
+    None where it holds nothing, or tries again by itself.
+    """
+    parked = [row for row in case.parked("order") if row["line"] == case.order_id]
+    waits = parked and (parked[0]["state"] == "DEAD" or not parked[0]["retry_at"])
+    return explain(case) if waits and case.look("order") else None
+
+
 def _over(case: Case, look: Document, cause: Cause | None) -> tuple[str, str]:
     """Return how an order ended, and after it what somebody still waits for: a mail that bounced, a record parked."""
     code, ended = ended_as(case, look)

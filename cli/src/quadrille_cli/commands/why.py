@@ -11,11 +11,13 @@ from typer import echo
 
 from quadrille_cli.commands.named import order_named
 from quadrille_cli.commands.shared import NOT_FOUND, UNREACHABLE, form, running
+from quadrille_cli.console import fail
 from quadrille_cli.stack import Stack
-from quadrille_why import Answer, explain, gather, over_http
+from quadrille_why import Answer, explain, gather, in_the_way, over_http
 
 SAMPLE = "01a1fd62-57f0-7eeb-be96-e59ce40f9cb1"
 EPILOG = f"\b\nExamples:\n  quadrille why {SAMPLE}\n  quadrille why {SAMPLE[-12:]} -o json"
+TOLD = ("parked", "error", "behind")
 CODES = {"UNKNOWN": NOT_FOUND, "INTAKE_SHUT": NOT_FOUND, "ORDER_AWAY": UNREACHABLE}
 
 
@@ -39,8 +41,13 @@ def command(
 
 def why(stack: Stack, order_id: str) -> Answer:
     """Return why an order of a stack waits."""
+    return explain(gather(over_http(stack.url), order_id))
 
-    def url(process: str) -> str:
-        return stack.url(process)
 
-    return explain(gather(over_http(url), order_id))
+def parked_here(stack: Stack, order_id: str) -> bool:
+    """Tell whether order itself holds something parked that stands in the way of whatever is done; then says so."""
+    held = in_the_way(gather(over_http(stack.url), order_id))
+    if held is not None:
+        told = "\n".join(line.shown() for line in held.lines if line.label in TOLD)
+        fail(f"PARKED_HERE: {held.sentence}\n{told}\n  fix: {held.command}")
+    return held is not None
