@@ -20,6 +20,7 @@ OURS = [
     "chassis",
     "cli",
     "sandbox",
+    "why",
     *(f"services/{name}" for name in SERVICES),
 ]
 BY_NAME = {
@@ -28,7 +29,7 @@ BY_NAME = {
     "opentelemetry-propagator-b3": "a propagator, chosen by name in OTEL_PROPAGATORS",
     "uvloop": "uvicorn's event loop, chosen by name in quadrille.web.server",
 }
-OWN = {"quadrille": "quadrille-chassis"}  # the only package of ours that others may import
+OWN = {"quadrille": "quadrille-chassis", "quadrille_why": "quadrille-why"}  # what others may import of ours
 INSIDE = {"pydantic_core": "pydantic"}  # a part that is pinned and brought by its whole
 SHARED = {
     "opentelemetry": ("sdk", "proto")

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from quadrille.avro.codec import Codec
     from quadrille.ops.actions import OperatorAction, Refusal, Success, compensation_actions
     from quadrille.ops.admission import database, intake
+    from quadrille.ops.evidence import Look, held
     from quadrille.processing.telemetry import SagaOutcome, SagaOutcomes
     from quadrille.replay.projection import ProjectedTable, Projection
     from quadrille.web.problems import refuse, register
@@ -49,6 +50,7 @@ else:  # a relay has no operators' actions
             "quadrille.ops.actions": ("OperatorAction", "Refusal", "Success", "compensation_actions"),
             "quadrille.ops.admission": ("database", "intake"),
             "quadrille.replay.projection": ("ProjectedTable", "Projection"),
+            "quadrille.ops.evidence": ("held",),
             "quadrille.web.problems": ("refuse", "register"),
         },
     )
@@ -71,6 +73,7 @@ __all__ = [
     "Url",
     "compensation_actions",
     "database",
+    "held",
     "intake",
     "main",
     "parse_duration",
@@ -91,7 +94,8 @@ class Program(Generic[W]):
     ``api`` is the name of a function ``make(context)`` giving an ASGI app, imported by the api role alone, empty for a
     service without one; ``outcome`` tells how a saga ends by what is said; ``operators`` are the commands a person may
     give over the ops port, ``ops`` the names of functions ``routes(context)`` giving what else the api's ops port
-    answers; ``projections`` are read models that a shadow replay may rebuild from their topics.
+    answers; ``projections`` are read models that a shadow replay may rebuild from their topics, ``look`` is what the
+    store tells of a saga, for whoever asks why it waits.
     """
 
     on: HandlerRegistry[W]
@@ -104,6 +108,7 @@ class Program(Generic[W]):
     operators: Sequence[OperatorAction] = ()
     ops: Sequence[str] = ()
     projections: Sequence[Projection] = ()
+    look: Look | None = None
 
     def tally(self, connect: Callable[[], Tx]) -> SagaOutcomes | None:
         """Return a process's own count of how sagas end, None where that is not counted."""
@@ -188,6 +193,7 @@ def _worker(name: str, found: Settings, stop: threading.Event) -> None:
     from quadrille.consumer.worker import Worker, WorkerRole  # noqa: PLC0415 - as above
     from quadrille.db.connection import connection  # noqa: PLC0415 - as above
     from quadrille.ops import actions  # noqa: PLC0415 - the worker's and the api's
+    from quadrille.ops.evidence import Witness  # noqa: PLC0415 - as above
     from quadrille.ops.replays import ReplayRoutes  # noqa: PLC0415 - the worker's alone
     from quadrille.replay.manager import Replays  # noqa: PLC0415 - the worker's alone
 
@@ -206,7 +212,11 @@ def _worker(name: str, found: Settings, stop: threading.Event) -> None:
         "progress": worker.progressing,
     }
     replays = Replays(context, projections=program.projections)
-    routes = {**actions.routes(program.operators, context, "worker"), **ReplayRoutes(replays).routes()}
+    routes = {
+        **actions.routes(program.operators, context, "worker"),
+        **ReplayRoutes(replays).routes(),
+        **Witness(context, program.look, worker.ends).routes(),
+    }
     with (
         tally or nullcontext(),
         replays,
@@ -260,8 +270,9 @@ def _api(name: str, found: Settings, stop: threading.Event) -> None:
 def api_routes(program: Program[Any], context: ProcessContext) -> OpsRoutes:
     """Return what an api's ops port answers beside health: operators' actions, and what the service adds."""
     from quadrille.ops import actions  # noqa: PLC0415 - the worker's and the api's
+    from quadrille.ops.evidence import Witness  # noqa: PLC0415 - as above
 
-    routes = dict(actions.routes(program.operators, context, "api"))
+    routes = {**actions.routes(program.operators, context, "api"), **Witness(context, program.look).routes()}
     for name_of_more in program.ops:
         routes |= _named(name_of_more)(context)
     return routes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import TypeAlias
 
 import structlog
@@ -18,7 +18,7 @@ from quadrille.consumer.parking import redrive_open
 from quadrille.consumer.progress import ConsumerProgress
 from quadrille.context import ProcessContext
 from quadrille.kafka.config import consumer_settings
-from quadrille.kafka.topics import StoppedError, Topics
+from quadrille.kafka.topics import Place, StoppedError, Topics
 from quadrille.messages import Event
 from quadrille.observability.logs import ThrottledLog
 from quadrille.observability.readiness import NotReadyError, reason
@@ -190,6 +190,12 @@ class WorkerRole:
         """Raise NotReadyError while records lie ahead that nobody handles."""
         if self._worker is not None:
             self._worker.progress.ready()
+
+    def ends(self, places: Collection[Place]) -> Mapping[Place, int]:
+        """Return where partitions end at the broker; raises NotReadyError without a worker, or what Kafka raises."""
+        if self._worker is None:
+            raise NotReadyError(self._stopped or "no worker runs")
+        return {place: high for place, (_, high) in self._worker.topics.watermarks(places).items()}
 
     def run(self, stop: threading.Event) -> None:
         """Work until told to stop."""

@@ -145,6 +145,11 @@ def freeze(request: DryRunRequest, topics: Topics, tx: Tx, consumed: bool) -> Re
     )
 
 
+def concerns(plan: ReplayPlan, key: str) -> bool:
+    """Tell whether a plan selects records of a key."""
+    return plan.order in (None, key)
+
+
 @dataclass(frozen=True, slots=True)
 class _Edge:
     """Where a range begins or ends, as it was asked: ``10m`` ago, a time, ``offset:N``, ``beginning``, ``end``."""

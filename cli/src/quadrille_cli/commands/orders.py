@@ -14,8 +14,9 @@ from rich.table import Table
 from typer import echo
 
 from quadrille_cli.client import Client
-from quadrille_cli.commands.resolve import line
+from quadrille_cli.commands.resolve import PARTLY, line
 from quadrille_cli.commands.shared import asked, bad, form, order_id, reason, running
+from quadrille_cli.commands.why import parked_here
 
 PAGE = 200
 WIDE = 152  # columns that show every participant
@@ -85,7 +86,11 @@ def cancel(
     *,
     data: Data = None,
 ) -> None:
-    """Cancel an order that is not decided yet, or confirmed and before its cut-off."""
+    """Cancel an order that is not decided yet, or confirmed and before its cut-off.
+
+    Exit code 8: it is cancelled, and what was taken goes back, but order itself holds something parked (PARKED_HERE),
+    and cannot end it before that is gone.
+    """
     form(output, FORMS)
     identity = order_id(order)
     if bool(why) != operator:
@@ -100,6 +105,8 @@ def cancel(
         with asked(stack.url("order")) as api:
             document = api.demand("POST", f"/v1/orders/{identity}/cancel").body
     _show(document, output)
+    if not document["final"] and parked_here(stack, identity):
+        raise typer.Exit(PARTLY)
 
 
 def _pages(api: Client, filters: dict[str, str], limit: int) -> Iterator[dict[str, Any]]:

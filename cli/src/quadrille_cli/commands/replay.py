@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +11,7 @@ import typer
 from typer import echo
 
 from quadrille_cli import console
-from quadrille_cli.commands.operations import Document, end, find, follow, lines, services
+from quadrille_cli.commands.operations import Document, end, find, follow, lines, services, total
 from quadrille_cli.commands.shared import an_id, asked, bad, form, reason, running
 from quadrille_cli.stack import Stack
 
@@ -81,8 +82,24 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter per option
     document = follow(stack, document)
     echo(json.dumps(document, indent=2) if output == "json" else "\n".join(lines(document)))
     if document["state"] == "PLANNED":
-        console.fail(f"next  quadrille replay --plan {document['operation_id']} --into live --confirm {service}")
+        console.fail("\n".join(_next(document, service)))
     end(document)
+
+
+def _next(document: Document, service: str) -> Iterator[str]:
+    """Yield what can be done with a plan: a live run only where it would handle something, redrive where that helps."""
+    live = f"quadrille replay --plan {document['operation_id']} --into live --confirm {service}"
+    fenced = sorted(document["progress"].get("kept_back", {}))
+    if total(document, "NEW"):
+        yield f"next  {live}"
+    if fenced:
+        yield f"next  {live} --allow-effects {','.join(fenced)} --reason '…'   # what is fenced goes out too"
+    failing = sum(document["progress"].get("parked", {}).values())  # their handlers failed now: no lane holds them
+    if (parked := total(document, "PARKED") - failing) > 0:
+        yield f"PARKED_HERE: {parked} wait in {service}'s parked lanes, and no replay takes them out"
+        yield f"  fix: quadrille parked list --service {service}; then redrive or discard the head"
+    if not total(document, "NEW") and not fenced and parked <= 0:
+        yield f"nothing to do: a live run would handle none of these at {service}"
 
 
 def _effects(named: str) -> list[str]:

@@ -10,7 +10,8 @@ import typer
 from typer import echo
 
 from quadrille_cli.client import Client
-from quadrille_cli.commands.shared import REFUSED, TIMEOUT, asked, bad, order_id, reason, running
+from quadrille_cli.commands.shared import CONFLICT, REFUSED, TIMEOUT, asked, bad, order_id, reason, running
+from quadrille_cli.commands.why import parked_here
 from quadrille_cli.stack import Stack
 
 PARTLY = 8
@@ -38,7 +39,8 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter per option
     """Retry the undo an order waits for, or end it with evidence, at the participant that owes it.
 
     Prints how the order ends. Exit codes: 0 ended, 2 wrong usage, 3 the undo failed again, 4 not ended in time,
-    5 unknown there, 6 nothing is owed, 7 nothing answers, 8 the other participant still owes its undo.
+    5 unknown there, 6 nothing is owed, or order itself holds something parked (PARKED_HERE) and would not hear of it,
+    7 nothing answers, 8 the other participant still owes its undo.
     """
     identity, body = order_id(order), {"reason": reason(why)}
     if participant not in PARTICIPANTS:
@@ -48,6 +50,8 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter per option
     if not retry:
         body |= _ending(how, evidence)
     stack = running(data, "order-api", f"{participant}-worker", f"{participant}-api")
+    if parked_here(stack, identity):
+        raise typer.Exit(CONFLICT)
     action = "retry-compensation" if retry else "resolve"
     with asked(stack.url(f"{participant}-worker")) as ops:
         told = ops.demand("POST", f"/ops/orders/{identity}/{action}", body).body

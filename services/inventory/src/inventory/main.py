@@ -6,4 +6,6 @@ from inventory import store
 from inventory.handlers import on
 from quadrille.app import Program, compensation_actions
 
-PROGRAM = Program(on, store, api="inventory.api:make", operators=compensation_actions(store.standing))
+PROGRAM = Program(
+    on, store, api="inventory.api:make", operators=compensation_actions(store.standing), look=store.standing
+)

@@ -43,6 +43,9 @@ SELECT order_id, kind, state, outdated, because
   FROM notice WHERE order_id = ANY(%b) ORDER BY order_id, kind FOR UPDATE"""
 # Only commands write a contact, under their customer's key lock; an event reads the address without a lock.
 CONTACTS = "SELECT customer_id, address FROM contact WHERE customer_id = ANY(%b)"
+LOOK = """
+SELECT jsonb_build_object('kind', kind, 'state', state, 'because', because, 'at', changed_at)
+  FROM notice WHERE order_id = %b ORDER BY changed_at, kind"""
 ADD_NOTICES = """
 INSERT INTO notice (order_id, kind, state, outdated, because)
 SELECT * FROM unnest(%b::text[], %b::text[], %b::text[], %b::bool[], %b::text[])"""
@@ -96,6 +99,12 @@ def notices_of(db: sa.Connection, order_id: str) -> list[Sent]:
     found = sa.select(notice).where(notice.c.order_id == order_id, notice.c.state != State.NONE.value)
     rows = db.execute(found.order_by(notice.c.changed_at, notice.c.kind))
     return [Sent(Notice(OrderId(r[0]), Kind(r[1]), State(r[2]), r[3], r[4]), r[5]) for r in rows]
+
+
+def look(tx: Tx, order_id: str) -> dict[str, object] | None:
+    """Return an order's mails as they stand, for whoever asks what became of them; None if none was heard of."""
+    notices = [row[0] for row in tx.execute(LOOK, [order_id])]
+    return {"notices": notices} if notices else None
 
 
 def contact_of(db: sa.Connection, customer_id: str) -> Contact | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -233,13 +234,14 @@ class Waiting:
         """What the queue is sorted by: who paid in vain, then other failed undos; among equals who waits longest."""
         return not self.in_vain, self.status != "COMPENSATION_FAILED", self.since
 
-    def shown(self) -> dict[str, Any]:
-        """Return it as an operator sees it."""
-        owed = [{"owes": owes, "fact": fact} for owes, fact in self.debts]
+    def shown(self, parked: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return it as an operator sees it; what is ``parked`` of it here holds it up, whoever else owes something."""
+        waits_here = [fact for _, fact in self.debts if parked and fact in parked["waiting"]]
+        owed = [{"owes": "order" if fact in waits_here else owes, "fact": fact} for owes, fact in self.debts]
         level = LEVELS[self.level - 1] if self.level else None
         since = self.since.isoformat(timespec="milliseconds").replace("+00:00", "Z")
         about = {"order_id": self.order_id, "status": self.status, "reason": self.reason}
-        return {**about, "owed": owed, "since_at": since, "level": level}
+        return {**about, "owed": owed, "since_at": since, "level": level, "parked": parked}
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,5 +38,5 @@ CANCEL = OperatorAction(
 )  # fmt: skip
 PROGRAM = Program(
     on, store, api="order.api:make", rules=rules, outcome=outcome, operators=(CANCEL,),
-    ops=("order.ops:routes",),
+    ops=("order.ops:routes",), look=store.look,
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What an operator may ask of order's api beside its commands: who is stuck, and to take no orders for a while."""
+"""What an operator may ask of order's api beside its commands: who is stuck, who is meant, to take no orders."""
 
 from __future__ import annotations
 
@@ -11,17 +11,35 @@ from quadrille.app import (
     OpsRoutes,
     ProcessContext,
     database,
+    held,
     intake,
     parse_duration,
     refuse,
 )
 
 SHOWN = 1000
+SUFFIX_LEAST, NAME_MOST = 4, 255
 
 
 def routes(context: ProcessContext) -> OpsRoutes:
-    """Return the routes of both."""
-    return {**intake(context), **queue(context)}
+    """Return the routes of all."""
+    return {**intake(context), **queue(context), **names(context)}
+
+
+def names(context: ProcessContext) -> OpsRoutes:
+    """Return GET /ops/orders: which orders an operator means by the end of an id, a reference or a trace."""
+
+    def find(asked: OpsRequest) -> OpsResponse:
+        text = asked.query.get("named", "")
+        if not SUFFIX_LEAST <= len(text) <= NAME_MOST or set(text) & {"%", "_", "\\", "\0"}:
+            message = f"Wanted: {SUFFIX_LEAST} to {NAME_MOST} characters of an id's end, a reference or a trace's id"
+            refuse("validation-failed", errors=[{"pointer": "query:named", "code": "name", "message": message}])
+        with database(context) as tx:
+            found = store.named(tx, text)
+        shown = [{"order_id": one, "status": status, "reference": reference} for one, status, reference in found]
+        return OpsResponse(200, {"orders": shown})
+
+    return {("GET", "/ops/orders?named"): find}
 
 
 def queue(context: ProcessContext) -> OpsRoutes:
@@ -30,12 +48,13 @@ def queue(context: ProcessContext) -> OpsRoutes:
     def stuck(asked: OpsRequest) -> OpsResponse:
         with database(context) as tx:
             found = list(store.waiting(tx))
+            parked = held(tx, [one.order_id for one in found])
         if (text := asked.query.get("older_than")) is not None:
             before = datetime.now(UTC) - _duration(text)
             found = [one for one in found if one.since <= before]
         else:
             found = [one for one in found if one.level or one.status == "COMPENSATION_FAILED"]
-        shown = [one.shown() for one in sorted(found, key=lambda one: one.urgency)[:SHOWN]]
+        shown = [one.shown(parked.get(one.order_id)) for one in sorted(found, key=lambda one: one.urgency)[:SHOWN]]
         return OpsResponse(200, {"count": len(found), "stuck": shown})
 
     return {("GET", "/ops/stuck?older_than"): stuck}

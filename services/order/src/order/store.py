@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 from pydantic import TypeAdapter
@@ -73,6 +73,15 @@ SELECT to_json(o)::text
 WAITING = """
 SELECT to_json(o)::text FROM orders o WHERE status NOT IN ('CONFIRMED', 'CANCELLED')
 UNION ALL SELECT to_json(o)::text FROM orders o WHERE attention = 'STUCK' AND status = 'CONFIRMED'"""
+# How long it took lately: of the newest that are over, when placed, and their history.
+RECENT = """
+SELECT placed_at, history FROM orders WHERE status IN ('CONFIRMED', 'CANCELLED') ORDER BY order_id DESC LIMIT 200"""
+
+
+NAMED = """
+SELECT order_id::text, status, reference FROM orders
+ WHERE order_id::text LIKE %(tail)b OR reference = %(text)b OR trace_id = %(text)b ORDER BY order_id DESC LIMIT 10"""
+REJECTED_BY = "its customer is in the table of blocked customers"
 
 
 def load(tx: Tx, messages: Sequence[Message]) -> Orders:
@@ -144,6 +153,49 @@ def standing(tx: Tx, order_id: str) -> dict[str, object] | None:
         "since": rfc3339(order.history[-1].at), "inventory": order.states.inventory, "payment": order.states.payment,
         "trace_id": order.trace_id,
     }  # fmt: skip
+
+
+def look(tx: Tx, order_id: str) -> dict[str, object] | None:
+    """Return an order for whoever asks why it waits: all of it but who bought, who owes it what, and what is usual."""
+    row = tx.execute("SELECT to_json(o)::text FROM orders o WHERE order_id = %b::uuid", [order_id]).fetchone()
+    if row is None:
+        return None
+    order = _ORDER.validate_json(row[0])
+    return {
+        "status": order.status, "phase": PHASES[order.status], "final": order.status in FINAL, "reason": order.reason,
+        "attention": order.attention, "stuck": order.detail.stuck, "amount_minor": order.amount_minor,
+        "currency": order.currency, "lines": [[line.sku, line.quantity] for line in order.lines],
+        "inventory": order.states.inventory, "payment": order.states.payment,
+        "owed": [{"owes": owes, "fact": fact} for owes, fact in order.debts], "since_at": rfc3339(order.since),
+        "placed_at": rfc3339(order.placed_at), "deadline_at": rfc3339(order.deadline_at), "trace_id": order.trace_id,
+        "reference": order.reference, "history": [[e.status, rfc3339(e.at), e.because] for e in order.history],
+        "shortages": [[s.sku, s.asked, s.available] for s in order.detail.shortages], "code": order.detail.code,
+        "failed": [[f.participant, f.error_class, f.error] for f in order.detail.failed],
+        "resolved": order.detail.resolved, "rule": REJECTED_BY if order.reason == "CONFIRMATION_REJECTED" else None,
+        "usual_seconds": _usual(tx),
+    }  # fmt: skip
+
+
+def _usual(tx: Tx) -> dict[str, list[float]]:
+    """Return what the newest orders took in seconds, half of them and 99 of 100: to their end, to be undone."""
+    took: dict[str, list[float]] = {"done": [], "undone": []}
+    for placed_at, history in tx.execute(RECENT):
+        steps = [(PHASES[Status(entry["status"])], datetime.fromisoformat(entry["at"])) for entry in history]
+        began = next((at for phase, at in steps if phase == "COMPENSATING"), None)
+        if began is None:
+            took["done"].append((steps[-1][1] - placed_at).total_seconds())
+        else:
+            took["undone"].append((steps[-1][1] - began).total_seconds())
+    return {what: [_at(sorted(some), share) for share in (0.5, 0.99)] for what, some in took.items() if some}
+
+
+def _at(ordered: Sequence[float], share: float) -> float:
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def named(tx: Tx, text: str) -> list[tuple[str, str, str | None]]:
+    """Return id, status and reference of orders whose id ends in a text, or whose reference or trace it is; ten."""
+    return tx.execute(NAMED, {"tail": f"%{text.lower()}", "text": text}).fetchall()
 
 
 def get_order(db: sa.Connection, caller: str, order_id: str) -> Order | None:

@@ -74,6 +74,14 @@ SELECT * FROM unnest(%b::text[], %b::text[], %b::text[], %b::bigint[], %b::text[
 STANDING = """
 SELECT jsonb_build_object('state', state, 'code', code, 'cancel_wanted', cancel_wanted, 'how', how,
                           'evidence', evidence) FROM payment WHERE order_id = %b"""
+LOOK = """
+SELECT jsonb_build_object('state', state, 'code', code, 'cancel_wanted', cancel_wanted, 'permitted', permitted,
+  'amount_minor', amount_minor, 'currency', currency, 'began_at', began_at, 'deadline_at', deadline_at, 'how', how,
+  'operator', operator, 'evidence', evidence, 'contradicted', contradicted, 'entries', (
+    SELECT coalesce(jsonb_agg(jsonb_build_object('kind', kind, 'amount_minor', e.amount_minor, 'currency', e.currency,
+                                                 'at', at) ORDER BY at, key), '[]')
+      FROM entry e WHERE e.order_id = p.order_id))
+  FROM payment p WHERE order_id = %b"""
 HURRY = "UPDATE task SET due = now() WHERE key = ANY(%b) AND due > now() AND leased_until IS NULL"
 
 
@@ -137,6 +145,12 @@ def payment_of(db: sa.Connection, order_id: str) -> Account | None:
 def standing(tx: Tx, order_id: str) -> dict[str, object] | None:
     """Return where an order's payment stands, for the operator who acts on it and for the audit; None if unheard of."""
     row = tx.execute(STANDING, [order_id]).fetchone()
+    return row[0] if row else None
+
+
+def look(tx: Tx, order_id: str) -> dict[str, object] | None:
+    """Return an order's money, for whoever asks why the order waits: where it stands and its ledger; not its token."""
+    row = tx.execute(LOOK, [order_id]).fetchone()
     return row[0] if row else None
 
 

@@ -1,0 +1,53 @@
+"""`quadrille why`: why an order waits, or how it ended, in one sentence with its evidence from every service."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import echo
+
+from quadrille_cli.commands.named import order_named
+from quadrille_cli.commands.shared import NOT_FOUND, UNREACHABLE, form, running
+from quadrille_cli.console import fail
+from quadrille_cli.stack import Stack
+from quadrille_why import Answer, explain, gather, in_the_way, over_http
+
+SAMPLE = "01a1fd62-57f0-7eeb-be96-e59ce40f9cb1"
+EPILOG = f"\b\nExamples:\n  quadrille why {SAMPLE}\n  quadrille why {SAMPLE[-12:]} -o json"
+TOLD = ("parked", "error", "behind")
+CODES = {"UNKNOWN": NOT_FOUND, "INTAKE_SHUT": NOT_FOUND, "ORDER_AWAY": UNREACHABLE}
+
+
+def command(
+    order: Annotated[str, typer.Argument(metavar="ID", help="Its id, the last 4 characters or more, its reference.")],
+    output: Annotated[str, typer.Option("-o", "--output", help="table or json.")] = "table",
+    data: Annotated[Path | None, typer.Option("--data", help="Data directory of the running stack.")] = None,
+) -> None:
+    """Say why an order waits, or how it ended: one sentence, the evidence of every service, what to do now.
+
+    Whoever waits is asked first whether it holds the thing itself. Whatever does not answer is named. Exit codes: 0
+    told, 2 several orders are meant, 5 nobody knows it, 7 order itself does not answer.
+    """
+    form(output)
+    stack = running(data)
+    answer = why(stack, order_named(stack, order))
+    echo(json.dumps(answer.document(), indent=2, ensure_ascii=False) if output == "json" else "\n".join(answer.shown()))
+    if code := CODES.get(answer.code):
+        raise typer.Exit(code)
+
+
+def why(stack: Stack, order_id: str) -> Answer:
+    """Return why an order of a stack waits."""
+    return explain(gather(over_http(stack.url), order_id))
+
+
+def parked_here(stack: Stack, order_id: str) -> bool:
+    """Tell whether order itself holds something parked that stands in the way of whatever is done; then says so."""
+    held = in_the_way(gather(over_http(stack.url), order_id))
+    if held is not None:
+        told = "\n".join(line.shown() for line in held.lines if line.label in TOLD)
+        fail(f"PARKED_HERE: {held.sentence}\n{told}\n  fix: {held.command}")
+    return held is not None
