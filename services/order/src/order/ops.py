@@ -1,7 +1,8 @@
-"""What an operator may ask of order's api beside its commands: who is stuck, and to take no orders for a while."""
+"""What an operator may ask of order's api beside its commands: who is stuck, which id ends so, to take no orders."""
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 
 from order import store
@@ -17,11 +18,12 @@ from quadrille.app import (
 )
 
 SHOWN = 1000
+SUFFIX = re.compile(r"[0-9a-f-]{4,36}")
 
 
 def routes(context: ProcessContext) -> OpsRoutes:
-    """Return the routes of both."""
-    return {**intake(context), **queue(context)}
+    """Return the routes of all three."""
+    return {**intake(context), **queue(context), **finder(context)}
 
 
 def queue(context: ProcessContext) -> OpsRoutes:
@@ -39,6 +41,20 @@ def queue(context: ProcessContext) -> OpsRoutes:
         return OpsResponse(200, {"count": len(found), "stuck": shown})
 
     return {("GET", "/ops/stuck?older_than"): stuck}
+
+
+def finder(context: ProcessContext) -> OpsRoutes:
+    """Return GET /ops/orders: the orders whose ids end in ``ending``, of which people write no more than that."""
+
+    def orders(asked: OpsRequest) -> OpsResponse:
+        if not SUFFIX.fullmatch(suffix := asked.query.get("ending", "").lower()):
+            wanted = "Wanted: the last 4 to 36 characters of an id"
+            refuse("validation-failed", errors=[{"pointer": "query:ending", "code": "suffix", "message": wanted}])
+        with database(context) as tx:
+            found = store.ending(tx, suffix, SHOWN)
+        return OpsResponse(200, {"orders": found})
+
+    return {("GET", "/ops/orders?ending"): orders}
 
 
 def _duration(text: str) -> timedelta:

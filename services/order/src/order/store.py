@@ -74,6 +74,10 @@ WAITING = """
 SELECT to_json(o)::text FROM orders o WHERE status NOT IN ('CONFIRMED', 'CANCELLED')
 UNION ALL SELECT to_json(o)::text FROM orders o WHERE attention = 'STUCK' AND status = 'CONFIRMED'"""
 
+ENDING = """
+SELECT order_id::text, status, placed_at
+  FROM orders WHERE right(order_id::text, %b) = %b ORDER BY order_id DESC LIMIT %b"""
+
 
 def load(tx: Tx, messages: Sequence[Message]) -> Orders:
     """Bring the orders, and for those to be placed their references, for those charged who is blocked."""
@@ -124,6 +128,12 @@ def waiting(tx: Tx) -> Iterable[Waiting]:
         order = _ORDER.validate_json(row)
         waits = order.debts, order.since, order.detail.stuck
         yield Waiting(order.order_id, order.status, order.reason, *waits, _paid_in_vain(order))
+
+
+def ending(tx: Tx, suffix: str, limit: int) -> list[dict[str, object]]:
+    """Return the newest orders whose ids end so, whoever placed them: which, where each stands, and since when."""
+    rows = tx.execute(ENDING, [len(suffix), suffix, limit])
+    return [{"order_id": row[0], "status": row[1], "placed_at": rfc3339(row[2])} for row in rows]
 
 
 def _paid_in_vain(order: Order) -> bool:
