@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,13 +13,14 @@ from typer import echo
 
 from quadrille_cli import console
 from quadrille_cli.commands.stack import FAILED, UNREACHABLE
+from quadrille_cli.services import SERVICES
 from quadrille_cli.stack import Stack, condition, paths, usage
-from quadrille_cli.terminal import age, painted, short, table
+from quadrille_cli.terminal import age, ago, painted, short, table, width
 
 if TYPE_CHECKING:
     from quadrille_cli.stack.condition import Condition, Flow
 
-WIDTH = 21
+WIDTH, BROAD = 21, 10_000
 MEMORY_BAR_MB, CPU_BAR = 2048, 10
 SAMPLE_SECONDS = 2.0
 STUCK_SHOWN = 3
@@ -50,31 +52,43 @@ def lines(found: list[Condition], flow: Flow, *, wide: bool = False) -> Iterator
     yield from table(head, rows, right=("since", "API", "ops", "pid"), wide=wide)
     for one in found:
         for why in one.not_ready:
-            yield painted(f"not ready: {one.name}: {why}", "red")
+            yield from _folded(f"not ready: {one.name}: {why}", "red", wide=wide)
+        for why in one.degraded:
+            yield from _folded(f"degraded: {one.name}: {why}", "yellow", wide=wide)
     yield ""
     for what, text in _flow(flow):
-        yield f"{what:<9} {text}"
+        yield from textwrap.wrap(f"{what:<9} {text}", BROAD if wide else width(), subsequent_indent=" " * 10)
     yield f"{'now':<9} {condition.advice(found, flow)}"
 
 
 def _row(one: Condition, *, wide: bool) -> list[str]:
-    """Return a process's row; why it is not ready stands below, in lines of its own."""
+    """Return a process's row; of what it lacks only the name: why stands below, in lines of their own."""
     ports = list(one.ports.items())
-    ops = next((str(port) for name, port in ports if name == one.name or name.endswith("-management")), "")
-    api = next((str(port) for name, port in ports if str(port) != ops), "")
-    if one.name.startswith(("postgres:", "kafka", "sandbox", "jaeger")):
-        api, ops = str(ports[0][1]) if ports else "", ""
-    notes = [note for note in one.notes if note not in one.not_ready] + (["see below"] if one.not_ready else [])
-    more = [f"{name} {port}" for name, port in ports if str(port) not in (api, ops)]
+    mine = one.name.endswith(condition.OURS)
+    ops = next((str(port) for name, port in ports if mine and name == one.name), "")
+    api = next((str(port) for _, port in ports if str(port) != ops), "")
+    names = dict.fromkeys(why.partition(":")[0] for why in (*one.not_ready, *one.degraded))
+    more = [f"{name.rpartition('-')[2]} {port}" for name, port in ports if str(port) not in (api, ops)]
     since = "" if one.since is None else age(one.since)
     pid = [str(one.pid or "")] if wide else []
-    return [one.name, one.state, since, api, ops, *pid, "; ".join([*notes, *more])]
+    return [one.name, one.state, since, api, ops, *pid, "; ".join([*one.notes, *names, *more])]
+
+
+def _folded(text: str, colour: str, *, wide: bool) -> Iterator[str]:
+    for line in textwrap.wrap(text, BROAD if wide else width(), subsequent_indent="    "):
+        yield painted(line, colour)
 
 
 def _flow(flow: Flow) -> Iterator[tuple[str, str]]:
     """Yield a line each for intake, stuck, parked, lag and breakers."""
     if flow.intake:
-        yield "intake", f"{flow.intake['intake'].lower()} since {flow.intake['since']}"
+        since = f", for {ago(flow.intake['since'])}" if flow.intake["since"] else ""
+        cause = (
+            f": {flow.intake['cause']}"
+            if flow.intake["cause"] != flow.intake["intake"] and flow.intake["cause"]
+            else ""
+        )
+        yield "intake", f"{flow.intake['intake'].lower()}{cause}{since}"
     if flow.stuck is not None:
         yield from _stuck(flow.stuck)
     for what, why in flow.unknown.items():
@@ -82,10 +96,16 @@ def _flow(flow: Flow) -> Iterator[tuple[str, str]]:
     parked = [f"{service}: {why}" for service, why in sorted(flow.parked.items())]
     for n, text in enumerate(parked or ["none"]):
         yield "parked" if n == 0 else "", text
-    behind = [f"{service} {lag:,}" for service, lag in sorted(flow.lag.items()) if lag]
-    yield "lag", ", ".join(behind) + " records" if behind else f"none, as {len(flow.lag)} workers say"
+    yield "lag", _lag(flow)
     breakers = [f"{service} {state}" for service, state in sorted(flow.breakers.items())]
     yield "breakers", ", ".join(breakers) or "none is known: no worker that has one answers"
+
+
+def _lag(flow: Flow) -> str:
+    behind = [f"{service} {lag:,}" for service, lag in sorted(flow.lag.items()) if lag]
+    silent = [service for service in SERVICES if service not in flow.lag]
+    said = ", ".join(behind) + " records" if behind else f"none at {', '.join(sorted(flow.lag)) or 'any that answers'}"
+    return said + (f"; not known of {', '.join(silent)}, whose worker does not answer" if silent else "")
 
 
 def _stuck(queue: Any) -> Iterator[tuple[str, str]]:  # noqa: ANN401 - a JSON document
@@ -107,7 +127,12 @@ def _document(found: list[Condition], flow: Flow, costs: Sequence[usage.Cost]) -
 def _joined(cost: usage.Cost, one: Condition | None) -> dict[str, object]:
     document = dataclasses.asdict(cost) | {"not_ready": one.not_ready if one else []}
     if one:
-        document |= {"state": one.state, "since_seconds": one.since and round(one.since, 1), "notes": one.notes}
+        document |= {
+            "state": one.state,
+            "since_seconds": one.since and round(one.since, 1),
+            "notes": one.notes,
+            "degraded": one.degraded,
+        }
     return document
 
 

@@ -34,7 +34,10 @@ Document = Mapping[str, Any]
 
 @dataclass(slots=True)
 class Condition:
-    """One process: its state, since how many seconds, where it listens, and what is to be said of it."""
+    """One process: its state, since how many seconds, where it listens, and what is to be said of it.
+
+    ``not_ready`` and ``degraded`` are what it lacks, each as `check: reason`.
+    """
 
     name: str
     pid: int
@@ -43,6 +46,7 @@ class Condition:
     ports: Mapping[str, int]
     notes: list[str] = field(default_factory=list)
     not_ready: list[str] = field(default_factory=list)
+    degraded: list[str] = field(default_factory=list)
 
     @property
     def running(self) -> bool:
@@ -103,13 +107,12 @@ def _ask(stack: Stack, found: Condition, flow: Flow) -> None:
                 _measure(ops, found.name.removesuffix("-worker"), flow)
     except (NoAnswerError, ValueError, KeyError, TypeError):
         found.state, found.not_ready = "silent", ["its ops port does not answer"]
-        found.notes = list(found.not_ready)
         return
     if parked := health["checks"].get("parked", {}).get("reason"):
         flow.parked[found.name.rpartition("-")[0]] = str(parked)
-    degraded = [*_failed(health), *(f"{what}: {one['reason']}, {one['lost']} lost" for what, one in lost.items())]
-    found.notes = [*found.not_ready, *degraded]
-    found.state = _state(draining=bool(ready.get("draining")), waiting=bool(found.not_ready), degraded=bool(degraded))
+    found.degraded = [*_failed(health), *(f"{what}: {one['reason']}, {one['lost']} lost" for what, one in lost.items())]
+    draining, waiting = bool(ready.get("draining")), bool(found.not_ready)
+    found.state = _state(draining=draining, waiting=waiting, degraded=bool(found.degraded))
 
 
 def _state(*, draining: bool, waiting: bool, degraded: bool) -> str:

@@ -117,7 +117,7 @@ class Cluster:
         )
 
     def _takes_sessions(self) -> bool:
-        """Whether the server says so in its pid file: one that is asked while it starts logs a FATAL for each asking."""
+        """Whether the server says so in its pid file; one asked while it starts would log a FATAL each time."""
         try:
             lines = (self.home / "postmaster.pid").read_text("utf-8").splitlines()
         except FileNotFoundError:
