@@ -152,6 +152,46 @@ def test_a_dead_process_is_reported_and_brought_back(running: Ask) -> None:
     assert after == before
 
 
+def test_a_process_is_stopped_started_and_restarted_by_name(running: Ask) -> None:
+    """`stop` ends one and `status` says by whom; `start` brings it back; `restart payment` is all three, no other."""
+    before = pids(running)
+
+    assert "ended: payment-worker" in running("stop", "payment-worker")
+    assert "by quadrille stop" in running("status", code=1)
+    assert "quadrille start payment-worker" in running("status", code=1).splitlines()[-1]
+    assert "started: payment-worker" in running("start", "payment-worker")
+    running("restart", "payment")
+    assert "nothing to do" in running("start", "payment", "kafka")
+    assert "no process here is named paiment" in running("stop", "paiment", code=9)
+
+    after = pids(running)
+    changed = {name for name in before if after[name] != before[name]}
+    assert changed == {"payment-api", "payment-worker", "payment-relay"}
+    assert running("status").splitlines()[-1].startswith("now")
+
+
+def test_up_leaves_alone_what_it_did_not_start(running: Ask) -> None:
+    """Attached to nothing that ran before: it returns, the stack goes on; its settings stay, and one goes if asked."""
+    before = pids(running)
+
+    told = running("up")
+
+    assert "is left running" in told
+    assert "this stack's settings stay: INBOX_WINDOW" in told
+    assert pids(running) == before
+
+
+def test_what_a_shell_needs_is_printed_without_secrets(running: Ask, stack_home: Path) -> None:
+    """`env` gives addresses that a shell takes; the databases' passwords only where they are asked for."""
+    found = Stack.found(stack_home / "command")
+    assert found is not None
+    told = running("env")
+
+    assert f"export ORDER_URL={found.url('order')}\n" in told
+    assert found.password not in told
+    assert f"export ORDER_DATABASE_URL={found.database_url('order')}\n" in running("env", "--secrets")
+
+
 def test_logs_are_one_stream_by_time(running: Ask) -> None:
     """The logs of all processes come merged; asked for one process, only that one's come."""
     everything = running("logs")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -153,14 +154,19 @@ def test_a_healthy_order_and_a_wrong_wish_change_nothing(shop: Shop, quadrille: 
         ("resolve", order_id, "--participant", "shipping", *way): 2,
         ("resolve", order_id, "--participant", "payment", *way, "--retry"): 2,
         ("resolve", order_id, "--participant", "payment", "--retry", "--reason", " "): 2,
-        ("resolve", "4711", "--participant", "payment", *way): 2,
+        ("resolve", "471", "--participant", "payment", *way): 2,  # the end of an id has four characters
+        ("resolve", "0000-000000000000", "--participant", "payment", *way): 5,
         ("orders", "get", nobody): 5,
+        ("orders", "show", nobody): 5,
+        ("orders", "place", "--sku", "SKU-TEA", "--qty", "1", "--qty", "2"): 2,
+        ("orders", "place", "--sku", "SKU-OF-NOBODY"): 2,
+        ("orders", "place", "--sku", "SKU-NONE", "--wait"): 3,
         ("orders", "cancel", order_id, "--operator"): 2,
         ("orders", "list", "--status", "LOST"): 2,
         ("orders", "list", "-o", "xml"): 2,
         ("operations", "ls", "-o", "xml"): 2,
         ("operations", "show", "a b"): 2,
-        ("replay", "--topic", "order.events", "--service", "payment", "--order", "4711"): 2,
+        ("replay", "--topic", "order.events", "--service", "payment", "--order", "471"): 2,
         ("replay", "--plan", SAMPLE, "--into", "live", "--confirm", "payment", "--allow-effects", "chrage"): 2,
         ("replay", "--plan", SAMPLE, "--into", "live", "--confirm", "payment", "--limit", "1"): 2,
     }
@@ -172,7 +178,7 @@ def test_a_healthy_order_and_a_wrong_wish_change_nothing(shop: Shop, quadrille: 
     assert actions(shop, "inventory", order_id) == [("retry-compensation", "a mistake", "NOT_OWED")]
 
 
-@pytest.mark.parametrize("verb", ["list", "get", "cancel"])
+@pytest.mark.parametrize("verb", ["place", "list", "show", "get", "cancel"])
 def test_the_examples_of_orders_run(shop: Shop, quadrille: Command, verb: str) -> None:
     """What the help of `orders` shows succeeds, with a real order in the place of the sample."""
     order_id = shop.submit(TEA)
@@ -183,6 +189,23 @@ def test_the_examples_of_orders_run(shop: Shop, quadrille: Command, verb: str) -
         assert re.search(r"[0-9a-f]{8}-|placed", out)
     if verb == "cancel":
         assert actions(shop, "order", order_id) == [("cancel", "fraud", "ALREADY")]
+
+
+def test_the_end_of_an_id_is_an_id_and_tables_fit_the_screen(shop: Shop, quadrille: Command) -> None:
+    """What a table shows of an id names the order in every command; no line is longer than 80 columns, unless asked."""
+    code, out, _ = quadrille.run("orders", "place", "--qty", "2", "--reference", "the end of an id", "-o", "json")
+    order_id = json.loads(out)["order_id"]
+    shop.ended(order_id)
+    code, listed, _ = quadrille.run("orders", "list", "--limit", "3")
+    shown = listed.splitlines()[1].split()[0]
+
+    assert (code, order_id.endswith(shown), len(shown)) == (0, True, 8)
+    for words in (("orders", "show", shown), ("orders", "show", f"…{shown}"), ("orders", "get", order_id[-9:])):
+        code, out, err = quadrille.run(*words)
+        assert (code, order_id in out, "CONFIRMED, final" in out) == (0, True, True), err
+        assert [line for line in (*out.splitlines(), *listed.splitlines()) if len(line) > 80] == []
+    assert "there are more" in listed
+    assert order_id in quadrille.run("orders", "list", "--limit", "3", "-o", "wide")[1]
 
 
 def test_without_a_stack_the_exit_code_says_so(tmp_path: Path) -> None:

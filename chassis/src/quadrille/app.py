@@ -135,7 +135,12 @@ def main(name: str, arguments: Sequence[str] | None = None) -> None:
     file_limits.take_all()
     for variable in unhear():
         log.warning("setting is not heard", setting=variable, reason="DATABASE_URL alone says how it is reached")
-    ROLES[role](name, found, _stop_on_signals())
+    try:
+        ROLES[role](name, found, _stop_on_signals())
+    except Exception:
+        log.critical("stopped", status=1, exc_info=True)
+        raise
+    log.info("stopped", status=0)
 
 
 def _refuse(why: str) -> NoReturn:
@@ -228,6 +233,7 @@ def _worker(name: str, found: Settings, stop: threading.Event) -> None:
             found.shown(),
             routes=routes,
             warns={**_degraded(found), "outside": lambda: breaker_closed(client)},
+            draining=stop.is_set,
         ),
     ):
         worker.run(stop)
@@ -261,6 +267,7 @@ def _api(name: str, found: Settings, stop: threading.Event) -> None:
             found.shown(),
             routes=api_routes(program, context),
             warns=_degraded(found),
+            draining=stop.is_set,
         ),
     ):
         serve(app, found.api_bind, stop)
@@ -293,7 +300,7 @@ def _relay(name: str, found: Settings, stop: threading.Event) -> None:
         "database": lambda: database_can_write(replication.conninfo(found.database_url)),
         "relay": relay.ready,
     }
-    with server.serve(found.ops_bind, name, "relay", checks, found.shown()):
+    with server.serve(found.ops_bind, name, "relay", checks, found.shown(), draining=stop.is_set):
         relay.run(stop)
     spans.stop()
 

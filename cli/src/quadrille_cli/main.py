@@ -21,14 +21,19 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-MORE = ("schema", "demo", "load", "saga", "orders", "resolve", "replay", "operations", "why", "stuck")
+MORE = (
+    "schema", "demo", "load", "saga", "orders", "resolve", "replay", "operations", "why", "stuck", "intake", "events", "env"
+)  # fmt: skip
 """Modules of ``commands`` that bring commands: a typer `app` of their own, or one function `command`."""
 
 HIGHEST_PORT, NOT_HERE = 65_535, 9
 Data = Annotated[Path | None, typer.Option("--data", help="Data directory (default: $QUADRILLE_DATA or .quadrille).")]
 UP = "Examples:  quadrille up --detach   |   quadrille up --fresh --port kafka=19092"
 DOWN = "Examples:  quadrille down   |   quadrille down --wipe"
-STATUS = "Examples:  quadrille status   |   quadrille status -o json"
+START = "Examples:  quadrille start payment-worker   |   quadrille start payment"
+STOP = "Examples:  quadrille stop payment-worker   |   quadrille stop payment"
+RESTART = "Examples:  quadrille restart payment   |   quadrille restart order-worker inventory-worker"
+STATUS = "Examples:  quadrille status   |   quadrille status --resources"
 LOGS = "Examples:  quadrille logs --level warning   |   quadrille logs -f --order 01a1fd62-57f0-7eeb-be96-e59ce40f9cb1"
 TOPICS = "Examples:  quadrille topics plan   |   quadrille topics apply"
 
@@ -42,15 +47,22 @@ def up(  # noqa: PLR0913 - one parameter per option
     port: Annotated[list[str] | None, typer.Option("--port", help="PART=N; refused when it is busy.")] = None,
     jaeger: Annotated[bool, typer.Option("--jaeger", help="With a local Jaeger, built from its Go modules.")] = False,
     setting: Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE for every service.")] = None,
+    unset: Annotated[list[str] | None, typer.Option("--unset", help="NAME: the default again.")] = None,
+    reload: Annotated[bool, typer.Option("--reload", help="Restart what runs code that was edited since.")] = False,
 ) -> None:
-    """Start the whole stack: Kafka, registry, four databases, sandbox, four services."""
+    """Start the whole stack: Kafka, registry, four databases, sandbox, four services.
+
+    What runs goes on; what is told another setting is started again. Settings and ports of this stack stay.
+    """
     from quadrille_cli.commands import stack  # noqa: PLC0415
 
     asked = stack.Asked(
         given={name: int(value) for name, value in _pairs(port or [], "--port")},
         settings=_checked(dict(_pairs(setting or [], "--set"))),
+        unset=unset or (),
         jaeger=jaeger,
         fresh=fresh,
+        reload=reload,
     )
     _end(stack.up(data, asked, detach=detach))
 
@@ -67,21 +79,49 @@ def down(
     _end(stack.down(data, wipe=wipe))
 
 
+Names = Annotated[list[str], typer.Argument(metavar="NAME...", help="order-api, order (all three), worker, kafka.")]
+
+
+@app.command(epilog=START)
+def start(names: Names, *, data: Data = None) -> None:
+    """Start processes of this stack that do not run, with its settings and on its ports."""
+    from quadrille_cli.commands import stack  # noqa: PLC0415
+
+    _end(stack.turn(data, "start", names))
+
+
+@app.command(epilog=STOP)
+def stop(names: Names, *, data: Data = None) -> None:
+    """Stop processes of this stack; the others go on, and what is meant for these waits."""
+    from quadrille_cli.commands import stack  # noqa: PLC0415
+
+    _end(stack.turn(data, "stop", names))
+
+
+@app.command(epilog=RESTART)
+def restart(names: Names, *, data: Data = None) -> None:
+    """Restart processes of this stack, as after an edit of their code."""
+    from quadrille_cli.commands import stack  # noqa: PLC0415
+
+    _end(stack.turn(data, "restart", names))
+
+
 @app.command(epilog=STATUS)
 def status(
     *,
     data: Data = None,
     config: Annotated[bool, typer.Option("--config", help="The settings of every process and their source.")] = False,
-    output: Annotated[str, typer.Option("-o", "--output", help="table or json.")] = "table",
-    sample: Annotated[float, typer.Option("--sample", min=0, help="Seconds over which CPU is measured.")] = 2.0,
+    resources: Annotated[bool, typer.Option("--resources", help="Memory and CPU of every process.")] = False,
+    output: Annotated[str, typer.Option("-o", "--output", help="table, wide or json.")] = "table",
+    sample: Annotated[float | None, typer.Option("--sample", min=0, help="Seconds over which CPU is measured.")] = None,
 ) -> None:
-    """Show every process with ports, memory and CPU, and the sum."""
+    """Show how every process stands, what flows, waits or is refused, and in the last line what to do now."""
     from quadrille_cli.commands import stack  # noqa: PLC0415
+    from quadrille_cli.commands import status as standing  # noqa: PLC0415
 
-    if output not in ("table", "json"):
-        raise typer.BadParameter("table or json", param_hint="-o")  # noqa: TRY003, EM101 - typer prints it
-    show = stack.settings if config else stack.status
-    _end(show(data, output, sample))
+    if output not in ("table", "wide", "json"):
+        raise typer.BadParameter("table, wide or json", param_hint="-o")  # noqa: TRY003, EM101 - typer prints it
+    _end(stack.settings(data, output) if config else standing.status(data, output, sample, resources=resources))
 
 
 @app.command(epilog=LOGS)

@@ -15,20 +15,33 @@ from quadrille.ops.routes import OpsRequest, OpsResponse, OpsRoutes, Route
 from quadrille.processing.outbox import announce
 from quadrille.service import Tx
 from quadrille.system_messages import IntakePaused, IntakeResumed
+from quadrille.values import rfc3339
 from quadrille.web.admission import CAUSES, AdmissionMode
 from quadrille.web.documents import Document
 from quadrille.web.problems import refuse
 
 STATE = "SELECT state FROM intake FOR UPDATE"
+SEEN = "SELECT state, since FROM intake"
 SET_STATE = "UPDATE intake SET state = %b, since = clock_timestamp()"
 
 
 def intake(context: ProcessContext) -> OpsRoutes:
-    """Return POST /ops/intake/pause and /resume: both are kept in the audit, a change is announced."""
+    """Return GET /ops/intake, and POST …/pause and …/resume: both are kept in the audit, a change is announced."""
     return {
+        ("GET", "/ops/intake"): _look(context),
         ("POST", "/ops/intake/pause"): _turn(context, "PAUSED"),
         ("POST", "/ops/intake/resume"): _turn(context, "OPEN"),
     }
+
+
+def _look(context: ProcessContext) -> Route:
+    def look(_: OpsRequest) -> OpsResponse:
+        with database(context) as tx:
+            row = tx.execute(SEEN).fetchone()
+        state, since = row or ("OPEN", None)
+        return OpsResponse(200, {"intake": state, "cause": CAUSES.get(state), "since": since and rfc3339(since)})
+
+    return look
 
 
 def _turn(context: ProcessContext, wanted: AdmissionMode) -> Route:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import platform
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
@@ -62,6 +62,7 @@ class OpsServer:
         }
         self.checks, self.started = checks, False
         self.warns: Mapping[str, Check] = {}
+        self.draining: Callable[[], bool] = lambda: False
         self.crowd = Crowd[Connection]("ops", file_limits.shares().ops, expel)
         app = Starlette(
             routes=[*self._own(), *routes_of(routes)],
@@ -85,6 +86,8 @@ class OpsServer:
         """Run every check, all at once, and tell what each found, why it is not ready and how long it took."""
         ok, found = await run_all(self.checks)
         self.started = self.started or ok
+        if self.draining():  # what is under way ends; nobody is to come any more
+            return False, {"ready": False, "draining": True, "checks": found, "degraded": degraded.shown()}
         return ok, {"ready": ok, "checks": found, "degraded": degraded.shown()}
 
     async def _alive(self, _: Request) -> Response:
@@ -120,13 +123,13 @@ class OpsServer:
 def serve(  # noqa: PLR0913 - one of each thing a role tells about itself
     bind: str, service: str, role: str, checks: Mapping[str, Check],
     settings: Mapping[str, object] | None = None, *, routes: OpsRoutes | None = None,
-    warns: Mapping[str, Check] | None = None,
+    warns: Mapping[str, Check] | None = None, draining: Callable[[], bool] = lambda: False,
 ) -> Iterator[OpsServer]:  # fmt: skip
     """Serve the ops port ``host:port`` while the block runs; port 0 takes a free one, see ``server_port``."""
     host, _, port = bind.rpartition(":")
     info = {"service": service, "role": role, "release": release(), "settings": settings or {}}
     ops = OpsServer((host.strip("[]"), int(port)), info, checks, routes or {})
-    ops.warns = warns or {}
+    ops.warns, ops.draining = warns or {}, draining
     with ops.server.runner() as runner:
         thread = threading.Thread(target=runner.run, args=(ops.server.run_until_ended(),), name="ops", daemon=True)
         thread.start()

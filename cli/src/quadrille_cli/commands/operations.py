@@ -5,27 +5,27 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.table import Table
 from typer import echo
 
 from quadrille_cli import console as screen
 from quadrille_cli.client import Client, NoAnswerError, ProblemError
 from quadrille_cli.commands import stack as supervisor
-from quadrille_cli.commands.shared import NOT_FOUND, UNREACHABLE, an_id, asked, bad, form, reason, running, told
+from quadrille_cli.commands.shared import NOT_FOUND, UNREACHABLE, an_id, asked, bad, form, named, reason, running, told
 from quadrille_cli.services import SERVICES
 from quadrille_cli.stack import Stack
+from quadrille_cli.terminal import short, table
 
 VERDICTS = ("SEEN", "NEW", "FENCED", "PARKED", "OLD", "UNHEARD", "UNDECODABLE")
 WITHHELD = ("FENCED", "PARKED", "OLD")
-PARTLY = 8
+PARTLY, MOST, ID_LENGTH = 8, 200, 36
 LOOK_SECONDS, AWAY_SECONDS = 0.2, 20.0
 STATES = ("PLANNED", "RUNNING", "PAUSED", "DONE", "FAILED", "CANCELLED")
 SAMPLE = "01a1fd6b-57f0-7eeb-be96-e59ce40f9cb1"
@@ -33,25 +33,26 @@ Document = Mapping[str, Any]
 Data = Annotated[Path | None, typer.Option("--data", help="Data directory of the running stack.")]
 Identity = Annotated[str, typer.Argument(metavar="ID", help="The operation.")]
 Why = Annotated[str, typer.Option("--reason", help="Why; kept for ever with the action.")]
-Output = Annotated[str, typer.Option("-o", "--output", help="table or json.")]
+Output = Annotated[str, typer.Option("-o", "--output", help="table, json; of a list wide and jsonl too.")]
 
 
 def _examples(*lines: str) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  quadrille operations {line}" for line in lines)
 
 
-LS = _examples("ls", "ls --state RUNNING -o json")
+LIST = _examples("list", "list --state RUNNING -o json")
 SHOW = _examples(f"show {SAMPLE}", f"show {SAMPLE} -o json")
 PAUSE = _examples(f"pause {SAMPLE}", f"pause {SAMPLE} --reason 'the shop is busy'")
 RESUME = _examples(f"resume {SAMPLE}", f"resume {SAMPLE} --reason 'the night has come'")
 CANCEL = _examples(f"cancel {SAMPLE}", f"cancel {SAMPLE} --reason 'the wrong topic'")
 app = typer.Typer(
-    help="Long actions: list, show, pause, resume, cancel.", no_args_is_help=True, rich_markup_mode=None, epilog=LS
+    help="Long actions: list, show, pause, resume, cancel.", no_args_is_help=True, rich_markup_mode=None, epilog=LIST
 )
 
 
-@app.command("ls", epilog=LS)
-def ls(
+@app.command("ls", hidden=True, epilog=LIST)
+@app.command("list", epilog=LIST)
+def list_(
     service: Annotated[str, typer.Option("--service", help="Only this service's.")] = "",
     state: Annotated[str, typer.Option("--state", help=f"Only those {', '.join(STATES)}.")] = "",
     limit: Annotated[int, typer.Option("--limit", min=1, max=200, help="How many of each service at most.")] = 20,
@@ -61,26 +62,32 @@ def ls(
 ) -> None:
     """List long actions, newest first."""
     names, wanted = services(service), state.upper()
-    form(output)
+    form(output, ("table", "wide", "json", "jsonl"))
     if wanted and wanted not in STATES:
         bad("--state", ", ".join(STATES))
-    stack, found = running(data, *(f"{name}-worker" for name in names)), []
+    stack, query = running(data, *(f"{name}-worker" for name in names)), f"&state={wanted}" if wanted else ""
+    found: list[Document] = []
     for name in names:
         with asked(stack.url(f"{name}-worker")) as ops:
-            query = f"limit={limit}" + (f"&state={wanted}" if wanted else "")
-            found += ops.demand("GET", f"/ops/operations?{query}").body["operations"]
+            found += ops.demand("GET", f"/ops/operations?limit={limit}{query}").body["operations"]
     found.sort(key=lambda one: str(one["operation_id"]), reverse=True)
-    if output == "json":
-        echo(json.dumps(found, indent=2))
-    else:
-        table = Table("operation", "service", "kind", "state", "records", "by", "why", box=None, pad_edge=False)
-        for one in found:
-            kind, records = f"{one['kind']} {one['plan']['mode']}", f"{one['progress'].get('records', 0):,}"
-            why = escape(one["reason"] or "")
-            table.add_row(one["operation_id"], one["service"], kind, one["state"], records, one["actor"], why)
-        console = Console(highlight=False)
-        console.width = max(console.width, 0 if console.is_terminal else 200)
-        console.print(table)
+    if output in ("json", "jsonl"):
+        for text in [json.dumps(found, indent=2)] if output == "json" else map(json.dumps, found):
+            echo(text)
+        return
+    wide = output == "wide"
+    rows = [
+        (
+            one["operation_id"] if wide else short(one["operation_id"]), one["service"],
+            f"{one['kind']} {one['plan']['mode']}", one["state"], f"{one['progress'].get('records', 0):,}",
+            one["actor"], one["reason"] or "",
+        )
+        for one in found
+    ]  # fmt: skip
+    head = ("operation", "service", "kind", "state", "records", "by", "why")
+    for text in table(head, rows, right=("records",), wide=wide):
+        echo(text)
+    echo(f"{len(found)} operations, newest first, of {', '.join(names)}; at most {limit} of each")
 
 
 @app.command("show", epilog=SHOW)
@@ -132,7 +139,8 @@ def services(named: str) -> tuple[str, ...]:
 
 def find(stack: Stack, identity: str) -> tuple[Stack, Document]:
     """Return an operation from the service that has it; says so and exits 5 when none has, 7 when one is silent."""
-    method, path, silent = "GET", f"/ops/operations/{an_id('ID', identity, 'an operation')}", []
+    identity = _whole(stack, an_id("ID", identity, "an operation"))
+    method, path, silent = "GET", f"/ops/operations/{identity}", []
     for name in SERVICES:
         try:
             with Client(stack.url(f"{name}-worker")) as ops:
@@ -148,6 +156,16 @@ def find(stack: Stack, identity: str) -> tuple[Stack, Document]:
             raise typer.Exit(told(ProblemError(method, path, found)))
     screen.fail(f"no service knows operation {identity}" + (f"; silent: {', '.join(silent)}" if silent else ""))
     raise typer.Exit(UNREACHABLE if silent else NOT_FOUND)
+
+
+def _whole(stack: Stack, wanted: str) -> str:
+    """Return the id of the operation that is meant by its id or the end of it: the last 200 of each service count."""
+    known: list[str] = []
+    for name in SERVICES if len(wanted) < ID_LENGTH else ():
+        with suppress(NoAnswerError, ProblemError), Client(stack.url(f"{name}-worker")) as ops:
+            page = ops.demand("GET", f"/ops/operations?limit={MOST}").body["operations"]
+            known += [one["operation_id"] for one in page]
+    return named("ID", wanted, known, "an operation")
 
 
 def follow(stack: Stack, document: Document) -> Document:

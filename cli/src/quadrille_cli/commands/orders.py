@@ -1,45 +1,113 @@
-"""`quadrille orders`: list, get and cancel, as the order API has them; an operator's cancel goes over its ops port."""
+"""`quadrille orders`: place, list, show and cancel, as the order API has them; an operator's cancel by its ops port."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
 import typer
-from rich.console import Console
-from rich.table import Table
 from typer import echo
 
+from quadrille_cli import console
 from quadrille_cli.client import Client
-from quadrille_cli.commands.resolve import PARTLY, line
-from quadrille_cli.commands.shared import asked, bad, form, order_id, reason, running
+from quadrille_cli.commands.resolve import PARTLY
+from quadrille_cli.commands.shared import (
+    REFUSED,
+    TIMEOUT,
+    asked,
+    bad,
+    form,
+    moment,
+    order_id,
+    reason,
+    running,
+    the_order,
+)
 from quadrille_cli.commands.why import parked_here
+from quadrille_cli.demo_data import PRICES
+from quadrille_cli.terminal import ago, money, short, table
 
 PAGE = 200
-WIDE = 152  # columns that show every participant
-COLOURS = {"CONFIRMED": "green", "COMPENSATION_FAILED": "red"}
-FORMS = ("table", "json", "jsonl")
+LOOK_SECONDS, PATIENCE_SECONDS = 0.1, 60.0
+FORMS = ("table", "wide", "json", "jsonl")
+HEAD = ("order", "status", "reason", "amount", "placed")
+WIDE = (
+    "order",
+    "status",
+    "reason",
+    "attention",
+    "amount",
+    "inventory",
+    "payment",
+    "customer",
+    "reference",
+    "placed_at",
+)
 Data = Annotated[Path | None, typer.Option("--data", help="Data directory of the running stack.")]
-Output = Annotated[str, typer.Option("-o", "--output", help="table, json or jsonl.")]
+Output = Annotated[str, typer.Option("-o", "--output", help="table, wide, json or jsonl.")]
+Which = Annotated[str, typer.Argument(metavar="ID", help="The order, or the last 4 characters or more of its id.")]
+Document = dict[str, Any]
 SAMPLE = "01a1fd62-57f0-7eeb-be96-e59ce40f9cb1"
+PLACE = "\b\nExamples:\n  quadrille orders place --wait\n  quadrille orders place --sku SKU-TEA --qty 3 -o json"
 LIST = "\b\nExamples:\n  quadrille orders list --status COMPENSATION_FAILED\n  quadrille orders list --limit 5 -o jsonl"
-GET = f"\b\nExamples:\n  quadrille orders get {SAMPLE}\n  quadrille orders get {SAMPLE} -o json"
+SHOW = f"\b\nExamples:\n  quadrille orders show {SAMPLE}\n  quadrille orders show {SAMPLE} -o json"
 CANCEL = f"""\b
 Examples:
   quadrille orders cancel {SAMPLE}
   quadrille orders cancel {SAMPLE} --operator --reason fraud"""
 
-app = typer.Typer(help="Orders: list, get, cancel.", no_args_is_help=True, rich_markup_mode=None, epilog=LIST)
+app = typer.Typer(help="Orders: place, list, show, cancel.", no_args_is_help=True, rich_markup_mode=None, epilog=LIST)
+
+
+@app.command("place", epilog=PLACE)
+def place(  # noqa: PLR0913, PLR0917 - one parameter per option
+    sku: Annotated[list[str] | None, typer.Option("--sku", help="What is ordered; again for another line.")] = None,
+    qty: Annotated[list[int] | None, typer.Option("--qty", help="How many, of each line in turn.")] = None,
+    price: Annotated[list[int] | None, typer.Option("--price", help="Minor units for one, of each in turn.")] = None,
+    token: Annotated[str, typer.Option("--token", help="What it is paid with.")] = "tok_ok",  # noqa: S107 - a test token
+    customer: Annotated[str, typer.Option("--customer", help="Who orders.")] = "cust_demo",
+    reference: Annotated[str, typer.Option("--reference", help="The customer's own name for it.")] = "",
+    key: Annotated[str, typer.Option("--idempotency-key", help="Asked again with it, it is placed once.")] = "",
+    output: Output = "table",
+    *,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until it is final.")] = False,
+    data: Data = None,
+) -> None:
+    """Place an order; what a line is and what it costs is that of the demo's shop, unless it is said.
+
+    Exit codes: 0 placed, with --wait CONFIRMED; 3 it ended otherwise, or was refused; 4 not final within 60 s.
+    """
+    form(output, FORMS)
+    body: Document = {"customer_id": customer, "payment_token": token, "currency": "EUR"}
+    body |= {"reference": reference} if reference else {}
+    body["lines"] = list(_lines(sku or ["SKU-TEA"], qty or [], price or []))
+    stack = running(data, "order-api")
+    with asked(stack.url("order")) as api:
+        headers = {"Idempotency-Key": key or f"quadrille-{uuid.uuid4()}"}
+        document = api.demand("POST", "/v1/orders", body, headers).body
+        if wait:
+            document = _final(api, document["order_id"])
+    _show(document, output)
+    if wait and not document["final"]:
+        console.fail(
+            f"not final after {PATIENCE_SECONDS:g} s; it may still: quadrille why {short(document['order_id'])}"
+        )
+        raise typer.Exit(TIMEOUT)
+    if wait and document["status"] != "CONFIRMED":
+        raise typer.Exit(REFUSED)
 
 
 @app.command("list", epilog=LIST)
 def list_(  # noqa: PLR0913 - one parameter per option
     status: Annotated[str, typer.Option("--status", help="Only orders of this status.")] = "",
     why: Annotated[str, typer.Option("--reason", help="Only orders cancelled for this reason.")] = "",
-    since: Annotated[str, typer.Option("--since", help="Only orders placed after this time (RFC 3339).")] = "",
+    since: Annotated[str, typer.Option("--since", help="Only orders placed after: 10m ago, or a time.")] = "",
     limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="How many at most.")] = 50,
     output: Output = "table",
     *,
@@ -47,39 +115,34 @@ def list_(  # noqa: PLR0913 - one parameter per option
 ) -> None:
     """List orders, newest first."""
     form(output, FORMS)
-    filters = {"status": status, "reason": why, "placed_after": since}
+    filters = {"status": status, "reason": why, "placed_after": moment("--since", since) if since else ""}
     with asked(running(data, "order-api").url("order")) as api:
-        found = list(_pages(api, {name: value for name, value in filters.items() if value}, limit))
+        found = list(_pages(api, {name: value for name, value in filters.items() if value}, limit + 1))
+    shown = found[:limit]
     if output == "json":
-        echo(json.dumps(found, indent=2, ensure_ascii=False))
+        echo(json.dumps(shown, indent=2, ensure_ascii=False))
     elif output == "jsonl":
-        for one in found:
+        for one in shown:
             echo(json.dumps(one, ensure_ascii=False))
     else:
-        console = Console(highlight=False)
-        if not console.is_terminal:
-            console.width = 2 * WIDE
-        console.print(_table(found, wide=console.width >= WIDE))
+        _print(shown, wide=output == "wide", more=len(found) > limit)
 
 
-@app.command("get", epilog=GET)
-def get(
-    order: Annotated[str, typer.Argument(metavar="ID", help="The order.")],
-    output: Output = "table",
-    *,
-    data: Data = None,
-) -> None:
+@app.command("get", hidden=True, epilog=SHOW)
+@app.command("show", epilog=SHOW)
+def show(order: Which, output: Output = "table", *, data: Data = None) -> None:
     """Show an order as it stands, with every status it passed through."""
     form(output, FORMS)
-    identity = order_id(order)
-    with asked(running(data, "order-api").url("order")) as api:
-        document = api.demand("GET", f"/v1/orders/{identity}").body
+    wanted = order_id(order)
+    stack = running(data, "order-api")
+    with asked(stack.url("order")) as api:
+        document = api.demand("GET", f"/v1/orders/{the_order(stack, wanted)}").body
     _show(document, output)
 
 
 @app.command("cancel", epilog=CANCEL)
 def cancel(
-    order: Annotated[str, typer.Argument(metavar="ID", help="The order.")],
+    order: Which,
     operator: Annotated[bool, typer.Option("--operator", help="As an operator, not as its customer.")] = False,  # noqa: FBT002 - a flag
     why: Annotated[str, typer.Option("--reason", help="Why an operator does it; kept for ever.")] = "",
     output: Output = "table",
@@ -92,10 +155,11 @@ def cancel(
     and cannot end it before that is gone.
     """
     form(output, FORMS)
-    identity = order_id(order)
+    wanted = order_id(order)
     if bool(why) != operator:
         bad("--reason", "an operator says why, a customer need not: --operator --reason TEXT")
     stack = running(data, "order-api")
+    identity = the_order(stack, wanted)
     if operator:
         with asked(stack.url("order-api")) as ops:
             ops.demand("POST", f"/ops/orders/{identity}/cancel", {"reason": reason(why)})
@@ -107,6 +171,28 @@ def cancel(
     _show(document, output)
     if not document["final"] and parked_here(stack, identity):
         raise typer.Exit(PARTLY)
+
+
+def _lines(skus: Sequence[str], quantities: Sequence[int], prices: Sequence[int]) -> Iterator[Document]:
+    """Yield the lines of an order; refuses options that do not go together, and a price nobody has said."""
+    for option, said in (("--qty", quantities), ("--price", prices)):
+        if said and len(said) != len(skus):
+            bad(option, f"one for each --sku: {len(skus)}, not {len(said)}")
+    for n, sku in enumerate(skus):
+        if not prices and sku not in PRICES:
+            bad("--price", f"{sku} is not of the demo's shop ({', '.join(PRICES)}): say what one costs, --price 1250")
+        cost = prices[n] if prices else PRICES[sku]
+        yield {"sku": sku, "quantity": quantities[n] if quantities else 1, "unit_price_minor": cost}
+
+
+def _final(api: Client, identity: str) -> Document:
+    """Return an order when it is final, or as it is when patience is at its end."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        document: Document = api.demand("GET", f"/v1/orders/{identity}").body
+        if document["final"] or document["status"] == "COMPENSATION_FAILED" or time.monotonic() > deadline:
+            return document
+        time.sleep(LOOK_SECONDS)
 
 
 def _pages(api: Client, filters: dict[str, str], limit: int) -> Iterator[dict[str, Any]]:
@@ -121,24 +207,59 @@ def _pages(api: Client, filters: dict[str, str], limit: int) -> Iterator[dict[st
         path = url[url.index("/v1/") :] if url else ""
 
 
-def _table(found: list[dict[str, Any]], *, wide: bool) -> Table:
-    """Draw orders; where the screen is narrow, what cannot be left out: which, where it stands, and why."""
-    table = Table(box=None, pad_edge=False)
-    more = ("inventory", "payment", "customer_id", "placed_at") if wide else ()
-    for name in ("order", "status", "reason", *more):
-        table.add_column(name.partition("_")[0], no_wrap=True)
-    for one in found:
-        colour = COLOURS.get(one["status"], "default" if one["final"] else "yellow")
-        attention = f" [red]{one['attention']}[/]" if one["attention"] else ""
-        status = f"[{colour}]{one['status']}[/]{attention}"
-        table.add_row(one["order_id"], status, one["reason"] or "", *(one[name] for name in more))
-    return table
+def _print(found: Sequence[Document], *, wide: bool, more: bool) -> None:
+    """Print orders as a table, and below it what is not in it."""
+    now = datetime.now(UTC)
+    rows = [list(_row(one, now, wide=wide)) for one in found]
+    head = [name.partition("_")[0] for name in WIDE] if wide else HEAD
+    for text in table(head, rows, right=("amount",) if wide else ("amount", "placed"), wide=wide):
+        echo(text)
+    there = f"the newest {len(found)}; there are more: --limit" if more else f"{len(found)} orders, all that match"
+    echo(f"{there}" + ("" if wide else "; customer, payment, inventory: -o wide"))
 
 
-def _show(document: dict[str, Any], output: str) -> None:
-    if output != "table":
+def _row(one: Document, now: datetime, *, wide: bool) -> Iterator[str]:
+    shown = {
+        **one,
+        "order": one["order_id"] if wide else short(one["order_id"]),
+        "status": one["status"] if wide or not one["attention"] else f"{one['status']} {one['attention']}",
+        "amount": money(one["amount_minor"], one["currency"]),
+        "customer": one["customer_id"],
+        "placed": ago(one["placed_at"], now),
+    }
+    for name in WIDE if wide else HEAD:
+        yield shown[name] or ""
+
+
+def _show(document: Document, output: str) -> None:
+    if output in ("json", "jsonl"):
         echo(json.dumps(document, indent=2 if output == "json" else None, ensure_ascii=False))
         return
-    echo(line(document))
-    for entry in document["history"]:
-        echo(f"  {entry['at']}  {entry['status']:<20} {entry['because']}")
+    for name, value in _told(document):
+        echo(f"{name:<10} {value}")
+
+
+def _told(document: Document) -> Iterator[tuple[str, str]]:
+    """Yield what there is to say of an order: a word, and what it is."""
+    currency, began = document["currency"], datetime.fromisoformat(document["placed_at"])
+    ended = "final" if document["final"] else "not final"
+    status = " ".join(part for part in (document["status"], document["reason"], document["attention"]) if part)
+    yield "order", document["order_id"]
+    yield "status", f"{status}, {ended}"
+    yield "placed", f"{ago(document['placed_at'])} ago, {document['placed_at']}, by {document['customer_id']}"
+    if document["reference"]:
+        yield "reference", document["reference"]
+    for n, line in enumerate(document["lines"]):
+        cost = f"{line['quantity']} × {line['sku']} at {money(line['unit_price_minor'], currency)}"
+        yield "goods" if n == 0 else "", cost
+    yield "amount", money(document["amount_minor"], currency)
+    yield "inventory", document["inventory"]
+    yield "payment", document["payment"]
+    for name, value in document["detail"].items():
+        yield name, json.dumps(value, ensure_ascii=False)
+    if document["cancellable_until"]:
+        yield "cancel", f"until {document['cancellable_until']}"
+    for n, entry in enumerate(document["history"]):
+        after = (datetime.fromisoformat(entry["at"]) - began).total_seconds()
+        yield "history" if n == 0 else "", f"{after:8.3f} s  {entry['status']:<20} {entry['because']}"
+    yield "trace", document["links"].get("trace") or document["trace_id"]

@@ -12,7 +12,7 @@ from typer import echo
 
 from quadrille_cli import console
 from quadrille_cli.commands.operations import Document, end, find, follow, lines, services, total
-from quadrille_cli.commands.shared import an_id, asked, bad, form, reason, running
+from quadrille_cli.commands.shared import an_id, asked, bad, form, reason, running, the_order, whole_id
 from quadrille_cli.stack import Stack
 
 EPILOG = """\b
@@ -70,7 +70,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter per option
         options = {"confirm": confirm, "allow_effects": _effects(allow), "rate": rate}
         stack, document = _live(data, plan, options, why)
     else:
-        events = [an_id("--event", one, "an event") for one in event or ()]
+        events = [whole_id("--event", one, "an event") for one in event or ()]
         selection = {"order": order and an_id("--order", order), "type": kind, "events": events, "limit": limit}
         chosen: dict[str, Any] = {name: value for name, value in selection.items() if value}
         chosen |= {"partition": partition} if partition >= 0 else {}
@@ -78,6 +78,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter per option
             bad("--topic", "a dry run needs --topic and --service; a plan is for --into live")
         body = {"topic": topic, "from": since, "to": until, **chosen}
         stack = running(data, f"{services(service)[0]}-worker")
+        body |= {"order": the_order(stack, body["order"], "--order")} if order else {}
         document = _ask(stack, service, {"into": "dry", "reason": why or LOOKING, **body})
     document = follow(stack, document)
     echo(json.dumps(document, indent=2) if output == "json" else "\n".join(lines(document)))

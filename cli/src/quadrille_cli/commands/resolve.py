@@ -10,7 +10,17 @@ import typer
 from typer import echo
 
 from quadrille_cli.client import Client
-from quadrille_cli.commands.shared import CONFLICT, REFUSED, TIMEOUT, asked, bad, order_id, reason, running
+from quadrille_cli.commands.shared import (
+    CONFLICT,
+    REFUSED,
+    TIMEOUT,
+    asked,
+    bad,
+    order_id,
+    reason,
+    running,
+    the_order,
+)
 from quadrille_cli.commands.why import parked_here
 from quadrille_cli.stack import Stack
 
@@ -50,6 +60,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter per option
     if not retry:
         body |= _ending(how, evidence)
     stack = running(data, "order-api", f"{participant}-worker", f"{participant}-api")
+    identity = the_order(stack, identity)
     if parked_here(stack, identity):
         raise typer.Exit(CONFLICT)
     action = "retry-compensation" if retry else "resolve"
@@ -84,7 +95,7 @@ def _end(stack: Stack, identity: str, participant: str, wait: float) -> None:
             time.sleep(LOOK_SECONDS)
     echo(line(document))
     if code is None:
-        say(f"not ended after {wait:g} s; it may still: quadrille orders get {identity}")
+        say(f"not ended after {wait:g} s; it may still: quadrille orders show {identity}")
     elif code:
         failed = ", ".join(f"{f['participant']} ({f['code']})" for f in document["detail"]["failed"])
         say(f"still owed: {failed}; resolve it there, or end it with --how and --evidence")

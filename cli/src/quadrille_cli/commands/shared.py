@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
+from urllib.parse import quote
 
 import typer
 
@@ -31,6 +33,10 @@ CODES = {
 }
 BUSINESS = frozenset({"STILL_FAILED"})  # rules that are the business's, not a conflict with what is the case
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+SUFFIX_LEAST = 4
+_SUFFIX = re.compile(r"[0-9a-f-]{4,35}")
+LISTED = 5
+"""Of the ids that a suffix may mean, as many are named."""
 
 
 def running(data: Path | None, *processes: str) -> Stack:
@@ -51,15 +57,68 @@ def bad(option: str, wanted: str) -> NoReturn:
 
 
 def an_id(option: str, text: str, what: str = "an order") -> str:
-    """Return an id as it is written everywhere; raises BadParameter for what is none."""
-    if not _ID.fullmatch(text.strip().lower()):
-        bad(option, f"{what}'s id, such as 01a1fd62-57f0-7eeb-be96-e59ce40f9cb1")
-    return text.strip().lower()
+    """Return an id, or the end of one, as it is written everywhere; raises BadParameter for what is neither.
+
+    The end has at least four characters and may begin with `…`, as it is shown: ``named`` finds whose it is.
+    """
+    plain = text.strip().lower().removeprefix("…").removeprefix("...")
+    if not (_ID.fullmatch(plain) or _SUFFIX.fullmatch(plain)):
+        bad(option, f"{what}'s id, such as 01a1fd62-57f0-7eeb-be96-e59ce40f9cb1, or its last 4 characters or more")
+    return plain
+
+
+def whole_id(option: str, text: str, what: str) -> str:
+    """Return an id of something that no list is kept of; raises BadParameter for what is none, or only its end."""
+    if not _ID.fullmatch(plain := text.strip().lower()):
+        bad(option, f"{what}'s whole id, such as 01a1fd62-57f0-7eeb-be96-e59ce40f9cb1")
+    return plain
+
+
+def named(option: str, wanted: str, found: Sequence[str], what: str = "an order") -> str:
+    """Return the only one of the ids found that ends as wanted; several are listed and exit 2, none exits 5.
+
+    A whole id needs no list to be found on.
+    """
+    if _ID.fullmatch(wanted):
+        return wanted
+    ending = sorted({one for one in found if one.endswith(wanted)})
+    if len(ending) == 1:
+        return ending[0]
+    if not ending:
+        console.fail(f"{what}'s id that ends in {wanted} is not known here")
+        raise typer.Exit(NOT_FOUND)
+    shown = "".join(f"\n  {one}" for one in ending[:LISTED])
+    more = f"\n  and {len(ending) - LISTED} more" if len(ending) > LISTED else ""
+    bad(option, f"{wanted} is the end of {len(ending)} ids; write more of the one that is meant:{shown}{more}")
 
 
 def order_id(text: str) -> str:
-    """Return an order's id as it is written everywhere; raises BadParameter for what is none."""
-    return an_id("ID", text)
+    """Return what an order is named by, to be given to ``the_order``; raises BadParameter for what names none.
+
+    It is an id, the end of one, a reference, or a trace's id.
+    """
+    plain = text.strip().removeprefix("…").removeprefix("...")
+    if len(plain) < SUFFIX_LEAST:
+        bad("ID", f"an order's id, its last {SUFFIX_LEAST} characters or more, or its reference")
+    return plain.lower() if _ID.fullmatch(plain.lower()) else plain
+
+
+def the_order(stack: Stack, wanted: str, option: str = "ID") -> str:
+    """Return the id of the order that is meant; several are listed and exit 2, none exits 5.
+
+    A whole id needs nobody to be asked: it is taken as it is, known or not.
+    """
+    if _ID.fullmatch(wanted):
+        return wanted
+    with asked(stack.url("order-api")) as ops:
+        found = ops.demand("GET", f"/ops/orders?named={quote(wanted, safe='')}").body["orders"]
+    if not found:
+        console.fail(f"no order's id ends in {wanted}, and none has it as its reference or trace")
+        raise typer.Exit(NOT_FOUND)
+    if len(found) > 1:
+        listed = "".join(f"\n  {one['order_id']}  {one['status']}  {one['reference'] or ''}".rstrip() for one in found)
+        bad(option, f"{wanted} may be any of these: say more of the id{listed}")
+    return str(found[0]["order_id"])
 
 
 def form(output: str, forms: Sequence[str] = ("table", "json")) -> None:
@@ -73,6 +132,23 @@ def reason(text: str) -> str:
     if not text.strip():
         bad("--reason", "say why: it is kept with the action")
     return text
+
+
+def moment(option: str, text: str) -> str:
+    """Return the RFC 3339 time that is meant by `10m` (ago) or by a time itself; raises BadParameter for neither."""
+    from quadrille.settings import parse_duration  # noqa: PLC0415 - 0.1 s that most commands can spare
+    from quadrille.values import rfc3339  # noqa: PLC0415 - as above
+
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        try:
+            at = datetime.now(UTC) - parse_duration(text)
+        except ValueError:
+            bad(option, "10m (ago), or a time such as 2026-11-21T09:14:03Z")
+    if at.tzinfo is None:
+        bad(option, f"{text} names no offset: end it with Z, or with +01:00")
+    return rfc3339(at)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import signal
@@ -16,10 +15,11 @@ from confluent_kafka import KafkaException
 from typer import echo
 
 from quadrille_cli import console
-from quadrille_cli.stack import EVERYTHING, CannotRun, Stack, shell, usage
+from quadrille_cli.stack import EVERYTHING, CannotRun, Stack, shell
 from quadrille_cli.stack import logs as journal
 from quadrille_cli.stack import paths as places
 from quadrille_cli.stack import topics as declared
+from quadrille_cli.stack.last_words import in_words
 from quadrille_cli.stack.servers import jaeger
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 FAILED, NOT_HERE, UNREACHABLE, INTERRUPTED = 1, 9, 7, 130
 WATCH = 0.5
 WIDTH = 21
-MEMORY_BAR_MB, CPU_BAR = 2048, 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +38,17 @@ class Asked:
 
     given: Mapping[str, int] = field(default_factory=dict)
     settings: Mapping[str, str] = field(default_factory=dict)
+    unset: Sequence[str] = ()
     jaeger: bool = False
     fresh: bool = False
+    reload: bool = False
 
 
 def up(data: Path | None, asked: Asked, *, detach: bool) -> int:
-    """Start what does not run yet; attached, it runs until Ctrl-C."""
+    """Start what does not run yet; attached, it runs until Ctrl-C, unless some of it ran before: that is not ours."""
     where = places.data_dir(data)
+    before = None if asked.fresh else Stack.found(where)
+    ran = before is not None and any(process.running for process in before.processes.values())
     began = time.monotonic()
     try:
         with console.Checklist() as progress:
@@ -56,8 +59,10 @@ def up(data: Path | None, asked: Asked, *, detach: bool) -> int:
     except KeyboardInterrupt:
         console.fail("interrupted: what was started has been ended")
         return INTERRUPTED
-    _welcome(stack, time.monotonic() - began, detach=detach)
-    return 0 if detach else _watch(stack)
+    _welcome(stack, time.monotonic() - began, detach=detach or ran)
+    if ran and not detach:
+        echo("it ran before this command, and is left running")
+    return 0 if detach or ran else _watch(stack)
 
 
 def start(data: Path, asked: Asked, progress: console.Checklist) -> Stack:
@@ -72,7 +77,12 @@ def start(data: Path, asked: Asked, progress: console.Checklist) -> Stack:
     if asked.jaeger and not jaeger.available():
         progress.said(jaeger.NO_GO)
         parts.remove("jaeger")
-    stack = Stack(data, parts=parts, given=asked.given, settings=asked.settings, progress=progress)
+    kept = {} if there is None or asked.fresh else there.settings
+    kept = {name: value for name, value in kept.items() if name not in {*asked.unset, *asked.settings}}
+    if kept:
+        progress.said(f"this stack's settings stay: {', '.join(sorted(kept))} (one goes by --unset NAME)")
+    settings = {**kept, **asked.settings}
+    stack = Stack(data, parts=parts, given=asked.given, settings=settings, progress=progress, reload=asked.reload)
     stack.start()
     return stack
 
@@ -93,26 +103,36 @@ def down(data: Path | None, *, wipe: bool) -> int:
     return 0
 
 
-def status(data: Path | None, output: str, sample: float) -> int:
-    """Print what runs, what it costs and why it is not ready; exit 1 when something is missing, 7 when nothing runs."""
+def turn(data: Path | None, verb: str, names: Sequence[str]) -> int:
+    """Start, stop or restart processes of this stack; exit 7 when there is none, 9 when one cannot be started."""
     stack = Stack.found(places.data_dir(data))
-    if stack is None or not any(process.running for process in stack.processes.values()):
-        console.fail("no stack runs here\n  fix: quadrille up --detach")
+    if stack is None:
+        console.fail("no stack was started here\n  fix: quadrille up --detach")
         return UNREACHABLE
-    found = usage.costs(stack, sample)
-    whole, waiting = usage.total(found), usage.not_ready(stack)
-    if output == "json":
-        rows = [dataclasses.asdict(cost) | {"not_ready": waiting.get(cost.name, [])} for cost in found]
-        echo(json.dumps({"processes": rows, "total": dataclasses.asdict(whole)}, indent=2))
-    else:
-        _table(found, whole)
-        for name, reasons in waiting.items():
-            for reason in reasons:
-                echo(f"not ready: {name}: {reason}")
-    return 0 if all(cost.running for cost in found) and not waiting else FAILED
+    try:
+        with console.Checklist() as progress:
+            stack.progress = progress
+            for name in names:
+                stack.meant(name)  # refused before anything is ended
+            ended = stack.halt(names) if verb != "start" else []
+            begun = stack.begin(names) if verb != "stop" else []
+    except CannotRun as refused:
+        console.fail(str(refused))
+        return NOT_HERE
+    lines = {
+        "ended": [name for name in ended if name not in begun],
+        "started again": [name for name in ended if name in begun],
+        "started": [name for name in begun if name not in ended],
+    }
+    for what, done in lines.items():
+        if done:
+            echo(f"{what}: {', '.join(done)}")
+    if not (ended or begun):
+        echo("nothing to do: it runs already" if verb == "start" else "nothing to do: it did not run")
+    return 0
 
 
-def settings(data: Path | None, output: str, _sample: float) -> int:
+def settings(data: Path | None, output: str) -> int:
     """Print every process's settings and where each comes from; secrets as ***."""
     stack = Stack.found(places.data_dir(data))
     if stack is None:
@@ -185,6 +205,8 @@ def _settings(stack: Stack, process: Process) -> list[tuple[str, str, str, str]]
 def _welcome(stack: Stack, seconds: float, *, detach: bool) -> None:
     running = sum(process.running for process in stack.processes.values())
     echo(f"{running} processes ready in {seconds:.1f} s, data in {stack.data}")
+    if "console" in stack.ports:
+        echo(f"console   {stack.url('console')}")
     echo(f"API docs  {stack.url('order')}/docs")
     echo(f"mail      {stack.url('sandbox')}/mail")
     if "jaeger" in stack.parts:
@@ -202,18 +224,10 @@ def _watch(stack: Stack) -> int:
             for name, process in stack.processes.items():
                 if name not in lost and not process.running and name != "aot-training":
                     lost.add(name)
+                    process.ended, process.ended_at = in_words(process.exit_code()), time.time()
+                    stack.save()
                     log = "\n".join(f"  | {line}" for line in process.log_tail())
                     console.fail(f"{name} has ended; its last lines:\n{log}\n  fix: quadrille up starts it again")
     except KeyboardInterrupt:
         echo(f"all ended in {stack.stop():.1f} s")
     return 0
-
-
-def _table(found: Sequence[usage.Cost], whole: usage.Cost) -> None:
-    echo(f"{'process':<{WIDTH}} {'pid':>7} {'RSS MB':>8} {'PSS MB':>8} {'CPU %':>6}  ports")
-    for cost in (*found, whole):
-        pid = "gone" if not cost.running else (cost.pid or "")
-        ports = " ".join(str(port) for port in cost.ports.values())
-        echo(f"{cost.name:<{WIDTH}} {pid:>7} {cost.rss_mb:8.1f} {cost.pss_mb:8.1f} {cost.cpu_percent:6.1f}  {ports}")
-    echo(f"bars for the idle stack: {MEMORY_BAR_MB} MB resident, {CPU_BAR} % of one core (pages shared between")
-    echo("processes count once in PSS and each time in RSS)")

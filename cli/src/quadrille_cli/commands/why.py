@@ -9,8 +9,7 @@ from typing import Annotated
 import typer
 from typer import echo
 
-from quadrille_cli.commands.named import order_named
-from quadrille_cli.commands.shared import NOT_FOUND, UNREACHABLE, form, running
+from quadrille_cli.commands.shared import NOT_FOUND, UNREACHABLE, form, order_id, running, the_order
 from quadrille_cli.console import fail
 from quadrille_cli.stack import Stack
 from quadrille_why import Answer, explain, gather, in_the_way, over_http
@@ -32,8 +31,9 @@ def command(
     told, 2 several orders are meant, 5 nobody knows it, 7 order itself does not answer.
     """
     form(output)
+    named = order_id(order)
     stack = running(data)
-    answer = why(stack, order_named(stack, order))
+    answer = why(stack, the_order(stack, named))
     echo(json.dumps(answer.document(), indent=2, ensure_ascii=False) if output == "json" else "\n".join(answer.shown()))
     if code := CODES.get(answer.code):
         raise typer.Exit(code)

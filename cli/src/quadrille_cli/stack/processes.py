@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from quadrille_cli.stack import leftovers, ports
+from quadrille_cli.stack import code, leftovers, ports
 from quadrille_cli.stack.errors import PartFailed, PortTaken
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ class Spec:
     gid: int | None = None
     patience: float = 180.0
     """Seconds until a part that lives but does not answer is given up: many, for a machine may be busy."""
+    package: str = ""
+    """The package of ours it runs: edited code is seen by it."""
     stop_signal: signal.Signals = signal.SIGTERM
     ports: Mapping[str, int] = field(default_factory=dict)
 
@@ -84,6 +86,10 @@ class Process:
         self.spec = spec
         self.pid = pid
         self.born = born
+        self.code = ""
+        """The digest of its code when it was launched."""
+        self.ended, self.ended_at = "", 0.0
+        """How it ended, in words, and when, where somebody saw it."""
         self.on_change: Callable[[], None] = lambda: None
         self._child: Child | None = None
         self._began_at = 0
@@ -106,6 +112,18 @@ class Process:
         if self._child is not None:  # ours: asking reaps it, so that it is no zombie
             return self._child.poll() is None
         return self.pid > 0 and self.born is not None and birth(self.pid) == self.born
+
+    @property
+    def started_at(self) -> float:
+        """When it was launched, in seconds since 1970; 0 of one that does not run."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return psutil.Process(self.pid).create_time() if self.running else 0.0
+        return 0.0
+
+    @property
+    def edited(self) -> bool:
+        """Whether its code is another than what it was launched with."""
+        return bool(self.code) and self.code != code.digest(self.spec.package)
 
     def follow(self, before: Process) -> None:
         """Reap from now on the child of this program that `before` stood for, if it is the same process."""
@@ -152,6 +170,8 @@ class Process:
             )
         self.pid = self._child.pid
         self.born = birth(self.pid)
+        self.code = code.digest(spec.package) if spec.package else ""
+        self.ended, self.ended_at = "", 0.0
         self.on_change()
 
     def await_ready(self) -> None:
@@ -225,6 +245,13 @@ class Process:
             head = psutil.Process(self.pid)
             return [head, *head.children(recursive=True)]
         return []
+
+    def exit_code(self) -> int:
+        """Return how a child of this program ended; raises ValueError for what another one started."""
+        if self._child is None:
+            message = f"{self.name} is no child of this program: nobody waits for it"
+            raise ValueError(message)
+        return self._child.wait()
 
     def _exit_code(self) -> int | str:
         return "unknown" if self._child is None else self._child.wait()

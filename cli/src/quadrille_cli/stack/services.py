@@ -51,6 +51,7 @@ def sandbox(data: Path, logs: Path, ports: Mapping[str, int]) -> Process:
     return Process(
         Spec(
             name="sandbox",
+            package=MODULES["sandbox"],
             command=lambda: command(MODULES["sandbox"]),
             log=logs / "sandbox.log",
             env=shell.program() | settings,
@@ -79,6 +80,7 @@ def role(service: str, name: str, env: Mapping[str, str], logs: Path, ports: Map
     return Process(
         Spec(
             name=process,
+            package=service,
             command=lambda: command(service, name),
             log=logs / f"{process}.log",
             env=dict(env) | settings,

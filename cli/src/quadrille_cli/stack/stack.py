@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from quadrille_cli.services import SERVICES, known_to
-from quadrille_cli.stack import leftovers, paths, ports, services, shell, state, topics
+from quadrille_cli.stack import code, last_words, leftovers, paths, ports, services, shell, state, topics
 from quadrille_cli.stack.errors import CannotRun, PartFailed, PortTaken
 from quadrille_cli.stack.ports import ROLES
 from quadrille_cli.stack.processes import explain
@@ -240,17 +240,20 @@ class Stack:
         scattered: bool = False,
         settings: Mapping[str, str] | None = None,
         progress: Progress | None = None,
+        reload: bool = False,
     ) -> None:
         self.data = Path(data).absolute()
         self.parts = _checked(parts)
         self.settings = dict(settings or {})
         self.progress: Progress = progress or Silent()
+        self.reload = reload
         self.seconds: dict[str, float] = {}
         self.processes: dict[str, Process] = {}
         self.clusters: dict[str, postgres.Cluster] = {}
         self.ports: dict[str, int] = {}
         self.password = ""
         self._given, self._scattered = dict(given or {}), scattered
+        self._had: dict[str, int] = {}
         self._claims = ports.Claims()
         self._writing = threading.Lock()
 
@@ -326,7 +329,7 @@ class Stack:
             self._end_strays(there)
             self._settle(there)
             prepare(self)
-            end([p for name, p in self.processes.items() if p.running and self._told_otherwise(there, name)])
+            end([p for p in self.processes.values() if p.running and self._begins_again(there, p)])
             new = [process for process in self.processes.values() if not process.running]
             try:
                 self.seconds = run(steps(self), self.progress, abort=lambda: end(new))
@@ -370,10 +373,54 @@ class Stack:
             if self.data.exists():
                 state.save(self.data, self._snapshot())
 
-    def _told_otherwise(self, there: state.State, name: str) -> bool:
-        """Whether a process of ours runs with other settings than it would get now."""
-        ours = name != aot.NAME and not is_server(name)
-        return ours and there.processes[name].fingerprint != self.processes[name].fingerprint
+    def _begins_again(self, there: state.State, process: Process) -> bool:
+        """Whether a process of ours that runs is to be started again, which is said with the reason."""
+        if process.name == aot.NAME or is_server(process.name):
+            return False
+        if there.processes[process.name].fingerprint != process.fingerprint:
+            self.progress.said(f"{process.name} is started again: {_changed(there.settings, self.settings)}")
+            return True
+        if process.edited:
+            files = ", ".join(code.edited(process.spec.package, process.started_at)[:2]) or "its code"
+            way = "is started again" if self.reload else "runs as it was (quadrille up --reload starts it again)"
+            self.progress.said(f"{process.name} {way}: {files} was edited")
+        return self.reload and process.edited
+
+    def meant(self, name: str) -> list[Process]:
+        """The processes that a name means: one, all of a service, or one role of every service; raises CannotRun."""
+        whole = name.replace("postgres-", "postgres:")
+        role = f"-{name}" if name in ROLES else "-"
+        ours = {own: process for own, process in self.processes.items() if own != aot.NAME}
+        found = [p for own, p in ours.items() if own == whole or part_of(own) == name or own.endswith(role)]
+        if not found:
+            raise CannotRun(
+                what=f"no process here is named {name}", fix=f"one of: {', '.join([*sorted(ours), *ROLES])}"
+            )
+        return found
+
+    def halt(self, names: Sequence[str]) -> list[str]:
+        """End the processes meant and note that it was asked for; the names of those that ran."""
+        with paths.locked(self.data / "lock"):
+            running = [process for name in names for process in self.meant(name) if process.running]
+            end(running)
+            for process in running:
+                process.ended, process.ended_at = last_words.BY_HAND, time.time()
+            self.save()
+        return [process.name for process in running]
+
+    def begin(self, names: Sequence[str]) -> list[str]:
+        """Start the processes meant that do not run, with the tables of a whole service; the names of those started."""
+        with paths.locked(self.data / "lock"):
+            new = [process for name in names for process in self.meant(name) if not process.running]
+            whole = [name for name in names if name in SERVICES]
+            tables = {service: Step(f"migrate {service}", partial(migrate, self, service)) for service in whole}
+            waits = {name: frozenset({f"migrate {part_of(name)}"}) for name in (process.name for process in new)}
+            listed = [*tables.values(), *(Step(p.name, partial(_start, p), waits[p.name]) for p in new)]
+            try:
+                run(listed, self.progress, abort=lambda: end(new))
+            finally:
+                self.save()
+        return [process.name for process in new]
 
     def _learn(self) -> None:
         """Train the AOT archives behind the user's back, once both servers are here to profit."""
@@ -390,6 +437,7 @@ class Stack:
         for name in ("logs", "schemas", "sandbox"):
             paths.directory(self.data / name, 0o711)
         self.parts |= {part_of(name) for name in there.alive} & PARTS  # what runs is never forgotten
+        self._had = there.ports
         kept = {name: port for process in there.alive.values() for name, port in process.ports.items()}
         names = [name for name in port_names(self.parts) if name not in kept]
         given = {name: port for name, port in self._given.items() if kept.get(name) != port}
@@ -403,7 +451,9 @@ class Stack:
 
     def _choose(self, names: list[str], given: Mapping[str, int]) -> dict[str, int]:
         take = self._claims.take
-        return ports.scattered(names, take) if self._scattered else ports.choose(names, take, given)
+        if self._scattered:
+            return ports.scattered(names, take)
+        return ports.choose(names, take, given, {**ports.USUAL, **self._had})
 
     def _know(self, there: state.State) -> None:
         self.clusters = {
@@ -418,6 +468,11 @@ class Stack:
             process.on_change = self.save
             if name in there.alive:
                 process.pid, process.born = there.processes[name].pid, there.processes[name].born
+                process.code = there.processes[name].code
+            elif name in there.processes:  # it has ended: how, is told by whoever saw it
+                gone = there.processes[name]
+                process.pid, process.born, process.code = gone.pid, gone.born, gone.code
+                process.ended, process.ended_at = gone.ended, gone.ended_at
         for name, process in before.items():
             if process.running and name in self.processes:  # asked of all: who has ended is reaped by it
                 self.processes[name].follow(process)
@@ -432,9 +487,19 @@ class Stack:
         )
 
 
+def _changed(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """What it is told otherwise, in words."""
+    names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    told = [f"{name} is another" if name in now else f"{name} is the default again" for name in names]
+    return ", ".join(told) or "an address it needs has changed"
+
+
 def _running(process: Process) -> state.Running:
     spec = process.spec
-    return state.Running(process.pid, process.born, str(spec.log), dict(spec.ports), process.fingerprint)
+    return state.Running(
+        process.pid, process.born, str(spec.log), dict(spec.ports), process.fingerprint, process.code,
+        process.ended, process.ended_at,
+    )  # fmt: skip
 
 
 def _checked(wanted: Iterable[str]) -> frozenset[str]:

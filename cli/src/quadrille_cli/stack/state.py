@@ -23,6 +23,10 @@ class Running:
     log: str
     ports: dict[str, int] = field(default_factory=dict)
     fingerprint: str = ""
+    code: str = ""
+    """The digest of the program's files as they were when it was launched."""
+    ended: str = ""
+    ended_at: float = 0.0
 
     @property
     def alive(self) -> bool:

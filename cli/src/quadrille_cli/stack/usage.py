@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from quadrille_cli.client import Client, NoAnswerError
-from quadrille_cli.stack import Stack
 from quadrille_cli.stack.servers import aot
 
 if TYPE_CHECKING:
@@ -21,7 +19,6 @@ if TYPE_CHECKING:
     from quadrille_cli.stack import Stack
 
 MEGABYTE = 2**20
-OURS = ("-api", "-worker", "-relay")
 
 
 @dataclass(slots=True)
@@ -40,7 +37,7 @@ class Cost:
 
 
 def costs(stack: Stack, sample: float = 2.0) -> list[Cost]:
-    """Each process's memory now and CPU over a sample of some seconds."""
+    """Each process's memory now and CPU over a sample of some seconds; without a sample it is not measured."""
     families = {name: family(process.pid) if process.running else [] for name, process in stack.processes.items()}
     before = {name: _cpu(kin) for name, kin in families.items()}
     began = time.monotonic()
@@ -50,25 +47,11 @@ def costs(stack: Stack, sample: float = 2.0) -> list[Cost]:
     for name, kin in families.items():
         process = stack.process(name)
         cost = Cost(name, process.pid, bool(kin), dict(process.spec.ports), len(kin))
-        cost.cpu_percent = round(100 * max(0.0, _cpu(kin) - before[name]) / passed, 1)
+        if sample:
+            cost.cpu_percent = round(100 * max(0.0, _cpu(kin) - before[name]) / passed, 1)
         cost.rss_mb, cost.pss_mb = _memory(kin)
         found.append(cost)
     return found
-
-
-def not_ready(stack: Stack) -> dict[str, list[str]]:
-    """Why each process of ours that runs is not ready, by name; a process that is ready is left out."""
-    asked = [name for name in stack.processes if name.endswith(OURS) and stack.process(name).running]
-    return {name: why for name in asked if (why := _reasons(stack.ports[name]))}
-
-
-def _reasons(port: int) -> list[str]:
-    try:
-        with Client(f"http://127.0.0.1:{port}", timeout=3) as ops:
-            checks = ops.ask("GET", "/readyz").body["checks"]
-    except (NoAnswerError, ValueError, KeyError):
-        return ["its ops port does not answer"]
-    return [f"{name}: {found.get('reason')}" for name, found in checks.items() if not found["ok"]]
 
 
 def total(found: Iterable[Cost]) -> Cost:

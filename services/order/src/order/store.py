@@ -84,6 +84,7 @@ SELECT order_id::text, status, reference FROM orders
 REJECTED_BY = "its customer is in the table of blocked customers"
 
 
+
 def load(tx: Tx, messages: Sequence[Message]) -> Orders:
     """Bring the orders, and for those to be placed their references, for those charged who is blocked."""
     placing = [m for m in messages if isinstance(m, PlaceOrder)]

@@ -32,6 +32,8 @@ ROLES = ("postgres", "owner", "app", "relay")
 LOOPBACK = "127.0.0.1/32"
 PASSWORD = "quadrille.password"  # noqa: S105 - a file's name
 TREE = "pginstall"
+PID_LINES = 8
+"""Of ``postmaster.pid``: the first is the pid, the last the state, `starting`, `ready` or `stopping`."""
 SHELLS = set('"$`\\')
 """What a shell reads between double quotes as something else."""
 TURN = threading.Lock()
@@ -114,8 +116,16 @@ class Cluster:
             ports={name: self.port},
         )
 
+    def _takes_sessions(self) -> bool:
+        """Whether the server says so in its pid file; one asked while it starts would log a FATAL each time."""
+        try:
+            lines = (self.home / "postmaster.pid").read_text("utf-8").splitlines()
+        except FileNotFoundError:
+            return False
+        return len(lines) >= PID_LINES and lines[0] == str(self.process.pid) and lines[PID_LINES - 1].strip() == "ready"
+
     def _answers(self) -> bool:
-        if not listening(self.port):
+        if not (self._takes_sessions() and listening(self.port)):
             return False
         import psycopg  # noqa: PLC0415
 

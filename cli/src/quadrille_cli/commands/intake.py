@@ -1,0 +1,46 @@
+"""`quadrille intake`: whether new orders are taken; an operator pauses that for a while, and resumes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import echo
+
+from quadrille_cli.commands.shared import asked, reason, running
+from quadrille_cli.terminal import ago
+
+Data = Annotated[Path | None, typer.Option("--data", help="Data directory of the running stack.")]
+Why = Annotated[str, typer.Option("--reason", help="Why; kept for ever with the action.")]
+SHOW = "\b\nExamples:\n  quadrille intake show\n  quadrille intake resume --reason 'stocktaking is over'"
+PAUSE = "\b\nExamples:\n  quadrille intake pause --reason stocktaking\n  quadrille intake show"
+app = typer.Typer(help="New orders: shown, paused, resumed.", no_args_is_help=True, rich_markup_mode=None, epilog=SHOW)
+
+
+@app.command("show", epilog=SHOW)
+def show(*, data: Data = None) -> None:
+    """Say whether new orders are taken, and since when."""
+    with asked(running(data, "order-api").url("order-api")) as ops:
+        told = ops.demand("GET", "/ops/intake").body
+    since = f" for {ago(told['since'])}, since {told['since']}" if told["since"] else ""
+    echo(f"{told['intake']}{since}" + (f": {told['cause']}" if told["cause"] else ""))
+
+
+@app.command("pause", epilog=PAUSE)
+def pause(why: Why, *, data: Data = None) -> None:
+    """Take no new orders until they are resumed; what is under way goes on."""
+    _turn("pause", why, data)
+
+
+@app.command("resume", epilog=SHOW)
+def resume(why: Why, *, data: Data = None) -> None:
+    """Take new orders again, whatever had stopped them."""
+    _turn("resume", why, data)
+
+
+def _turn(verb: str, why: str, data: Path | None) -> None:
+    text = reason(why)
+    with asked(running(data, "order-api").url("order-api")) as ops:
+        told = ops.demand("POST", f"/ops/intake/{verb}", {"reason": text}).body
+    echo(f"{told['intake']}, it was {told['before']} before")
