@@ -27,6 +27,7 @@ from quadrille.db.conninfo import unhear
 from quadrille.handlers import HandlerRegistry
 from quadrille.intents import Gateway
 from quadrille.observability import logs, otel
+from quadrille.observability.metrics import Counter, Gauge, Histogram, set_all
 from quadrille.observability.tracing import Spans
 from quadrille.ops import server
 from quadrille.ops.checks import Check
@@ -39,7 +40,8 @@ if TYPE_CHECKING:
     from quadrille.avro.codec import Codec
     from quadrille.ops.actions import OperatorAction, Refusal, Success, compensation_actions
     from quadrille.ops.admission import database, intake
-    from quadrille.processing.telemetry import SagaOutcome, SagaOutcomes
+    from quadrille.ops.gauges import Look
+    from quadrille.processing.telemetry import Meter, SagaOutcome, SagaOutcomes
     from quadrille.web.problems import refuse, register
 else:  # a relay has no operators' actions
     __getattr__ = lazy.face(
@@ -52,8 +54,11 @@ else:  # a relay has no operators' actions
     )
 
 __all__ = [
+    "Counter",
     "Duration",
+    "Gauge",
     "Hidden",
+    "Histogram",
     "OperatorAction",
     "OpsRequest",
     "OpsResponse",
@@ -72,6 +77,7 @@ __all__ = [
     "parse_duration",
     "refuse",
     "register",
+    "set_all",
 ]
 W = TypeVar("W")
 
@@ -85,7 +91,8 @@ class Program(Generic[W]):
     """What a service's main.py wires: handlers, store, gateway with its client, rules, and where its HTTP face is.
 
     ``api`` is the name of a function ``make(context)`` giving an ASGI app, imported by the api role alone, empty for a
-    service without one; ``outcome`` tells how a saga ends by what is said; ``operators`` are the commands a person may
+    service without one; ``outcome`` tells how a saga ends by what is said; ``meter`` counts what is said once it is
+    committed, ``gauges`` read the service's tables every few seconds; ``operators`` are the commands a person may
     give over the ops port, ``ops`` the names of functions ``routes(context)`` giving what else the api's ops port
     answers.
     """
@@ -97,6 +104,8 @@ class Program(Generic[W]):
     client: Callable[[Any], object] = _nobody  # of the settings, which are of the service's own class
     rules: Callable[[Any], object] = _nobody
     outcome: SagaOutcome | None = None
+    meter: Meter | None = None
+    gauges: Sequence[Look] = ()
     operators: Sequence[OperatorAction] = ()
     ops: Sequence[str] = ()
 
@@ -182,7 +191,7 @@ def _service(program: Program[Any], found: Settings) -> tuple[Service[Any], Code
 def _worker(name: str, found: Settings, stop: threading.Event) -> None:
     from quadrille.consumer.worker import Worker, WorkerRole  # noqa: PLC0415 - as above
     from quadrille.db.connection import connection  # noqa: PLC0415 - as above
-    from quadrille.ops import actions  # noqa: PLC0415 - the worker's and the api's
+    from quadrille.ops import actions, gauges  # noqa: PLC0415 - the worker's and the api's
     from quadrille.ops.replays import ReplayRoutes  # noqa: PLC0415 - the worker's alone
     from quadrille.replay.manager import Replays  # noqa: PLC0415 - the worker's alone
 
@@ -190,7 +199,10 @@ def _worker(name: str, found: Settings, stop: threading.Event) -> None:
     service, codec = _service(program, found)
     spans, connect = _spans(name, "worker", found), connection(found.database_url)
     tally, client = program.tally(connect), program.client(found)
-    context = ProcessContext(found, service, connect, spans, tally, stop, codec, client, beats=True)
+    context = ProcessContext(
+        found, service, connect, spans, tally, stop, codec, client, beats=True, meter=program.meter
+    )  # fmt: skip
+    looks = (gauges.outbox, gauges.heartbeats(name), *program.gauges)
     worker = WorkerRole(lambda: Worker(context))
     checks: dict[str, Check] = {
         "database": lambda: database_can_write(found.database_url),
@@ -205,6 +217,7 @@ def _worker(name: str, found: Settings, stop: threading.Event) -> None:
     with (
         tally or nullcontext(),
         replays,
+        gauges.Gauges(connect, looks, found),
         server.serve(
             found.ops_bind,
             name,
@@ -229,7 +242,7 @@ def _api(name: str, found: Settings, stop: threading.Event) -> None:
     service, codec = _service(program, found)
     spans, connect = _spans(name, "api", found), connection(found.database_url)
     tally = program.tally(connect)
-    context = ProcessContext(found, service, connect, spans, tally, stop)
+    context = ProcessContext(found, service, connect, spans, tally, stop, meter=program.meter)
     app = _named(program.api)(context)
     checks: dict[str, Check] = {
         "database": lambda: database_can_write(found.database_url),

@@ -44,12 +44,14 @@ class HandlerSpec:
 class HandlerRegistry(Generic[W]):
     """The handlers of one service over one working set.
 
+    The service hears heartbeats of whom it consumes, and of those it only ``watches``.
     Refuses at import, with TypeError: a second handler of a type, a missing or base-class annotation, a role that does
     not fit the kind of message, a third parameter, another working set, a working set with a field that is not Rows.
     """
 
-    def __init__(self, service: str, work: type[W]) -> None:
+    def __init__(self, service: str, work: type[W], watches: tuple[str, ...] = ()) -> None:
         self.service = service
+        self.watches = watches
         self.work = work
         self.specs: dict[type[Message], HandlerSpec] = {}
         self._undoing: dict[type[Message], str] = {}
@@ -126,6 +128,14 @@ class HandlerRegistry(Generic[W]):
     def topics(self) -> tuple[str, ...]:
         """Return the topics this service hears, sorted."""
         return tuple(sorted({cls.topic for cls in self.consumes(Event).values()}))
+
+    def watched(self) -> tuple[str, ...]:
+        """Return the topics of which it hears heartbeats alone, sorted."""
+        return tuple(sorted({f"{source}.events" for source in self.watches} - {*self.topics()}))
+
+    def subscribed(self) -> tuple[str, ...]:
+        """Return the topics this service reads: what it hears, and what it watches."""
+        return *self.topics(), *self.watched()
 
     def _register(self, role: str, handler: Callable[[E, W], S], undoes: str | None = None) -> Callable[[E, W], S]:
         hears, says = _edges(handler, self.work)

@@ -24,7 +24,6 @@ from quadrille.observability.logs import ThrottledLog
 from quadrille.observability.readiness import NotReadyError, reason
 from quadrille.processing.envelope import Handled
 from quadrille.processing.outbox import tell_recoveries
-from quadrille.processing.telemetry import Telemetry
 from quadrille.service import Tx
 from quadrille.tasks.scheduler import SchedulerPorts, TaskScheduler
 
@@ -43,7 +42,7 @@ class Worker:
         service, bootstrap = context.service, context.settings.kafka_bootstrap
         self.service, self.connect, self.retention = service, context.connect, context.retention
         self.reader = RecordDeserializer(service.on.consumes(Event), context.decoder)
-        telemetry = Telemetry(context.spans, context.tally)
+        telemetry = context.telemetry
 
         def client() -> Consumer:
             told = {"error_cb": self._say, "on_commit": hinted}
@@ -146,7 +145,7 @@ class Worker:
         return self.consumer_loop.caught_up()
 
     def _check(self, tx: Tx) -> None:
-        self.topics.check(tx, list(self.service.on.topics()))
+        self.topics.check(tx, list(self.service.on.subscribed()))
         tell_recoveries(tx, self.service)
 
     def _say(self, error: KafkaError) -> None:
