@@ -177,14 +177,12 @@ def test_a_topic_that_is_watched_is_heard_for_its_beats_alone(kitchen: Kitchen, 
     kitchen.start_here(*TOPICS, watched)
     beats = PlainCodec().encode(CanaryBeat(source, 5, SAID_AT))
 
+    kitchen.put(Told(watched), b"o-1", b"garbage", (), 0)
+    kitchen.put(Told(watched), b"o-1", b"{}", record_headers(uuid7(), "meal.ordered"), 0)
+    kitchen.flush()
     with running(kitchen.worker(replace(kitchen.service(), on=on), beats=True)):
-        wait_until(lambda: db.one("SELECT count(*) FROM canary") == 4)
-        for key, value, headers in (
-            (b"o-1", b"garbage", ()),
-            (b"o-1", PlainCodec().encode(MealOrdered("o-1")), record_headers(uuid7(), "meal.ordered")),
-            (KEYS[0].encode(), beats, record_headers(uuid7(), BEAT.decode())),
-        ):
-            kitchen.put(Told(watched), key, value, headers, 0)
+        wait_until(lambda: kitchen.caught_up(*TOPICS, watched))
+        kitchen.put(Told(watched), KEYS[0].encode(), beats, record_headers(uuid7(), BEAT.decode()), 0)
         kitchen.flush()
         wait_until(lambda: db.rows("SELECT number FROM canary WHERE source = %s", source) == [(5,)])
         wait_until(lambda: kitchen.caught_up(*TOPICS, watched))
@@ -225,7 +223,7 @@ def test_silence_and_return_are_told_once(worker: Worker, begins: Callable[[], W
         other.hear("order")
         worker.hear("order")
 
-    assert [(line["event"], line["seconds"] > 30) for line in said] == [("service heard again", True)]
+    assert [(line["event"], line["seconds"]) for line in said] == [("service heard again", 0.0)]  # since 2099
     assert worker.told() == [("service.silent", "order"), ("service.heard", "order")]
     back = body(worker.db.rows(TOLD)[1][1])
     assert (back["since_at"], back["service"]) == (fact["since_at"], worker.service.name)

@@ -62,7 +62,7 @@ UPDATE canary c SET number = greatest(c.number, n.number), said_at = greatest(c.
   FROM unnest(%(sources)b::text[], %(numbers)b::bigint[], %(times)b::timestamptz[]) n(source, number, said_at)
   JOIN was USING (source)
  WHERE c.source = n.source
-RETURNING c.source, was.silent_since, round(extract(epoch FROM now() - was.silent_since))::int"""
+RETURNING c.source, was.silent_since, round(greatest(0, extract(epoch FROM now() - was.silent_since)))::float"""
 AGES = """
 SELECT source, extract(epoch FROM clock_timestamp() - heard_at)::float
   FROM canary WHERE source = ANY(%b) AND silent_since IS NULL"""

@@ -13,7 +13,7 @@ from itertools import pairwise
 from uuid import UUID
 
 from order import store
-from order.domain import LEVELS, Entry, Order, Orders, Status
+from order.domain import FINAL, LEVELS, Entry, Order, Orders, Status
 from order.events import OrderCancelled, OrderCompensationFailed, OrderConfirmed, OrderPlaced
 from order.settings import OrderSettings
 from quadrille import Emitted, Message
@@ -40,7 +40,7 @@ STUCK = Gauge(
     "quadrille_order_stuck_orders", "Orders that wait too long, by who owes which event, each at its highest level",
     ["owes", "fact", "level"],
 )  # fmt: skip
-REMEMBERED = 10_000
+REMEMBERED = 1_000  # an order that changes after its end is remembered once more, in vain
 UNDOING = (Status.CANCELLING, Status.INVENTORY_FAILED, Status.PAYMENT_FAILED)
 
 
@@ -62,7 +62,7 @@ class RememberingStore:
         """Write back what changed."""
         store.save(tx, work)
         for order in work.rows.changed:
-            if order.status in (Status.CONFIRMED, Status.CANCELLED):
+            if order.status in FINAL and order.states.inventory != "COMMITTED":  # else confirmed before
                 self.ended[order.order_id] = order
         while len(self.ended) > REMEMBERED:
             self.ended.pop(next(iter(self.ended)), None)
