@@ -11,15 +11,14 @@ from typing import TypeAlias
 import structlog
 from confluent_kafka import Consumer, KafkaError
 
-from quadrille.consumer.deserializer import RecordDeserializer
 from quadrille.consumer.heartbeat import HeartbeatMonitor
 from quadrille.consumer.loop import RETRIABLE, ConsumerLoop, ConsumerPorts, hinted
 from quadrille.consumer.parking import redrive_open
 from quadrille.consumer.progress import ConsumerProgress
+from quadrille.consumer.whole_records import reader_of
 from quadrille.context import ProcessContext
 from quadrille.kafka.config import consumer_settings
 from quadrille.kafka.topics import StoppedError, Topics
-from quadrille.messages import Event
 from quadrille.observability.logs import ThrottledLog
 from quadrille.observability.readiness import NotReadyError, reason
 from quadrille.processing.envelope import Handled
@@ -41,7 +40,7 @@ class Worker:
     def __init__(self, context: ProcessContext) -> None:
         service, bootstrap = context.service, context.settings.kafka_bootstrap
         self.service, self.connect, self.retention = service, context.connect, context.retention
-        self.reader = RecordDeserializer(service.on.consumes(Event), context.decoder)
+        self.reader = reader_of(service, context.decoder)
         telemetry = context.telemetry
 
         def client() -> Consumer:
