@@ -3,8 +3,8 @@ PYTHON ?= python3
 # Never by the scripts beside it, whose first line cannot name every path; isolated from the shell's Python settings.
 RUN := "$${QUADRILLE_VENV:-.venv}/bin/python" -I -X utf8
 .DEFAULT_GOAL := help
-TYPED := chassis/src cli/src sandbox/src why/src deploy tests $(wildcard services/*/src sandbox/tests why/tests services/*/tests bench)
-.PHONY: help setup demo up down status test check jaeger saga format
+TYPED := chassis/src cli/src console/src sandbox/src why/src deploy tests $(wildcard services/*/src sandbox/tests console/tests why/tests services/*/tests bench)
+.PHONY: help setup demo up down status test check jaeger promtool saga format
 
 help: ## list everything
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,7 +24,7 @@ down: setup ## stop it; the data stays (quadrille down --wipe removes it)
 status: setup ## processes with memory and CPU
 	@$(RUN) -m quadrille_cli status
 
-test: check jaeger ## every gate, then the tests on the real stack, on ports and data of their own
+test: check jaeger promtool ## every gate, then the tests on the real stack, on ports and data of their own
 	@"$${QUADRILLE_VENV:-.venv}/bin/python" -m pytest --numprocesses 3 --dist loadgroup --no-loadscope-reorder
 
 check: setup ## the gates: lint, types, import contracts, schemas, generated pages, sizes
@@ -38,6 +38,9 @@ check: setup ## the gates: lint, types, import contracts, schemas, generated pag
 
 jaeger: setup ## build the local Jaeger from its Go modules (minutes, once; needs Go)
 	@$(RUN) -c "from quadrille_cli.stack.servers import jaeger; jaeger.main()"
+
+promtool: setup ## build Prometheus' promtool from its Go modules, for the tests of the alerts (minutes, once; needs Go)
+	@$(RUN) -c "from quadrille_cli.stack.servers import promtool; promtool.main()"
 
 saga: setup ## write docs/saga.md from the handlers' signatures
 	@$(RUN) -m quadrille_cli saga

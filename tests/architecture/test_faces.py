@@ -30,6 +30,7 @@ ROOMS = {  # what a file of a service may import; those of its tests may import 
     "settings": {APP},
     "problems": {WEB},
     "ops": {PURE, APP},
+    "metrics": {PURE, STORE, APP},
     "__main__": {APP},
     "migrations": {STORE},
     "tests": set(FACES),

@@ -193,7 +193,7 @@ def test_the_saga_is_read_from_signatures() -> None:
     assert edges["serve_meal"] == ("learns", MealOrdered, {DishServed, SoupServed}, None)
     assert edges["take_cake"] == ("answer", CakeBaked, {CakeReady, BakeCake}, None)
     assert edges["fill_shelf"] == ("command", FillShelf, {ShelfFilled}, None)
-    assert on.topics() == ("order.events", "payment.events")
+    assert on.topics() == on.subscribed() == ("order.events", "payment.events")
     assert set(on.consumes(Message)) >= {"bread.ordered", "cake_baked", "begin_tasting", "fill_shelf"}
     assert on.specs[BeginTasting].doc == "Begin when it is due."
 

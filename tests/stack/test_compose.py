@@ -45,7 +45,7 @@ def test_it_has_every_process_and_nothing_waits_for_a_stranger() -> None:
     """Four services in three roles and a migration each, their databases, and all that they stand on."""
     wanted = {f"{service}-{role}" for service in services.SERVICES for role in (*ports.ROLES, "migrate")}
     wanted |= {f"postgres-{service}" for service in services.SERVICES}
-    wanted |= {"kafka", "registry", "jaeger", "sandbox", "topics", "schemas"}
+    wanted |= {"kafka", "registry", "jaeger", "sandbox", "topics", "schemas", "prometheus", "grafana"}
 
     assert set(SERVICES) == wanted
     assert {name for service in SERVICES.values() for name in service.get("depends_on", {})} <= wanted
@@ -91,3 +91,29 @@ def test_only_the_loopback_is_published() -> None:
 
     assert published
     assert all(port.startswith("127.0.0.1:") for port in published)
+
+
+def test_prometheus_asks_every_process_under_its_own_names() -> None:
+    """Each process of ours is scraped at the ops port it is told to open, with its service and role."""
+    jobs = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())["scrape_configs"]
+    asked = {
+        target: one["labels"] for job in jobs for one in job["static_configs"] for target in one["targets"]
+    }  # fmt: skip
+    wanted = {
+        f"{service}-{role}:8101": {"service": service, "role": role}
+        for service in services.SERVICES
+        for role in ports.ROLES
+    }
+
+    assert asked == wanted
+    assert all(SERVICES[one.partition(":")[0]]["environment"]["QUADRILLE_OPS_BIND"] == "0.0.0.0:8101" for one in wanted)
+    assert all(job["honor_labels"] for job in jobs)
+
+
+def test_monitoring_is_asked_for() -> None:
+    """Prometheus and Grafana start with their profile alone, and read what is in deploy/, without writing there."""
+    for name in ("prometheus", "grafana"):
+        assert SERVICES[name]["profiles"] == ["monitoring"]
+        ours = [volume for volume in SERVICES[name]["volumes"] if volume.startswith("./")]
+        assert all(volume.endswith(":ro") and (ROOT / volume.split(":")[0]).is_dir() for volume in ours)
+        assert ours

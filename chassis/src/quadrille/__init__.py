@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from quadrille.handlers import HandlerRegistry
 from quadrille.intents import Decision
-from quadrille.messages import Command, Emitted, Event, Intent, Message, NotYet, Reply, Result, Timer, key_of
+from quadrille.messages import AnyRecord, Command, Emitted, Event, Intent, Message, NotYet, Reply, Result, Timer, key_of
 from quadrille.rows import Rows
 from quadrille.system_messages import (
     CompensationAnswered,
@@ -26,6 +26,7 @@ from quadrille.system_messages import (
 from quadrille.values import Identifier, Moment, Paged, Text, rfc3339
 
 __all__ = [
+    "AnyRecord",
     "Command",
     "CompensationAnswered",
     "Decision",

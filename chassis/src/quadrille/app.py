@@ -1,8 +1,9 @@
 """The program of a service: what its ``main.py`` wires, and the roles it is started as.
 
 Reading order: ``Program`` (what is wired), ``main`` (one role until SIGTERM), the roles ``_api``, ``_worker``,
-``_relay``, ``_migrate``; ``Settings`` (``quadrille.settings``), ``ProcessContext`` (``quadrille.context``: what a
-process stands in), ``OperatorAction`` (``quadrille.ops.actions``: what a person may ask for).
+``_relay``, ``_all`` (api and worker in one process), ``_migrate``; ``Settings`` (``quadrille.settings``),
+``ProcessContext`` (``quadrille.context``: what a process stands in), ``OperatorAction`` (``quadrille.ops.actions``:
+what a person may ask for).
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ from quadrille.context import ProcessContext
 from quadrille.db.conninfo import unhear
 from quadrille.handlers import HandlerRegistry
 from quadrille.intents import Gateway
+from quadrille.messages import Event
 from quadrille.observability import logs, otel
+from quadrille.observability.metrics import Counter, Gauge, Histogram, set_all
 from quadrille.observability.tracing import Spans
 from quadrille.ops import server
 from quadrille.ops.checks import Check
@@ -37,10 +40,12 @@ from quadrille.settings import Duration, Hidden, Secret, Settings, Url, parse_du
 
 if TYPE_CHECKING:
     from quadrille.avro.codec import Codec
+    from quadrille.consumer.worker import WorkerRole
     from quadrille.ops.actions import OperatorAction, Refusal, Success, compensation_actions
     from quadrille.ops.admission import database, intake
     from quadrille.ops.evidence import Look, held
-    from quadrille.processing.telemetry import SagaOutcome, SagaOutcomes
+    from quadrille.ops.gauges import GaugeLook
+    from quadrille.processing.telemetry import Meter, SagaOutcome, SagaOutcomes
     from quadrille.replay.projection import ProjectedTable, Projection
     from quadrille.web.problems import refuse, register
 else:  # a relay has no operators' actions
@@ -56,8 +61,11 @@ else:  # a relay has no operators' actions
     )
 
 __all__ = [
+    "Counter",
     "Duration",
+    "Gauge",
     "Hidden",
+    "Histogram",
     "OperatorAction",
     "OpsRequest",
     "OpsResponse",
@@ -79,6 +87,7 @@ __all__ = [
     "parse_duration",
     "refuse",
     "register",
+    "set_all",
 ]
 W = TypeVar("W")
 
@@ -92,7 +101,8 @@ class Program(Generic[W]):
     """What a service's main.py wires: handlers, store, gateway with its client, rules, and where its HTTP face is.
 
     ``api`` is the name of a function ``make(context)`` giving an ASGI app, imported by the api role alone, empty for a
-    service without one; ``outcome`` tells how a saga ends by what is said; ``operators`` are the commands a person may
+    service without one; ``outcome`` tells how a saga ends by what is said; ``meter`` counts what is said once it is
+    committed, ``gauges`` read the service's tables every few seconds; ``operators`` are the commands a person may
     give over the ops port, ``ops`` the names of functions ``routes(context)`` giving what else the api's ops port
     answers; ``projections`` are read models that a shadow replay may rebuild from their topics, ``look`` is what the
     store tells of a saga, for whoever asks why it waits.
@@ -105,6 +115,8 @@ class Program(Generic[W]):
     client: Callable[[Any], object] = _nobody  # of the settings, which are of the service's own class
     rules: Callable[[Any], object] = _nobody
     outcome: SagaOutcome | None = None
+    meter: Meter | None = None
+    gauges: Sequence[GaugeLook] = ()
     operators: Sequence[OperatorAction] = ()
     ops: Sequence[str] = ()
     projections: Sequence[Projection] = ()
@@ -189,7 +201,8 @@ def _service(program: Program[Any], found: Settings) -> tuple[Service[Any], Code
     from quadrille.avro.schemas import emitted_by  # noqa: PLC0415 - as above
     from quadrille.service import Service  # noqa: PLC0415 - as above
 
-    said = *emitted_by(program.on.service), *emitted_by("chassis")
+    own = emitted_by(program.on.service) if program.on.emits(Event) else ()
+    said = *own, *emitted_by("chassis")
     codec = Codec(said, SchemaIds(Registry(found.registry_url), Cache(found.schema_cache)))
     return Service(program.on, program.store, codec, program.outside, program.rules(found)), codec
 
@@ -197,7 +210,7 @@ def _service(program: Program[Any], found: Settings) -> tuple[Service[Any], Code
 def _worker(name: str, found: Settings, stop: threading.Event) -> None:
     from quadrille.consumer.worker import Worker, WorkerRole  # noqa: PLC0415 - as above
     from quadrille.db.connection import connection  # noqa: PLC0415 - as above
-    from quadrille.ops import actions  # noqa: PLC0415 - the worker's and the api's
+    from quadrille.ops import actions, gauges  # noqa: PLC0415 - the worker's and the api's
     from quadrille.ops.evidence import Witness  # noqa: PLC0415 - as above
     from quadrille.ops.replays import ReplayRoutes  # noqa: PLC0415 - the worker's alone
     from quadrille.replay.manager import Replays  # noqa: PLC0415 - the worker's alone
@@ -206,16 +219,12 @@ def _worker(name: str, found: Settings, stop: threading.Event) -> None:
     service, codec = _service(program, found)
     spans, connect = _spans(name, "worker", found), connection(found.database_url)
     tally, client = program.tally(connect), program.client(found)
-    context = ProcessContext(found, service, connect, spans, tally, stop, codec, client, beats=True)
+    context = ProcessContext(
+        found, service, connect, spans, tally, stop, codec, client, beats=True, meter=program.meter
+    )  # fmt: skip
+    looks = (gauges.outbox, gauges.heartbeats(name), *program.gauges)
     worker = WorkerRole(lambda: Worker(context))
-    checks: dict[str, Check] = {
-        "database": lambda: database_can_write(found.database_url),
-        "kafka": worker.kafka_answers,
-        "schemas": codec.prepare,
-        "worker": worker.allowed,
-        "assignment": worker.assigned,
-        "progress": worker.progressing,
-    }
+    checks = _worker_checks(worker, found, codec)
     replays = Replays(context, projections=program.projections)
     routes = {
         **actions.routes(program.operators, context, "worker"),
@@ -225,6 +234,7 @@ def _worker(name: str, found: Settings, stop: threading.Event) -> None:
     with (
         tally or nullcontext(),
         replays,
+        gauges.Gauges(connect, looks, found),
         server.serve(
             found.ops_bind,
             name,
@@ -250,7 +260,7 @@ def _api(name: str, found: Settings, stop: threading.Event) -> None:
     service, codec = _service(program, found)
     spans, connect = _spans(name, "api", found), connection(found.database_url)
     tally = program.tally(connect)
-    context = ProcessContext(found, service, connect, spans, tally, stop)
+    context = ProcessContext(found, service, connect, spans, tally, stop, meter=program.meter)
     app = _named(program.api)(context)
     checks: dict[str, Check] = {
         "database": lambda: database_can_write(found.database_url),
@@ -272,6 +282,71 @@ def _api(name: str, found: Settings, stop: threading.Event) -> None:
     ):
         serve(app, found.api_bind, stop)
     spans.stop()
+
+
+def _all(name: str, found: Settings, stop: threading.Event) -> None:
+    """Run api and worker in one process, for a service that says nothing to the world: it has no relay."""
+    from quadrille.consumer.worker import Worker, WorkerRole  # noqa: PLC0415 - not the relay's
+    from quadrille.db.connection import connection  # noqa: PLC0415 - as above
+    from quadrille.web.server import serve  # noqa: PLC0415 - as above
+
+    program = _program(name)
+    if not program.api or program.on.emits(Event):
+        sys.exit(f"{name} is not for one process: it has no HTTP API, or emits events that a relay must publish")
+    service, codec = _service(program, found)
+    spans, connect = _spans(name, "all", found), connection(found.database_url)
+    context = ProcessContext(found, service, connect, spans, None, stop, codec, program.client(found))
+    worker = WorkerRole(lambda: Worker(context))
+    app = _named(program.api)(context)
+    checks: dict[str, Check] = {
+        **_worker_checks(worker, found, codec),
+        "api": lambda: _listens(found.api_bind),
+    }
+    warns: dict[str, Check] = {"parked": lambda: nothing_parked(found.database_url)}
+    with server.serve(
+        found.ops_bind, name, "all", checks, found.shown(), routes=api_routes(program, context), warns=warns
+    ):
+        working = _Beside(worker.run, stop)
+        serve(app, found.api_bind, stop)
+        working.end()
+    spans.stop()
+
+
+class _Beside:
+    """Work in a thread of its own until told to stop; when it ends by itself, so does the process."""
+
+    def __init__(self, work: Callable[[threading.Event], None], stop: threading.Event) -> None:
+        self._work, self._stop = work, stop
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="worker")
+        self._thread.start()
+
+    def end(self) -> None:
+        """Wait for its end; raises what it died of."""
+        self._stop.set()
+        self._thread.join()
+        if self._failure:
+            raise self._failure
+
+    def _run(self) -> None:
+        try:
+            self._work(self._stop)
+        except BaseException as failure:  # noqa: BLE001 - raised again by end, in the main thread
+            self._failure = failure
+        finally:
+            self._stop.set()
+
+
+def _worker_checks(worker: WorkerRole, found: Settings, codec: Codec) -> dict[str, Check]:
+    """Return the checks of whatever consumes."""
+    return {
+        "database": lambda: database_can_write(found.database_url),
+        "kafka": worker.kafka_answers,
+        "schemas": codec.prepare,
+        "worker": worker.allowed,
+        "assignment": worker.assigned,
+        "progress": worker.progressing,
+    }
 
 
 def api_routes(program: Program[Any], context: ProcessContext) -> OpsRoutes:
@@ -328,5 +403,6 @@ ROLES: dict[str, Callable[[str, Settings, threading.Event], None]] = {
     "api": _api,
     "worker": _worker,
     "relay": _relay,
+    "all": _all,
     "migrate": _migrate,
 }

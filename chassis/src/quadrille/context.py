@@ -9,7 +9,7 @@ from typing import Any
 
 from quadrille.db.retention import Retention
 from quadrille.observability.tracing import Spans
-from quadrille.processing.telemetry import SagaOutcomes
+from quadrille.processing.telemetry import Meter, SagaOutcomes, Telemetry
 from quadrille.service import Decoder, Service, Tx
 from quadrille.settings import Settings
 
@@ -27,8 +27,9 @@ class _Deaf:
 class ProcessContext:
     """The context of an api or a worker: its settings, its service, its ways to the database and to the traces.
 
-    ``tally`` counts how sagas end, where that is counted; ``stop`` is set when the process is to end. A worker has a
-    ``decoder`` of what it hears and a ``client`` of the outside; ``beats`` says that it says and hears proofs of life.
+    ``tally`` counts how sagas end, where that is counted, ``meter`` what the service counts itself; ``stop`` is set
+    when the process is to end. A worker has a ``decoder`` of what it hears and a ``client`` of the outside; ``beats``
+    says that it says and hears proofs of life.
     """
 
     settings: Settings
@@ -40,6 +41,12 @@ class ProcessContext:
     decoder: Decoder = field(default_factory=_Deaf)
     client: object = None
     beats: bool = False
+    meter: Meter | None = None
+
+    @property
+    def telemetry(self) -> Telemetry:
+        """Who is told what became of batches."""
+        return Telemetry(self.spans, self.tally, self.meter)
 
     @property
     def retention(self) -> Retention:

@@ -8,7 +8,19 @@ import types
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from quadrille.messages import Command, Emitted, Event, Intent, Message, Reply, Result, Saying, Timer, first_field
+from quadrille.messages import (
+    AnyRecord,
+    Command,
+    Emitted,
+    Event,
+    Intent,
+    Message,
+    Reply,
+    Result,
+    Saying,
+    Timer,
+    first_field,
+)
 from quadrille.rows import Rows
 from quadrille.system_messages import SystemEvent
 
@@ -22,6 +34,7 @@ KINDS: dict[str, type[Message]] = {
     "retryable": Event,
     "compensates": Event,
     "learns": Event,
+    "records": AnyRecord,
     "command": Command,
     "answer": Result,
     "timer": Timer,
@@ -44,14 +57,17 @@ class HandlerSpec:
 class HandlerRegistry(Generic[W]):
     """The handlers of one service over one working set.
 
+    The service hears heartbeats of whom it consumes, and of those it only ``watches``.
     Refuses at import, with TypeError: a second handler of a type, a missing or base-class annotation, a role that does
     not fit the kind of message, a third parameter, another working set, a working set with a field that is not Rows.
     """
 
-    def __init__(self, service: str, work: type[W]) -> None:
+    def __init__(self, service: str, work: type[W], watches: tuple[str, ...] = ()) -> None:
         self.service = service
+        self.watches = watches
         self.work = work
         self.specs: dict[type[Message], HandlerSpec] = {}
+        self.record_topics: tuple[str, ...] = ()
         self._undoing: dict[type[Message], str] = {}
         _check_working_set(work)
 
@@ -82,6 +98,22 @@ class HandlerRegistry(Generic[W]):
     def timer(self, handler: Callable[[E, W], S]) -> Callable[[E, W], S]:
         """Register the handler of a due timer."""
         return self._register("timer", handler)
+
+    def records(self, *topics: str) -> Callable[[Callable[[E, W], S]], Callable[[E, W], S]]:
+        """Register the one reaction to every record of these topics, readable or not: a console's, an archive's.
+
+        It takes an AnyRecord; a service that has it hears no event by a class of its own.
+        """
+        if self.record_topics or self.consumes(Event) or not topics:
+            message = f"{self.service}: one reaction hears all records of the topics named, or handlers hear events"
+            raise TypeError(message)
+
+        def register(handler: Callable[[E, W], S]) -> Callable[[E, W], S]:
+            found = self._register("records", handler)
+            self.record_topics = tuple(sorted(set(topics)))
+            return found
+
+        return register
 
     def compensates(self, undone: Callable[..., Saying]) -> Callable[[Callable[[E, W], S]], Callable[[E, W], S]]:
         """Register the handler that undoes a step named by its function."""
@@ -125,12 +157,23 @@ class HandlerRegistry(Generic[W]):
 
     def topics(self) -> tuple[str, ...]:
         """Return the topics this service hears, sorted."""
-        return tuple(sorted({cls.topic for cls in self.consumes(Event).values()}))
+        return self.record_topics or tuple(sorted({cls.topic for cls in self.consumes(Event).values()}))
+
+    def watched(self) -> tuple[str, ...]:
+        """Return the topics of which it hears heartbeats alone, sorted."""
+        return tuple(sorted({f"{source}.events" for source in self.watches} - {*self.topics()}))
+
+    def subscribed(self) -> tuple[str, ...]:
+        """Return the topics this service reads: what it hears, and what it watches."""
+        return *self.topics(), *self.watched()
 
     def _register(self, role: str, handler: Callable[[E, W], S], undoes: str | None = None) -> Callable[[E, W], S]:
         hears, says = _edges(handler, self.work)
         if not issubclass(hears, KINDS[role]):
             message = f"{_name(handler)}: @on.{role} hears a {KINDS[role].__name__}, not {hears.__name__}"
+            raise TypeError(message)
+        if issubclass(hears, Event) and self.record_topics:
+            message = f"{_name(handler)}: {self.service} hears all records of its topics by one reaction already"
             raise TypeError(message)
         if issubclass(hears, Event) and not hears.source:
             message = (

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, ClassVar, TypeAlias, TypeVar
+from uuid import UUID
 
 from pydantic import TypeAdapter
 
@@ -69,6 +70,31 @@ class Event(Message):
             cls.source = source
         if topic or source:
             cls.topic = topic or f"{source}.events"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AnyRecord(Message):
+    """A record of a topic, whatever it is: what a reaction to all records is given, each record once.
+
+    ``fault`` says why it could not be read, None where it was; then ``body`` is its decoded body, as plain values. What
+    headers do not say, or say wrongly, is None or empty; ``id`` is then made of the record's place.
+    """
+
+    key: str
+    id: UUID
+    topic: str
+    partition: int
+    offset: int
+    named: str
+    source: str
+    sequence: int | None
+    causation: UUID | None
+    trace_id: str
+    schema_id: int | None
+    body: Mapping[str, Any] | None
+    fault: str | None
+    headers: tuple[tuple[str, bytes], ...]
+    raw: bytes
 
 
 class Command(Message):

@@ -45,7 +45,7 @@ class OnKafka:
 
     def __init__(self, on: HandlerRegistry[Any], stack: Stack, borrowed: str, folder: Path) -> None:
         self.service, self._stack, self._borrowed, self._folder = on.service, stack, borrowed, folder
-        self._topics = {*topics_of(on.service), *on.topics()}
+        self._topics = {*topics_of(on.service), *on.subscribed()}
         owners = {"chassis", on.service, *(topic.removesuffix(".events") for topic in on.topics())}
         self._schemas = [schema for owner in sorted(owners) for schema in emitted_by(owner)]
         registry = Registry(stack.registry_url)

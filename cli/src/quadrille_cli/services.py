@@ -10,13 +10,16 @@ if TYPE_CHECKING:
     from quadrille.settings import Settings
 
 SERVICES = ("order", "inventory", "payment", "notification")
+CONSOLE = "console"
+"""A service that takes no part in the saga: it hears all of it, says nothing and runs as one process."""
+PROGRAMS = (*SERVICES, CONSOLE)
 
 
 def all_settings() -> type[Settings]:
     """Return the settings that any of the services knows, as one class."""
     from quadrille.settings import Settings  # noqa: PLC0415 - 0.1 s that most starts can spare
 
-    classes = dict.fromkeys(_settings_of(service) for service in SERVICES)
+    classes = dict.fromkeys(_settings_of(program) for program in PROGRAMS)
     classes.pop(Settings, None)
     return type("AllSettings", (*classes, Settings), {"__module__": __name__})
 

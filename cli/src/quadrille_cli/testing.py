@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from _pytest.nodeid import NodeId
 
-from quadrille_cli.services import SERVICES
+from quadrille_cli.services import PROGRAMS
 from quadrille_cli.stack import EVERYTHING, Stack
 from quadrille_cli.stack.servers import jaeger
 
@@ -57,7 +57,7 @@ def parts_of_the_stack(stack_home: Path) -> Iterator[Start]:
     def started(*parts: str) -> Stack:
         wanted = frozenset(parts)
         for there in stacks:
-            if wanted <= there.parts and (there.parts - wanted).isdisjoint(SERVICES):
+            if wanted <= there.parts and (there.parts - wanted).isdisjoint(PROGRAMS):
                 if not all(process.running for process in there.processes.values()):
                     there.start()
                 return there

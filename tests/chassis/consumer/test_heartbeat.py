@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,8 +14,17 @@ from structlog.testing import capture_logs
 
 from quadrille.avro.registry import NotRegisteredError
 from quadrille.consumer.assignment import Assignment
-from quadrille.consumer.heartbeat import BEGIN, KEYS, NEVER_SECONDS, SILENT_SECONDS, HeartbeatMonitor, beat
+from quadrille.consumer.heartbeat import (
+    BEAT_SECONDS,
+    BEGIN,
+    KEYS,
+    NEVER_SECONDS,
+    SILENT_SECONDS,
+    HeartbeatMonitor,
+    beat,
+)
 from quadrille.consumer.loop import BEAT
+from quadrille.ids import uuid7
 from quadrille.kafka.topics import Topics
 from quadrille.system_messages import CanaryBeat
 from quadrille.testing.in_memory import PlainCodec
@@ -22,6 +32,7 @@ from tests.chassis.support.database import Database, wait_until
 from tests.chassis.support.kafka_harness import TOPICS, Kitchen, Told, running
 from tests.chassis.support.records import record_headers
 from tests.chassis.support.sample_messages import MealOrdered
+from tests.chassis.support.sample_service import reactions
 
 BEATS = "SELECT aggregateid, sequence, traceparent, payload FROM outbox WHERE type = 'canary.beat' ORDER BY ctid"
 TOLD = "SELECT type, payload FROM outbox WHERE type LIKE 'service.%%' ORDER BY ctid"
@@ -156,6 +167,40 @@ def test_beats_are_heard_and_stepped_over(kitchen: Kitchen, db: Database) -> Non
     assert db.one("SELECT count(*) FROM parked") == 0
 
 
+def test_a_topic_that_is_watched_is_heard_for_its_beats_alone(kitchen: Kitchen, db: Database) -> None:
+    """A service may hear the beats of one it consumes nothing of; whatever else lies there is stepped over unread."""
+    db.rows("TRUNCATE canary")
+    kitchen.make(watched := f"lodger-{kitchen.name}.events")
+    source = watched.removesuffix(".events")
+    on = reactions(kitchen.name, watches=(source, "order"))
+    assert (on.watched(), on.subscribed()) == ((watched,), ("order.events", "payment.events", watched))
+    kitchen.start_here(*TOPICS, watched)
+    beats = PlainCodec().encode(CanaryBeat(source, 5, SAID_AT))
+
+    kitchen.put(Told(watched), b"o-1", b"garbage", (), 0)
+    kitchen.put(Told(watched), b"o-1", b"{}", record_headers(uuid7(), "meal.ordered"), 0)
+    kitchen.flush()
+    with running(kitchen.worker(replace(kitchen.service(), on=on), beats=True)):
+        wait_until(lambda: kitchen.caught_up(*TOPICS, watched))
+        kitchen.put(Told(watched), KEYS[0].encode(), beats, record_headers(uuid7(), BEAT.decode()), 0)
+        kitchen.flush()
+        wait_until(lambda: db.rows("SELECT number FROM canary WHERE source = %s", source) == [(5,)])
+        wait_until(lambda: kitchen.caught_up(*TOPICS, watched))
+
+    assert db.one("SELECT count(*) FROM parked") == 0
+    assert db.one("SELECT count(*) FROM inbox") == 0
+
+
+def test_a_dead_participant_is_told_of_within_eight_seconds(worker: Worker) -> None:
+    """From the last beat until the announcement is committed: at most eight seconds of the hearer's own clock."""
+    began = worker.now
+    while not worker.told():
+        worker.wait(0.5)
+
+    assert worker.now - began <= 8
+    assert SILENT_SECONDS > 3 * BEAT_SECONDS, "one that is only late would be called silent"
+
+
 def test_silence_and_return_are_told_once(worker: Worker, begins: Callable[[], Worker]) -> None:
     """Three beats missed: one announcement however many workers miss them; one more when it is heard again."""
     other = begins()
@@ -174,9 +219,11 @@ def test_silence_and_return_are_told_once(worker: Worker, begins: Callable[[], W
         other.hear("payment")
     assert worker.told() == [("service.silent", "order")]
 
-    other.hear("order")
-    worker.hear("order")
+    with capture_logs() as said:
+        other.hear("order")
+        worker.hear("order")
 
+    assert [(line["event"], line["seconds"]) for line in said] == [("service heard again", 0.0)]  # since 2099
     assert worker.told() == [("service.silent", "order"), ("service.heard", "order")]
     back = body(worker.db.rows(TOLD)[1][1])
     assert (back["since_at"], back["service"]) == (fact["since_at"], worker.service.name)

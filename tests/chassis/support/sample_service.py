@@ -244,9 +244,9 @@ def _columns(levels: Sequence[Level]) -> list[list[object]]:
     return [[level.sku for level in levels], [level.available for level in levels]]
 
 
-def reactions(name: str = "pantry") -> HandlerRegistry[Pantry]:
+def reactions(name: str = "pantry", watches: tuple[str, ...] = ()) -> HandlerRegistry[Pantry]:
     """Return the pantry's handlers; the name is the consumer group's too, so that each test may have its own."""
-    on = HandlerRegistry(name, Pantry)
+    on = HandlerRegistry(name, Pantry, watches)
     on.step(hold_loaves)
     on.compensates(hold_loaves)(return_loaves)
     on.learns(serve_meal)

@@ -61,7 +61,8 @@ UPDATE canary c SET number = greatest(c.number, n.number), said_at = greatest(c.
                     silent_since = NULL
   FROM unnest(%(sources)b::text[], %(numbers)b::bigint[], %(times)b::timestamptz[]) n(source, number, said_at)
   JOIN was USING (source)
- WHERE c.source = n.source RETURNING c.source, was.silent_since"""
+ WHERE c.source = n.source
+RETURNING c.source, was.silent_since, round(greatest(0, extract(epoch FROM now() - was.silent_since)))::float"""
 AGES = """
 SELECT source, extract(epoch FROM clock_timestamp() - heard_at)::float
   FROM canary WHERE source = ANY(%b) AND silent_since IS NULL"""
@@ -78,7 +79,7 @@ class HeartbeatMonitor:
     def __init__(self, service: Service[Any], topics: Topics, decoder: Decoder, clock: Clock = time.monotonic) -> None:
         self.service = service
         self._topics, self._decoder, self._clock = topics, decoder, clock
-        self._sources = {topic.removesuffix(".events"): topic for topic in service.on.topics()}
+        self._sources = {topic.removesuffix(".events"): topic for topic in service.on.subscribed()}
         self._beats: dict[str, CanaryBeat] = {}
         self._known: dict[str, float] = {}
         self._beat_at = self._look_at = 0.0
@@ -114,10 +115,9 @@ class HeartbeatMonitor:
         beats = [self._beats[source] for source in sources]
         wanted = {"sources": sources, "numbers": [b.number for b in beats], "times": [b.said_at for b in beats]}
         rows = tx.execute(HEARD, wanted).fetchall()
-        back = [ServiceHeard(self.service.name, source, since) for source, since in sorted(rows) if since]
-        for ordinal, fact in enumerate(back):
-            log.info("service heard again", topic=f"{fact.silent}.events")
-            announce(tx, self.service, uuid7(), fact, ordinal=ordinal)
+        for ordinal, (source, since, seconds) in enumerate(sorted(row for row in rows if row[1])):
+            log.info("service heard again", topic=f"{source}.events", seconds=seconds)
+            announce(tx, self.service, uuid7(), ServiceHeard(self.service.name, source, since), ordinal=ordinal)
 
     def flush(self) -> None:
         """Forget the beats that are written down and committed."""

@@ -94,7 +94,8 @@ class ConsumerLoop:
             ports.batch_max,
         )
         self.stop = threading.Event()
-        self.assignment = Assignment(service.on.topics())
+        self.assignment = Assignment(service.on.subscribed())
+        self._watched = frozenset(service.on.watched())
         self.joined, self.waiting = False, "it waits for its place in the consumer group"
         self._renew = threading.Event()
         self._waits, self._waited_at = "", 0.0
@@ -207,7 +208,7 @@ class ConsumerLoop:
                 continue  # fetched before a seek
             read[place] = offset + 1
             record = record_of(message)
-            if not self.reader.unheard(record):
+            if topic not in self._watched and not self.reader.unheard(record):
                 origin = OffsetRange(topic, partition, chained[place], offset + 1)
                 key = message.key()
                 inputs.append(self.reader.read(record, key, origin, message.timestamp()[1]))

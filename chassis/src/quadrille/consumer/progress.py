@@ -84,7 +84,7 @@ class ConsumerProgress:
             dog.suspend()
 
     def _topics_heard(self) -> list[str]:
-        return [*self._service.on.topics()]
+        return [*self._service.on.subscribed()]
 
     def _watch(self, before: Mapping[Place, int]) -> None:
         lags = {place: max(0, self._ends[place] - at) for place, at in self._at.items()}

@@ -11,20 +11,18 @@ from typing import TypeAlias
 import structlog
 from confluent_kafka import Consumer, KafkaError
 
-from quadrille.consumer.deserializer import RecordDeserializer
 from quadrille.consumer.heartbeat import HeartbeatMonitor
 from quadrille.consumer.loop import RETRIABLE, ConsumerLoop, ConsumerPorts, hinted
 from quadrille.consumer.parking import redrive_open
 from quadrille.consumer.progress import ConsumerProgress
+from quadrille.consumer.whole_records import reader_of
 from quadrille.context import ProcessContext
 from quadrille.kafka.config import consumer_settings
 from quadrille.kafka.topics import Place, StoppedError, Topics
-from quadrille.messages import Event
 from quadrille.observability.logs import ThrottledLog
 from quadrille.observability.readiness import NotReadyError, reason
 from quadrille.processing.envelope import Handled
 from quadrille.processing.outbox import tell_recoveries
-from quadrille.processing.telemetry import Telemetry
 from quadrille.service import Tx
 from quadrille.tasks.scheduler import SchedulerPorts, TaskScheduler
 
@@ -42,8 +40,8 @@ class Worker:
     def __init__(self, context: ProcessContext) -> None:
         service, bootstrap = context.service, context.settings.kafka_bootstrap
         self.service, self.connect, self.retention = service, context.connect, context.retention
-        self.reader = RecordDeserializer(service.on.consumes(Event), context.decoder)
-        telemetry = Telemetry(context.spans, context.tally)
+        self.reader = reader_of(service, context.decoder)
+        telemetry = context.telemetry
 
         def client() -> Consumer:
             told = {"error_cb": self._say, "on_commit": hinted}
@@ -146,7 +144,7 @@ class Worker:
         return self.consumer_loop.caught_up()
 
     def _check(self, tx: Tx) -> None:
-        self.topics.check(tx, list(self.service.on.topics()))
+        self.topics.check(tx, list(self.service.on.subscribed()))
         tell_recoveries(tx, self.service)
 
     def _say(self, error: KafkaError) -> None:

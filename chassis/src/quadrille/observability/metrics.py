@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from prometheus_client import Counter, Gauge, Histogram, values
+
+__all__ = ["Counter", "Gauge", "Histogram", "count_outcome", "set_all"]
 
 # Every process counts for itself. A PROMETHEUS_MULTIPROC_DIR that somebody's shell has is not ours to write into.
 values.ValueClass = values.MutexValue
@@ -11,6 +15,7 @@ _FAST = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 
 _SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 
 INPUTS = Counter("quadrille_inputs_total", "Inputs given to process_batch", ["type", "outcome"])
+EVENTS = Counter("quadrille_events_total", "Events emitted, counted after their commit", ["type"])
 COMMIT = Histogram("quadrille_commit_duration_seconds", "One call of process_batch, halving included", buckets=_FAST)
 BATCH = Histogram("quadrille_batch_inputs", "Inputs in one call of process_batch", buckets=_SIZES)
 OUTAGES = Counter("quadrille_outages_total", "Commits the infrastructure refused or did not answer", ["error_class"])
@@ -19,6 +24,13 @@ LAG = Gauge("quadrille_consumer_lag_records", "Records not yet handled, in whose
 STALLED = Gauge("quadrille_stalled_seconds", "How long work has been ahead and nothing of it handled", ["role"])
 STALLS = Counter("quadrille_stalls_total", "Times that nothing was handled for longer than STALL_AFTER", ["role"])
 RENEWALS = Counter("quadrille_client_renewals_total", "Clients made anew because nothing was handled", ["role"])
+
+OUTBOX_ROWS = Gauge("quadrille_outbox_unpublished_rows", "Outbox rows not published, 100000 at most")
+OUTBOX_AGE = Gauge("quadrille_outbox_unpublished_age_seconds", "Age of the oldest outbox row not published, or 0")
+HEARD_AGE = Gauge("quadrille_service_heard_age_seconds", "How long ago a service's heartbeat was heard", ["source"])
+SILENT = Gauge("quadrille_service_silent", "A service whose heartbeats are missed: 1 until it is heard", ["source"])
+GAUGES_READ = Gauge("quadrille_gauges_read_timestamp_seconds", "When the gauges kept in the database were last read")
+INTAKE = Gauge("quadrille_intake_state", "1 for the state the intake is in, 0 for others", ["state"])
 
 CALLS = Counter("quadrille_outside_calls_total", "Calls to the outside", ["intent", "answer"])
 CALL = Histogram("quadrille_outside_call_duration_seconds", "One call to the outside", ["intent"], buckets=_FAST)
@@ -34,6 +46,20 @@ WAITING = Gauge("quadrille_intake_waiting_commands", "Commands waiting for the c
 SPANS_SENT = Counter("quadrille_spans_sent_total", "Spans an endpoint took")
 SPANS_DROPPED = Counter("quadrille_spans_dropped_total", "Spans lost: queue full or an endpoint failing")
 DEGRADED = Gauge("quadrille_degraded", "What is lost and can be done without: 1 while it is", ["what"])
+
+
+def set_all(gauge: Gauge, found: Mapping[tuple[str, ...], float]) -> None:
+    """Set a labelled gauge to what was found, and to 0 what it told before and was not found: nothing old stays.
+
+    A gauge is told by one thread; a scrape meanwhile sees old or new values, never none.
+    """
+    names = gauge._labelnames  # noqa: SLF001 - in their order
+    samples = (sample for metric in gauge.collect() for sample in metric.samples)
+    told = {tuple(sample.labels[name] for name in names) for sample in samples}
+    for labels in told - found.keys():
+        gauge.labels(*labels).set(0)
+    for labels, value in found.items():
+        gauge.labels(*labels).set(value)
 
 
 def count_outcome(kind: str, outcome: object) -> None:

@@ -26,7 +26,6 @@ from quadrille.observability.tracing import SERVER
 from quadrille.ops.routes import OpsRequest, OpsResponse, OpsRoutes
 from quadrille.processing.batch import OUTAGE, is_outage, process_batch
 from quadrille.processing.envelope import Envelope, Failed, Handled, Outcome
-from quadrille.processing.telemetry import Telemetry
 from quadrille.service import Service, Tx
 from quadrille.system_messages import ResolveCompensation, RetryCompensation
 from quadrille.values import Text
@@ -145,7 +144,7 @@ def _do(context: ProcessContext, action: OperatorAction, model: type[Document], 
     command = action.command(order_id, **given)  # type: ignore[call-arg]  # as above
     envelope = Envelope(uuid7(), order_id, command, datetime.now(UTC), command.type, trace=asked.trace)
     done = _commit(context, action, envelope, asked)
-    Telemetry(context.spans, context.tally).handled([(done.envelope, done.outcome)], began_ns)
+    context.telemetry.handled([(done.envelope, done.outcome)], began_ns)
     route = f"POST {PATH}{action.name}"
     context.spans.record(
         route, done.envelope.trace, None, began_ns, began_ns + int((time.monotonic() - began) * 1e9), kind=SERVER,

@@ -17,7 +17,7 @@ import structlog
 
 from quadrille.db.connection import Session
 from quadrille.db.statements import taken
-from quadrille.messages import Emitted, key_of
+from quadrille.messages import Emitted, Event, key_of
 from quadrille.observability import metrics, tracing
 from quadrille.observability.logs import ThrottledLog
 from quadrille.observability.tracing import CLIENT, CONSUMER, INTERNAL, Spans
@@ -34,6 +34,9 @@ FORGET = f"DELETE FROM tally WHERE at < now() - interval '{KEPT}'"  # noqa: S608
 FORGET_EVERY = 1000
 SagaOutcome: TypeAlias = Callable[[Emitted], tuple[int, int]]
 """How many sagas are ended by what was emitted, and whether the one it is about is known as failed now: 0 or 1 each."""
+
+Meter: TypeAlias = Callable[[Emitted], None]
+"""Counts for a service what its handlers made it say; called after the commit, so it tells only what is true."""
 
 
 class SagaOutcomes:
@@ -97,8 +100,8 @@ class SagaOutcomes:
 class Telemetry:
     """Spans, counters and log lines of what a worker did; after the commit, so that they tell only what is true."""
 
-    def __init__(self, spans: Spans, tally: SagaOutcomes | None = None) -> None:
-        self.spans, self.tally = spans, tally
+    def __init__(self, spans: Spans, tally: SagaOutcomes | None = None, meter: Meter | None = None) -> None:
+        self.spans, self.tally, self.meter = spans, tally, meter
 
     def handled(self, batch: Sequence[tuple[Envelope, Outcome]], began_ns: int) -> None:
         """Note a committed batch."""
@@ -113,8 +116,17 @@ class Telemetry:
                 self._span(envelope, outcome, began_ns, ended_ns)
             if isinstance(outcome, Parked):
                 self._parked(envelope, outcome)
-            elif self.tally and isinstance(outcome, Handled):
-                self.tally.add(outcome.emitted)
+            elif isinstance(outcome, Handled) and outcome.emitted:
+                self._said(outcome.emitted)
+
+    def _said(self, emitted: Sequence[Emitted]) -> None:
+        for one in emitted:
+            if isinstance(one, Event):
+                metrics.EVENTS.labels(one.type).inc()
+            if self.meter:
+                self.meter(one)
+        if self.tally:
+            self.tally.add(emitted)
 
     def called(self, entry: LeasedIntent, began_ns: int, trouble: Exception | None = None) -> None:
         """Note a call outside that has ended."""

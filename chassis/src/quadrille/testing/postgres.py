@@ -23,7 +23,7 @@ from quadrille.db.migrations import upgrade
 from quadrille.handlers import HandlerRegistry
 from quadrille.ids import uuid7
 from quadrille.intents import Gateway
-from quadrille.messages import Emitted, Intent, Message, Result, from_json, key_of
+from quadrille.messages import Emitted, Event, Intent, Message, Result, from_json, key_of
 from quadrille.processing.batch import process_batch
 from quadrille.processing.envelope import Envelope, Handled, Outcome
 from quadrille.service import Service, Store, Tx
@@ -49,7 +49,7 @@ class OnPostgres(Generic[W]):
         self, on: HandlerRegistry[W], store: Store[W], logins: Logins, schemas: Path, rules: object = None
     ) -> None:
         upgrade(on.service, logins.owner)
-        emitted = *emitted_by(on.service), *emitted_by("chassis")
+        emitted = *(emitted_by(on.service) if on.emits(Event) else ()), *emitted_by("chassis")
         self._codec = Codec(emitted, numbered(schemas, emitted))
         self.service = Service(on, store, self._codec, Gateway(on.service), rules)
         self.logins = logins

@@ -12,13 +12,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import structlog
 
 from quadrille.context import ProcessContext
 from quadrille.db.connection import Session
 from quadrille.ids import uuid7
+from quadrille.observability import metrics
 from quadrille.observability.logs import ThrottledLog
 from quadrille.processing.batch import OUTAGE
 from quadrille.processing.outbox import announce
@@ -138,6 +139,8 @@ class AdmissionControl:
             self._turn(tx, seen, wanted)
             seen = look(tx, self._limits)
         self._seen = seen
+        state = seen.state if seen else "OPEN"
+        metrics.set_all(metrics.INTAKE, {(mode,): float(mode == state) for mode in get_args(AdmissionMode)})
 
     def _turn(self, tx: Tx, seen: AdmissionState, wanted: AdmissionMode) -> None:
         service = self._context.service

@@ -20,7 +20,6 @@ from quadrille.ids import uuid7
 from quadrille.messages import Command, Reply, key_of
 from quadrille.processing.envelope import Envelope
 from quadrille.processing.idempotency import KeptAnswer
-from quadrille.processing.telemetry import Telemetry
 from quadrille.service import Tx
 from quadrille.values import Paged
 from quadrille.web.admission import AdmissionControl, AdmissionLimits
@@ -90,7 +89,7 @@ class Api:
 
     def __init__(self, context: ProcessContext, limits: AdmissionLimits | None = None) -> None:
         self.settings, self.base = context.settings, context.settings.public_base
-        self._intake = CommandBatcher(context.service, context.connect, Telemetry(context.spans, context.tally))
+        self._intake = CommandBatcher(context.service, context.connect, context.telemetry)
         self._intake.check()
         self._reads = Pool(context.connect)
         self._stop = context.stop

@@ -13,6 +13,7 @@ from fastapi.routing import APIRoute
 from fastapi.telemetry import TelemetryConfig
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from quadrille.observability.tracing import Spans
@@ -93,8 +94,11 @@ def call_of(request: Request) -> RequestContext:
     return call
 
 
-def make_app(title: str, routes: Routes, api: AbstractAsyncContextManager[object], spans: Spans, base: str) -> ASGIApp:
-    """Return the API of a service: its routes, /openapi.json, /docs, /problems.
+def make_app(  # noqa: PLR0913 - one of each thing an app is made of
+    title: str, routes: Routes, api: AbstractAsyncContextManager[object], spans: Spans, base: str,
+    *, pages: Sequence[Route] = (),
+) -> ASGIApp:  # fmt: skip
+    """Return the API of a service: its routes, /openapi.json, /docs, /problems; and its ``pages``, which are no API.
 
     ``api`` is what endpoints work with: open while the app serves, found at ``request.app.state.api``. Raises
     TypeError for a route without a scope.
@@ -112,6 +116,7 @@ def make_app(title: str, routes: Routes, api: AbstractAsyncContextManager[object
     app.state.api = api
     app.include_router(routes.router)
     openapi.describe(app, routes.router, base)
+    app.router.routes.extend(pages)
     for error, handler in (
         (HTTPException, answer_refusal),
         (RequestValidationError, _not_valid),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from quadrille_cli.services import SERVICES
+from quadrille_cli.services import CONSOLE, SERVICES
 from quadrille_cli.stack.errors import CannotRun
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ LISTENING = "0A"  # as /proc/net/tcp writes it
 def _usual() -> dict[str, int]:
     ports = {"kafka": 9092, "kafka-controller": 9093, "registry": 8081, "registry-management": 8089}
     ports |= {"sandbox": 8010, "smtp": 8025, "jaeger": 16686, "jaeger-otlp": 4318, "jaeger-grpc": 16685}
+    ports |= {f"postgres:{CONSOLE}": 5500, CONSOLE: 8000, f"{CONSOLE}-ops": 8100}
     for n, service in enumerate(SERVICES, start=1):
         ports[f"postgres:{service}"] = 5500 + n
         ports[service] = 8000 + n
@@ -36,7 +37,10 @@ def _usual() -> dict[str, int]:
 
 
 USUAL: Mapping[str, int] = _usual()
-"""Where each part listens when nothing is in its way; `order` is its API, `order-api` that process's ops port."""
+"""Where each part listens when nothing is in its way; `order` is its API, `order-api` that process's ops port.
+
+The console is one process: `console` is its pages and API, `console-ops` its ops port.
+"""
 
 
 def is_free(port: int) -> bool:

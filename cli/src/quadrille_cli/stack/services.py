@@ -1,4 +1,4 @@
-"""The processes of our own packages: sandbox and, per service, api, worker and relay."""
+"""The processes of our own packages: sandbox; per service api, worker and relay; the console."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import importlib.util
 import sys
 from typing import TYPE_CHECKING
 
+from quadrille_cli.services import CONSOLE, SERVICES
 from quadrille_cli.stack import shell
 from quadrille_cli.stack.errors import CannotRun
+from quadrille_cli.stack.ports import ROLES
 from quadrille_cli.stack.processes import Process, Spec
 from quadrille_cli.stack.servers.registry import healthy
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-DATABASE_ROLE = {"api": "app", "worker": "app", "relay": "relay"}
+DATABASE_ROLE = {"api": "app", "worker": "app", "relay": "relay", "all": "app"}
 MODULES = {"sandbox": "quadrille_sandbox"}  # where a part is not the module of its own name
 
 
@@ -69,6 +71,31 @@ def outside(service: str, ports: Mapping[str, int]) -> dict[str, str]:
         "notification": {"SMTP_URL": f"smtp://127.0.0.1:{ports['smtp']}"},
     }
     return found.get(service, {})
+
+
+def watched(ports: Mapping[str, int]) -> dict[str, str]:
+    """Whom the console asks: the services' APIs, and every ops port of ours."""
+    here = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
+    ops = {name: here[name] for service in SERVICES for role in ROLES if (name := f"{service}-{role}") in here}
+    apis = {name: here[name] for name in (*SERVICES, "sandbox") if name in here}
+    return {name: ",".join(f"{n}={url}" for n, url in found.items()) for name, found in (("OPS", ops), ("APIS", apis))}
+
+
+def console(env: Mapping[str, str], logs: Path, ports: Mapping[str, int]) -> Process:
+    """The console: api and worker in one process."""
+    http, ops = ports[CONSOLE], ports[f"{CONSOLE}-ops"]
+    settings = {"QUADRILLE_OPS_BIND": f"127.0.0.1:{ops}", "QUADRILLE_API_BIND": f"127.0.0.1:{http}"}
+    return Process(
+        Spec(
+            name=CONSOLE,
+            command=lambda: command(CONSOLE, "all"),
+            log=logs / f"{CONSOLE}.log",
+            env=dict(env) | settings,
+            cwd=logs,
+            ready=lambda: healthy(ops, "/readyz"),
+            ports={CONSOLE: http, f"{CONSOLE}-ops": ops},
+        )
+    )
 
 
 def role(service: str, name: str, env: Mapping[str, str], logs: Path, ports: Mapping[str, int]) -> Process:

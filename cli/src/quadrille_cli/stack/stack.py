@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from quadrille_cli.services import SERVICES, known_to
+from quadrille_cli.services import CONSOLE, PROGRAMS, SERVICES, known_to
 from quadrille_cli.stack import code, last_words, leftovers, paths, ports, services, shell, state, topics
 from quadrille_cli.stack.errors import CannotRun, PartFailed, PortTaken
 from quadrille_cli.stack.ports import ROLES
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from quadrille_cli.stack.processes import Process
 
 
-DATABASES = frozenset(f"postgres:{service}" for service in SERVICES)
-INFRASTRUCTURE = frozenset({"kafka", "registry", *DATABASES})
-EVERYTHING = frozenset({*INFRASTRUCTURE, "topics", "schemas", "sandbox", *SERVICES})
+DATABASES = frozenset(f"postgres:{program}" for program in PROGRAMS)
+INFRASTRUCTURE = frozenset({"kafka", "registry", *(f"postgres:{service}" for service in SERVICES)})
+EVERYTHING = frozenset({*INFRASTRUCTURE, *DATABASES, "topics", "schemas", "sandbox", *PROGRAMS})
 PARTS = EVERYTHING | {"jaeger"}
 
 LISTENS = {
@@ -38,6 +38,7 @@ LISTENS = {
     "jaeger": ("jaeger", "jaeger-otlp", "jaeger-grpc"),
     "topics": (),
     "schemas": (),
+    CONSOLE: (CONSOLE, f"{CONSOLE}-ops"),
     **{service: (service, *(f"{service}-{role}" for role in ROLES)) for service in SERVICES},
 }
 
@@ -72,7 +73,13 @@ def processes(stack: Stack) -> list[Process]:
     for service in [part for part in SERVICES if part in stack.parts]:
         role = partial(services.role, service, logs=stack.logs, ports=stack.ports)
         made += [role(name, env=environment(stack, service, name)) for name in ROLES]
+    if CONSOLE in stack.parts:
+        made.append(services.console(environment(stack, CONSOLE, "all"), stack.logs, stack.ports))
     return made
+
+
+COLLECTORS = {"jaeger": "jaeger-otlp", CONSOLE: CONSOLE}
+"""The parts that take traces, and the port where."""
 
 
 def environment(stack: Stack, service: str, role: str) -> dict[str, str]:
@@ -88,8 +95,13 @@ def environment(stack: Stack, service: str, role: str) -> dict[str, str]:
     if "sandbox" in stack.parts:
         settings |= services.outside(service, stack.ports)
     if "jaeger" in stack.parts:
-        settings["OTLP_ENDPOINTS"] = stack.url("jaeger-otlp")
         settings["JAEGER_URL"] = stack.url("jaeger")
+    if service == CONSOLE:
+        settings |= services.watched(stack.ports)
+    elif collectors := [stack.url(name) for part, name in COLLECTORS.items() if part in stack.parts]:
+        settings["OTLP_ENDPOINTS"] = ",".join(collectors)
+    if CONSOLE in stack.parts and service != CONSOLE:
+        settings["CONSOLE_URL"] = stack.url(CONSOLE)
     if service in stack.ports:
         settings["PUBLIC_URL"] = stack.url(service)
     asked = known_to(service, stack.settings)
@@ -105,7 +117,7 @@ LOCKS = {"kafka": artifacts.KAFKA, "registry": artifacts.REGISTRY}
 
 def prepare(stack: Stack) -> None:
     """Have every file that is needed and room for the data, or refuse before anything starts."""
-    services.required(services.MODULES.get(part, part) for part in ("sandbox", *SERVICES) if part in stack.parts)
+    services.required(services.MODULES.get(part, part) for part in ("sandbox", *PROGRAMS) if part in stack.parts)
     artifacts.room(stack.data, sum(_size(part) for part in stack.parts))
     locks = [lock for part, lock in LOCKS.items() if part in stack.parts]
     absent = [entry for lock in locks for entry in artifacts.missing(lock)]
@@ -133,7 +145,7 @@ def steps(stack: Stack) -> list[Step]:
         listed.append(Step("topics", partial(_topics, stack), frozenset({"kafka"})))
     if "schemas" in stack.parts:
         listed.append(Step("schemas", partial(_schemas, stack), frozenset({"registry"})))
-    for part in ("sandbox", *SERVICES):
+    for part in ("sandbox", *PROGRAMS):
         if part in stack.parts:
             listed += _ours(stack, part)
     return listed
@@ -176,12 +188,12 @@ def _ours(stack: Stack, part: str) -> list[Step]:
     tables = f"migrate {part}"
     needs = frozenset({tables, "topics", "schemas", "kafka", "registry", "sandbox"})
     listed = [Step(tables, partial(migrate, stack, part), frozenset({f"postgres:{part}"}))]
-    names = [f"{part}-{role}" for role in ROLES]
+    names = [part] if part == CONSOLE else [f"{part}-{role}" for role in ROLES]
     return listed + [Step(name, partial(_start, stack.processes[name]), needs) for name in names]
 
 
 def migrate(stack: Stack, service: str) -> str:
-    """Bring a service's tables up to date, as their owner; here rather than in four more Pythons.
+    """Bring a service's tables up to date, as their owner; here rather than in five more Pythons.
 
     Raises PartFailed, after which nothing has changed: for one, when a newer program has migrated them.
     """
@@ -458,7 +470,7 @@ class Stack:
     def _know(self, there: state.State) -> None:
         self.clusters = {
             service: postgres.Cluster(service, self.postgres_home / service, self.ports[part], self.logs, self.password)
-            for part, service in ((f"postgres:{s}", s) for s in SERVICES)
+            for part, service in ((f"postgres:{p}", p) for p in PROGRAMS)
             if part in self.parts
         }
         before, self.processes = self.processes, {process.name: process for process in processes(self)}

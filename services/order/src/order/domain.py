@@ -72,6 +72,13 @@ class States:
         """Return how far a participant is."""
         return RANKS[participant][getattr(self, participant)]
 
+    def debts(self, *, undone: bool) -> tuple[tuple[str, str], ...]:
+        """Return who owes which event to an order that goes on, or to one that is undone."""
+        owed, ranks = UNDONE if undone else OWED, [(name, self.rank(name)) for name in RANKS]
+        found = [(name, owed[name][rank]) for name, rank in ranks if rank < len(owed[name])]
+        next_step = found[:1] if self.inventory == "NONE" else found[-1:]
+        return tuple(found if undone else next_step)
+
     @property
     def settled(self) -> bool:
         """Tell whether no participant has anything left to do or undo."""
@@ -159,10 +166,7 @@ class Order:
     @property
     def debts(self) -> tuple[tuple[str, str], ...]:
         """Return who owes the order which event; none once it is over."""
-        owed, ranks = UNDONE if self.reason else OWED, [(name, self.states.rank(name)) for name in RANKS]
-        found = [(name, owed[name][rank]) for name, rank in ranks if rank < len(owed[name])]
-        next_step = found[:1] if self.states.inventory == "NONE" else found[-1:]
-        return tuple(found if self.reason else next_step)
+        return self.states.debts(undone=self.reason is not None)
 
     def called_for(self, level: int) -> Order:
         """Return the order as one somebody is called for."""
@@ -242,6 +246,20 @@ class Waiting:
         since = self.since.isoformat(timespec="milliseconds").replace("+00:00", "Z")
         about = {"order_id": self.order_id, "status": self.status, "reason": self.reason}
         return {**about, "owed": owed, "since_at": since, "level": level, "parked": parked}
+
+
+class Crowd(NamedTuple):
+    """So many orders that wait alike: in one status, with participants in the same states, for as long.
+
+    ``level`` is how many of the levels of patience they have waited through; ``oldest`` waits longest.
+    """
+
+    status: str
+    undone: bool
+    states: States
+    level: int
+    orders: int
+    oldest: float
 
 
 @dataclass(frozen=True, slots=True)

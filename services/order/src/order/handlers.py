@@ -18,7 +18,7 @@ GivingUp: TypeAlias = tuple[events.OrderCancellationRequested | events.OrderCanc
 Freezing: TypeAlias = tuple[events.OrderCompensationFailed | FindingRaised, ...]
 Closing: TypeAlias = tuple[events.OrderCompensationResolved | events.OrderCancelled | FindingRaised, ...]
 
-on = HandlerRegistry("order", Orders)
+on = HandlerRegistry("order", Orders, watches=("notification",))  # whom nobody else would miss
 
 
 @on.command

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from order import events, problems, store
+from order import events, metrics, problems, store
 from order.domain import Patience, Rules, Status
 from order.handlers import on
 from order.settings import OrderSettings
@@ -37,6 +37,7 @@ CANCEL = OperatorAction(
     },
 )  # fmt: skip
 PROGRAM = Program(
-    on, store, api="order.api:make", rules=rules, outcome=outcome, operators=(CANCEL,),
-    ops=("order.ops:routes",), look=store.look,
+    on, metrics.STORE, api="order.api:make", rules=rules, outcome=outcome, meter=metrics.count,
+    gauges=(metrics.look,), operators=(CANCEL,), ops=("order.ops:routes",),
+    look=store.look,
 )  # fmt: skip

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from pydantic import TypeAdapter
 from sqlalchemy.dialects.postgresql import JSONB, UUID
 
-from order.domain import FINAL, PHASES, Attention, Order, Orders, Phase, Reason, Status, Waiting
+from order.domain import FINAL, PHASES, Attention, Crowd, Order, Orders, Phase, Reason, States, Status, Waiting
 from order.events import PaymentCharged, PlaceOrder
 from quadrille import Identifier, Message, Moment, Paged, Rows, Text, key_of, rfc3339
 from quadrille.service import Tx, floor_of, milliseconds
@@ -84,6 +84,14 @@ SELECT order_id::text, status, reference FROM orders
 REJECTED_BY = "its customer is in the table of blocked customers"
 
 
+# Counted by what they wait for, in one look at the few that do: the levels are said in seconds.
+CROWDS = """
+SELECT status, undone, inventory, payment, width_bucket(waited, %b::float8[]), count(*), max(waited)::float
+  FROM (SELECT status, reason IS NOT NULL AS undone, states->>'inventory' AS inventory, states->>'payment' AS payment,
+               greatest(0, extract(epoch FROM now() - (history->-1->>'at')::timestamptz))::float8 AS waited
+          FROM orders WHERE status NOT IN ('CONFIRMED', 'CANCELLED') OR (attention = 'STUCK' AND status = 'CONFIRMED')
+       ) waits GROUP BY 1, 2, 3, 4, 5"""
+
 
 def load(tx: Tx, messages: Sequence[Message]) -> Orders:
     """Bring the orders, and for those to be placed their references, for those charged who is blocked."""
@@ -134,6 +142,12 @@ def waiting(tx: Tx) -> Iterable[Waiting]:
         order = _ORDER.validate_json(row)
         waits = order.debts, order.since, order.detail.stuck
         yield Waiting(order.order_id, order.status, order.reason, *waits, _paid_in_vain(order))
+
+
+def crowds(tx: Tx, levels: Sequence[timedelta]) -> list[Crowd]:
+    """Return how many orders wait, grouped by what they wait for and how long."""
+    rows = tx.execute(CROWDS, [[level.total_seconds() for level in levels]])
+    return [Crowd(row[0], row[1], States(row[2], row[3]), *row[4:]) for row in rows]
 
 
 def _paid_in_vain(order: Order) -> bool:

@@ -1,0 +1,231 @@
+"""The console's API: what was heard, as documents; it composes reads and changes nothing but the traces it is sent."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import Header, Query, Request, Response
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from starlette.types import ASGIApp
+
+from console import reads, screens
+from console.console_api import AT_ONCE, ConsoleApi, console_of
+from quadrille import rfc3339
+from quadrille.web import EVENTS, Answer, Document, ProcessContext, Routes, call_of, events, json_of, make_app, refuse
+
+routes = Routes("events:read", "orders:read", "ops:read")
+ORDER = "01a1fd62-57f0-7eeb-be96-e59ce40f9cb1"
+PRIVATE = {"Cache-Control": "no-store"}
+EVENT = {
+    "event_id": "01a1fd62-57f0-84b3-9e84-5f3f080daefc", "type": "payment.declined", "source": "quadrille/payment",
+    "order_id": ORDER, "sequence": 1, "time": "2026-11-21T09:14:03.391Z",
+    "causation_id": "01a1fd62-57f0-80d0-bc12-39e01842d73c", "correlation_id": ORDER,
+    "trace_id": "04a75036e9d520bb983c5ed03b8d0182", "topic": "payment.events", "partition": 7, "offset": 18234,
+    "schema_id": 12, "body": {"order_id": ORDER, "code": "insufficient_funds"}, "unreadable": None,
+}  # fmt: skip
+
+
+class EventDocument(Document):
+    """An event as every interface shows it; what could not be read has its reason, and its bytes as hex."""
+
+    event_id: str
+    type: str
+    source: str
+    order_id: str | None = Field(description="The record's key, where it is an order's id.")
+    sequence: int | None
+    time: str
+    causation_id: str | None
+    correlation_id: str | None
+    trace_id: str
+    topic: str
+    partition: int
+    offset: int
+    schema_id: int | None
+    body: dict[str, Any] | None
+    unreadable: str | None = Field(description="Why it could not be read.")
+    hex: str | None = None
+
+
+class EventList(Document):
+    """A page of events, newest first; ``next`` is the cursor of the page that follows."""
+
+    events: list[EventDocument]
+    next: int | None
+
+
+class Timeline(Document):
+    """An order as its events tell it."""
+
+    order_id: str
+    status: str
+    final: bool
+    reason: str | None
+    waits_for: str | None
+    waits_since: str | None
+    because: str | None
+    attention: str | None
+    took_ms: int | None
+    events: list[EventDocument]
+
+
+class Flow(Document):
+    """How orders ended lately, and who is waited for."""
+
+    minutes: int
+    ended: list[dict[str, Any]]
+    waiting: list[dict[str, Any]]
+
+
+class Groups(Document):
+    """Inputs that are parked, by service, type of event and error."""
+
+    groups: list[dict[str, Any]]
+
+
+class EventQuery(BaseModel):
+    """What narrows events down, and the page."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    topic: str | None = Field(None, max_length=249)
+    type: str | None = Field(None, max_length=128)
+    key: str | None = Field(None, max_length=512)
+    source: str | None = Field(None, max_length=64)
+    trace_id: str | None = Field(None, pattern="^[0-9a-f]{32}$")
+    unreadable: bool = False
+    until: AwareDatetime | None = None
+    limit: int = Field(50, ge=1, le=200)
+    cursor: int | None = Field(None, ge=0, lt=1 << 62)
+
+    @property
+    def filters(self) -> reads.EventFilters:
+        """Return them as the read side takes them."""
+        return reads.EventFilters(
+            self.topic, self.type, self.key, self.source, self.trace_id, self.unreadable, self.until
+        )
+
+
+def document(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an event as a document."""
+    key = row["key"] if reads.is_uuid(row["key"]) else None
+    source = f"quadrille/{row['source']}" if row["source"] else ""
+    return {
+        "event_id": row["event_id"], "type": row["type"], "source": source, "order_id": key,
+        "sequence": row["sequence"], "time": rfc3339(row["at"]), "causation_id": row["causation"],
+        "correlation_id": key, "trace_id": row["trace_id"], "topic": row["topic"], "partition": row["partition"],
+        "offset": row["offset"], "schema_id": row["schema_id"], "body": row["body"], "unreadable": row["fault"],
+    }  # fmt: skip
+
+
+@routes.on(
+    "GET", "/v1/events", scope="events:read", problems=(),
+    answers=[Answer(200, "A page of events.", EventList, {"events": [EVENT], "next": None})],
+)  # fmt: skip
+async def list_events(request: Request, asked: Annotated[EventQuery, Query()]) -> Response:
+    """List every record of every topic, newest first."""
+    found = await console_of(request).read(reads.events, asked.filters, asked.limit + 1, asked.cursor)
+    page = found[: asked.limit]
+    following = page[-1]["number"] if len(found) > asked.limit else None
+    return _told({"events": [document(row) for row in page], "next": following})
+
+
+@routes.on(
+    "GET", "/v1/events/stream", scope="events:read", problems=(),
+    answers=[Answer(200, "fact …, each with its number as id; restart.", None, "event: fact\nid: 7\ndata: {…}\n\n",
+                    media_type=EVENTS)],
+)  # fmt: skip
+async def follow_events(request: Request, last_event_id: Annotated[str | None, Header()] = None) -> Response:
+    """Follow every record of every topic as it is heard; with Last-Event-ID from there on."""
+    api = console_of(request)
+    came = last_event_id or ""
+    since = int(came) if came.isdecimal() and len(came) <= 18 else await api.newest()  # noqa: PLR2004 - a bigint's
+    return events(call_of(request), _facts(api, since))
+
+
+@routes.on(
+    "GET", "/v1/events/{event_id}", scope="events:read", problems=("not-found",),
+    answers=[Answer(200, "The event.", EventDocument, EVENT)],
+)  # fmt: skip
+async def show_event(request: Request, event_id: UUID) -> Response:
+    """Show one record with its bytes."""
+    row = await console_of(request).read(reads.event, str(event_id))
+    if row is None:
+        refuse("not-found")
+    return _told(document(row) | {"hex": row["raw"].hex()})
+
+
+@routes.on(
+    "GET", "/v1/orders/{order_id}/timeline", scope="orders:read", problems=("not-found",),
+    answers=[Answer(200, "The order with its events, oldest first.", Timeline)],
+)  # fmt: skip
+async def timeline(request: Request, order_id: UUID) -> Response:
+    """Show an order as its events tell it."""
+    api = console_of(request)
+    call_of(request).order_id = str(order_id)
+    row = await api.read(reads.order, str(order_id))
+    if row is None:
+        refuse("not-found")
+    story = await api.read(reads.story, str(order_id))
+    names = ("order_id", "status", "final", "reason", "waits_for", "because", "attention", "took_ms")
+    since = row["waits_since"] and rfc3339(row["waits_since"])
+    told = {name: row[name] for name in names} | {"waits_since": since}
+    return _told(told | {"events": [document(one) for one in story]})
+
+
+@routes.on(
+    "GET", "/v1/flow", scope="ops:read", problems=(),
+    answers=[Answer(200, "The last minutes.", Flow)],
+)  # fmt: skip
+async def show_flow(request: Request, minutes: Annotated[int, Query(ge=1, le=1440)] = reads.MINUTES) -> Response:
+    """Tell how orders ended in the last minutes, and who is waited for."""
+    found = await console_of(request).read(reads.flow, minutes)
+    return _told({"minutes": minutes, "ended": _plain(found["ended"]), "waiting": _plain(found["waiting"])})
+
+
+@routes.on(
+    "GET", "/v1/failures", scope="ops:read", problems=(),
+    answers=[Answer(200, "What is parked.", Groups)],
+)  # fmt: skip
+async def show_failures(request: Request) -> Response:
+    """Tell which inputs are parked, by service, type of event and error."""
+    return _told({"groups": _plain(await console_of(request).read(reads.failure_groups))})
+
+
+def make(context: ProcessContext) -> ASGIApp:
+    """Return the console's API with its pages."""
+    api = ConsoleApi(context)
+    return make_app("Quadrille console", routes, api, context.spans, api.base, pages=screens.ROUTES)
+
+
+async def _facts(api: ConsoleApi, since: int) -> AsyncIterator[bytes]:
+    """Tell each record once, in the order it was heard; a client that comes back goes on where it was."""
+    yield b"retry: 2000\n\n"
+    async for news in api.news(None, since):
+        if news is None:
+            yield b": keep-alive\n\n"
+        while news is not None and since < news:
+            found = await api.read(reads.events_after, since, AT_ONCE)
+            if not found:
+                break
+            for row in found:
+                since = row["number"]
+                yield b"event: fact\nid: %d\ndata: %s\n\n" % (since, json_of(document(row)))
+    yield b"event: restart\ndata: {}\n\n"
+
+
+def _plain(found: list[reads.Row]) -> list[dict[str, Any]]:
+    """Return rows as JSON has them: times as text, what is counted as whole numbers."""
+    return [
+        {name: rfc3339(value) if hasattr(value, "tzinfo") else int(value) if name in COUNTED and value is not None
+         else value for name, value in row.items()}
+        for row in found
+    ]  # fmt: skip
+
+
+COUNTED = frozenset({"count", "behind", "orders", "dead", "p50", "p99"})
+
+
+def _told(body: Mapping[str, object]) -> Response:
+    return Response(json_of(body), 200, PRIVATE, "application/json")

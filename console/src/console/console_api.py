@@ -1,0 +1,69 @@
+"""What the console's endpoints and pages work with: the chassis' API over its database, and its neighbours."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import cast
+
+from starlette.requests import Request
+
+from console import reads
+from console.neighbours import Neighbours
+from console.settings import ConsoleSettings
+from quadrille.web import Api, ProcessContext
+
+LOOK_SECONDS = 0.4
+TICK_SECONDS = 5.0
+STREAM_SECONDS = 900.0
+AT_ONCE = 200
+
+
+class ConsoleApi(Api):
+    """The chassis' API with the console's settings, its neighbours, and news of what was heard."""
+
+    def __init__(self, context: ProcessContext) -> None:
+        super().__init__(context)
+        self.told = cast("ConsoleSettings", context.settings)
+        ops = {**self.told.ops, "console-all": f"http://{self.told.ops_bind}"}
+        self.neighbours = Neighbours(ops, self.told.apis)
+        self._ends = context.stop
+        self._heads: dict[str | None, tuple[float, int]] = {}
+        self._looking = asyncio.Lock()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.neighbours.close()
+        await super().__aexit__(kind, error, trace)
+
+    async def newest(self, key: str | None = None) -> int:
+        """Return the number of the newest event, of a key or of all, as of a moment ago: one look serves all."""
+        async with self._looking:
+            looked, number = self._heads.get(key, (0.0, 0))
+            if time.monotonic() - looked > LOOK_SECONDS:
+                number = await (self.read(reads.head_of, key) if key else self.read(reads.head))
+                self._heads = {k: v for k, v in self._heads.items() if time.monotonic() - v[0] < TICK_SECONDS}
+                self._heads[key] = time.monotonic(), number
+        return number
+
+    async def news(self, key: str | None, known: int | None = None) -> AsyncIterator[int | None]:
+        """Yield the newest number whenever it has changed, and None every five seconds; ends with the process."""
+        over = time.monotonic() + STREAM_SECONDS
+        ticked = time.monotonic()
+        while not self._ends.is_set() and time.monotonic() < over:
+            number = await self.newest(key)
+            if number != known:
+                known, ticked = number, time.monotonic()
+                yield number
+            elif time.monotonic() - ticked > TICK_SECONDS:
+                ticked = time.monotonic()
+                yield None
+            await asyncio.sleep(LOOK_SECONDS)
+
+
+def console_of(request: Request) -> ConsoleApi:
+    """Return the console's API of the app a request came to."""
+    return cast("ConsoleApi", request.app.state.api)

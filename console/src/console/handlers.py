@@ -1,0 +1,71 @@
+"""What the console does with a record: keep it, and let its order know; what is kept of a trace."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from console.domain import TAKES_PART, Fact, Failure, Order, Shown, Span, state_of
+from console.reading import fact_of, input_of, name_of, stored
+from quadrille import AnyRecord, Command, HandlerRegistry, Reply
+
+TOPICS = (
+    *(f"{service}.events" for service in TAKES_PART),
+    *(f"{service}.dead-letters" for service in TAKES_PART),
+    "saga.audit", "ops.events",
+)  # fmt: skip
+on = HandlerRegistry("console", Shown)
+
+
+@dataclass(frozen=True)
+class KeepSpans(Command):
+    """Spans that a process exported, by its name; a span that came before stays as it was."""
+
+    source: str
+    spans: tuple[Span, ...]
+
+
+@dataclass(frozen=True)
+class SpansKept(Reply):
+    """They are kept."""
+
+    source: str
+
+
+@on.records(*TOPICS)
+def take(record: AnyRecord, shown: Shown) -> None:
+    """Keep a record as it came; one that could be read is a fact of its order."""
+    if shown.events.get(record.id) is None:
+        shown.events.put(record.id, stored(record))
+    if (fact := fact_of(record)) is None:
+        return
+    order = shown.orders.get(record.key) or Order(record.key)
+    if failed := input_of(fact):
+        _note_failure(record.key, failed, fact, shown)
+        order = order.parks("/".join(failed), fact)
+    else:
+        order = order.hears(name_of(fact), fact, record.trace_id)
+    shown.orders.put(record.key, order)
+
+
+@on.command
+def keep_spans(command: KeepSpans, shown: Shown) -> SpansKept:
+    """Keep the spans of a trace for its waterfall."""
+    for span in command.spans:
+        if shown.spans.get((span.trace_id, span.span_id)) is None:
+            shown.spans.put((span.trace_id, span.span_id), span)
+    return SpansKept(command.source)
+
+
+def _note_failure(order_id: str, place: tuple[str, str], fact: Fact, shown: Shown) -> None:
+    """Note where an input stands that could not be handled; what later words leave out stays as it was told."""
+    known = shown.failures.get(place)
+    if known and known.at > fact.at:
+        return
+    body = {**(known.body if known else {}), **fact.body}
+    told = Fact(fact.type, fact.at, fact.id, fact.sequence, body)
+    since = known.since if known else fact.at
+    found = Failure(
+        *place, order_id, state_of(fact), told.text("error_class") or "", told.text("error") or "",
+        told.number("behind") or 0, since, fact.at, fact.text("operator"), fact.text("reason"), body,
+    )  # fmt: skip
+    shown.failures.put(place, found)

@@ -1,0 +1,121 @@
+"""Neighbours: the ops ports and APIs of the services, asked only while somebody looks, never waited for long."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+from urllib.parse import urlencode
+
+from urllib3 import PoolManager, Timeout
+from urllib3.exceptions import HTTPError
+
+READY, DEGRADED, NOT_READY, GONE = "ready", "degraded", "not ready", "gone"
+FRESH_SECONDS = 3.0
+PATIENCE_SECONDS = 1.0
+ANSWER_MAX = 1_000_000
+AT_ONCE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How a process is, since when as far as we have looked, and why."""
+
+    name: str
+    state: str
+    why: tuple[str, ...]
+    release: str
+    started_at: str
+    since: datetime
+    service: str = field(init=False)
+    role: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        service, _, role = self.name.rpartition("-")
+        object.__setattr__(self, "service", service)
+        object.__setattr__(self, "role", role)
+
+
+class Neighbours:
+    """Asks others over HTTP from threads of its own; what was learnt of their health is kept for three seconds."""
+
+    def __init__(self, ops: Mapping[str, str], apis: Mapping[str, str]) -> None:
+        self.ops, self.apis = dict(ops), dict(apis)
+        timeout = Timeout(connect=PATIENCE_SECONDS / 2, read=PATIENCE_SECONDS)
+        self._http = PoolManager(maxsize=2, num_pools=32, timeout=timeout, retries=False)
+        self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="neighbours")
+        self._known: dict[str, Health] = {}
+        self._looked = 0.0
+        self._looking = asyncio.Lock()
+
+    def close(self) -> None:
+        """End the threads; what is under way is not waited for."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def health(self) -> list[Health]:
+        """Return how every process is, as of three seconds ago at most."""
+        async with self._looking:
+            if time.monotonic() - self._looked > FRESH_SECONDS:
+                loop = asyncio.get_running_loop()
+                asked = [loop.run_in_executor(self._threads, partial(self._look, name)) for name in self.ops]
+                self._known = {one.name: one for one in await asyncio.gather(*asked)}
+                self._looked = time.monotonic()
+        return list(self._known.values())
+
+    async def ask(self, base: str | None, path: str, **query: str) -> Any:  # noqa: ANN401 - any JSON document
+        """Return what an address answers, None if it does not answer with 200 in time."""
+        if base is None:
+            return None
+        url = base + path + (f"?{urlencode(query)}" if query else "")
+        loop = asyncio.get_running_loop()
+        status, body = await loop.run_in_executor(self._threads, self._get, url)
+        return body if status == 200 else None  # noqa: PLR2004 - HTTP
+
+    async def ask_each(self, role: str, path: str, **query: str) -> dict[str, Any]:
+        """Return what the ops port of each service's role answers, by service; None where it does not."""
+        named = {name.rpartition("-")[0]: url for name, url in self.ops.items() if name.endswith(f"-{role}")}
+        answers = await asyncio.gather(*(self.ask(url, path, **query) for url in named.values()))
+        return dict(zip(named, answers, strict=True))
+
+    def _look(self, name: str) -> Health:
+        status, told = self._get(f"{self.ops[name]}/healthz")
+        _, info = self._get(f"{self.ops[name]}/info") if told else (0, None)
+        info, before = info if isinstance(info, dict) else {}, self._known.get(name)
+        state, why = _judged(status, told)
+        since = before.since if before and before.state == state else datetime.now(UTC)
+        return Health(name, state, why, str(info.get("release", "")), str(info.get("started_at", "")), since)
+
+    def _get(self, url: str) -> tuple[int, Any]:
+        try:
+            answer = self._http.request("GET", url, preload_content=False, redirect=False)
+            try:
+                raw = answer.read(ANSWER_MAX)
+                return answer.status, json.loads(raw)
+            finally:
+                answer.drain_conn()
+                answer.release_conn()
+        except (HTTPError, OSError, ValueError, RecursionError):
+            return 0, None
+
+
+def _judged(status: int, told: object) -> tuple[str, tuple[str, ...]]:
+    if not isinstance(told, dict):
+        return GONE, ("its ops port does not answer",)
+    checks = told.get("checks")
+    failed = {
+        name: str(one.get("reason") or "not ready")
+        for name, one in (checks if isinstance(checks, dict) else {}).items()
+        if isinstance(one, dict) and not one.get("ok")
+    }
+    why = tuple(f"{name}: {reason}" for name, reason in failed.items())
+    lost = told.get("degraded")
+    why += tuple(f"{name}" for name in (lost if isinstance(lost, dict | list) else ()))
+    if status != 200:  # noqa: PLR2004 - HTTP
+        return NOT_READY, why
+    return (DEGRADED if why else READY), why

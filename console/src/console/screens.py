@@ -1,0 +1,317 @@
+"""The screens: what each page asks of the read side and the neighbours, and how it is shown."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlencode
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from console import reads
+from console.answers import answer_of, commands_of
+from console.bars import bars
+from console.console_api import ConsoleApi, console_of
+from console.dance import HEARS, arrows, boxes
+from console.domain import Order
+from console.handlers import TOPICS
+from console.lanes import detail_of, picture
+from console.pages import HEADERS, asset, page
+from console.store import order_of
+from console.verdict import judge
+from console.waterfall import waterfall
+from quadrille.web import call_of, events
+
+PAGE = 50
+LATEST = 12
+Screen = Callable[[Request, ConsoleApi], Awaitable[Response]]
+
+
+def screen(path: str) -> Callable[[Screen], Screen]:
+    """Register a page; what it refuses is told as a page, too."""
+
+    def register(make: Screen) -> Screen:
+        async def endpoint(request: Request) -> Response:
+            try:
+                return await make(request, console_of(request))
+            except HTTPException as refused:
+                words = {404: "Not found", 503: "Not to be had now"}.get(refused.status_code, "Refused")
+                return page("error.html", refused.status_code, here="", title=words, detail=str(refused.detail))
+
+        ROUTES.append(Route(path, endpoint, methods=["GET"], include_in_schema=False))
+        return make
+
+    return register
+
+
+ROUTES: list[Route] = []
+
+
+@screen("/")
+async def overview(_: Request, api: ConsoleApi) -> Response:
+    """Is all well, and if not, what needs a person first."""
+    found, health = await asyncio.gather(api.read(reads.overview, LATEST), api.neighbours.health())
+    person = [_needs(row) for row in found["person"]]
+    verdict = judge(found["counts"], health, found["intake"], found["last"], found["now"])
+    shown = [one for one in health if one.service != "console"]
+    return page(
+        "overview.html", here="/", verdict=verdict, all=found | {"person": person}, boxes=boxes(shown),
+        arrows=arrows(found["told"]), bars=bars(found["flow"]["per_minute"], found["flow"]["minutes"]),
+    )  # fmt: skip
+
+
+@screen("/orders")
+async def orders(request: Request, api: ConsoleApi) -> Response:
+    """List orders, newest first, narrowed down by what the address says."""
+    names = ("status", "reason", "customer_id", "waits_for", "sku")
+    given: dict[str, Any] = {name: _text(request, name) for name in names}
+    given["attention"] = request.query_params.get("attention") == "true"
+    found = await api.read(reads.orders, reads.OrderFilters(**given), PAGE + 1, _text(request, "before"))
+    following = _next(request, "before", found[PAGE - 1]["order_id"]) if len(found) > PAGE else None
+    return page(
+        "orders.html", here="/orders", orders=found[:PAGE], next=following, given=given, narrowed=any(given.values())
+    )
+
+
+@screen("/orders/{order_id}")
+async def order(request: Request, api: ConsoleApi) -> Response:
+    """All that is known of one order."""
+    order_id = request.path_params["order_id"]
+    row = await api.read(reads.order, order_id)
+    if row is None:
+        raise HTTPException(404, f"No event of an order {order_id[:64]} was heard. It may be older than what is kept.")
+    story, failures, asked = await asyncio.gather(
+        api.read(reads.story, order_id), api.read(reads.failures_of, order_id), _asked_of(api, order_id)
+    )
+    known, now = order_of(row), datetime.now(UTC)
+    told = next((body for name, body in asked if name == "order" and isinstance(body, dict)), {})
+    return page(
+        "order.html", here="", o=row, why=answer_of(known, failures, now), p=picture(story), parked=failures,
+        reference=told.get("reference"), lines=_lines(known), asked_of=asked, twins=twins(order_id), base=api.base,
+    )  # fmt: skip
+
+
+@screen("/events")
+async def browse(request: Request, api: ConsoleApi) -> Response:
+    """Browse every record, decoded, narrowed down by what the address says."""
+    names = ("topic", "type", "key", "source")
+    given: dict[str, Any] = {name: _text(request, name) for name in names}
+    given["unreadable"] = request.query_params.get("unreadable") == "true"
+    given["until"] = _time(request, "until")
+    before = _text(request, "before")
+    number = int(before) if before and before.isdecimal() and len(before) < 19 else None  # noqa: PLR2004 - a bigint's
+    found = await api.read(reads.events, reads.EventFilters(**given), PAGE + 1, number)
+    following = _next(request, "before", str(found[PAGE - 1]["number"])) if len(found) > PAGE else None
+    return page(
+        "events.html", here="/events", events=[_listed(row) for row in found[:PAGE]], next=following, given=given,
+        narrowed=any(given.values()), topics=TOPICS,
+    )  # fmt: skip
+
+
+@screen("/events/{event_id}")
+async def event(request: Request, api: ConsoleApi) -> Response:
+    """One record: decoded, its headers, its bytes."""
+    event_id = request.path_params["event_id"]
+    row = await api.read(reads.event, event_id) if reads.is_uuid(event_id) else None
+    if row is None:
+        raise HTTPException(404, f"No record {event_id[:64]} is kept.")
+    cause = await api.read(reads.event, row["causation"]) if row["causation"] else None
+    return page("event.html", here="", e=_listed(row), cause=cause)
+
+
+@screen("/failures")
+async def failures(request: Request, api: ConsoleApi) -> Response:
+    """What is parked, by group; one group's inputs; what workers say themselves."""
+    service, error = request.query_params.get("service"), request.query_params.get("error")
+    chosen = {"service": service, "error": error} if service and error is not None else None
+    inputs = await api.read(reads.failures, service, error) if service and error is not None else []
+    groups, parked = await asyncio.gather(
+        api.read(reads.failure_groups), api.neighbours.ask_each("worker", "/ops/parked")
+    )
+    return page("failures.html", here="/failures", groups=groups, chosen=chosen, inputs=inputs, parked=parked)
+
+
+@screen("/stuck")
+async def stuck(_: Request, api: ConsoleApi) -> Response:
+    """Who needs a person, and who is waited for."""
+    found, flow = await asyncio.gather(api.read(reads.person, PAGE), api.read(reads.flow))
+    return page("stuck.html", here="/stuck", orders=found, waiting=flow["waiting"])
+
+
+@screen("/operations")
+async def operations(_: Request, api: ConsoleApi) -> Response:
+    """Long actions of every service."""
+    told = await api.neighbours.ask_each("worker", "/ops/operations")
+    shown = {service: _operations(body) for service, body in told.items()}
+    return page("operations.html", here="/operations", operations=shown)
+
+
+@screen("/catalogue")
+async def catalogue(_: Request, api: ConsoleApi) -> Response:
+    """The events, who says and who hears them."""
+    heard: dict[str, list[str]] = {}
+    for (_source, target), types in HEARS.items():
+        for kind in types:
+            heard.setdefault(kind, []).append(target)
+    types_found = await api.read(reads.catalogue)
+    shown = [dict(row) | {"heard_by": ", ".join(heard.get(row["type"], ()))} for row in types_found]
+    return page("catalogue.html", here="/catalogue", types=shown)
+
+
+@screen("/processes")
+async def processes(_: Request, api: ConsoleApi) -> Response:
+    """How each process is."""
+    health = await api.neighbours.health()
+    return page("processes.html", here="/processes", health=health, ops=api.neighbours.ops)
+
+
+@screen("/traces")
+async def traces(request: Request, api: ConsoleApi) -> Response:
+    """The traces that are kept."""
+    before = _text(request, "before")
+    number = int(before) if before and before.isdecimal() and len(before) < 19 else None  # noqa: PLR2004 - a bigint's
+    found = await api.read(reads.traces, PAGE + 1, number)
+    following = _next(request, "before", str(found[PAGE - 1]["number"])) if len(found) > PAGE else None
+    return page("traces.html", here="/traces", traces=found[:PAGE], next=following)
+
+
+@screen("/traces/{trace_id}")
+async def trace(request: Request, api: ConsoleApi) -> Response:
+    """One trace as a waterfall."""
+    trace_id = request.path_params["trace_id"]
+    found = await api.read(reads.spans, trace_id)
+    order_id = await api.read(reads.order_of_trace, trace_id)
+    drawn = waterfall(found)
+    return page(
+        "trace.html", here="/traces", trace_id=trace_id[:64], order_id=order_id, kept=api.told.keep_traces,
+        jaeger=(api.told.jaeger_url or "").rstrip("/"), **drawn,
+    )  # fmt: skip
+
+
+@screen("/search")
+async def search(request: Request, api: ConsoleApi) -> Response:
+    """Find anything by whatever is known of it; what is found alone is shown at once."""
+    asked = request.query_params.get("q", "").strip().removeprefix("…").strip()[:400]
+    hits = await api.read(reads.found, asked) if asked else []
+    unanswered: list[str] = []
+    if asked and not hits:
+        hits, unanswered = await _found_elsewhere(api, asked)
+    if len(hits) == 1:
+        return RedirectResponse(hits[0]["link"], 303, HEADERS)
+    return page("search.html", here="", asked=asked, hits=hits, unanswered=unanswered)
+
+
+@screen("/static/{name}")
+async def static(request: Request, _: ConsoleApi) -> Response:
+    """A file that pages load."""
+    found = asset(request.path_params["name"])
+    if found is None:
+        raise HTTPException(404, "No page loads such a file.")
+    return found
+
+
+@screen("/live")
+async def live(request: Request, api: ConsoleApi) -> Response:
+    """Tell a page that there is something new to show, at least every five seconds: ages grow."""
+    key = _text(request, "key")
+
+    async def lines() -> AsyncIterator[bytes]:
+        yield b"retry: 2000\n\n"
+        async for number in api.news(key, await api.newest(key)):
+            yield b"event: news\ndata: %d\n\n" % (number or 0)
+
+    return events(call_of(request), lines())
+
+
+async def _asked_of(api: ConsoleApi, order_id: str) -> list[tuple[str, Any]]:
+    """Return what the services themselves tell of an order now; None of one that does not answer."""
+    apis, ask = api.neighbours.apis, api.neighbours.ask
+    answers = await asyncio.gather(
+        ask(apis.get("order"), f"/v1/orders/{order_id}"),
+        ask(apis.get("payment"), "/v1/payments", order_id=order_id),
+        ask(apis.get("notification"), "/v1/notices", order_id=order_id),
+    )
+    return list(zip(("order", "payment", "notification"), answers, strict=True))
+
+
+async def _found_elsewhere(api: ConsoleApi, asked: str) -> tuple[list[dict[str, str]], list[str]]:
+    """Ask order for a reference, and the sandbox's mailbox for an address: events hold neither."""
+    apis, unanswered = api.neighbours.apis, []
+    told = await api.neighbours.ask(apis.get("order"), "/v1/orders", reference=asked)
+    if told is None:
+        unanswered.append("order, for a reference")
+    hits = [
+        {"kind": "order", "shown": f"{one['order_id']} {one['status']}", "link": f"/orders/{one['order_id']}"}
+        for one in (told or {}).get("orders", [])
+    ]
+    if "@" in asked and (mails := apis.get("sandbox")):
+        told = await api.neighbours.ask(mails, "/mail", limit="200")
+        hits += _mails(told, asked)
+    return hits, unanswered
+
+
+def _mails(told: object, asked: str) -> list[dict[str, str]]:
+    mails = told.get("mails", []) if isinstance(told, dict) else []
+    found = {one["order_id"] for one in mails if asked in one.get("recipients", ()) and one.get("order_id")}
+    return [{"kind": "order", "shown": f"{one}, written to {asked}", "link": f"/orders/{one}"} for one in sorted(found)]
+
+
+def _needs(row: reads.Row) -> dict[str, Any]:
+    """Return an order that needs a person, with where money and goods are, and the command to copy."""
+    known = order_of(row)
+    parked = [
+        {"state": "OPEN", "event_id": name.partition("/")[2], "service": name.partition("/")[0]}
+        for name, _ in known.open_parked
+    ]
+    commands = commands_of(known, parked)
+    return dict(row) | {
+        "money_words": known.money, "goods_words": known.goods,
+        "command": commands[-1] if commands else f"quadrille why {row['order_id']}",
+    }  # fmt: skip
+
+
+def twins(order_id: str) -> tuple[str, ...]:
+    """Return the commands that show what the order's page shows."""
+    verbs = "why", "orders get", "timeline", "watch", "logs --order"
+    return tuple(f"quadrille {verb} {order_id}" for verb in verbs)
+
+
+def _lines(order: Order) -> str:
+    placed = order.facts.get("order.placed")
+    lines = placed.body.get("lines") if placed else None
+    told = [one for one in lines if isinstance(one, Mapping)] if isinstance(lines, list) else []
+    return ", ".join(f"{one.get('quantity')} × {one.get('sku')}" for one in told)
+
+
+def _listed(row: reads.Row) -> dict[str, Any]:
+    return dict(row) | {"detail": detail_of(row["body"]), "order": reads.is_uuid(row["key"])}
+
+
+def _operations(body: object) -> dict[str, Sequence[Mapping[str, Any]]] | None:
+    if not isinstance(body, dict):
+        return None
+    names = ("operation_id", "id", "kind", "state", "actor", "reason")
+    found = [one for one in body.get("operations", []) if isinstance(one, dict)]
+    return {"operations": [dict.fromkeys(names) | one for one in found]}
+
+
+def _text(request: Request, name: str) -> str | None:
+    value = request.query_params.get(name, "").strip().replace("\0", "")
+    return value[:512] or None
+
+
+def _time(request: Request, name: str) -> datetime | None:
+    try:
+        found = datetime.fromisoformat(_text(request, name) or "")
+    except ValueError:
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def _next(request: Request, name: str, value: str) -> str:
+    return f"{request.url.path}?{urlencode({**request.query_params, name: value})}"

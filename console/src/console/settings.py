@@ -1,0 +1,46 @@
+"""What the console's process alone may be told: whom it asks, and how long it keeps what it heard."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field, PlainSerializer
+
+from quadrille.app import Duration, Settings, Url
+
+
+def _named(text: object) -> object:
+    """Return the addresses of ``order-api=http://127.0.0.1:8101,…`` by name; raises ValueError."""
+    if not isinstance(text, str):
+        return text
+    pairs = [part.strip().partition("=") for part in text.split(",") if part.strip()]
+    if wrong := next((name for name, equals, url in pairs if not (name and equals and url)), None):
+        message = f"name=address, comma separated, such as order-api=http://127.0.0.1:8101; found {wrong!r}"
+        raise ValueError(message)
+    return {name: url.rstrip("/") for name, _, url in pairs}
+
+
+Addresses = Annotated[
+    dict[str, Url],
+    BeforeValidator(_named),
+    PlainSerializer(lambda found: ",".join(f"{n}={u}" for n, u in found.items())),
+]
+"""Addresses by name."""
+
+
+class ConsoleSettings(Settings):
+    """The console's settings.
+
+    ``ops`` are the ops ports whose health is shown, by ``<service>-<role>``; ``apis`` the services' own APIs, asked for
+    what their events do not say; ``keep`` and ``keep_events`` bound what is kept of events, ``keep_traces`` of traces.
+    """
+
+    ops: Addresses = Field(default_factory=dict)
+    apis: Addresses = Field(default_factory=dict)
+    keep: Duration = Field(timedelta(days=7), ge=timedelta(minutes=1))
+    keep_events: int = Field(2_000_000, ge=1_000)
+    keep_traces: int = Field(10_000, ge=10)
+
+
+SETTINGS = ConsoleSettings

@@ -1,0 +1,77 @@
+"""The verdict: in a sentence, whether all flows, and if not, what stands in the way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from console.neighbours import DEGRADED, GONE, NOT_READY, Health
+
+NAMED = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How all is: ``level`` is good, warn or bad; ``parts`` are its findings, the worst first."""
+
+    level: str
+    parts: tuple[str, ...]
+    stale: str | None
+
+    @property
+    def sentence(self) -> str:
+        """Return it as one line."""
+        return " · ".join(self.parts)
+
+
+def judge(
+    counts: Mapping[str, int], health: Sequence[Health], intake: Mapping[str, Any] | None,
+    last: Mapping[str, Any] | None, now: datetime,
+) -> Verdict:  # fmt: skip
+    """Return the verdict; ``counts`` has ``person`` and ``parked``, ``last`` is the order that ended last."""
+    bad: list[str] = []
+    warn: list[str] = []
+    if person := counts["person"]:
+        bad.append(f"{person} {'order needs' if person == 1 else 'orders need'} a person")
+    if parked := counts["parked"]:
+        bad.append(f"{parked} {'input' if parked == 1 else 'inputs'} parked")
+    bad += _told([one for one in health if one.state == GONE], "gone", now)
+    bad += _told([one for one in health if one.state == NOT_READY], "not ready", now)
+    if intake and intake["type"] == "intake.paused":
+        bad.append(f"no new orders since {_clock(intake['at'])} UTC: {(intake['body'] or {}).get('cause', '')}")
+    warn += _told([one for one in health if one.state == DEGRADED], "degraded", now)
+    behind = next((one for one in health if one.name.startswith("console") and one.state in (GONE, NOT_READY)), None)
+    stale = None if behind is None else f"what is shown may be old: {'; '.join(behind.why)}"
+    if bad or warn:
+        return Verdict("bad" if bad else "warn", tuple(bad + warn), stale)
+    return Verdict("good", ("All flows.", *_last(last, now)), stale)
+
+
+def ago(span: float) -> str:
+    """Return a time span in words: ``4 s``, ``3 min``, ``2 h``, ``5 d``."""
+    for unit, seconds in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if span >= seconds:
+            return f"{span / seconds:.0f} {unit}"
+    return f"{span:.1f} s" if span < 10 and span % 1 else f"{span:.0f} s"  # noqa: PLR2004 - below ten, tenths tell
+
+
+def _told(found: Sequence[Health], word: str, now: datetime) -> list[str]:
+    if not found:
+        return []
+    if len(found) > NAMED:
+        return [f"{len(found)} processes {word}"]
+    return [f"{one.name} {word} for {ago((now - one.since).total_seconds() // 1)}" for one in found]
+
+
+def _last(last: Mapping[str, Any] | None, now: datetime) -> list[str]:
+    if last is None:
+        return ["No order has ended yet."]
+    since = ago(max(0.0, (now - last["ended_at"]).total_seconds() // 1))
+    took = "" if last["took_ms"] is None else f" in {ago(last['took_ms'] / 1000)}"
+    return [f"Last order {last['status'].lower()} {since} ago{took}"]
+
+
+def _clock(at: datetime) -> str:
+    return f"{at:%H:%M:%S}"
