@@ -6,7 +6,7 @@ from console import store
 from console.domain import Keeping
 from console.handlers import on
 from console.settings import ConsoleSettings
-from quadrille.app import Program
+from quadrille.app import Program, ProjectedTable, Projection
 
 
 def rules(settings: ConsoleSettings) -> Keeping:
@@ -14,4 +14,5 @@ def rules(settings: ConsoleSettings) -> Keeping:
     return Keeping(settings.keep, settings.keep_events, settings.keep_traces)
 
 
-PROGRAM = Program(on, store, api="console.api:make", rules=rules)
+TIMELINE = Projection("timeline", {"order_view": ProjectedTable("order_id"), "failure": ProjectedTable("order_id")})
+PROGRAM = Program(on, store, api="console.api:make", rules=rules, projections=(TIMELINE,))

@@ -16,13 +16,12 @@ from uuid import UUID
 
 import structlog
 
-from quadrille.consumer.deserializer import RecordDeserializer
 from quadrille.consumer.loop import RETRIABLE
+from quadrille.consumer.whole_records import reader_of
 from quadrille.context import ProcessContext
 from quadrille.db import sqlstate
 from quadrille.ids import lock_key
 from quadrille.kafka.topics import Topics
-from quadrille.messages import Event
 from quadrille.observability.logs import ThrottledLog
 from quadrille.replay import operations, shadow
 from quadrille.replay.fence import Effects, Fence, effects_of
@@ -52,7 +51,7 @@ class Replays:
         self.projections = {one.name: one for one in projections}
         self._stop, self._woken = threading.Event(), threading.Event()
         self.service, self.context = context.service, replace(context, stop=self._stop)
-        self._reader = RecordDeserializer(self.service.on.consumes(Event), context.decoder)
+        self._reader = reader_of(self.service, context.decoder)
         self._effects = effects or effects_of(self.service.name)
         self._troubles = ThrottledLog()
         self._thread = threading.Thread(target=self._run, name="replays")
@@ -114,7 +113,7 @@ class Replays:
         elif (projection := self.projections.get(found.plan["model"])) is None:
             self._fail(found.id, f"{self.service.name} declares no projection {found.plan['model']} any more")
         else:  # its inbox begins with the topics: no id is too old for it
-            reader = RecordDeserializer(self._reader.classes, self._reader.decoder)
+            reader = reader_of(self.service, self.context.decoder)
             topics = Topics(self.context.settings.kafka_bootstrap)
             try:
                 shadow.ShadowReplay(self.context, reader, tx, found, projection, tape, topics).run()
