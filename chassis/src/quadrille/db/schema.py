@@ -374,6 +374,14 @@ END $$;
 """
 
 
+# Why an input waits, as far as it may be kept, how far up the ladder it is; what the outside said last.
+PARKED_CAUSES = """
+ALTER TABLE parked ADD COLUMN exception text, ADD COLUMN frames text, ADD COLUMN fingerprint text,
+  ADD COLUMN retries int NOT NULL DEFAULT 0;
+ALTER TABLE task ADD COLUMN failure jsonb;
+"""
+
+
 def of_task(function: str) -> str:
     """Return a function of version 4 as it reads the table under its new name."""
     return function.replace("FROM agenda", "FROM task")
@@ -406,4 +414,5 @@ VERSIONS = {
     3: (RETENTION,),
     4: (RELAY_TARGET, PARKED_DAYS, ENSURE_PARTITIONS, LIVED_DAYS, INBOX_KEPT, PUBLISHED_DAYS, PROGRESS),
     5: (TASK, of_task(ENSURE_PARTITIONS), of_task(INBOX_KEPT), IDEMPOTENCY),
+    6: (PARKED_CAUSES,),
 }
