@@ -52,7 +52,7 @@ EVENTS = {
         "input.dead": "order_id service event_id error_class error behind",
         "input.redriven": "order_id service event_id operator reason",
         "input.discarded": "order_id service event_id operator reason",
-        "input.buried": "order_id event_id raw cut",
+        "input.buried": "order_id event_id raw cut service event_type place error_class error attempts fingerprint",
         "intake.paused": "service cause",
         "intake.resumed": "service cause",
         "relay.recovered": "service cause rows took_ms",

@@ -17,7 +17,15 @@ A = TypeVar("A", bound=Result)
 
 
 class TransientError(Exception):
-    """Nothing is known of the outcome: the intent is tried again after the next delay of its retry policy."""
+    """Nothing is known of the outcome: the intent is tried again after the next delay of its retry policy.
+
+    Its text is a phrase for people, kept with the task: no secret, nothing of a customer's. ``address`` is whom was
+    called, as host:port; raised from the exception that says what went wrong, that is kept too.
+    """
+
+    def __init__(self, phrase: str = "", *, address: str = "") -> None:
+        super().__init__(phrase)
+        self.address = address
 
 
 class Decision(enum.Enum):

@@ -16,7 +16,8 @@ from quadrille.messages import Command, Event, Reply
 class SystemEvent(Event):
     """An event of the chassis itself: for operators, the console and the auditor, whom no saga waits for.
 
-    ``said_on`` is its topic, empty for the service's own; a replay's events have a field of the name ``topic``.
+    ``said_on`` is its topic, in which ``{service}`` is who emits it; empty for the service's own. A replay's events
+    have a field of the name ``topic``.
     """
 
     __slots__ = ()
@@ -26,6 +27,11 @@ class SystemEvent(Event):
         super().__init_subclass__()
         if topic:  # a slotted dataclass is made twice, the second time without class arguments
             cls.said_on = topic
+
+
+def topic_of(fact: SystemEvent, service: str) -> str:
+    """Return the topic that a service says an event of the chassis on."""
+    return fact.said_on.format(service=service) or f"{service}.events"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +57,70 @@ class OrderStuck(SystemEvent, topic="ops.events"):
     fact: str
     since_at: datetime
     level: str
+
+
+@dataclass(frozen=True, slots=True)
+class InputParked(SystemEvent, topic="ops.events"):
+    """An input has failed for the first time: it and what follows of its order wait, all others go on."""
+
+    order_id: str
+    service: str
+    event_id: str
+    error_class: str
+    error: str
+    behind: int
+
+
+@dataclass(frozen=True, slots=True)
+class InputDead(SystemEvent, topic="ops.events"):
+    """A parked input is not tried again by itself: it waits for a person."""
+
+    order_id: str
+    service: str
+    event_id: str
+    error_class: str
+    error: str
+    behind: int
+
+
+@dataclass(frozen=True, slots=True)
+class InputRedriven(SystemEvent, topic="ops.events"):
+    """A parked input went through its handler at last; ``operator`` is ``worker`` if nobody had to ask for it."""
+
+    order_id: str
+    service: str
+    event_id: str
+    operator: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class InputDiscarded(SystemEvent, topic="ops.events"):
+    """A person has dropped a parked input: its id counts as seen until a person puts it back."""
+
+    order_id: str
+    service: str
+    event_id: str
+    operator: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class InputBuried(SystemEvent, topic="{service}.dead-letters"):
+    """A copy of a dead input for tools outside; ``cut`` says that ``raw`` is only its beginning."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"ser_json_bytes": "base64", "val_json_bytes": "base64"}
+    order_id: str
+    event_id: str
+    raw: bytes
+    cut: bool
+    service: str | None = None
+    event_type: str | None = None
+    place: str | None = None
+    error_class: str | None = None
+    error: str | None = None
+    attempts: int | None = None
+    fingerprint: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

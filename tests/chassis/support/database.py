@@ -27,6 +27,7 @@ TRUNCATE = (
     "TRUNCATE outbox, inbox, inbox_old, topic, position, stream, task, parked, relay_progress, relay_recovery, stall,"
     " relay_notice, idempotency_key, hold, level, cake RESTART IDENTITY"
 )
+HANDLERS = "aggregatetype <> 'saga.audit' AND type NOT LIKE 'input.%%'"  # of the outbox: not the chassis' own
 Row = tuple[Any, ...]
 PATIENCE_SECONDS = 120.0
 """Until a test gives up: no promise, and many times what a machine with other things to do needs."""
@@ -103,7 +104,7 @@ class Database:
     def emitted(self, *columns: str) -> list[Row]:
         """Return the events the handlers emitted, in the order of their writing; those of the chassis are left out."""
         wanted = ", ".join(columns or ("type", "aggregateid"))
-        sql = f"SELECT {wanted} FROM outbox WHERE aggregatetype <> 'saga.audit' ORDER BY ctid"  # noqa: S608 - columns a test names
+        sql = f"SELECT {wanted} FROM outbox WHERE {HANDLERS} ORDER BY ctid"  # noqa: S608 - columns a test names
         return self.rows(sql)
 
     def parked(self, *columns: str) -> list[Row]:

@@ -40,8 +40,13 @@ class RecordDeserializer:
         named = record_headers.type_of(record.headers)
         return named is not None and named not in self._names and named != b"" and named.isascii()
 
-    def read(self, record: Record, key: bytes | None, origin: OffsetRange | None, at_ms: int) -> Envelope:
-        """Return the input of a record; its time is its header's, or ``at_ms`` (the broker's) without one."""
+    def read(
+        self, record: Record, key: bytes | None, origin: OffsetRange | None, at_ms: int, *, old: bool = False
+    ) -> Envelope:
+        """Return the input of a record; its time is its header's, or ``at_ms`` (the broker's) without one.
+
+        ``old``: a person lets in what is older than the inbox can tell.
+        """
         headers, at_ms = record_headers.read_headers(record.headers), min(max(at_ms, 0), LATEST_MS)
         text = (key or b"").decode("utf-8", "replace").replace("\0", "\ufffd")  # which no text column holds
         text = text[:KEY_MAX]  # a longer one finds no place in an index, not even to be parked under
@@ -56,15 +61,20 @@ class RecordDeserializer:
         )
         trace = recorder().joined(parse(headers.traceparent) or new_trace())
         with reading(trace):
-            body = self._body(record, text, headers)
+            body = self._body(record, text, headers, old=old)
         return Envelope(identity, text, body, at, headers.type or "unknown", record, origin, trace=trace)
 
     def _body(
-        self, record: Record, key: str, headers: record_headers.CloudEvent | record_headers.MalformedHeadersError
+        self,
+        record: Record,
+        key: str,
+        headers: record_headers.CloudEvent | record_headers.MalformedHeadersError,
+        *,
+        old: bool,
     ) -> Message | Unreadable:
         if isinstance(headers, record_headers.MalformedHeadersError):
             return Unreadable(headers.reason)
-        if id_milliseconds(headers.id) < self.horizon_ms and id_time(headers.id).date() not in self.kept:
+        if not old and id_milliseconds(headers.id) < self.horizon_ms and id_time(headers.id).date() not in self.kept:
             return Unreadable(*TOO_OLD)
         if (cls := self.classes.get(headers.type)) is None:
             return Unreadable("no handler here consumes this type any more", "UNHEARD")

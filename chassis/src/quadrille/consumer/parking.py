@@ -1,35 +1,74 @@
 """Parked inputs, the dead letters of other systems: read back with their bytes, and redriven through their handler.
 
-A parked input is not given up: it and what follows of its key wait in the key's lane, and go on in sequence.
+A parked input is not given up: it and what follows of its key wait in the key's lane, and go on in sequence. The head
+of a lane is tried again by itself, in ever longer steps (``quadrille.processing.ladder``); then it is dead, and its
+lane waits for a person.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
+import structlog
 from pydantic import ValidationError
 
 from quadrille.consumer.deserializer import RecordDeserializer
+from quadrille.db.connection import Session
+from quadrille.ids import lock_key
 from quadrille.messages import Message, Result, Timer, from_json
+from quadrille.observability.logs import ThrottledLog
 from quadrille.observability.trace_context import new_trace, parse
 from quadrille.processing import compensation
-from quadrille.processing.batch import process_batch
+from quadrille.processing.batch import OUTAGE, process_batch
 from quadrille.processing.envelope import Duplicate, Envelope, Handled, Outcome, Record, Unreadable, due_of
 from quadrille.service import Service, Tx
 
-# A lane whose head is dead waits for a person. A result's or timer's lane is the id of its task row.
-OPEN_ROWS = """
-SELECT p.id, p.line, p.type, p.topic, p.headers, p.raw, p.parked_at, a.key, a.attempts, a.traceparent, a.type
-  FROM parked p LEFT JOIN task a ON p.topic IS NULL AND a.id::text = p.line
+# A result's or timer's lane is the id of its task row.
+COLUMNS = """
+SELECT p.id, p.line, p.type, p.topic, p.partition, p."offset", p.headers, p.raw, p.parked_at, a.key, a.attempts,
+       a.traceparent, a.type, p.retry_at > now()
+  FROM parked p LEFT JOIN task a ON p.topic IS NULL AND a.id::text = p.line"""
+# A lane whose head is dead waits for a person.
+OPEN_ROWS = f"""{COLUMNS}
  WHERE p.state = 'OPEN'
    AND NOT EXISTS (SELECT FROM parked d WHERE d.line = p.line AND d.state = 'DEAD' AND d.place < p.place)
  ORDER BY p.line, p.place"""
-Row = tuple[Any, ...]
+LANE_ROWS = f"{COLUMNS} WHERE p.line = %b AND p.state = 'OPEN' ORDER BY p.place"
+DUE_LANES = """
+SELECT line FROM parked p
+ WHERE state = 'OPEN' AND (retry_at IS NULL OR retry_at <= now())
+   AND NOT EXISTS (SELECT FROM parked h WHERE h.line = p.line AND h.state IN ('OPEN', 'DEAD') AND h.place < p.place)
+ ORDER BY place LIMIT 100"""
+ONE_WORKER = "SELECT pg_try_advisory_lock(%b)"
+LOOK_SECONDS = 0.5
+NAP_SECONDS = 0.5
+log = structlog.get_logger()
+
+
+class ParkedInput(NamedTuple):
+    """A row of ``parked`` with what its task says of it; ``early`` says that its next try is still to come."""
+
+    id: UUID
+    lane: str
+    type: str
+    topic: str | None
+    partition: int | None
+    offset: int | None
+    headers: bytes
+    raw: bytes
+    parked_at: datetime
+    key: str | None
+    tries: int | None
+    traceparent: str | None
+    intent: str | None
+    early: bool | None
 
 
 def redrive_open(tx: Tx, service: Service[Any], reader: RecordDeserializer) -> Iterator[Outcome]:
@@ -39,39 +78,106 @@ def redrive_open(tx: Tx, service: Service[Any], reader: RecordDeserializer) -> I
     """
     tried: set[UUID] = set()
     stuck: set[str] = set()
-    while rows := [r for r in tx.execute(OPEN_ROWS).fetchall() if r[0] not in tried and r[1] not in stuck]:
-        for lane, waiting in itertools.groupby(rows, key=lambda row: str(row[1])):
+    while rows := [r for r in _rows(tx, OPEN_ROWS) if r.id not in tried and r.lane not in stuck]:
+        for lane, waiting in itertools.groupby(rows, key=lambda row: row.lane):
             for row in waiting:
-                tried.add(row[0])
-                outcome = process_batch(tx, service, [_input(service, reader, row)])[0]
+                tried.add(row.id)
+                outcome = process_batch(tx, service, [envelope_of(service, reader, row)])[0]
                 yield outcome
                 if not isinstance(outcome, Handled | Duplicate):
                     stuck.add(lane)
                     break
 
 
-def _input(service: Service[Any], reader: RecordDeserializer, row: Row) -> Envelope:
-    identity, lane, kind, topic, headers, raw, parked_at, *_ = row
-    if topic is None:
+@dataclass(frozen=True, slots=True)
+class LaneFeeder:
+    """Feeds lanes through their handlers in sequence; ``take`` gets what was handled, for its intents."""
+
+    service: Service[Any]
+    reader: RecordDeserializer
+    take: Callable[[Handled], None] = lambda _: None
+
+    def feed(self, tx: Tx, lane: str) -> list[tuple[Envelope, Outcome]]:
+        """Redrive a lane from its head until one fails, or nothing open is left; what joins meanwhile goes too."""
+        done: list[tuple[Envelope, Outcome]] = []
+        while rows := _rows(tx, LANE_ROWS, lane):
+            envelope = envelope_of(self.service, self.reader, rows[0])
+            outcome = self.handle(tx, envelope)
+            done.append((envelope, outcome))
+            if not isinstance(outcome, Handled | Duplicate):
+                break
+        return done
+
+    def handle(self, tx: Tx, envelope: Envelope) -> Outcome:
+        """Give one input to its handler once more."""
+        outcome = process_batch(tx, self.service, [envelope])[0]
+        if isinstance(outcome, Handled) and outcome.emitted:
+            self.take(outcome)
+        return outcome
+
+
+class Retrier:
+    """Tries the heads of lanes again when they are due, in a thread of its own; one worker of a service at a time."""
+
+    def __init__(self, feeder: LaneFeeder, connect: Callable[[], Tx], told: Callable[..., None]) -> None:
+        self._feeder, self._connection, self._told = feeder, Session(connect), told
+        self._troubles = ThrottledLog()
+        self._mine = False
+
+    def run(self, stop: threading.Event) -> None:
+        """Look twice a second what is due, until told to stop."""
+        while not stop.wait(LOOK_SECONDS):
+            try:
+                self._round(stop)
+            except OUTAGE as trouble:
+                self._troubles.warn("parked inputs wait", type(trouble).__name__)
+                self._connection.close()
+                self._mine = False
+                stop.wait(NAP_SECONDS)
+        self._connection.close()
+
+    def _round(self, stop: threading.Event) -> None:
+        tx = self._connection()
+        self._mine = self._mine or bool((tx.execute(ONE_WORKER, [lock_key("parked retries")]).fetchone() or [False])[0])
+        for (lane,) in tx.execute(DUE_LANES).fetchall() if self._mine else ():
+            if stop.is_set():
+                return
+            self._told(self._feeder.feed(tx, lane))
+
+
+def find_rows(tx: Tx, identities: Iterable[UUID]) -> list[ParkedInput]:
+    """Return parked rows by their ids, whatever their state, in the order of their places."""
+    return _rows(tx, f"{COLUMNS} WHERE p.id = ANY(%b) ORDER BY p.place", [*identities])
+
+
+def envelope_of(service: Service[Any], reader: RecordDeserializer, row: ParkedInput, *, old: bool = False) -> Envelope:
+    """Return the input of a parked row; ``old`` reads one that is older than the inbox can tell."""
+    if row.topic is None:
         return _from_inside(service, row)
-    record = Record(bytes(raw), tuple((k, bytes.fromhex(v)) for k, v in json.loads(bytes(headers))))
-    envelope = reader.read(record, lane.encode(), None, int(parked_at.timestamp() * 1000))
-    return Envelope(identity, lane, envelope.body, envelope.at, kind, record, redriven=True, trace=envelope.trace)
+    record = Record(bytes(row.raw), tuple((k, bytes.fromhex(v)) for k, v in json.loads(bytes(row.headers))))
+    read = reader.read(record, row.lane.encode(), None, int(row.parked_at.timestamp() * 1000), old=old)
+    place = f"{row.topic}[{row.partition}]@{row.offset}"
+    return Envelope(row.id, row.lane, read.body, read.at, row.type, record, redriven=True, early=bool(row.early),
+                    place=place, trace=read.trace)  # fmt: skip
 
 
-def _from_inside(service: Service[Any], row: Row) -> Envelope:
+def _rows(tx: Tx, sql: str, *values: object) -> list[ParkedInput]:
+    return [ParkedInput(*row) for row in tx.execute(sql.encode(), values or None).fetchall()]
+
+
+def _from_inside(service: Service[Any], row: ParkedInput) -> Envelope:
     """Return the envelope of a result or timer: its key, attempts and place in a trace are its task row's."""
-    identity, lane, kind, _, _, raw, _, key, tries, traceparent, asked = row
     classes: dict[str, type[Message]] = {**service.on.consumes(Result), **service.on.consumes(Timer)}
     body: Message | Unreadable
     try:
-        body = from_json(classes[kind], bytes(raw))
+        body = from_json(classes[row.type], bytes(row.raw))
     except (KeyError, ValidationError):
         body = Unreadable("no handler here takes this body any more", "UNHEARD")
-    at = due_of(body, identity) if isinstance(body, Timer) else datetime.now(UTC)
-    record, trace = Record(bytes(raw)), parse(traceparent) or new_trace()
-    return Envelope(identity, key or lane, body, at, kind, record, None, UUID(lane), redriven=True,
-                 attempts=tries or 1, compensates=_undoes(service, asked, body), trace=trace)  # fmt: skip
+    at = due_of(body, row.id) if isinstance(body, Timer) else datetime.now(UTC)
+    record, trace = Record(bytes(row.raw)), parse(row.traceparent) or new_trace()
+    made = Envelope(row.id, row.key or row.lane, body, at, row.type, record, None, UUID(row.lane), redriven=True,
+                 early=bool(row.early), attempts=row.tries or 1, trace=trace)  # fmt: skip
+    return replace(made, compensates=_undoes(service, row.intent, body))
 
 
 def _undoes(service: Service[Any], asked: str | None, body: Message | Unreadable) -> str | None:

@@ -13,7 +13,7 @@ from confluent_kafka import Consumer, KafkaError
 
 from quadrille.consumer.heartbeat import HeartbeatMonitor
 from quadrille.consumer.loop import RETRIABLE, ConsumerLoop, ConsumerPorts, hinted
-from quadrille.consumer.parking import redrive_open
+from quadrille.consumer.parking import LaneFeeder, Retrier, redrive_open
 from quadrille.consumer.progress import ConsumerProgress
 from quadrille.consumer.whole_records import reader_of
 from quadrille.context import ProcessContext
@@ -55,6 +55,7 @@ class Worker:
             client, self.topics, self.reader, self.scheduler.accept, self.scheduler.room, heartbeat, batch_max
         )  # fmt: skip
         self.consumer_loop = ConsumerLoop(service, self.connect, consuming, telemetry)
+        self.retrier = Retrier(LaneFeeder(service, self.reader, self.scheduler.accept), self.connect, telemetry.retried)
         self.progress = ConsumerProgress(service, self.topics, self.consumer_loop, context.settings.patience)
         self._failure: BaseException | None = None
         self._troubles = ThrottledLog()
@@ -67,13 +68,16 @@ class Worker:
         listening = self._thread("consumer loop", self.consumer_loop.run, stop, stop)
         working = self._thread("scheduler", self.scheduler.run, drained, stop)
         watching = self._thread("watchdog", self._watch, stop, stop)
+        retrying = self._thread("retries", self.retrier.run, stop, stop)
         listening.start()
+        retrying.start()
         watching.start()
         if not self.scheduler.idle:
             working.start()
         self._guarded(self._look_after, stop, stop)
         listening.join()
         watching.join()
+        retrying.join()
         drained.set()
         if not self.scheduler.idle:
             self.scheduler.wake()

@@ -374,6 +374,14 @@ END $$;
 """
 
 
+# Why an input waits, as far as it may be kept, how far up the ladder it is; what the outside said last.
+PARKED_CAUSES = """
+ALTER TABLE parked ADD COLUMN exception text, ADD COLUMN frames text, ADD COLUMN fingerprint text,
+  ADD COLUMN retries int NOT NULL DEFAULT 0;
+ALTER TABLE task ADD COLUMN failure jsonb;
+"""
+
+
 # A shadow is a schema beside the live one with a copy of every table, none of them published: whoever has it first in
 # his search path reads and writes nothing else. The owner's right to make, exchange and drop it is lent by functions;
 # what is exchanged must stand alone, for a copy has no foreign keys, triggers or views.
@@ -489,5 +497,6 @@ VERSIONS = {
     3: (RETENTION,),
     4: (RELAY_TARGET, PARKED_DAYS, ENSURE_PARTITIONS, LIVED_DAYS, INBOX_KEPT, PUBLISHED_DAYS, PROGRESS),
     5: (TASK, of_task(ENSURE_PARTITIONS), of_task(INBOX_KEPT), IDEMPOTENCY),
+    6: (PARKED_CAUSES,),
     7: (SHADOW,),
 }

@@ -55,11 +55,11 @@ class _Answer(http.client.HTTPResponse):
 
 
 class NoResponseError(Exception):
-    """One call got no answer; ``sent`` says whether the other side may have carried it out."""
+    """One call got no answer; ``sent`` says whether the other side may have carried it out, ``address`` who it is."""
 
-    def __init__(self, why: str, *, sent: bool) -> None:
+    def __init__(self, why: str, *, sent: bool, address: str = "") -> None:
         super().__init__(why)
-        self.sent = sent
+        self.sent, self.address = sent, address
 
 
 class HttpClient:
@@ -80,6 +80,7 @@ class HttpClient:
         port = parts.port or (443 if parts.scheme == "https" else 80)
         self._host, self._base, self._timeout = parts.netloc, parts.path.rstrip("/"), timeout
         self._url = f"{parts.scheme}://{parts.hostname}:{port}{self._base}"  # without a login
+        self.address = f"{parts.hostname}:{port}"
         self._named: dict[str, Value] = {"server.address": parts.hostname or "", "server.port": port}
         self._idle: deque[http.client.HTTPConnection] = deque()
         self.breaker = Breaker(limits or Limits(), (NoResponseError,), changed=changed)
@@ -98,7 +99,7 @@ class HttpClient:
             except _TROUBLE as lost:
                 connection.close()
                 why = f"no answer: {type(lost).__name__}"
-                raise NoResponseError(why, sent=True) from lost
+                raise NoResponseError(why, sent=True, address=self.address) from lost
             span.answered(answer.status)
             call.failed = answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR
             if answer.isclosed() and not answer.will_close:
@@ -131,7 +132,7 @@ class HttpClient:
         except OSError as unreachable:
             connection.close()
             why = f"not reached: {type(unreachable).__name__}"
-            raise NoResponseError(why, sent=False) from unreachable
+            raise NoResponseError(why, sent=False, address=self.address) from unreachable
         return connection
 
 

@@ -34,7 +34,8 @@ from quadrille.messages import (
     tell_waiting,
     to_json,
 )
-from quadrille.processing import compensation, outbox, unit_of_work
+from quadrille.processing import compensation, outbox, setbacks, unit_of_work
+from quadrille.processing.causes import cause_of
 from quadrille.processing.envelope import (
     TOO_OLD,
     Busy,
@@ -50,13 +51,12 @@ from quadrille.processing.envelope import (
     Unreadable,
 )
 from quadrille.processing.idempotency import KeptAnswer
-from quadrille.processing.unit_of_work import BatchState, FencedError, PendingWrites, TaskRecord
+from quadrille.processing.unit_of_work import PAYLOAD_MAX, BatchState, FencedError, PendingWrites, TaskRecord
 from quadrille.service import Service, Tx, tables
-from quadrille.system_messages import SystemEvent
+from quadrille.system_messages import SystemEvent, topic_of
 
 W = TypeVar("W")
 LEASE = timedelta(seconds=30)
-PAYLOAD_MAX = 262_144
 READ, WRITE = "SELECT inbox", "INSERT outbox"  # the groups of a batch by their chief statement; the last ends in COMMIT
 # What is caught where no input is to blame: the worker re-reads its positions and seeks, the intake looks its requests
 # up. Which errors of the database are an input's, ``sqlstate`` tells; ``process_batch`` never raises those.
@@ -173,11 +173,13 @@ def _process_single(
             raise
         if isinstance(envelope.body, Command):
             return Failed(again)
-        blame = _failure_outcome(envelope, refused)
+        blame = _failure_outcome(service, envelope, refused)
     with pipelined(tx):
-        history = unit_of_work.begin(tx, [envelope]).history()
-        outcome: Outcome = Duplicate() if history.knows(envelope) else blame
-        unit_of_work.end(tx, [(envelope, outcome)], PendingWrites(), history, LEASE)
+        history, writes = unit_of_work.begin(tx, [envelope]).history(), PendingWrites()
+        outcome: Outcome = Duplicate()
+        if not history.knows(envelope):
+            outcome = _parked(service, writes, history, envelope, blame) if isinstance(blame, Parked) else blame
+        unit_of_work.end(tx, [(envelope, outcome)], writes, history, LEASE)
     return outcome
 
 
@@ -191,16 +193,18 @@ def _handle(batch: _Batch, envelope: Envelope) -> Outcome:
         return withheld
     if history.knows(envelope):
         return Duplicate()
-    if not isinstance(envelope.body, Command) and not history.admits(envelope):
-        return _parked(history, envelope, Parked(unit_of_work.BEHIND, "behind an earlier one of its order"))
     outcome = _dispatch(batch, envelope)
-    return _parked(history, envelope, outcome) if isinstance(outcome, Parked) else outcome
+    if isinstance(outcome, Parked):
+        return _parked(batch.service, batch.writes, history, envelope, outcome)
+    return outcome
 
 
 def _dispatch(batch: _Batch, envelope: Envelope) -> Handled | Parked | Failed | EffectBlocked:
     """Let the handler do its work; of one that fails, or that the gate does not let through, nothing is left."""
+    if not isinstance(envelope.body, Command) and not batch.history.admits(envelope):
+        return Parked(unit_of_work.BEHIND, "behind an earlier one of its order")
     if isinstance(envelope.body, Unreadable):
-        return Parked(envelope.body.error_class, envelope.body.reason)
+        return _unread(batch.service, envelope, envelope.body)
     if isinstance(envelope.body, Command):
         tell_waiting(envelope.body, batch.history.waiting.get(envelope.key, ()))
     rows, mark = tables(batch.work), batch.writes.mark()
@@ -215,7 +219,7 @@ def _dispatch(batch: _Batch, envelope: Envelope) -> Handled | Parked | Failed | 
     except Infrastructure:
         raise
     except Exception as raised:  # noqa: BLE001 - a handler's failure is its input's: rewound, then parked
-        outcome = _failure_outcome(envelope, raised)
+        outcome = _failure_outcome(batch.service, envelope, raised)
     batch.writes.rewind(mark)
     for table, place in zip(rows, marks, strict=True):
         table.rewind(place)
@@ -230,6 +234,7 @@ def _done(batch: _Batch, envelope: Envelope, emitted: tuple[Emitted, ...]) -> Ha
     history.seen.add(envelope.id)
     if envelope.redriven:
         history.lanes[envelope.lane].remove(envelope.id)
+        batch.writes.facts += setbacks.redriven(batch.service, envelope, history)
     return Handled(emitted, kept=kept)
 
 
@@ -241,23 +246,33 @@ def _answer_to_keep(envelope: Envelope, emitted: tuple[Emitted, ...]) -> KeptAns
     return envelope.request.kept(reply, envelope.key, envelope.at) if reply else None
 
 
-def _parked(history: BatchState, envelope: Envelope, outcome: Parked) -> Parked:
+def _parked(
+    service: Service[Any], writes: PendingWrites, history: BatchState, envelope: Envelope, outcome: Parked
+) -> Parked:
+    """Set an input aside: in its lane, with what becomes of it and what is told."""
     if not envelope.redriven:
         history.lanes.setdefault(envelope.lane, []).append(envelope.id)
+    outcome = setbacks.judged(outcome, envelope, history)
+    writes.facts += setbacks.news(service, envelope, outcome, history)
     return outcome
 
 
-def _failure_outcome(envelope: Envelope, raised: Exception) -> Parked | Failed:
+def _unread(service: Service[Any], envelope: Envelope, body: Unreadable) -> Parked:
+    return Parked(body.error_class, body.reason, cause_of(service, envelope.type, body.error_class))
+
+
+def _failure_outcome(service: Service[Any], envelope: Envelope, raised: Exception) -> Parked | Failed:
     """Name what went wrong by class and a fixed phrase: an exception's values may hold what must not be stored."""
     if isinstance(envelope.body, Command):
         return Failed(raised)
     if isinstance(envelope.body, Unreadable):
-        return Parked(envelope.body.error_class, envelope.body.reason)
+        return _unread(service, envelope, envelope.body)
     if sqlstate.is_missing_partition(raised) and id_milliseconds(envelope.id) < time.time() * 1000:
-        return Parked(TOO_OLD[1], TOO_OLD[0])
+        return _unread(service, envelope, Unreadable(*TOO_OLD))
+    error_class, phrase = "HANDLER", f"{type(raised).__name__} while handling {envelope.type}"
     if isinstance(raised, NotYet):
-        return Parked("CAUSALITY", "NotYet: came before what it refers to")
-    return Parked("HANDLER", f"{type(raised).__name__} while handling {envelope.type}")
+        error_class, phrase = "CAUSALITY", "NotYet: came before what it refers to"
+    return Parked(error_class, phrase, cause_of(service, envelope.type, error_class, raised))
 
 
 def _collect(batch: _Batch, envelope: Envelope, emitted: tuple[Emitted, ...]) -> None:
@@ -284,7 +299,7 @@ def _event(service: Service[Any], envelope: Envelope, fact: Event, ordinal: int)
         message = f"{fact.type} has {len(payload)} bytes; a record carries {PAYLOAD_MAX}"
         raise EmissionRefusedError(message)
     identity = event_id(service.name, envelope.id, fact.type, ordinal)
-    topic = (fact.said_on if isinstance(fact, SystemEvent) else fact.topic) or f"{service.name}.events"
+    topic = topic_of(fact, service.name) if isinstance(fact, SystemEvent) else fact.topic or f"{service.name}.events"
     sending = envelope.inside.child().traceparent
     return unit_of_work.OutboxRecord(
         identity, topic, key, fact.type, payload, envelope.id, sending, bytes.fromhex(envelope.span_id)

@@ -10,7 +10,9 @@ from uuid import UUID
 from quadrille.ids import id_time
 from quadrille.messages import Emitted, Intent, Message
 from quadrille.observability.trace_context import Context, new_span_id, new_trace
+from quadrille.processing.causes import Cause
 from quadrille.processing.idempotency import IdempotencyKey, KeptAnswer
+from quadrille.processing.ladder import Setback
 
 TOO_OLD = "the event is older than the inbox can tell", "BELOW_FLOOR"
 
@@ -46,12 +48,22 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
+class RedriveOrder:
+    """A person's order to try a parked input again; ``accept_old`` lets in what is older than the inbox can tell."""
+
+    actor: str
+    reason: str
+    accept_old: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Envelope:
     """Anything a handler is given: an event consumed, a command, a result of the outside, a due timer.
 
     ``from_task`` is the task a result or timer ends; ``request`` is the idempotency key a command comes under;
-    ``redriven`` says that the input comes from its parked row; ``compensates`` is the step a result compensates;
-    ``span_id`` is the id of its future process span.
+    ``redriven`` says that the input comes from its parked row, ``early`` that it is tried before its time, ``order``
+    who has asked for it, ``place`` where it was read: ``topic[partition]@offset``; ``compensates`` is the step a result
+    compensates; ``span_id`` is the id of its future process span.
     """
 
     id: UUID
@@ -64,6 +76,9 @@ class Envelope:
     from_task: UUID | None = None
     request: IdempotencyKey | None = None
     redriven: bool = False
+    early: bool = False
+    order: RedriveOrder | None = None
+    place: str | None = None
     attempts: int = 1
     compensates: str | None = None
     trace: Context = field(default_factory=new_trace)
@@ -78,6 +93,11 @@ class Envelope:
     def lane(self) -> str:
         """The lane it is parked in: its key's, or its own if it waits for nobody."""
         return str(self.from_task) if self.alone else self.key
+
+    @property
+    def accepted(self) -> bool:
+        """Whether a person lets it in although it is older than the inbox can tell."""
+        return self.order is not None and self.order.accept_old
 
     @property
     def inside(self) -> Context:
@@ -129,10 +149,12 @@ class Duplicate:
 
 @dataclass(frozen=True, slots=True)
 class Parked:
-    """Set aside with its key; ``reason`` is a fixed phrase."""
+    """Set aside with its key; ``reason`` is a fixed phrase, ``setback`` what becomes of its row."""
 
     error_class: str
     reason: str
+    cause: Cause | None = field(default=None, compare=False)
+    setback: Setback | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,14 @@ from quadrille.messages import key_of
 from quadrille.observability.trace_context import Context, new_trace
 from quadrille.processing.unit_of_work import LOCK_KEYS, OutboxRecord
 from quadrille.service import Service, Tx
-from quadrille.system_messages import FindingRaised, ProgressResumed, ProgressStalled, RelayRecovered, SystemEvent
+from quadrille.system_messages import (
+    FindingRaised,
+    ProgressResumed,
+    ProgressStalled,
+    RelayRecovered,
+    SystemEvent,
+    topic_of,
+)
 
 # One statement numbers and writes: the stream's row is its lock, the first one included, held until the transaction
 # ends, so that records stand in the log in the order of their numbers.
@@ -67,7 +74,7 @@ def saying(
     """Return an event of the chassis ready to be written: its id is of now, and of its cause and ordinal."""
     inside = trace or new_trace()
     identity = event_id(service.name, cause, fact.type, ordinal, time.time_ns() // 1_000_000)
-    topic = fact.said_on or f"{service.name}.events"
+    topic = topic_of(fact, service.name)
     return OutboxRecord(
         identity, topic, key_of(fact), fact.type, service.codec.encode(fact), cause, inside.child().traceparent,
         bytes.fromhex(inside.span_id),

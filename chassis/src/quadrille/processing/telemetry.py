@@ -128,6 +128,16 @@ class Telemetry:
         if self.tally:
             self.tally.add(emitted)
 
+    def retried(self, lane: Sequence[tuple[Envelope, Outcome]]) -> None:
+        """Note what became of parked inputs that were tried again, in sequence."""
+        for envelope, outcome in lane:
+            self.handled([(envelope, outcome)], time.time_ns())
+            if isinstance(outcome, Handled):
+                log.info(
+                    "parked input went on", order_id=envelope.key, event_id=str(envelope.id), event_type=envelope.type,
+                    trace_id=envelope.trace.trace_id,
+                )  # fmt: skip
+
     def called(self, entry: LeasedIntent, began_ns: int, trouble: Exception | None = None) -> None:
         """Note a call outside that has ended."""
         ended_ns, kind = time.time_ns(), entry.intent.type

@@ -21,8 +21,9 @@ from quadrille.ids import lock_key
 from quadrille.messages import Command, Intent, Timer, key_of
 from quadrille.observability.trace_context import Context
 from quadrille.processing import idempotency
-from quadrille.processing.envelope import Duplicate, Envelope, Handled, Outcome, Parked, Record
+from quadrille.processing.envelope import Duplicate, Envelope, Handled, Outcome, Parked, Record, RedriveOrder
 from quadrille.processing.idempotency import KeptAnswer, Name
+from quadrille.processing.ladder import OPEN, ParkedRow, Setback
 from quadrille.service import Tx
 
 MOVE_POSITIONS = """
@@ -39,9 +40,10 @@ WAITING = "SELECT line, type FROM parked WHERE line = ANY(%b) AND state <> 'REDR
 # What went before, in one question, for each statement costs both sides more than its rows: ids seen, what waits in
 # the lanes, the last numbers of the streams.
 PAST = f"""
-SELECT 0, event_id, NULL::text, NULL::text, NULL::bigint FROM ({SEEN_IDS}) seen
-UNION ALL SELECT 1, id, line, NULL, place FROM parked WHERE line = ANY(%(lanes)b) AND state IN ('OPEN', 'DEAD')
-UNION ALL SELECT 2, NULL, topic, key, sequence FROM stream WHERE key = ANY(%(keys)b)"""  # noqa: S608 - of this file
+SELECT 0, event_id, NULL::text, NULL::text, NULL::bigint, NULL::int, NULL::int FROM ({SEEN_IDS}) seen
+UNION ALL SELECT 1, id, line, state, place, retries, attempts FROM parked
+           WHERE line = ANY(%(lanes)b) AND state IN ('OPEN', 'DEAD')
+UNION ALL SELECT 2, NULL, topic, key, sequence, NULL, NULL FROM stream WHERE key = ANY(%(keys)b)"""  # noqa: S608 - of this file
 ADD_SEEN = "INSERT INTO inbox SELECT unnest(%b::uuid[])"
 ADD_EVENTS = """
 INSERT INTO outbox (id, aggregatetype, aggregateid, type, sequence, payload, causationid, traceparent, parent_span)
@@ -60,17 +62,26 @@ SELECT id, key, type, body, coalesce(due, now() + wait), CASE WHEN handed THEN n
 END_TASKS = "DELETE FROM task WHERE id = ANY(%b)"
 HOLD_TASKS = "UPDATE task SET leased_until = 'infinity' WHERE id = ANY(%b)"
 PARK = """
-INSERT INTO parked (id, line, state, type, topic, partition, "offset", headers, raw, error_class, error, attempts)
-VALUES (%b, %b, 'OPEN', %b, %b, %b, %b, %b, %b, %b, %b, %b)
-ON CONFLICT (id) DO UPDATE SET state = 'OPEN', line = excluded.line, place = DEFAULT, raw = excluded.raw,
+INSERT INTO parked (id, line, type, topic, partition, "offset", headers, raw, attempts, error_class, error, exception,
+                    frames, fingerprint, state, retries, retry_at)
+VALUES (%b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, now() + %b::interval)
+ON CONFLICT (id) DO UPDATE SET state = excluded.state, line = excluded.line, place = DEFAULT, raw = excluded.raw,
    headers = excluded.headers, error_class = excluded.error_class, error = excluded.error,
-   attempts = parked.attempts + excluded.attempts, parked_at = now(), ended_by = NULL, reason = NULL
+   exception = excluded.exception, frames = excluded.frames, fingerprint = excluded.fingerprint,
+   retries = excluded.retries, retry_at = excluded.retry_at, attempts = parked.attempts + excluded.attempts,
+   parked_at = now(), ended_by = NULL, reason = NULL
  WHERE parked.state NOT IN ('OPEN', 'DEAD')"""
-PARK_AGAIN = "UPDATE parked SET attempts = attempts + 1, error_class = %b, error = %b WHERE id = %b"
+PARK_AGAIN = """
+UPDATE parked SET attempts = attempts + 1, error_class = %b, error = %b, exception = %b, frames = %b, fingerprint = %b,
+                  state = %b, retries = %b, retry_at = CASE WHEN %b THEN retry_at ELSE now() + %b::interval END
+ WHERE id = %b"""
 UNPARK = """
-UPDATE parked SET state = 'REDRIVEN', ended_by = 'worker', reason = 'handled'
+UPDATE parked SET state = 'REDRIVEN', retry_at = NULL, ended_by = %b, reason = %b
  WHERE id = ANY(%b) AND state IN ('OPEN', 'DEAD')"""
+ACCEPT_OLD = "INSERT INTO inbox_old VALUES (%b, %b, %b)"
+BY_ITSELF = RedriveOrder("worker", "handled")
 BEHIND = "BEHIND"
+PAYLOAD_MAX = 262_144
 
 
 class FencedError(Exception):
@@ -87,6 +98,7 @@ class BatchState:
     busy: set[str]
     waiting: dict[str, set[str]] = field(default_factory=dict)
     answers: dict[Name, KeptAnswer] = field(default_factory=dict)
+    parked: dict[UUID, ParkedRow] = field(default_factory=dict)
     known: frozenset[tuple[str, str]] = field(init=False)
     kept: frozenset[Name] = field(init=False)
 
@@ -185,11 +197,13 @@ class BatchReads:
         lanes: dict[str, list[UUID]] = {}
         sequences: dict[tuple[str, str], int] = {}
         places: list[tuple[int, str, UUID]] = []
-        for what, identity, lane_or_topic, key, number in self.past:
+        parked: dict[UUID, ParkedRow] = {}
+        for what, identity, lane_or_topic, key, number, retries, attempts in self.past:
             if what == 0:
                 seen.add(identity)
             elif what == 1:
                 places.append((number, lane_or_topic, identity))
+                parked[identity] = ParkedRow(key, retries, attempts)
             else:
                 sequences[lane_or_topic, key] = number
         for _, lane, waiting in sorted(places):
@@ -199,7 +213,7 @@ class BatchReads:
         waits: dict[str, set[str]] = {}
         for key, kind in self.waiting or ():
             waits.setdefault(key, set()).add(kind)
-        return BatchState(seen, lanes, sequences, busy, waits, idempotency.found(self.answers))
+        return BatchState(seen, lanes, sequences, busy, waits, idempotency.found(self.answers), parked)
 
 
 def steps_of(inputs: Sequence[Envelope]) -> list[tuple[str, int, int, int]]:
@@ -246,7 +260,7 @@ def end(
 ) -> None:
     """Queue what the batch leaves behind: inbox, outbox, streams, tasks, parked."""
     done = [i for i, outcome in batch if isinstance(outcome, Handled)]
-    if claims := [i.id for i in done if not isinstance(i.body, Command)]:
+    if claims := [i.id for i in done if not (isinstance(i.body, Command) or i.accepted)]:
         tx.execute(ADD_SEEN, [claims])
     if writes.facts:
         _add_events(tx, writes.facts, history)
@@ -254,8 +268,7 @@ def end(
         _add_tasks(tx, writes.tasks, lease)
     if ended := [i.from_task for i, outcome in batch if i.from_task and isinstance(outcome, Handled)]:
         tx.execute(END_TASKS, [ended])
-    if redriven := [i.id for i, outcome in batch if i.redriven and isinstance(outcome, Handled | Duplicate)]:
-        tx.execute(UNPARK, [redriven])
+    _unpark(tx, [i for i, outcome in batch if i.redriven and isinstance(outcome, Handled | Duplicate)], done)
     idempotency.write(tx, writes.answers, history.kept)
     for envelope, outcome in batch:
         if isinstance(outcome, Parked):
@@ -291,17 +304,33 @@ def _as_is(body: bytes) -> bytes:
     return body
 
 
+def _unpark(tx: Tx, redriven: Sequence[Envelope], done: Sequence[Envelope]) -> None:
+    """Queue the end of rows that went through their handler; what a person let in is told by ``inbox_old``."""
+    for order in dict.fromkeys(i.order for i in redriven):
+        who = order or BY_ITSELF
+        tx.execute(UNPARK, [who.actor, who.reason, [i.id for i in redriven if i.order == order]])
+    for accepted in done:
+        if accepted.order and accepted.accepted:
+            tx.execute(ACCEPT_OLD, [accepted.id, accepted.order.actor, accepted.order.reason])
+
+
 def _park(tx: Tx, envelope: Envelope, outcome: Parked) -> None:
+    cause, after = outcome.cause, outcome.setback or Setback(OPEN, 0)
+    why = [
+        outcome.error_class,
+        outcome.reason,
+        *(getattr(cause, n, None) for n in ("exception", "frames", "fingerprint")),
+    ]
     if envelope.redriven:
         if outcome.error_class != BEHIND:
-            tx.execute(PARK_AGAIN, [outcome.error_class, outcome.reason, envelope.id])
+            tx.execute(PARK_AGAIN, [*why, after.state, after.retries, after.early, after.wait, envelope.id])
         return
     record, origin = envelope.record or Record(b""), envelope.origin
     headers = json.dumps([(k, v.hex()) for k, v in record.headers]).encode()
     place = (origin.topic, origin.partition, origin.next - 1) if origin else (None, None, None)
     attempts = 0 if outcome.error_class == BEHIND else 1
     what = envelope.id, _plain(envelope.lane), _plain(envelope.type)
-    tx.execute(PARK, [*what, *place, headers, record.raw, outcome.error_class, outcome.reason, attempts])
+    tx.execute(PARK, [*what, *place, headers, record.raw, attempts, *why, after.state, after.retries, after.wait])
     if envelope.alone:
         tx.execute(HOLD_TASKS, [[envelope.from_task]])
 

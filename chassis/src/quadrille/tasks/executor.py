@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -25,6 +26,7 @@ from quadrille.processing.compensation import step_of
 from quadrille.processing.envelope import Envelope, LeasedIntent, Record
 from quadrille.processing.telemetry import Observer
 from quadrille.service import Service
+from quadrille.tasks.failures import failure_of
 from quadrille.tasks.leases import Rescheduled
 
 CALLS = 10  # the bulkhead: calls outside at one time
@@ -97,9 +99,8 @@ class IntentExecutor:
         wait = policy.retry.delay(entry.attempts) * self._rng.uniform(0.5, 1.5)
         error_class = "TRANSIENT" if isinstance(trouble, TransientError) else "HANDLER"
         tells = entry if self.service.on.compensated_step(type(entry.intent)) else None
-        self.back(
-            Rescheduled(entry.id, entry.attempts, wait, False, error_class, type(trouble).__name__, began, tells)  # noqa: FBT003 - as counted
-        )
+        told = Rescheduled(entry.id, entry.attempts, wait, untried=False, began=began, tells=tells)
+        self.back(replace(told, error_class=error_class, error=type(trouble).__name__, failure=failure_of(trouble)))
 
     def _carry_out(self, entry: LeasedIntent) -> None:
         """Call the outside with no transaction open; runs in the pool."""

@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
+
+from psycopg.types.json import Jsonb
 
 from quadrille.observability.trace_context import Context, new_trace, parse
 from quadrille.processing.envelope import LeasedIntent
@@ -24,9 +26,10 @@ UPDATE task a SET leased_until = now() + %b::interval, attempts = attempts + 1
        d.leased_until IS NOT NULL"""
 RESCHEDULE = """
 UPDATE task a SET due = CASE WHEN n.wait > interval '0' THEN now() + n.wait ELSE a.due END, leased_until = NULL,
-                    attempts = a.attempts - n.untried, error_class = n.error_class, error = n.error
-  FROM unnest(%b::uuid[], %b::int[], %b::interval[], %b::int[], %b::text[], %b::text[])
-       n(id, attempts, wait, untried, error_class, error)
+                    attempts = a.attempts - n.untried, error_class = n.error_class, error = n.error,
+                    failure = coalesce(n.failure, a.failure)
+  FROM unnest(%b::uuid[], %b::int[], %b::interval[], %b::int[], %b::text[], %b::text[], %b::jsonb[])
+       n(id, attempts, wait, untried, error_class, error, failure)
  WHERE a.id = n.id AND a.attempts = n.attempts AND a.leased_until < 'infinity' RETURNING a.id, a.due"""
 # Waiting rows of these types fall due within a spread from now, so that they do not come all at once.
 HASTEN = """
@@ -61,7 +64,8 @@ class Leased(NamedTuple):
 class Rescheduled:
     """A row to look at again later; ``untried`` says that this lease is not to count as an attempt.
 
-    ``began`` is when the call began, on our monotonic clock; ``tells`` is the intent whose try is to be told of.
+    ``began`` is when the call began, on our monotonic clock; ``tells`` is the intent whose try is to be told of,
+    ``failure`` what the outside failed with, kept with the row until it fails otherwise.
     """
 
     id: UUID
@@ -72,6 +76,7 @@ class Rescheduled:
     error: str | None = None
     began: float = math.inf
     tells: LeasedIntent | None = None
+    failure: Mapping[str, str] | None = None
 
 
 def lease(tx: Tx, length: timedelta, types: Collection[str], limit: int) -> list[Leased]:
@@ -82,7 +87,9 @@ def lease(tx: Tx, length: timedelta, types: Collection[str], limit: int) -> list
 def reschedule(tx: Tx, rows: Sequence[Rescheduled]) -> dict[UUID, datetime]:
     """Give rows back and return when they are due; one leased anew or held by a parked answer is left alone."""
     columns = ([r.id for r in rows], [r.attempts for r in rows], [r.wait for r in rows], [int(r.untried) for r in rows])
-    return dict(tx.execute(RESCHEDULE, [*columns, [r.error_class for r in rows], [r.error for r in rows]]).fetchall())
+    failures = [r.failure and Jsonb(dict(r.failure)) for r in rows]
+    why = [r.error_class for r in rows], [r.error for r in rows], failures
+    return dict(tx.execute(RESCHEDULE, [*columns, *why]).fetchall())
 
 
 def hasten(tx: Tx, types: Collection[str], spread: timedelta, limit: int | None = None) -> None:

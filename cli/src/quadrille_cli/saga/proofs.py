@@ -13,7 +13,6 @@ LAW, PAGE = Path("docs/law.md"), Path("docs/saga-proof.md")
 TESTS = ("tests/**/test_*.py", "services/*/tests/test_*.py", "*/tests/test_*.py")
 LATER = {
     "F24": "the auditor that finds it comes with the reliability issue",
-    "late.dead": "the retries of parked records come with the operators' issue",
 }
 """Rows without a test, each with the reason; a row that has one may not stay here."""
 NO_PROOF = ("skip", "skipif", "xfail")

@@ -71,7 +71,7 @@ class Mailer:
         try:
             server = self._connected()
         except TROUBLE as down:
-            raise _unknown(down) from down
+            raise self._unknown(down) from down
         try:
             _hand_over(server, recipient, content, deadline)
         except BouncedError:
@@ -79,7 +79,7 @@ class Mailer:
             raise
         except TROUBLE as trouble:
             server.close()
-            raise _unknown(trouble) from trouble
+            raise self._unknown(trouble) from trouble
         self._idle.append(server)
 
     def close(self) -> None:
@@ -105,6 +105,10 @@ class Mailer:
             server.close()
             raise
         return server
+
+    def _unknown(self, trouble: Exception) -> TransientError:
+        host, port = self._address
+        return TransientError(f"no mail server: {type(trouble).__name__}", address=f"{host}:{port}")
 
     def _forget(self, server: smtplib.SMTP) -> None:
         """Keep the connection of a refused mail, if the server lets go of the mail."""
@@ -187,7 +191,3 @@ def _hand_over(server: smtplib.SMTP, recipient: str, content: bytes, deadline: f
             raise BouncedError(code, said)
         if code not in TAKEN:
             raise smtplib.SMTPResponseException(code, "")
-
-
-def _unknown(trouble: Exception) -> TransientError:
-    return TransientError(f"no mail server: {type(trouble).__name__}")

@@ -1,0 +1,12 @@
+"""The chassis' columns of why an input is parked, and of what the outside said last."""
+
+from alembic import op
+
+from quadrille.service import schema
+
+revision = "0006"
+down_revision = "0005"
+
+
+def upgrade() -> None:
+    schema.upgrade(op, 6)
