@@ -57,6 +57,6 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON order_view, failure TO app;
 
 
 def upgrade() -> None:
-    for version in range(1, 6):
+    for version in range(1, 8):
         schema.upgrade(op, version)
     op.execute(OWN)
