@@ -24,7 +24,7 @@ def heard(*facts: tuple[str, int, Mapping[str, object]]) -> Order:
 
 
 PLACED = ("order.placed", 1, {"customer_id": "cust_demo", "amount_minor": 2500, "currency": "EUR"})
-RESERVED = ("stock.reserved", 1, {})
+RESERVED: tuple[str, int, Mapping[str, object]] = ("stock.reserved", 1, {})
 CHARGED = ("payment.charged", 1, {"amount_minor": 2500})
 ASKED = ("order.cancellation_requested", 2, {"reason": "CUSTOMER"})
 

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from quadrille.ops.evidence import Look, held
     from quadrille.ops.gauges import GaugeLook
     from quadrille.processing.telemetry import Meter, SagaOutcome, SagaOutcomes
+    from quadrille.replay.manager import Replays
     from quadrille.replay.projection import ProjectedTable, Projection
     from quadrille.web.problems import refuse, register
 else:  # a relay has no operators' actions
@@ -210,10 +211,8 @@ def _service(program: Program[Any], found: Settings) -> tuple[Service[Any], Code
 def _worker(name: str, found: Settings, stop: threading.Event) -> None:
     from quadrille.consumer.worker import Worker, WorkerRole  # noqa: PLC0415 - as above
     from quadrille.db.connection import connection  # noqa: PLC0415 - as above
-    from quadrille.ops import actions, gauges  # noqa: PLC0415 - the worker's and the api's
-    from quadrille.ops.evidence import Witness  # noqa: PLC0415 - as above
-    from quadrille.ops.replays import ReplayRoutes  # noqa: PLC0415 - the worker's alone
-    from quadrille.replay.manager import Replays  # noqa: PLC0415 - the worker's alone
+    from quadrille.ops import gauges  # noqa: PLC0415 - the worker's alone
+    from quadrille.replay.manager import Replays  # noqa: PLC0415 - as above
 
     program = _program(name)
     service, codec = _service(program, found)
@@ -226,11 +225,6 @@ def _worker(name: str, found: Settings, stop: threading.Event) -> None:
     worker = WorkerRole(lambda: Worker(context))
     checks = _worker_checks(worker, found, codec)
     replays = Replays(context, projections=program.projections)
-    routes = {
-        **actions.routes(program.operators, context, "worker"),
-        **ReplayRoutes(replays).routes(),
-        **Witness(context, program.look, worker.ends).routes(),
-    }
     with (
         tally or nullcontext(),
         replays,
@@ -241,13 +235,28 @@ def _worker(name: str, found: Settings, stop: threading.Event) -> None:
             "worker",
             checks,
             found.shown(),
-            routes=routes,
+            routes=_worker_routes(program, context, worker, replays),
             warns={**_degraded(found), "outside": lambda: breaker_closed(client)},
             draining=stop.is_set,
         ),
     ):
         worker.run(stop)
     spans.stop()
+
+
+def _worker_routes(program: Program[Any], context: ProcessContext, worker: WorkerRole, replays: Replays) -> OpsRoutes:
+    """Return what a worker's ops port answers beside health: actions, replays, what is parked, evidence of a key."""
+    from quadrille.ops import actions  # noqa: PLC0415 - the worker's and the api's
+    from quadrille.ops.evidence import Witness  # noqa: PLC0415 - the worker's alone
+    from quadrille.ops.parked import ParkedRoutes  # noqa: PLC0415 - as above
+    from quadrille.ops.replays import ReplayRoutes  # noqa: PLC0415 - as above
+
+    return {
+        **actions.routes(program.operators, context, "worker"),
+        **ReplayRoutes(replays).routes(),
+        **ParkedRoutes(context).routes(),
+        **Witness(context, program.look, worker.ends).routes(),
+    }
 
 
 def _api(name: str, found: Settings, stop: threading.Event) -> None:
@@ -288,6 +297,7 @@ def _all(name: str, found: Settings, stop: threading.Event) -> None:
     """Run api and worker in one process, for a service that says nothing to the world: it has no relay."""
     from quadrille.consumer.worker import Worker, WorkerRole  # noqa: PLC0415 - not the relay's
     from quadrille.db.connection import connection  # noqa: PLC0415 - as above
+    from quadrille.replay.manager import Replays  # noqa: PLC0415 - as above
     from quadrille.web.server import serve  # noqa: PLC0415 - as above
 
     program = _program(name)
@@ -303,9 +313,9 @@ def _all(name: str, found: Settings, stop: threading.Event) -> None:
         "api": lambda: _listens(found.api_bind),
     }
     warns: dict[str, Check] = {"parked": lambda: nothing_parked(found.database_url)}
-    with server.serve(
-        found.ops_bind, name, "all", checks, found.shown(), routes=api_routes(program, context), warns=warns
-    ):
+    replays = Replays(context, projections=program.projections)
+    routes = {**api_routes(program, context), **_worker_routes(program, context, worker, replays)}
+    with replays, server.serve(found.ops_bind, name, "all", checks, found.shown(), routes=routes, warns=warns):
         working = _Beside(worker.run, stop)
         serve(app, found.api_bind, stop)
         working.end()

@@ -40,3 +40,13 @@ def _settings_of(service: str) -> type[Settings]:
         return settings_of(service)
     except ModuleNotFoundError:
         return Settings
+
+
+def worker_process(program: str) -> str:
+    """Return the name of the process that consumes for a program."""
+    return program if program == CONSOLE else f"{program}-worker"
+
+
+def worker_ops(program: str) -> str:
+    """Return the name of the ops port of a program's worker."""
+    return f"{program}-ops" if program == CONSOLE else f"{program}-worker"

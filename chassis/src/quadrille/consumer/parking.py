@@ -70,6 +70,11 @@ class ParkedInput(NamedTuple):
     intent: str | None
     early: bool | None
 
+    @property
+    def order_id(self) -> str:
+        """The key it waits for: its lane's, or its task's."""
+        return self.key or self.lane
+
 
 def redrive_open(tx: Tx, service: Service[Any], reader: RecordDeserializer) -> Iterator[Outcome]:
     """Redrive every open lane from its head until one fails again; what waits behind a failed head stays in place.

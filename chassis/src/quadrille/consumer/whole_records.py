@@ -49,7 +49,15 @@ class WholeRecordReader(RecordDeserializer):
         identity = record_headers.read_headers(record.headers).id
         return identity is not None and self._too_old(identity) and not self._ahead(identity)
 
-    def read(self, record: Record, key: bytes | None, origin: OffsetRange | None, at_ms: int) -> Envelope:
+    def read(
+        self,
+        record: Record,
+        key: bytes | None,
+        origin: OffsetRange | None,
+        at_ms: int,
+        *,
+        old: bool = False,  # noqa: ARG002 - what is too old is never parked here, so it is never let in
+    ) -> Envelope:
         """Return the input of a record; one that cannot be read has an id made of its place."""
         headers = record_headers.read_headers(record.headers)
         at = from_milliseconds(max(at_ms, self.horizon_ms, 0))

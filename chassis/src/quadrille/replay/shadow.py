@@ -32,8 +32,8 @@ from quadrille.processing.outbox import announce
 from quadrille.replay import operations
 from quadrille.replay.operations import Advance, Operation
 from quadrille.replay.projection import ProjectedTable, Projection
-from quadrille.replay.runner import RangeReader, ReadRecord
 from quadrille.replay.runner import Range as TopicRange
+from quadrille.replay.runner import RangeReader, ReadRecord
 from quadrille.service import Tx
 from quadrille.system_messages import ReplayEnded
 
@@ -59,7 +59,8 @@ PARTIAL = """
 (EXISTS (SELECT FROM {shadow}.first_record f WHERE f.key = {key}::text AND f.sequence > 1 AND f.topic = ANY({cut}))
  OR cardinality({cut}) > 0 AND NOT EXISTS (SELECT FROM {shadow}.first_record f WHERE f.key = {key}::text))"""
 JUDGED = """
-SELECT CASE WHEN {partial} THEN 'partial' WHEN s.{first} IS NULL THEN 'only_live' WHEN l.{first} IS NULL THEN 'only_shadow'
+SELECT CASE WHEN {partial} THEN 'partial'
+            WHEN s.{first} IS NULL THEN 'only_live' WHEN l.{first} IS NULL THEN 'only_shadow'
             WHEN to_jsonb(l) - {without} = to_jsonb(s) - {without} THEN 'equal' ELSE 'different' END AS verdict,
        to_jsonb(l) - {without} AS live, to_jsonb(s) - {without} AS rebuilt
   FROM public.{table} l FULL JOIN {shadow}.{table} s USING ({primary})"""

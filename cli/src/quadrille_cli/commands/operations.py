@@ -19,7 +19,7 @@ from quadrille_cli import console as screen
 from quadrille_cli.client import Client, NoAnswerError, ProblemError
 from quadrille_cli.commands import stack as supervisor
 from quadrille_cli.commands.shared import NOT_FOUND, UNREACHABLE, an_id, asked, bad, form, named, reason, running, told
-from quadrille_cli.services import SERVICES
+from quadrille_cli.services import PROGRAMS, worker_ops, worker_process
 from quadrille_cli.stack import Stack
 from quadrille_cli.terminal import short, table
 
@@ -65,10 +65,10 @@ def list_(
     form(output, ("table", "wide", "json", "jsonl"))
     if wanted and wanted not in STATES:
         bad("--state", ", ".join(STATES))
-    stack, query = running(data, *(f"{name}-worker" for name in names)), f"&state={wanted}" if wanted else ""
+    stack, query = running(data, *map(worker_process, names)), f"&state={wanted}" if wanted else ""
     found: list[Document] = []
     for name in names:
-        with asked(stack.url(f"{name}-worker")) as ops:
+        with asked(stack.url(worker_ops(name))) as ops:
             found += ops.demand("GET", f"/ops/operations?limit={limit}{query}").body["operations"]
     found.sort(key=lambda one: str(one["operation_id"]), reverse=True)
     if output in ("json", "jsonl"):
@@ -123,7 +123,7 @@ def cancel(identity: Identity, why: Why = "cancelled by hand", *, data: Data = N
 
 def _turn(identity: str, verb: str, why: str, data: Path | None) -> Document:
     stack, document = find(running(data), identity)
-    with asked(stack.url(f"{document['service']}-worker")) as ops:
+    with asked(stack.url(worker_ops(document["service"]))) as ops:
         body = {"reason": reason(why)}
         turned: Document = ops.demand("POST", f"/ops/operations/{document['operation_id']}/{verb}", body).body
     echo(f"{turned['operation_id']} {turned['state']}")
@@ -132,18 +132,18 @@ def _turn(identity: str, verb: str, why: str, data: Path | None) -> Document:
 
 def services(named: str) -> tuple[str, ...]:
     """Return the services meant: the one named, or all."""
-    if named and named not in SERVICES:
-        bad("--service", ", ".join(SERVICES))
-    return (named,) if named else SERVICES
+    if named and named not in PROGRAMS:
+        bad("--service", ", ".join(PROGRAMS))
+    return (named,) if named else PROGRAMS
 
 
 def find(stack: Stack, identity: str) -> tuple[Stack, Document]:
     """Return an operation from the service that has it; says so and exits 5 when none has, 7 when one is silent."""
     identity = _whole(stack, an_id("ID", identity, "an operation"))
     method, path, silent = "GET", f"/ops/operations/{identity}", []
-    for name in SERVICES:
+    for name in PROGRAMS:
         try:
-            with Client(stack.url(f"{name}-worker")) as ops:
+            with Client(stack.url(worker_ops(name))) as ops:
                 found = ops.ask(method, path)
         except NoAnswerError:
             silent.append(name)
@@ -161,8 +161,8 @@ def find(stack: Stack, identity: str) -> tuple[Stack, Document]:
 def _whole(stack: Stack, wanted: str) -> str:
     """Return the id of the operation that is meant by its id or the end of it: the last 200 of each service count."""
     known: list[str] = []
-    for name in SERVICES if len(wanted) < ID_LENGTH else ():
-        with suppress(NoAnswerError, ProblemError), Client(stack.url(f"{name}-worker")) as ops:
+    for name in PROGRAMS if len(wanted) < ID_LENGTH else ():
+        with suppress(NoAnswerError, ProblemError), Client(stack.url(worker_ops(name))) as ops:
             page = ops.demand("GET", f"/ops/operations?limit={MOST}").body["operations"]
             known += [one["operation_id"] for one in page]
     return named("ID", wanted, known, "an operation")
@@ -175,7 +175,7 @@ def follow(stack: Stack, document: Document) -> Document:
     with Progress(*columns, TextColumn("{task.fields[verdicts]}"), console=console) as progress:
         task = progress.add_task(f"replay {document['plan']['mode']}", total=None, verdicts="")
         try:
-            for now in watched(stack.url(f"{document['service']}-worker"), document):
+            for now in watched(stack.url(worker_ops(document["service"])), document):
                 document = now
                 done, whole = reached(document)
                 progress.update(task, completed=done, total=whole, verdicts=_verdicts(document))

@@ -13,6 +13,7 @@ from typer import echo
 from quadrille_cli import console
 from quadrille_cli.commands.operations import Document, end, find, follow, lines, services, total
 from quadrille_cli.commands.shared import an_id, asked, bad, form, reason, running, the_order, whole_id
+from quadrille_cli.services import worker_ops, worker_process
 from quadrille_cli.stack import Stack
 
 EPILOG = """\b
@@ -35,15 +36,16 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter per option
     event: Annotated[list[str] | None, typer.Option("--event", help="Only this event, discarded or not.")] = None,
     limit: Annotated[int, typer.Option("--limit", min=0, help="At most so many records; 0 is all.")] = 0,
     service: Annotated[str, typer.Option("--service", help="Who is to read them: inventory.")] = "",
-    into: Annotated[str, typer.Option("--into", help="dry: judge; live: do what was planned; shadow: rebuild beside.")] = "dry",
+    into: Annotated[str, typer.Option("--into", help="dry judges, live does, shadow rebuilds beside.")] = "dry",
     model: Annotated[str, typer.Option("--model", help="The read model a shadow rebuilds.")] = "",
-    swap: Annotated[bool, typer.Option("--swap", help="Exchange the live rows for the rebuilt; asks --confirm.")] = False,
     plan: Annotated[str, typer.Option("--plan", help="The plan a dry run has made; kept for an hour.")] = "",
     confirm: Annotated[str, typer.Option("--confirm", help="The service's name once more, for live.")] = "",
     allow: Annotated[str, typer.Option("--allow-effects", help="charge,refund,mail: what the fence lets out.")] = "",
     why: Annotated[str, typer.Option("--reason", help="Why; kept for ever. Effects need one.")] = "",
     rate: Annotated[int, typer.Option("--rate", min=1, max=100_000, help="Records handled a second.")] = 200,
     output: Annotated[str, typer.Option("-o", "--output", help="table or json.")] = "table",
+    *,
+    swap: Annotated[bool, typer.Option("--swap", help="Let the rebuilt rows be the live ones.")] = False,
     data: Annotated[Path | None, typer.Option("--data", help="Data directory of the running stack.")] = None,
 ) -> None:
     """Read a part of a topic again: dry judges every record and keeps a plan; live does what was planned.
@@ -56,16 +58,13 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter per option
     form(output)
     if into not in ("dry", "live", "shadow"):
         bad("--into", "dry, live or shadow")
+    selected = topic or order or kind or event or limit or partition >= 0 or until != "end"
     if into == "shadow":
-        if topic or order or kind or event or limit or plan or partition >= 0 or until != "end":
+        if selected or plan:
             bad("--into", "a shadow reads all its topics from their beginnings: it takes --model and --service")
-        if not model or not service or (swap and not confirm):
-            bad("--model", "a shadow needs --model and --service; --swap is asked twice: --confirm with the service's name")
-        stack = running(data, f"{services(service)[0]}-worker")
-        asked_for = {"into": "shadow", "model": model, "swap": swap, "confirm": confirm, "reason": why or BESIDE}
-        document = _ask(stack, service, asked_for)
+        stack, document = _shadow(data, service, {"model": model, "swap": swap, "confirm": confirm}, why)
     elif into == "live":
-        if topic or order or kind or event or limit or partition >= 0 or until != "end":
+        if selected:
             bad("--plan", "a plan is frozen: what is read again was chosen in its dry run")
         options = {"confirm": confirm, "allow_effects": _effects(allow), "rate": rate}
         stack, document = _live(data, plan, options, why)
@@ -77,7 +76,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter per option
         if not topic or not service or plan:
             bad("--topic", "a dry run needs --topic and --service; a plan is for --into live")
         body = {"topic": topic, "from": since, "to": until, **chosen}
-        stack = running(data, f"{services(service)[0]}-worker")
+        stack = running(data, worker_process(services(service)[0]))
         body |= {"order": the_order(stack, body["order"], "--order")} if order else {}
         document = _ask(stack, service, {"into": "dry", "reason": why or LOOKING, **body})
     document = follow(stack, document)
@@ -121,7 +120,14 @@ def _live(data: Path | None, plan: str, options: dict[str, Any], why: str) -> tu
     return stack, _ask(stack, planned["service"], body)
 
 
+def _shadow(data: Path | None, service: str, options: dict[str, Any], why: str) -> tuple[Stack, Document]:
+    if not options["model"] or not service or (options["swap"] and not options["confirm"]):
+        bad("--model", "a shadow needs --model and --service; --swap also --confirm with the service's name")
+    stack = running(data, worker_process(services(service)[0]))
+    return stack, _ask(stack, service, {"into": "shadow", "reason": why or BESIDE, **options})
+
+
 def _ask(stack: Stack, service: str, body: dict[str, Any]) -> Document:
-    with asked(stack.url(f"{service}-worker")) as ops:
+    with asked(stack.url(worker_ops(service))) as ops:
         asked_for: Document = ops.demand("POST", "/ops/replays", body).body
     return asked_for
