@@ -14,5 +14,8 @@ def rules(settings: ConsoleSettings) -> Keeping:
     return Keeping(settings.keep, settings.keep_events, settings.keep_traces)
 
 
-TIMELINE = Projection("timeline", {"order_view": ProjectedTable("order_id"), "failure": ProjectedTable("order_id")})
+TIMELINE = Projection(
+    "timeline",
+    {"order_view": ProjectedTable("order_id", without=("changed_at",)), "failure": ProjectedTable("order_id")},
+)
 PROGRAM = Program(on, store, api="console.api:make", rules=rules, projections=(TIMELINE,))

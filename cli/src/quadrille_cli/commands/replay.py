@@ -124,7 +124,8 @@ def _shadow(data: Path | None, service: str, options: dict[str, Any], why: str) 
     if not options["model"] or not service or (options["swap"] and not options["confirm"]):
         bad("--model", "a shadow needs --model and --service; --swap also --confirm with the service's name")
     stack = running(data, worker_process(services(service)[0]))
-    return stack, _ask(stack, service, {"into": "shadow", "reason": why or BESIDE, **options})
+    said = {name: value for name, value in options.items() if value}
+    return stack, _ask(stack, service, {"into": "shadow", "reason": why or BESIDE, **said})
 
 
 def _ask(stack: Stack, service: str, body: dict[str, Any]) -> Document:
