@@ -33,7 +33,8 @@ TEA = [("SKU-TEA", 1)]
 GARBAGE = b"\x07garbage"[:7]
 PATIENT = 20.0  # how long a test lets services answer: no promise, the machine may have other things to do
 PLANT = """
-CREATE FUNCTION planted() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'planted'; END $$;
+CREATE FUNCTION planted() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN RAISE EXCEPTION 'planted' USING ERRCODE = '22000'; END $$;
 CREATE TRIGGER planted BEFORE UPDATE ON orders FOR EACH ROW
   WHEN (NEW.customer_id = 'cust_planted' AND NEW.status = 'CONFIRMED') EXECUTE FUNCTION planted();
 """
@@ -237,7 +238,7 @@ def test_a_handler_that_raised_is_named(asking: Asking) -> None:
         order = shop.submit(TEA, customer="cust_planted")
         answer = asking.until(order, "HANDLER_RAISED")
         assert " for order itself: payment.charged (12.50 EUR taken " in answer.sentence
-        assert "is parked: its handler raised RaiseException" in answer.sentence
+        assert "is parked: its handler raised DataException" in answer.sentence
         assert re.match(r"order: payment\.events\[\d+\]@\d+, \d+ bytes, ", answer.lines[0].text)
     if shop.order(order)["status"] != "CONFIRMED":
         with away(shop.stack, "order-worker"):
@@ -272,6 +273,8 @@ def test_the_dead_end_has_an_answer(asking: Asking) -> None:
     assert re.search(r"order: payment\.events\[\d+\]@\d+, 7 bytes, no headers, UNDECODABLE since \d\d:", evidence[0])
     assert any(line.startswith("  now       quadrille parked discard ") for line in evidence)
 
+    ended = "SELECT 1 FROM parked WHERE line = %s AND type = 'unknown' AND (state = 'DEAD' OR retry_at IS NULL)"
+    shop.until(lambda: shop.sql("order", ended, order), "it is not tried again by itself")
     [stuck] = [one for one in _queue(shop) if one["order_id"] == order]
     assert {one["owes"] for one in stuck["owed"]} <= {"order", "payment"}
     assert stuck["parked"]["error_class"] == "UNDECODABLE"
