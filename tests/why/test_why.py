@@ -88,6 +88,7 @@ def test_an_order_that_is_over_says_how_it_ended(asking: Asking) -> None:
     """Out of stock, declined, rejected, cancelled by its customer, by an operator: by what and by whom."""
     shop = asking.shop
     short, unpaid = shop.submit([("SKU-NONE", 1)]), shop.submit(TEA, "tok_declined_funds")
+    _owner(shop, "INSERT INTO blocked VALUES ('cust_blocked') ON CONFLICT DO NOTHING")
     blocked, done = shop.submit(TEA, customer="cust_blocked"), shop.submit(TEA)
     wanted, theirs = shop.submit(TEA), shop.submit(TEA)
     for order in (done, wanted, theirs):
@@ -318,7 +319,7 @@ def test_what_a_replay_kept_back_is_named(asking: Asking) -> None:
     code, out, err = asking.command(*answer.command.split()[1:])
     live = ("--into", "live", "--confirm", "order", "--allow-effects", effects[1], "--reason", "it was a mistake")
     assert asking.command("replay", "--plan", out.split()[1], *live)[0] == 0, err
-    assert shop.ended(order)["status"] == "CONFIRMED"
+    asking.until(order, "CONFIRMED")
 
 
 @pytest.mark.parametrize("service", SERVICES)

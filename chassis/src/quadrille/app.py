@@ -37,9 +37,9 @@ from quadrille.settings import Duration, Hidden, Secret, Settings, Url, parse_du
 
 if TYPE_CHECKING:
     from quadrille.avro.codec import Codec
-    from quadrille.ops.actions import OperatorAction, Refusal, Success, compensation_actions
+    from quadrille.ops.actions import Look, OperatorAction, Refusal, Success, compensation_actions
     from quadrille.ops.admission import database, intake
-    from quadrille.ops.evidence import Look, held
+    from quadrille.ops.evidence import held
     from quadrille.processing.telemetry import SagaOutcome, SagaOutcomes
     from quadrille.web.problems import refuse, register
 else:  # a relay has no operators' actions
@@ -187,7 +187,7 @@ def _worker(name: str, found: Settings, stop: threading.Event) -> None:
     from quadrille.consumer.worker import Worker, WorkerRole  # noqa: PLC0415 - as above
     from quadrille.db.connection import connection  # noqa: PLC0415 - as above
     from quadrille.ops import actions  # noqa: PLC0415 - the worker's and the api's
-    from quadrille.ops.evidence import Witness  # noqa: PLC0415 - as above
+    from quadrille.ops.evidence import EvidenceRoutes  # noqa: PLC0415 - as above
     from quadrille.ops.replays import ReplayRoutes  # noqa: PLC0415 - the worker's alone
     from quadrille.replay.manager import Replays  # noqa: PLC0415 - the worker's alone
 
@@ -209,7 +209,7 @@ def _worker(name: str, found: Settings, stop: threading.Event) -> None:
     routes = {
         **actions.routes(program.operators, context, "worker"),
         **ReplayRoutes(replays).routes(),
-        **Witness(context, program.look, worker.ends).routes(),
+        **EvidenceRoutes(context, program.look, worker.ends).routes(),
     }
     with (
         tally or nullcontext(),
@@ -264,9 +264,9 @@ def _api(name: str, found: Settings, stop: threading.Event) -> None:
 def api_routes(program: Program[Any], context: ProcessContext) -> OpsRoutes:
     """Return what an api's ops port answers beside health: operators' actions, and what the service adds."""
     from quadrille.ops import actions  # noqa: PLC0415 - the worker's and the api's
-    from quadrille.ops.evidence import Witness  # noqa: PLC0415 - as above
+    from quadrille.ops.evidence import EvidenceRoutes  # noqa: PLC0415 - as above
 
-    routes = {**actions.routes(program.operators, context, "api"), **Witness(context, program.look).routes()}
+    routes = {**actions.routes(program.operators, context, "api"), **EvidenceRoutes(context, program.look).routes()}
     for name_of_more in program.ops:
         routes |= _named(name_of_more)(context)
     return routes
