@@ -60,6 +60,14 @@ def test_the_dead_end_is_told_as_the_design_tells_it() -> None:
     ]
 
 
+def test_whoever_else_holds_the_same_record_is_named_too() -> None:
+    """All who hear a topic got the record: after one is rid of it the order would wait for the next."""
+    given = {"order": parked(GARBAGE, BEHIND), "payment": PAID, "inventory": {"parked": [GARBAGE]}}
+    [also] = [line for line in explain(case(given)).lines if line.label == "also"]
+    assert also.text == "inventory holds the same record:"
+    assert also.more == f"quadrille parked discard --service inventory {GARBAGE['id']} --reason '…'"
+
+
 def parked(*rows: dict[str, Any], **order: Any) -> dict[str, Any]:  # noqa: ANN401 - members of a document
     return {"look": look(**order), "parked": list(rows), "said": [PLACED]}
 

@@ -18,6 +18,7 @@ ON = "then it goes on by itself"
 REASON = "--reason '…'"
 JUST_SAID = timedelta(seconds=10)  # until then the relay and the reader have had no time to be late
 CLOSED = "CLOSED"
+ERROR_MOST = 120
 UNREACHED = ("connection", "gaierror", "unreachable", "circuitopen")  # kinds of failure that mean nobody is there
 EFFECTS = {
     "charge_card": "the charge", "inquire_charge": "the charge", "refund_card": "the refund",
@@ -110,7 +111,15 @@ def _parked(case: Case, service: str, rows: Sequence[Document]) -> Cause:
     if behind:
         lines.append(Line("behind", ", ".join(f"{row['type']} {place_of(row)}" for row in behind[:4]),
                           f"and {len(behind) - 4} more" if len(behind) > 4 else ""))  # fmt: skip # noqa: PLR2004 - a line
+    lines += _elsewhere(case, service, head)
     return Cause(code, service, text, tuple(lines), *_way_out(service, head))
+
+
+def _elsewhere(case: Case, service: str, head: Document) -> Iterator[Line]:
+    """Yield who else holds the same record: all who hear its topic got it, and each needs a word of his own."""
+    for other in SERVICES:
+        if other != service and any(row["id"] == head["id"] for row in case.parked(other)):
+            yield Line("also", f"{other} holds the same record:", _way_out(other, head)[0])
 
 
 def _blame(head: Document) -> tuple[str, str]:
@@ -144,7 +153,9 @@ def _where(head: Document) -> str:
 
 def _raised(head: Document) -> Iterator[Line]:
     """Yield the error as it was kept; the innermost frames below it."""
-    yield Line("error", str(head["error"]), f"fingerprint {head['fingerprint']}" if head.get("fingerprint") else "")
+    error = str(head["error"])
+    error = error if len(error) <= ERROR_MOST else f"{error[:ERROR_MOST]}…"
+    yield Line("error", error, f"fingerprint {head['fingerprint']}" if head.get("fingerprint") else "")
     for frame in str(head.get("frames") or "").splitlines()[-3:]:
         yield Line("", frame.strip())
 
