@@ -60,12 +60,25 @@ def test_the_dead_end_is_told_as_the_design_tells_it() -> None:
     ]
 
 
+def test_whoever_else_holds_the_same_record_is_named_too() -> None:
+    """All who hear a topic got the record: after one is rid of it the order would wait for the next."""
+    given = {"order": parked(GARBAGE, BEHIND), "payment": PAID, "inventory": {"parked": [GARBAGE]}}
+    [also] = [line for line in explain(case(given)).lines if line.label == "also"]
+    assert also.text == "inventory holds the same record:"
+    assert also.more == f"quadrille parked discard --service inventory {GARBAGE['id']} --reason '…'"
+
+
 def parked(*rows: dict[str, Any], **order: Any) -> dict[str, Any]:  # noqa: ANN401 - members of a document
     return {"look": look(**order), "parked": list(rows), "said": [PLACED]}
 
 
 RAISED = row("payment.charged", 1, "HANDLER", "KeyError while handling payment.charged")
-FRAMED = {"exception": "KeyError", "frames": "a.py:1:handle\norder/domain.py:72:settle", "fingerprint": "3f9c00aa11bb"}
+FRAMES = "order/handlers.py:9:note\norder/domain.py:72:settle\nx/dict.py:1:pop"
+FRAMED = {
+    "exception": "KeyError",
+    "frames": FRAMES,
+    "fingerprint": "3f9c00aa11bb",
+}
 UNDOING = look(
     reason="CUSTOMER", status="CANCELLING", owed=[{"owes": "payment", "fact": "payment.refunded"}],
     history=[["CANCELLING", at("21:43:00"), "x"]],
@@ -232,7 +245,7 @@ def test_a_record_of_another_saga_is_no_reason() -> None:
 
 def test_a_failure_of_the_outside_is_named_with_its_address() -> None:
     """What the task keeps of it is told: kind, phrase, address; a refused connection needs no breaker to be away."""
-    failure = {"kind": "connection refused", "address": "127.0.0.1:8011", "phrase": "", "at": at("22:00:20")}
+    failure = {"kind": "ConnectionRefusedError", "address": "127.0.0.1:8011", "phrase": "connection refused"}
     payment = {**IN_FLIGHT, "tasks": [task("charge_card", failure=failure)]}
     answer = explain(case({"order": {"look": look()}, "payment": payment}))
     assert answer.code == "PROCESSOR_AWAY"

@@ -41,9 +41,9 @@ from quadrille.settings import Duration, Hidden, Secret, Settings, Url, parse_du
 if TYPE_CHECKING:
     from quadrille.avro.codec import Codec
     from quadrille.consumer.worker import WorkerRole
-    from quadrille.ops.actions import OperatorAction, Refusal, Success, compensation_actions
+    from quadrille.ops.actions import Look, OperatorAction, Refusal, Success, compensation_actions
     from quadrille.ops.admission import database, intake
-    from quadrille.ops.evidence import Look, held
+    from quadrille.ops.evidence import held
     from quadrille.ops.gauges import GaugeLook
     from quadrille.processing.telemetry import Meter, SagaOutcome, SagaOutcomes
     from quadrille.replay.manager import Replays
@@ -247,7 +247,7 @@ def _worker(name: str, found: Settings, stop: threading.Event) -> None:
 def _worker_routes(program: Program[Any], context: ProcessContext, worker: WorkerRole, replays: Replays) -> OpsRoutes:
     """Return what a worker's ops port answers beside health: actions, replays, what is parked, evidence of a key."""
     from quadrille.ops import actions  # noqa: PLC0415 - the worker's and the api's
-    from quadrille.ops.evidence import Witness  # noqa: PLC0415 - the worker's alone
+    from quadrille.ops.evidence import EvidenceRoutes  # noqa: PLC0415 - the worker's alone
     from quadrille.ops.parked import ParkedRoutes  # noqa: PLC0415 - as above
     from quadrille.ops.replays import ReplayRoutes  # noqa: PLC0415 - as above
 
@@ -255,7 +255,7 @@ def _worker_routes(program: Program[Any], context: ProcessContext, worker: Worke
         **actions.routes(program.operators, context, "worker"),
         **ReplayRoutes(replays).routes(),
         **ParkedRoutes(context).routes(),
-        **Witness(context, program.look, worker.ends).routes(),
+        **EvidenceRoutes(context, program.look, worker.ends).routes(),
     }
 
 
@@ -362,9 +362,9 @@ def _worker_checks(worker: WorkerRole, found: Settings, codec: Codec) -> dict[st
 def api_routes(program: Program[Any], context: ProcessContext) -> OpsRoutes:
     """Return what an api's ops port answers beside health: operators' actions, and what the service adds."""
     from quadrille.ops import actions  # noqa: PLC0415 - the worker's and the api's
-    from quadrille.ops.evidence import Witness  # noqa: PLC0415 - as above
+    from quadrille.ops.evidence import EvidenceRoutes  # noqa: PLC0415 - as above
 
-    routes = {**actions.routes(program.operators, context, "api"), **Witness(context, program.look).routes()}
+    routes = {**actions.routes(program.operators, context, "api"), **EvidenceRoutes(context, program.look).routes()}
     for name_of_more in program.ops:
         routes |= _named(name_of_more)(context)
     return routes

@@ -18,7 +18,7 @@ from quadrille.kafka.topics import Place
 from quadrille.observability.readiness import NotReadyError
 from quadrille.observability.tracing import Spans
 from quadrille.ops import evidence
-from quadrille.ops.evidence import Witness, held
+from quadrille.ops.evidence import EvidenceRoutes, held
 from quadrille.ops.routes import OpsRequest
 from quadrille.service import Tx
 from quadrille.settings import Settings
@@ -42,7 +42,7 @@ VALUES (%s, %s, 'OPEN', 'x', '', 'HANDLER', 'e', 1)"""
 def tell(db: Database, key: str, *events: object, **more: Any) -> dict[str, Any]:  # noqa: ANN401 - parts of a witness
     """What is told of a key, as the route tells it."""
     context = ProcessContext(Settings.model_validate(NOWHERE), sample_service.service(), db.connect, Spans.disabled())
-    [route] = Witness(context, **more).routes().values()
+    [route] = EvidenceRoutes(context, **more).routes().values()
     query = {"events": ",".join(map(str, events))} if events else {}
     return dict(route(OpsRequest({"order_id": key}, query)).document)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from quadrille_why.answer import Line
-from quadrille_why.case import Case, Document, Link
+from quadrille_why.case import SERVICES, Case, Document, Link
 from quadrille_why.words import clock, length, moment, money, times
 
 UP = "quadrille up --detach"
@@ -18,7 +18,8 @@ ON = "then it goes on by itself"
 REASON = "--reason '…'"
 JUST_SAID = timedelta(seconds=10)  # until then the relay and the reader have had no time to be late
 CLOSED = "CLOSED"
-REFUSED = ("connect", "dns", "resolve", "timeout", "unreachable")
+ERROR_MOST = 120
+UNREACHED = ("connection", "gaierror", "unreachable", "circuitopen")  # kinds of failure that mean nobody is there
 EFFECTS = {
     "charge_card": "the charge", "inquire_charge": "the charge", "refund_card": "the refund",
     "inquire_refund": "the refund", "send_mail": "the mail",
@@ -110,7 +111,15 @@ def _parked(case: Case, service: str, rows: Sequence[Document]) -> Cause:
     if behind:
         lines.append(Line("behind", ", ".join(f"{row['type']} {place_of(row)}" for row in behind[:4]),
                           f"and {len(behind) - 4} more" if len(behind) > 4 else ""))  # fmt: skip # noqa: PLR2004 - a line
+    lines += _elsewhere(case, service, head)
     return Cause(code, service, text, tuple(lines), *_way_out(service, head))
+
+
+def _elsewhere(case: Case, service: str, head: Document) -> Iterator[Line]:
+    """Yield who else holds the same record: all who hear its topic got it, and each needs a word of his own."""
+    for other in SERVICES:
+        if other != service and any(row["id"] == head["id"] for row in case.parked(other)):
+            yield Line("also", f"{other} holds the same record:", _way_out(other, head)[0])
 
 
 def _blame(head: Document) -> tuple[str, str]:
@@ -136,13 +145,17 @@ def _head_in_words(head: Document) -> str:
 
 
 def _where(head: Document) -> str:
-    frames = [line for line in str(head.get("frames") or "").splitlines() if line.strip()]
-    return f" in {frames[-1].strip()}" if frames else ""
+    """Return the innermost frame in a service's own code; the innermost of all where none is."""
+    frames = [line.strip() for line in str(head.get("frames") or "").splitlines() if line.strip()]
+    own = [line for line in frames if line.partition("/")[0] in SERVICES]
+    return f" in {(own or frames)[-1]}" if frames else ""
 
 
 def _raised(head: Document) -> Iterator[Line]:
     """Yield the error as it was kept; the innermost frames below it."""
-    yield Line("error", str(head["error"]), f"fingerprint {head['fingerprint']}" if head.get("fingerprint") else "")
+    error = str(head["error"])
+    error = error if len(error) <= ERROR_MOST else f"{error[:ERROR_MOST]}…"
+    yield Line("error", error, f"fingerprint {head['fingerprint']}" if head.get("fingerprint") else "")
     for frame in str(head.get("frames") or "").splitlines()[-3:]:
         yield Line("", frame.strip())
 
@@ -268,7 +281,7 @@ def _under_way(case: Case, service: str, task: Document) -> Cause:
     worth = f" of {money(pay.get('amount_minor'), pay.get('currency'))}" if service == "payment" else ""
     line, tried = Line(effect.rpartition(" ")[2], _tries(case, service, task)), f"attempt {max(1, task['attempts'])}"
     breaker, then = case.found[service]["breaker"], "nothing to do: it is tried again by itself"
-    refused = any(word in str((task.get("failure") or {}).get("kind", "")).lower() for word in REFUSED)
+    refused = any(word in str((task.get("failure") or {}).get("kind", "")).lower() for word in UNREACHED)
     if service in OUTSIDE and (breaker not in (None, CLOSED) or refused):
         code = "PROCESSOR_AWAY" if service == "payment" else "OUTSIDE_AWAY"
         text = f"{OUTSIDE[service]} is away: {effect}{worth} is tried again, {tried}, {_due(case, task)}"
@@ -291,7 +304,7 @@ def _tries(case: Case, service: str, task: Document) -> str:
 def _failure(task: Document) -> str:
     """Return how the last try failed: what the outside's failure was and where, where that was kept."""
     told = task.get("failure") or {}
-    words = " ".join(str(told[name]) for name in ("phrase", "kind") if told.get(name)) or str(task["error"])
+    words = str(told.get("phrase") or told.get("kind") or task["error"])
     return f"{words}, {told['address']}" if told.get("address") else words
 
 

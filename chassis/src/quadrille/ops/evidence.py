@@ -26,6 +26,7 @@ from quadrille.kafka.partitioner import partition_of
 from quadrille.kafka.topics import Place
 from quadrille.messages import Event, Timer
 from quadrille.observability.readiness import reason
+from quadrille.ops.actions import Look
 from quadrille.ops.admission import database
 from quadrille.ops.routes import OpsRequest, OpsResponse, OpsRoutes
 from quadrille.processing.unit_of_work import SEEN_IDS
@@ -34,7 +35,6 @@ from quadrille.service import Tx
 from quadrille.values import rfc3339
 from quadrille.web.problems import refuse
 
-Look: TypeAlias = Callable[[Tx, str], Mapping[str, object] | None]
 Ends: TypeAlias = Callable[[Collection[Place]], Mapping[Place, int]]
 """Return the broker's ends of partitions; raises why it cannot."""
 ROUTE = "/ops/evidence/{order_id}?events"
@@ -79,7 +79,7 @@ SELECT line, state, type, topic, partition, "offset", error_class, error, attemp
 
 
 @dataclass(frozen=True, slots=True)
-class Witness:
+class EvidenceRoutes:
     """What tells of a key: the context of the process, the service's own look of the saga, the broker's ends.
 
     An api has no ``ends``: it hears no topic.
