@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import structlog
@@ -116,7 +116,8 @@ class HeartbeatMonitor:
         rows = tx.execute(HEARD, wanted).fetchall()
         back = [ServiceHeard(self.service.name, source, since) for source, since in sorted(rows) if since]
         for ordinal, fact in enumerate(back):
-            log.info("service heard again", topic=f"{fact.silent}.events")
+            seconds = round((datetime.now(UTC) - fact.since_at).total_seconds(), 1)
+            log.error("service heard again", topic=f"{fact.silent}.events", seconds=seconds)
             announce(tx, self.service, uuid7(), fact, ordinal=ordinal)
 
     def flush(self) -> None:

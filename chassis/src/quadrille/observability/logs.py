@@ -145,6 +145,7 @@ class ThrottledLog:
     def __init__(self, seconds: float = 10.0, clock: Callable[[], float] = time.monotonic) -> None:
         self._seconds, self._clock = seconds, clock
         self._met: dict[str, tuple[float, int]] = {}  # kind: told until, met since
+        self._lasting: dict[str, tuple[float, bool]] = {}  # phrase: since when, and whether it was told
 
     def met(self, kind: str) -> int:
         """Count one of a kind; return how many came since one was told, 0 if it is too early to tell again."""
@@ -161,8 +162,21 @@ class ThrottledLog:
 
     def warn(self, phrase: str, error_class: str) -> None:
         """Log a kind of trouble that is met again and again, when it is to be told, with how many there were."""
-        if count := self.met(f"{phrase} {error_class}"):
+        since, told = self._lasting.get(phrase, (self._clock(), False))
+        count = self.met(f"{phrase} {error_class}")
+        self._lasting[phrase] = since, told or count > 0
+        if count:
             log.warning(phrase, error_class=error_class, count=count)
+
+    def over(self, *phrases: str) -> None:
+        """Log that a trouble that was told is over, and how long it lasted: the other edge, at the same level.
+
+        Of all that was met, or of these; what came back too soon to be told again ends untold too.
+        """
+        for phrase in phrases or tuple(self._lasting):
+            since, told = self._lasting.pop(phrase, (0.0, False))
+            if told:
+                log.warning(phrase + ": over", seconds=round(self._clock() - since, 1))
 
 
 def release() -> str:

@@ -74,6 +74,7 @@ class SagaOutcomes:
             ended = self._end.wait(SECONDS)
             try:
                 self.write()
+                self._troubles.over()
             except psycopg.Error as trouble:
                 self._troubles.warn("tally waits", type(trouble).__name__)
                 self._connection.close()

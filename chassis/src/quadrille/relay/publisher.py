@@ -331,6 +331,8 @@ class Publisher:
                 self._producer.poll(0.5)
                 if self._published:
                     self._tell()
+                if not self._held():
+                    self._troubles.over()
             except _GIVEN_UP as gone:  # fatal: it delivers nothing more
                 self.fatal = self.fatal or _words(gone)
                 return

@@ -72,6 +72,7 @@ class Replays:
                 with closing(self.context.connect()) as tx:
                     for identity in operations.under_way(tx, KIND):
                         self._carry_out(tx, identity)
+                self._troubles.over()
             except operations.Interrupted:
                 continue
             except RETRIABLE as trouble:
