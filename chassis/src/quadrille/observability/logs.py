@@ -176,7 +176,8 @@ class ThrottledLog:
         for phrase in phrases or tuple(self._lasting):
             since, told = self._lasting.pop(phrase, (0.0, False))
             if told:
-                log.warning(phrase + ": over", seconds=round(self._clock() - since, 1))
+                end = f"{phrase}: over"
+                log.warning(end, seconds=round(self._clock() - since, 1))
 
 
 def release() -> str:
