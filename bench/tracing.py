@@ -1,5 +1,7 @@
 """What tracing costs a worker at saturation: the same batches untraced and with every trace kept, in pairs.
 
+With ``--lines``: what a log line for each input costs, of batches that are untraced (the setting ``log_events``).
+
 On its own Postgres: ``python bench/tracing.py [--pairs 15] [--batches 40] [--size 100]``. Inventory reads orders from
 the bytes of their records and commits them; a receiver in a process of its own takes the spans. In every round both are
 measured in turn, so that their ratio bears a machine whose speed varies. ``own`` is this process's CPU, the exporter's
@@ -37,6 +39,7 @@ from quadrille.avro.schemas import emitted_by
 from quadrille.consumer.deserializer import RecordDeserializer
 from quadrille.ids import uuid7
 from quadrille.observability import tracing
+from quadrille.observability.logs import Sink, event_lines, release
 from quadrille.observability.metrics import SPANS_DROPPED, SPANS_SENT
 from quadrille.observability.trace_context import new_trace
 from quadrille.observability.tracing import Spans
@@ -141,7 +144,8 @@ def measure(bench: Bench, url: str, asked: argparse.Namespace) -> Iterator[dict[
         found = {}
         for traced in ((False, True), (True, False))[round_ % 2]:
             batches = [bench.records(asked.size) for _ in range(asked.batches)]
-            spans = Spans("inventory", "worker", [url], 1.0) if traced else Spans.disabled()
+            event_lines.on = traced and asked.lines
+            spans = Spans("inventory", "worker", [url], 1.0) if traced and not asked.lines else Spans.disabled()
             found[traced] = bench.run(spans, batches)
         pairs.append(found)
     for at, clock in enumerate(CLOCKS):
@@ -161,10 +165,13 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     for name, default in (("pairs", 15), ("batches", 40), ("size", 100)):
         arguments.add_argument(f"--{name}", type=int, default=default)
+    arguments.add_argument("--lines", action="store_true")
     asked = arguments.parse_args()
     home = Path(tempfile.mkdtemp(prefix="quadrille-bench-"))
     home.chmod(0o711)
     stack = Stack(home, parts={"postgres:inventory"}, scattered=True)
+    log = Sink(home.with_suffix(".log").open("w", encoding="utf-8"))
+    event_lines.begin(log, {"service": "inventory", "role": "worker", "release": release()}, wanted=False)
     with stack, receiver() as url:
         for line in measure(Bench(stack, home), url, asked):
             print(json.dumps({"size": asked.size, **line}))

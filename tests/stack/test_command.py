@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -77,7 +78,9 @@ def test_the_demo_places_the_whole_table(played: Played) -> None:
     """Twenty orders, every outcome of the table, each as expected, held against the processor's own ledger."""
     assert played.code == 0, played.out
     assert "20 orders: 9 CONFIRMED, 10 CANCELLED, 1 COMPENSATION_FAILED      expected = actual" in played.out
-    shown = Counter(line.partition("  ")[0] for line in played.out.splitlines() if "/v1/orders/" in line)
+    table = [line for line in played.out.splitlines() if re.search(r" \d+\.\ds +[0-9a-f]{8}$", line)]
+    shown = Counter(line.partition("  ")[0] for line in table)
+    assert max(map(len, table)) <= 80
     assert shown == Counter(scene.shows for scene in scenes())
     assert {scene.ends for scene in scenes()} == {*ENDS, *(f"CANCELLED {reason}" for reason in get_args(Reason))}
 
@@ -94,6 +97,14 @@ def test_the_command_the_demo_prints_ends_the_order_it_left(played: Played) -> N
     document = json.loads(played.ask("orders", "get", order_id, "-o", "json"))
     assert (document["status"], document["final"], document["payment"]) == ("CANCELLED", True, "RESOLVED")
     assert document["detail"]["resolved"] == {"how": "EXTERNAL"}
+
+
+def test_the_curl_the_demo_prints_places_an_order(played: Played) -> None:
+    """It has the port of this stack: typed as it stands, it is answered with an order."""
+    text = played.out[played.out.index("curl -s") :].partition("}]}'")[0] + "}]}'"
+    done = subprocess.run(["bash", "-c", text], capture_output=True, text=True, check=False)
+
+    assert json.loads(done.stdout)["status"] == "PENDING", text
 
 
 def test_a_demo_that_is_refused_says_by_whom_and_why(played: Played, stack_home: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from quadrille_cli.commands.status import lines
-from quadrille_cli.stack import code, condition
+from quadrille_cli.stack import code, condition, logs
 from quadrille_cli.stack.condition import Condition, Flow
 from quadrille_cli.stack.last_words import BY_HAND, ending, in_words
 from quadrille_cli.stack.processes import Process, Spec
@@ -126,3 +126,28 @@ def test_a_flow_is_a_document_too() -> None:
     told = condition.shown([WELL], flow(breakers={"payment": "closed"}))
 
     assert (told["stuck"], told["now"], told["breakers"]) == (0, "nothing to do: all flows", {"payment": "closed"})
+
+
+LINE = {
+    "ts": "2026-11-21T09:14:03.391Z", "level": "info", "event": "event published", "service": "payment",
+    "role": "relay", "release": "1.0", "order_id": ORDER, "event_id": "1", "event_type": "payment.charged",
+    "topic": "payment.events", "partition": 7, "offset": 3, "trace_id": "04a7", "sequence": 1, "ms": 2.5,
+}  # fmt: skip
+
+
+def test_an_orders_story_is_told_across_processes_by_time(tmp_path: Path) -> None:
+    """Its lines of all logs by time, found by the end of its id; a line for people says who, what and where."""
+    other = {**LINE, "order_id": "01a1fd62-57f0-7eeb-be96-e59ce40f9cb2"}
+    handled = {**LINE, "ts": "2026-11-21T09:14:03.400Z", "event": "input handled", "outcome": "duplicate"}
+    files = {name: tmp_path / f"{name}.log" for name in ("payment-relay", "order-worker")}
+    files["payment-relay"].write_text(f"{json.dumps(LINE)}\n{json.dumps(other)}\n", encoding="utf-8")
+    files["order-worker"].write_text(f"no JSON at all\n{json.dumps(handled)}\n", encoding="utf-8")
+
+    assert logs.orders(files, ORDER[-8:]) == {ORDER}
+    assert logs.orders(files, "0000") == set()
+    told = [logs.pretty(name, text) for name, text in logs.merged(files, logs.LogFilter(ORDER))]
+    assert told == [
+        "09:14:03.391  payment-relay        event published  payment.charged  #1  payment.events[7]@3  2.5 ms",
+        "09:14:03.400  order-worker         input handled  payment.charged  #1  duplicate  payment.events[7]@3  2.5 ms",
+    ]
+    assert logs.pretty("kafka", "[2026] INFO plain") == "              kafka                [2026] INFO plain"

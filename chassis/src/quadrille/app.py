@@ -143,7 +143,7 @@ def main(name: str, arguments: Sequence[str] | None = None) -> None:
     found = settings.read(settings.settings_of(name), flags)
     if wrong := otel.check(os.environ):
         _refuse(wrong)
-    logs.configure(name, role, found.log_level)
+    logs.configure(name, role, found.log_level, events=found.log_events)
     otel.name_unheard(os.environ, endpoints=bool(found.otlp_endpoints), ratio=_ratio(found) is not None)
     file_limits.take_all()
     for variable in unhear():

@@ -192,6 +192,7 @@ class Settings(BaseModel):
     trace_ratio: float = Field(1.0, ge=0, le=1)
     otlp_endpoints: Urls = ()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_events: bool = False
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)
 
     @field_validator("stall_renew_after")

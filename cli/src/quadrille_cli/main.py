@@ -131,7 +131,7 @@ def logs(
     *,
     data: Data = None,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with what is written from now on.")] = False,
-    order: Annotated[str, typer.Option("--order", help="Only lines about this order.")] = "",
+    order: Annotated[str, typer.Option("--order", help="Only this order's story: its id or the end of it.")] = "",
     level: Annotated[str, typer.Option("--level", help="At least debug, info, warning, error, critical.")] = "debug",
 ) -> None:
     """Print the logs of all processes as one, by time."""

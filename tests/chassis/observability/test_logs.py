@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from quadrille.observability.logs import Sink, ThrottledLog
+from quadrille.observability.logs import Sink, ThrottledLog, event_lines
 
 PROGRAM = """
 import logging, structlog
@@ -141,3 +141,37 @@ def test_a_directory_for_other_processes_counts_is_let_be(monkeypatch: pytest.Mo
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "/nowhere")
     imports = "from quadrille.observability import metrics\nfrom quadrille.ops import server\n"
     assert lines(f"{imports}metrics.SPANS_SENT.inc()\nlog.info('counted')")[0]["event"] == "counted"
+
+
+def test_a_line_an_event_has_the_form_of_every_other() -> None:
+    """Many at a time, each is what a line of its own would be; what is None is left out, what is odd is quoted."""
+    rows = [("o-1", "payment.charged", 7, 1.5), ('"\\%s\n', None, 8, None)]
+    body = f"""
+logs.configure("order", "worker", "info", events=True)
+names = ("order_id", "event_type", "offset", "ms")
+logs.event_lines.write("input handled", names, {rows!r})
+for row in {rows!r}:
+    log.info("input handled", **dict(zip(names, row)))
+"""
+    found = [{name: value for name, value in line.items() if name != "ts"} for line in lines(body)]
+
+    assert [list(line) for line in found[:2]] == [list(line) for line in found[2:]]
+    assert found[:2] == found[2:]
+
+
+@pytest.mark.parametrize(("level", "events"), [("info", False), ("warning", True)])
+def test_lines_an_event_are_written_only_where_they_are_wanted(level: str, events: bool) -> None:  # noqa: FBT001 - a parameter
+    """They are a setting, and of level info."""
+    body = f'logs.configure("order", "worker", "{level}", events={events})\nassert not logs.event_lines.on'
+
+    assert lines(body) == []
+
+
+def test_a_line_an_event_has_no_other_keys_than_any() -> None:
+    """A key that is not on the list is a mistake in the program, and is told as one."""
+    event_lines.begin(Sink(sys.stderr), {"service": "order"}, wanted=True)
+    try:
+        with pytest.raises(ValueError, match="payload is no key"):
+            event_lines.write("input handled", ("order_id", "payload"), [("o-1", "secret")])
+    finally:
+        event_lines.on = False

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import structlog
@@ -116,7 +116,7 @@ class HeartbeatMonitor:
         wanted = {"sources": sources, "numbers": [b.number for b in beats], "times": [b.said_at for b in beats]}
         rows = tx.execute(HEARD, wanted).fetchall()
         for ordinal, (source, since, seconds) in enumerate(sorted(row for row in rows if row[1])):
-            log.info("service heard again", topic=f"{source}.events", seconds=seconds)
+            log.error("service heard again", topic=f"{source}.events", seconds=seconds)
             announce(tx, self.service, uuid7(), ServiceHeard(self.service.name, source, since), ordinal=ordinal)
 
     def flush(self) -> None:

@@ -143,6 +143,7 @@ class ConsumerLoop:
             while not self._ends():
                 try:
                     self._round()
+                    self._troubles.over("batch not committed")
                 except RETRIABLE as trouble:
                     self._recover(trouble)
         finally:
@@ -176,7 +177,9 @@ class ConsumerLoop:
         records = [first, *self.consumer.consume(self._batch_max - 1, 0)]
         for record in records:
             self._judge(record)
-        return [record for record in records if record.error() is None]
+        if heard := [record for record in records if record.error() is None]:
+            self._troubles.over("kafka trouble")
+        return heard
 
     def _judge(self, record: KafkaMessage) -> None:
         """Raise StoppedError for what no waiting mends; everything else librdkafka retries by itself."""
@@ -280,6 +283,7 @@ class ConsumerLoop:
                 consumer.incremental_assign(partitions)
                 self.assignment.take(partitions, ends)
                 self.joined = True
+                self._troubles.over("assignment waits")
                 log.info("partitions assigned", count=len(partitions))
                 return
 

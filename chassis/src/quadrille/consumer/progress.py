@@ -60,6 +60,7 @@ class ConsumerProgress:
         self._at: dict[Place, int] = {}
         self._ends: dict[Place, int] = {}
         self._renewed_at = float("-inf")
+        self._longest = 0.0
         self._log = ThrottledLog(TOLD_EVERY, clock)
 
     def ready(self) -> None:
@@ -109,7 +110,8 @@ class ConsumerProgress:
         if stalled and (self._log.met("stalled") or not was):
             log.error("progress stalled", count=len(stalled), seconds=round(longest), reason=self.reason)
         elif was and not stalled:
-            log.warning("progress resumed", reason=was)
+            log.error("progress resumed", reason=was, seconds=round(self._longest))
+        self._longest = max(longest, self._longest) if stalled else 0.0
 
     def _detail(self, stalled: list[Place], longest: float) -> str:
         if not stalled:

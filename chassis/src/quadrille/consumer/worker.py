@@ -6,6 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from typing import TypeAlias
 
 import structlog
@@ -29,6 +30,7 @@ from quadrille.tasks.scheduler import SchedulerPorts, TaskScheduler
 RETENTION_SECONDS = 600.0
 WATCH_SECONDS = 10.0
 RETRY_SECONDS = 10.0
+LOOK_SECONDS = 1.0
 STOPPED_EVERY = 60.0
 Work: TypeAlias = Callable[[threading.Event], None]
 log = structlog.get_logger()
@@ -109,6 +111,7 @@ class Worker:
                 self._troubles.warn("worker waits", type(trouble).__name__)
                 stop.wait(0.5)
             else:
+                self._troubles.over("worker waits")
                 if outcomes:
                     done = sum(isinstance(outcome, Handled) for outcome in outcomes)
                     log.info("parked inputs tried again", tried=len(outcomes), done=done)
@@ -131,6 +134,7 @@ class Worker:
                     if time.monotonic() - kept_up >= RETENTION_SECONDS:
                         self.retention.clear(tx)
                         kept_up = time.monotonic()
+                self._troubles.over("retention waits")
             except RETRIABLE as trouble:
                 self._troubles.warn("retention waits", type(trouble).__name__)
 
@@ -140,6 +144,7 @@ class Worker:
             try:
                 with self.connect() as tx:
                     self.progress.look(tx)
+                self._troubles.over("watchdog waits")
             except RETRIABLE as trouble:
                 self.progress.suspend()
                 self._troubles.warn("watchdog waits", type(trouble).__name__)
@@ -166,12 +171,15 @@ class WorkerRole:
         self._make, self._retry_seconds = make, retry_seconds
         self._worker: Worker | None = None
         self._inner = threading.Event()
-        self._stopped = ""
+        self._stopped, self._stopped_at = "", 0.0
         self._said = ThrottledLog(STOPPED_EVERY)
 
     def allowed(self) -> None:
         """Raise NotReadyError with the reason why the last worker stopped, until another has its partitions."""
-        if self._stopped and self._worker is not None and self._worker.consumer_loop.joined:
+        worker = self._worker
+        if self._stopped and worker is not None and worker.consumer_loop.joined:
+            seconds = round(time.monotonic() - self._stopped_at, 1)
+            log.critical("worker goes on", reason=self._stopped, seconds=seconds)
             self._stopped = ""
         if self._stopped:
             raise NotReadyError(self._stopped)
@@ -207,6 +215,7 @@ class WorkerRole:
             try:
                 self._work(stop)
             except StoppedError as why:
+                self._stopped_at = self._stopped_at if self._stopped else time.monotonic()
                 self._worker, self._stopped = None, str(why)
                 if self._said.met(self._stopped):
                     log.critical("worker stopped", reason=self._stopped, seconds=self._retry_seconds)
@@ -220,5 +229,7 @@ class WorkerRole:
 
     def _pass_on(self, stop: threading.Event) -> None:
         """Tell the worker at hand that the process is to end; a worker that ends by itself tells only itself."""
-        stop.wait()
+        while not stop.wait(LOOK_SECONDS):
+            with suppress(NotReadyError):
+                self.allowed()  # that it goes on is told, whether somebody asks or not
         self._inner.set()

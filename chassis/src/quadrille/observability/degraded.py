@@ -1,12 +1,13 @@
 """Degraded: what a process has lost and can do without; nothing fails silently.
 
-It is logged when it is lost, seldom while that lasts, and when it is back with how much was lost meanwhile; it is a
+It is logged when it is lost, seldom while that lasts, and when it is back with how long and how much was lost; it is a
 gauge, and stands in /readyz and /info. It never makes a process unready: no order waits for a trace.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
@@ -34,10 +35,13 @@ class Degraded:
     def __init__(self, name: str, seconds: float = TOLD_SECONDS) -> None:
         self.name = name
         self._troubles = ThrottledLog(seconds)
+        self._since = 0.0
 
     def lost(self, reason: str, count: int = 1) -> None:
         """Note that ``count`` more were lost, and why."""
         with _lock:
+            if self.name not in _lost:
+                self._since = time.monotonic()
             since = {"since": rfc3339(datetime.now(UTC)), "lost": 0}
             found = _lost[self.name] = {**_lost.get(self.name, since), "reason": reason}
             found["lost"] = total = int(str(found["lost"])) + count
@@ -52,4 +56,8 @@ class Degraded:
         if found:
             metrics.DEGRADED.labels(self.name).set(0)
             self._troubles.forget()
-            log.info("degraded no longer", dependency=self.name, reason=found["reason"], count=found["lost"])
+            seconds = round(time.monotonic() - self._since, 1)
+            log.warning(
+                "degraded no longer",
+                dependency=self.name, reason=found["reason"], count=found["lost"], seconds=seconds,
+            )  # fmt: skip

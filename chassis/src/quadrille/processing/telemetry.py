@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Protocol, Self, TypeAlias
 
@@ -19,7 +19,7 @@ from quadrille.db.connection import Session
 from quadrille.db.statements import taken
 from quadrille.messages import Emitted, Event, key_of
 from quadrille.observability import metrics, tracing
-from quadrille.observability.logs import ThrottledLog
+from quadrille.observability.logs import ThrottledLog, event_lines
 from quadrille.observability.tracing import CLIENT, CONSUMER, INTERNAL, Spans
 from quadrille.processing.envelope import Envelope, Handled, LeasedIntent, Outcome, Parked
 from quadrille.service import Tx
@@ -32,6 +32,7 @@ WRITE = """
 INSERT INTO tally (ended, failed, key) SELECT * FROM unnest(%b::int[], %b::int[], %b::text[]) ON CONFLICT DO NOTHING"""
 FORGET = f"DELETE FROM tally WHERE at < now() - interval '{KEPT}'"  # noqa: S608 - a constant of this file
 FORGET_EVERY = 1000
+HANDLED = "order_id", "event_id", "event_type", "topic", "partition", "offset", "trace_id", "outcome", "ms"
 SagaOutcome: TypeAlias = Callable[[Emitted], tuple[int, int]]
 """How many sagas are ended by what was emitted, and whether the one it is about is known as failed now: 0 or 1 each."""
 
@@ -76,6 +77,7 @@ class SagaOutcomes:
             ended = self._end.wait(SECONDS)
             try:
                 self.write()
+                self._troubles.over()
             except psycopg.Error as trouble:
                 self._troubles.warn("tally waits", type(trouble).__name__)
                 self._connection.close()
@@ -108,6 +110,8 @@ class Telemetry:
         ended_ns = time.time_ns()
         metrics.BATCH.observe(len(batch))
         metrics.COMMIT.observe((ended_ns - began_ns) / 1e9)
+        if event_lines.on:
+            event_lines.write("input handled", HANDLED, _lines(batch, round((ended_ns - began_ns) / 1e6, 1)))
         if self.spans.on:
             statement_spans(self.spans, [envelope for envelope, _ in batch], began_ns)
         for envelope, outcome in batch:
@@ -181,6 +185,17 @@ class Telemetry:
             topic=place and place.topic, partition=place and place.partition, offset=place and place.next - 1,
             trace_id=envelope.trace.trace_id, reason=outcome.reason,
         )  # fmt: skip
+
+
+def _lines(batch: Sequence[tuple[Envelope, Outcome]], ms: float) -> Iterator[tuple[object, ...]]:
+    """Yield the values of each input's line; one that is parked has a line of its own, at another level."""
+    for envelope, outcome in batch:
+        if not isinstance(outcome, Parked):
+            place, kind = envelope.origin, type(outcome).__name__.lower()
+            where = (place.topic, place.partition, place.next - 1) if place else (None, None, None)
+            yield (
+                envelope.key, str(envelope.id), envelope.type, *where, envelope.trace.trace_id, kind, ms,
+            )  # fmt: skip
 
 
 def statement_spans(spans: Spans, inputs: Sequence[Envelope], began_ns: int) -> None:

@@ -19,12 +19,13 @@ from quadrille.kafka.config import producer_settings
 from quadrille.kafka.headers import OutboxRow, unix_nanoseconds, uuid_text, write_headers
 from quadrille.kafka.topics import Place
 from quadrille.observability import tracing
-from quadrille.observability.logs import ThrottledLog
+from quadrille.observability.logs import ThrottledLog, event_lines
 from quadrille.observability.readiness import NotReadyError
 from quadrille.observability.trace_context import parse
 from quadrille.observability.tracing import Spans
 from quadrille.relay.replication import Position
 from quadrille.relay.target import Claim, Target, Witness
+from quadrille.system_messages import CanaryBeat
 
 
 class DeliveryFailedError(Exception):
@@ -138,6 +139,8 @@ _GIVEN_UP = KafkaException, SystemError
 _FULL_SECONDS = 0.001
 _HELD_SECONDS = 0.02
 _SAMPLED = b"13579bdf"
+_BEAT = CanaryBeat.type.encode()  # one every two seconds is no news
+_PUBLISHED = "order_id", "event_id", "event_type", "topic", "partition", "offset", "trace_id", "sequence", "ms"
 _REPEATED = re.compile(r"ProduceRequest for .* failed: (.*) \(broker .*")
 _SILENT = logging.getLogger("quadrille.relay.silent")  # what it would print beside our log, we say
 _SILENT.addHandler(logging.NullHandler())
@@ -195,6 +198,7 @@ class Publisher:
         self._source = f"quadrille/{service}".encode()
         self._topics = topics
         self._names: dict[bytes, str] = {}
+        self._published: list[tuple[OutboxRow, int | None, int | None, int]] = []
         self._troubles = ThrottledLog()
         self._spans = spans
         self._care = care
@@ -240,6 +244,8 @@ class Publisher:
         if self._held():
             return False
         topic = self._names.get(row.aggregatetype) or self._name(row)
+        if event_lines.on and row.type != _BEAT:
+            report = partial(self._noted, row, report)
         if self._spans.on and row.traceparent[-1:] in _SAMPLED:
             report = partial(self._sent, row, time.time_ns(), report)
         try:
@@ -311,6 +317,8 @@ class Publisher:
         self._thread.join()
         with suppress(*_GIVEN_UP):  # one that failed for good says so once more
             self._producer.flush(1.0)
+        if self._published:
+            self._tell()
 
     def _held(self) -> bool:
         """Tell whether a connection was lost since the topics were last seen to be ours."""
@@ -321,6 +329,10 @@ class Publisher:
         while not self._closed.is_set():
             try:
                 self._producer.poll(0.5)
+                if self._published:
+                    self._tell()
+                if not self._held():
+                    self._troubles.over()
             except _GIVEN_UP as gone:  # fatal: it delivers nothing more
                 self.fatal = self.fatal or _words(gone)
                 return
@@ -338,6 +350,26 @@ class Publisher:
         if name not in self._topics:
             raise RefusedRowError(row, f"{name} is not this relay's to write")
         return self._names.setdefault(row.aggregatetype, name)
+
+    def _noted(self, row: OutboxRow, report: Report, error: KafkaError | None, message: Message) -> None:
+        """Keep what a row's line is made of, once it is acknowledged."""
+        report(error, message)
+        if error is None:
+            self._published.append((row, message.partition(), message.offset(), time.time_ns()))
+
+    def _tell(self) -> None:
+        """Write a line for each event that was acknowledged since."""
+        told, self._published = self._published, []
+        event_lines.write("event published", _PUBLISHED, map(self._line, told))
+
+    def _line(self, told: tuple[OutboxRow, int | None, int | None, int]) -> tuple[object, ...]:
+        row, partition, offset, at_ns = told
+        trace = row.traceparent[3:35].decode("ascii", "replace")
+        waited = round((at_ns - unix_nanoseconds(row.occurred_at)) / 1e6, 1)
+        return (
+            row.aggregateid.decode("utf-8", "replace"), uuid_text(row.id).decode(), row.type.decode("utf-8", "replace"),
+            self._names[row.aggregatetype], partition, offset, trace, int.from_bytes(row.sequence, signed=True), waited,
+        )  # fmt: skip
 
     def _sent(self, row: OutboxRow, handed_ns: int, report: Report, error: KafkaError | None, message: Message) -> None:
         """Export the span whose id the row already names; a record sent twice is one span."""

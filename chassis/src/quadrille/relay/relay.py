@@ -84,6 +84,7 @@ class Relay:
         self._best = (0, 0, 0), 0
         self._stall: str | None = None
         self._seldom = ThrottledLog()
+        self._waits_since: float | None = None
         self.state = "starting"
         """`streaming`, `standby`, `recovering`, `waiting` (for what ``trouble`` says) or `stopped`."""
         self.trouble: str | None = "starting"
@@ -238,16 +239,22 @@ class Relay:
             log.error("relay.stalled", slot=self._plan.slot, seconds=round(dog.seconds), reason=sight.words)
             keeper.note("STALLED", sight.words[:500], datetime.now(UTC) - timedelta(seconds=dog.seconds))
         elif change is Change.RESUMED:
-            log.info("relay.resumed", slot=self._plan.slot, seconds=round(dog.lasted))
+            log.error("relay.resumed", slot=self._plan.slot, seconds=round(dog.lasted))
             since = datetime.now(UTC) - timedelta(seconds=dog.lasted)
             keeper.note("RESUMED", "", since, round(dog.lasted * 1000))
         if dog.renewal_due() and self._outlet is not None and self._outlet.away is None and not self._care.reason:
             raise StalledError(self._stall or "stalled")
 
     def _enter(self, state: str, trouble: str | None = None) -> None:
-        """Note what the relay does now, and log it when it changes."""
+        """Note what the relay does now, and log it when it changes; that it waits no longer as loud as that it does."""
         if (state, trouble) != (self.state, self.trouble):
-            (log.warning if state == "waiting" else log.info)(f"relay.{state}", slot=self._plan.slot, reason=trouble)
+            waited = None if self._waits_since is None else round(time.monotonic() - self._waits_since, 1)
+            loud = state == "waiting" or (state == "streaming" and waited is not None)
+            (log.warning if loud else log.info)(f"relay.{state}", slot=self._plan.slot, reason=trouble, seconds=waited)
+        if state == "waiting" and self._waits_since is None:
+            self._waits_since = time.monotonic()
+        elif state == "streaming":
+            self._waits_since = None
         self.state, self.trouble = state, trouble
         STREAMING.set(state == "streaming")
 

@@ -80,6 +80,7 @@ class Replays:
                         shadow.sweep(tx)
                     for identity in (*operations.under_way(tx, KIND), *operations.under_way(tx, shadow.KIND)):
                         self._carry_out(tx, identity)
+                self._troubles.over()
             except operations.Interrupted:
                 continue
             except RETRIABLE as trouble:

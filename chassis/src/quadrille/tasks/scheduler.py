@@ -48,6 +48,7 @@ class BreakerRecovery:
         self._service, self._types, self._wake = service, types, wake
         self._breaker = client.breaker if isinstance(client, Guarded) else None
         self._closed_at = float("-inf")
+        self._opened_at: float | None = None
         self._closings = self._served = 0
         self._probe_at = 0.0
         if self._breaker:
@@ -73,10 +74,12 @@ class BreakerRecovery:
         return row
 
     def _changed(self, state: State) -> None:
-        """Note a new state of the breaker; the thread whose call changed it calls this."""
+        """Note a new state of the breaker, and how long it was not closed; the thread whose call changed it calls."""
         metrics.BREAKER.labels(self._service).set(LEVELS[state])
-        log.warning("breaker changed", reason=state.value)
+        self._opened_at = self._opened_at or time.monotonic()
+        log.warning("breaker changed", reason=state.value, seconds=round(time.monotonic() - self._opened_at, 1))
         if state is State.CLOSED:
+            self._opened_at = None
             self._closed_at = time.monotonic()
             self._closings += 1
             self._wake()
@@ -137,6 +140,7 @@ class TaskScheduler:
         while not stop.is_set():
             try:
                 self._round()
+                self._troubles.over()
             except OUTAGE as trouble:
                 self._troubles.warn("tasks wait", type(trouble).__name__)
                 self._connection.close()

@@ -151,7 +151,8 @@ class AdmissionControl:
                 announce(tx, service, uuid7(), IntakePaused(service.name, CAUSES[wanted]))
             elif wanted == "OPEN":
                 announce(tx, service, uuid7(), IntakeResumed(service.name, CAUSES[seen.state]))
-        log.warning("intake turns", reason=f"{seen.state} to {wanted}", count=seen.failed)
+        seconds = round((seen.at - seen.since).total_seconds(), 1)
+        log.warning("intake turns", reason=f"{seen.state} to {wanted}", count=seen.failed, seconds=seconds)
 
     def _run(self) -> None:
         while not self._stop.wait(LOOK_SECONDS):
@@ -161,6 +162,7 @@ class AdmissionControl:
         """Look once; while the database is away what was seen last holds."""
         try:
             self.judge(self._connection())
+            self._troubles.over()
         except OUTAGE as trouble:
             self._troubles.warn("gate waits", type(trouble).__name__)
             self._connection.close()

@@ -166,10 +166,10 @@ class CommandBatcher:
         except (*OUTAGE, StoppedError) as trouble:
             self._missing = "registry" if isinstance(trouble, Infrastructure) else "database"
             metrics.OUTAGES.labels(type(trouble).__name__).inc()
-            if count := self._troubles.met(type(trouble).__name__):
-                log.warning("intake waits", error_class="INFRASTRUCTURE", error=type(trouble).__name__, count=count)
+            self._troubles.warn("intake waits", type(trouble).__name__)
             # A server that answered a lone input with an error rolled it back; a halved batch may be half stored.
             return [None] * len(batch), doubt and (self._tx is None or self._tx.closed or len(batch) > 1)
+        self._troubles.over()
         handled = [pair for pair in zip(batch, outcomes, strict=True) if not isinstance(pair[1], Busy)]
         self._telemetry.handled(handled, began_ns)
         return outcomes, False

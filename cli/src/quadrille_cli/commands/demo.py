@@ -26,6 +26,7 @@ from quadrille_cli.commands import stack as supervisor
 from quadrille_cli.commands.shared import told
 from quadrille_cli.demo_data import block, order_of, stock_up, write_addresses
 from quadrille_cli.stack import CannotRun, Stack, paths
+from quadrille_cli.terminal import COLUMNS, short
 
 # Deadlines that pass while one watches; and so many failures on purpose must not shut the intake.
 SETTINGS = {"ORDER_DEADLINE": "12s", "INTAKE_FAILURE_MINIMUM": "1000"}
@@ -38,10 +39,13 @@ LEVELS = {"SKU-TEA": 1000, "SKU-HOT": 100, "SKU-SEALED": 100, "SKU-NONE": 0, "SK
 TEA = (("SKU-TEA", 2),)
 EITHER = "CONFIRMED or OUT_OF_STOCK"
 ORDER = {"CONFIRMED": 0, "CANCELLED": 1, "COMPENSATION_FAILED": 2}
-WIDE, NARROW = 146, 112  # columns that show expected beside actual; that show the order's id
 CONFIRMED, DECLINED, SHORT = "CONFIRMED", "CANCELLED PAYMENT_DECLINED", "CANCELLED OUT_OF_STOCK"
 UNDONE, REFUSED = "CANCELLED CUSTOMER", "COMPENSATION_FAILED CUSTOMER"
 RESOLVE = "--participant payment --how EXTERNAL --evidence 'bank transfer 4711' --reason 'card closed'"
+CURL = """or        curl -s {}/v1/orders -H 'Idempotency-Key: mine-1' \\
+               -H 'Content-Type: application/json' -d '{{"customer_id": "cust_demo",
+               "payment_token": "tok_ok", "currency": "EUR", "lines": [{{
+               "sku": "SKU-TEA", "quantity": 2, "unit_price_minor": 1250}}]}}'"""
 app = typer.Typer()
 
 
@@ -92,7 +96,7 @@ def scenes() -> list[Scene]:
         last,
         last,
         Scene("out of stock", order_of([("SKU-NONE", 1)]), SHORT),
-        Scene("out of stock, one of two lines", order_of([("SKU-TEA", 1), ("SKU-NONE", 1)]), SHORT),
+        Scene("out of stock, 1 of 2 lines", order_of([("SKU-TEA", 1), ("SKU-NONE", 1)]), SHORT),
         Scene("declined: no funds", order_of(TEA, "tok_declined_funds"), DECLINED),
         Scene("declined: card expired", order_of(TEA, "tok_declined_expired"), DECLINED),
         Scene("processor slow", order_of(TEA, "tok_slow_6s")),
@@ -124,8 +128,9 @@ def demo(
         screen.fail(str(refused))
         raise typer.Exit(supervisor.NOT_HERE) from None
     console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 2 * WIDE
+    console.width = max(console.width, COLUMNS)
+    if "console" in stack.ports:
+        console.print(f"console   {stack.url('console')}", soft_wrap=True)
     try:
         wrong = _play(stack, console, began)
     except ProblemError as refused:
@@ -215,19 +220,16 @@ def _wrong_charges(stack: Stack, placed: Sequence[Placed]) -> Iterator[str]:
 
 
 def _table(stack: Stack, placed: Sequence[Placed], console: Console) -> Table:
-    """Draw expected beside actual; where the screen is narrow, expected only where it is not what came."""
-    wide, narrow = console.width >= WIDE, console.width < NARROW
+    """Draw what came of each, within 80 columns; what was expected instead is told below."""
     table = Table(box=None, pad_edge=False)
-    for name in ("scenario", *(("expected",) if wide else ()), "actual", "took", *(() if narrow else ("order",))):
+    for name in ("scenario", "actual", "took", "order"):
         table.add_column(name, no_wrap=True, justify="right" if name == "took" else "left")
     for one in placed:
         mark, colour = ("✓", "green") if one.right else ("✗", "red") if one.final else ("…", "yellow")
-        actual = f"[{colour}]{mark} {one.actual}{'' if one.right or wide else f' (expected {one.scene.ends})'}[/]"
-        took = f"{one.ended - one.began:.1f} s" if one.final else ""
-        url = f"{stack.url('order')}/v1/orders/{one.order_id}"
-        shows = f"[link={url}]{one.scene.shows}[/]" if narrow and console.is_terminal else one.scene.shows
-        order = f"[link={url}]{one.order_id}[/]" if console.is_terminal else url
-        table.add_row(shows, *((one.scene.ends,) if wide else ()), actual, took, *(() if narrow else (order,)))
+        took = f"{one.ended - one.began:.1f}s" if one.final else ""
+        url, order = f"{stack.url('order')}/v1/orders/{one.order_id}", short(one.order_id)
+        linked = f"[link={url}]{order}[/]" if console.is_terminal else order
+        table.add_row(one.scene.shows, f"[{colour}]{mark} {one.actual}[/]", took, linked)
     return table
 
 
@@ -238,14 +240,17 @@ def _conclude(console: Console, stack: Stack, placed: Sequence[Placed], wrong: S
     console.print(f"\n{len(placed)} orders: {told}     ", verdict, soft_wrap=True)
     for line in wrong:
         console.print(f"[red]wrong[/] {line}")
+    api, quick = stack.url("order"), short(placed[1].order_id)
     first = min((one.ended - one.began for one in placed if one.actual == "CONFIRMED"), default=0.0)
     console.print(f"first order confirmed after {first:.2f} s; all of this took {seconds:.1f} s")
-    console.print(f"API docs  {stack.url('order')}/docs", soft_wrap=True)
+    console.print(f"API docs  {api}/docs", soft_wrap=True)
     console.print(f"mail      {stack.url('sandbox')}/mail", soft_wrap=True)
     for one in placed:
         if one.actual == REFUSED:
             console.print(f"resolve   {_resolve(stack, one.order_id)}", soft_wrap=True, markup=False)
-    console.print("look      quadrille orders list | status | logs -f      stop  make down")
+    console.print(f"look      quadrille status | timeline {quick} | logs --order {quick}", soft_wrap=True)
+    console.print("place     quadrille orders place --wait      stop  make down", soft_wrap=True)
+    console.print(CURL.format(api), soft_wrap=True, markup=False)
 
 
 def _resolve(stack: Stack, order_id: str) -> str:
@@ -253,4 +258,4 @@ def _resolve(stack: Stack, order_id: str) -> str:
     beside = Path(sys.executable).with_name("quadrille")  # the virtual environment's, when it is not on the path
     name = "quadrille" if shutil.which("quadrille") or not beside.exists() else shlex.quote(os.path.relpath(beside))
     elsewhere = "" if stack.data == paths.data_dir() else f" --data {shlex.quote(str(stack.data))}"
-    return f"{name} resolve {order_id} {RESOLVE}{elsewhere}"
+    return f"{name} resolve {short(order_id)} {RESOLVE}{elsewhere}"

@@ -27,7 +27,7 @@ HEAD = ("time", "type", "order", "#", "where")
 FACTS = tuple(f"{name}.events" for name in SERVICES)
 EVERY = (*FACTS, "ops.events", "saga.audit", *(f"{name}.dead-letters" for name in SERVICES))
 PLACE = re.compile(r"([a-z.-]+)\[(\d+)\]@(\d+)")
-BYTES, WHOLE, TYPE = 32, 36, 27
+BYTES, WHOLE, TYPE = 32, 36, 28
 SAMPLE = "order.events[0]@0"
 Data = Annotated[Path | None, typer.Option("--data", help="Data directory of the running stack.")]
 Topic = Annotated[list[str] | None, typer.Option("--topic", help="payment.events; again for more; or all.")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -159,9 +160,21 @@ def logs(data: Path | None, names: Sequence[str], only: journal.LogFilter, *, fo
         console.fail(f"no log of {', '.join(missing) or 'anything'} in {home}\n  fix: one of {', '.join(files)}")
         return UNREACHABLE
     paths = {name: path for name, path in chosen.items() if path is not None}
+    if only.order:
+        from quadrille_cli.commands.shared import NOT_FOUND, an_id, named  # noqa: PLC0415 - it asks of this module
+
+        wanted = an_id("--order", only.order)
+        told = sorted(journal.orders(paths, wanted))
+        if not told and not follow:
+            console.fail(
+                f"no line of {', '.join(paths)} is about order {wanted}: nobody has heard of it, or lines are gone"
+            )
+            return NOT_FOUND
+        only = dataclasses.replace(only, order=named("--order", wanted, told) if told else wanted)
+    shown = journal.pretty if sys.stdout.isatty() else "{:<21} {}".format
     try:
         for name, text in (journal.follow if follow else journal.merged)(paths, only):
-            echo(f"{name:<{WIDTH}} {text}")
+            echo(shown(name, text))
     except (KeyboardInterrupt, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return INTERRUPTED

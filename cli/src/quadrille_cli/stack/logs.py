@@ -20,6 +20,12 @@ STAMP = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(?:[.,](\d+))?(?:([+-]
 LEVELS = ("debug", "info", "warning", "error", "critical")
 WORDS = {"WARN": "warning", "WARNING": "warning", "ERROR": "error", "FATAL": "critical", "PANIC": "critical"}
 PAUSE = 0.2
+ORDER = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+SAID = frozenset({
+    "ts", "level", "event", "service", "role", "release", "order_id", "event_id", "event_type", "topic", "partition",
+    "offset", "trace_id", "sequence", "outcome", "ms",
+})  # fmt: skip
+"""What a line for people says in its own way, or leaves to the line as it is written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +49,34 @@ def level(text: str) -> str:
             return "info"
         return stated if stated in LEVELS else "info"
     return next((mapped for word, mapped in WORDS.items() if word in text), "info")
+
+
+def orders(files: Mapping[str, Path], ending: str) -> set[str]:
+    """The ids of the orders that the logs tell of and that end so."""
+    found: set[str] = set()
+    for path in files.values():
+        with path.open(encoding="utf-8", errors="replace") as lines:
+            found |= {one for line in lines if ending in line for one in ORDER.findall(line) if one.endswith(ending)}
+    return found
+
+
+def pretty(name: str, text: str) -> str:
+    """A line for people: the time of day, the process, what happened, and what it was about; a server's as it is."""
+    try:
+        told = json.loads(text) if text.startswith("{") else None
+    except ValueError:
+        told = None
+    if not isinstance(told, dict) or "event" not in told:
+        return f"{'':12}  {name:<19}  {text}"
+    place = f"{told['topic']}[{told['partition']}]@{told['offset']}" if "offset" in told else told.get("topic", "")
+    number = f"#{told['sequence']}" if "sequence" in told else ""
+    took = f"{told['ms']:g} ms" if "ms" in told else ""
+    outcome = told.get("outcome", "")
+    known = [told.get("event_type", ""), number, "" if outcome == "handled" else outcome, place, took]
+    more = [f"{key}={value}" for key, value in told.items() if key not in SAID]
+    loud = f"{str(told['level']).upper()} " if told.get("level") in ("warning", "error", "critical") else ""
+    said = "  ".join(str(part) for part in (f"{loud}{told['event']}", *known, *more) if part)
+    return f"{str(told.get('ts', ''))[11:23]:12}  {name:<19}  {said}"
 
 
 def merged(files: Mapping[str, Path], only: LogFilter) -> Iterator[tuple[str, str]]:

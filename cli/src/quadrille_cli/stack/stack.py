@@ -87,6 +87,7 @@ def environment(stack: Stack, service: str, role: str) -> dict[str, str]:
     settings = {
         "DATABASE_URL": stack.database_url(service, services.DATABASE_ROLE[role]),
         "SCHEMA_CACHE": str(stack.data / "schemas" / service),
+        "LOG_EVENTS": "true",  # an order's story is in the logs
     }
     if "kafka" in stack.parts:
         settings["KAFKA_BOOTSTRAP"] = stack.kafka_bootstrap
@@ -341,7 +342,7 @@ class Stack:
             self._end_strays(there)
             self._settle(there)
             prepare(self)
-            end([p for p in self.processes.values() if p.running and self._begins_again(there, p)])
+            self._end_outdated(there)
             new = [process for process in self.processes.values() if not process.running]
             try:
                 self.seconds = run(steps(self), self.progress, abort=lambda: end(new))
@@ -385,18 +386,17 @@ class Stack:
             if self.data.exists():
                 state.save(self.data, self._snapshot())
 
-    def _begins_again(self, there: state.State, process: Process) -> bool:
-        """Whether a process of ours that runs is to be started again, which is said with the reason."""
-        if process.name == aot.NAME or is_server(process.name):
-            return False
-        if there.processes[process.name].fingerprint != process.fingerprint:
-            self.progress.said(f"{process.name} is started again: {_changed(there.settings, self.settings)}")
-            return True
-        if process.edited:
-            files = ", ".join(code.edited(process.spec.package, process.started_at)[:2]) or "its code"
-            way = "is started again" if self.reload else "runs as it was (quadrille up --reload starts it again)"
-            self.progress.said(f"{process.name} {way}: {files} was edited")
-        return self.reload and process.edited
+    def _end_outdated(self, there: state.State) -> None:
+        """End what runs with other settings than it would get now, if asked with other code; say which and why."""
+        ours = [p for p in self.processes.values() if p.running and p.name != aot.NAME and not is_server(p.name)]
+        told = [p for p in ours if there.processes[p.name].fingerprint != p.fingerprint]
+        edited = [p for p in ours if p not in told and p.edited]
+        if told:
+            self.progress.said(f"started again: {_names(told)}, for {_changed(there.settings, self.settings)}")
+        for files, found in _by_files(edited).items():
+            way = "started again" if self.reload else "as it was until quadrille up --reload"
+            self.progress.said(f"{way}: {_names(found)}, for {files} was edited")
+        end([*told, *(edited if self.reload else ())])
 
     def meant(self, name: str) -> list[Process]:
         """The processes that a name means: one, all of a service, or one role of every service; raises CannotRun."""
@@ -499,11 +499,24 @@ class Stack:
         )
 
 
+def _names(found: Iterable[Process]) -> str:
+    return ", ".join(process.name for process in found)
+
+
+def _by_files(edited: Iterable[Process]) -> dict[str, list[Process]]:
+    """Processes by the files that were edited since they began: those of one package, or of the chassis, together."""
+    found: dict[str, list[Process]] = {}
+    for process in edited:
+        files = code.edited(process.spec.package, process.started_at)
+        found.setdefault(", ".join(files[:2]) or "its code", []).append(process)
+    return found
+
+
 def _changed(before: Mapping[str, str], now: Mapping[str, str]) -> str:
     """What it is told otherwise, in words."""
     names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
     told = [f"{name} is another" if name in now else f"{name} is the default again" for name in names]
-    return ", ".join(told) or "an address it needs has changed"
+    return ", ".join(told) or "what the stack tells it has changed"
 
 
 def _running(process: Process) -> state.Running:
