@@ -67,7 +67,7 @@ def test_an_unreadable_record_is_kept_with_its_bytes(stack: Stack) -> None:
     """Seven bytes without headers on payment's topic: found by place, with the reason; nothing of the console stops."""
     key = str(uuid7())
     producer = Producer(producer_settings(stack.kafka_bootstrap))
-    places: list[tuple[int, int]] = []
+    places: list[tuple[int | None, int | None]] = []
     producer.produce("saga.audit", b"poison!", key, on_delivery=lambda _, m: places.append((m.partition(), m.offset())))
     producer.flush(PATIENCE_SECONDS)
     [(partition, offset)] = places
