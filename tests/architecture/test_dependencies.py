@@ -21,6 +21,7 @@ OURS = [
     "cli",
     "sandbox",
     "why",
+    "console",
     *(f"services/{name}" for name in SERVICES),
 ]
 BY_NAME = {

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from itertools import permutations
+from typing import TypeAlias
 
 import pytest
 
 from console.domain import Fact, Order
 
 AT = datetime(2026, 11, 21, 9, 14, 3, tzinfo=UTC)
+Told: TypeAlias = tuple[str, int, Mapping[str, object]]
 ORDER = "01a1fd62-57f0-7eeb-be96-e59ce40f9cb1"
 
 
-def heard(*facts: tuple[str, int, Mapping[str, object]]) -> Order:
+def heard(*facts: Told) -> Order:
     """Return the order of which these facts were heard, a second apart: type, sequence, body."""
     order = Order(ORDER)
     for number, (kind, sequence, body) in enumerate(facts):
@@ -23,10 +25,10 @@ def heard(*facts: tuple[str, int, Mapping[str, object]]) -> Order:
     return order
 
 
-PLACED = ("order.placed", 1, {"customer_id": "cust_demo", "amount_minor": 2500, "currency": "EUR"})
-RESERVED: tuple[str, int, Mapping[str, object]] = ("stock.reserved", 1, {})
-CHARGED = ("payment.charged", 1, {"amount_minor": 2500})
-ASKED = ("order.cancellation_requested", 2, {"reason": "CUSTOMER"})
+PLACED: Told = ("order.placed", 1, {"customer_id": "cust_demo", "amount_minor": 2500, "currency": "EUR"})
+RESERVED: Told = ("stock.reserved", 1, {})
+CHARGED: Told = ("payment.charged", 1, {"amount_minor": 2500})
+ASKED: Told = ("order.cancellation_requested", 2, {"reason": "CUSTOMER"})
 
 
 @pytest.mark.parametrize(
@@ -53,7 +55,7 @@ ASKED = ("order.cancellation_requested", 2, {"reason": "CUSTOMER"})
     ],
 )  # fmt: skip
 def test_an_order_waits_for_whoever_owes_the_next_event(
-    facts: tuple[tuple[str, int, Mapping[str, object]], ...], status: str, waits_for: str, what: str
+    facts: tuple[Told, ...], status: str, waits_for: str, what: str
 ) -> None:
     """Each stretch of the saga has the one who is to speak next, and the event that is owed."""
     order = heard(*facts)
@@ -66,7 +68,7 @@ def test_an_order_waits_for_whoever_owes_the_next_event(
 
 def test_the_order_of_hearing_changes_nothing() -> None:
     """Topics are read in any order: what an order is follows from the facts alone."""
-    facts = (PLACED, RESERVED, CHARGED, ASKED, ("order.cancelled", 3, {"reason": "CUSTOMER"}))
+    facts: tuple[Told, ...] = (PLACED, RESERVED, CHARGED, ASKED, ("order.cancelled", 3, {"reason": "CUSTOMER"}))
     told = {(order.status, order.reason, order.final) for order in (heard(*one) for one in permutations(facts))}
 
     assert told == {("CANCELLED", "CUSTOMER", True)}
@@ -89,9 +91,7 @@ def test_what_is_parked_is_said_before_what_is_owed() -> None:
 
 def test_a_hostile_body_is_no_error() -> None:
     """Whatever a body holds instead of what was meant, an order stands somewhere."""
-    order = heard(
-        ("order.placed", 1, {"amount_minor": "many", "lines": 7, "customer_id": None}),
-        ("order.cancelled", 2, {"reason": 5}),
-    )
+    placed = {"amount_minor": "many", "lines": 7, "customer_id": None}
+    order = heard(("order.placed", 1, placed), ("order.cancelled", 2, {"reason": 5}))
 
     assert (order.status, order.reason, order.facts["order.placed"].number("amount_minor")) == ("CANCELLED", None, None)

@@ -40,10 +40,7 @@ def spans_of(body: bytes) -> list[Span]:
 
 
 def _span(raw: bytes, resource: dict[str, Any]) -> Span:
-    kept: dict[int, int | bytes] = {}
-    for number, value in _fields(raw):
-        if number != ATTRIBUTES:
-            kept[number] = value  # noqa: PERF403 - the last of each
+    kept = {number: value for number, value in _fields(raw) if number != ATTRIBUTES}
     attributes = _attributes(raw, ATTRIBUTES)
     trace_id, span_id, parent = (_bytes(kept.get(number)).hex() for number in (1, 2, 4))
     if len(trace_id) != 32 or len(span_id) != 16:  # noqa: PLR2004 - hexadecimal digits of 16 and 8 bytes
@@ -69,7 +66,7 @@ def _attributes(raw: bytes, number: int) -> dict[str, Any]:
     return found
 
 
-def _value(raw: bytes, depth: int = 0) -> Any:  # noqa: ANN401, PLR0911 - an AnyValue, a kind each
+def _value(raw: bytes, depth: int = 0) -> Any:  # noqa: ANN401, PLR0911 - an AnyValue, a return a kind
     if depth > DEPTH_MAX:
         raise NoSpansError
     for number, value in _fields(raw):
