@@ -42,7 +42,7 @@ jaeger: setup ## build the local Jaeger from its Go modules (minutes, once; need
 promtool: setup ## build Prometheus' promtool from its Go modules, for the tests of the alerts (minutes, once; needs Go)
 	@$(RUN) -c "from quadrille_cli.stack.servers import promtool; promtool.main()"
 
-saga: setup ## write docs/saga.md from the handlers' signatures
+saga: setup ## write the generated pages: saga, proofs, metrics, AsyncAPI
 	@$(RUN) -m quadrille_cli saga
 
 format: setup ## format the sources

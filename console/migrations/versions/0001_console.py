@@ -51,8 +51,13 @@ CREATE TABLE span (
 CREATE TABLE trace (
   trace_id text PRIMARY KEY, number bigint GENERATED ALWAYS AS IDENTITY UNIQUE,
   heard_at timestamptz NOT NULL DEFAULT clock_timestamp());
+CREATE TABLE alert (
+  alert text PRIMARY KEY, kind text NOT NULL, "open" bool NOT NULL, severity int NOT NULL, number int NOT NULL,
+  summary text NOT NULL, since timestamptz NOT NULL, at timestamptz NOT NULL, order_id text, told jsonb NOT NULL,
+  busy text[] NOT NULL) WITH (fillfactor = 60);
+CREATE INDEX ON alert (at) WHERE NOT "open";
 GRANT SELECT, INSERT, DELETE ON event, span, trace TO app;
-GRANT SELECT, INSERT, UPDATE, DELETE ON order_view, failure TO app;
+GRANT SELECT, INSERT, UPDATE, DELETE ON order_view, failure, alert TO app;
 """
 
 

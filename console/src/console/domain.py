@@ -329,11 +329,12 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Keeping:
-    """How much is kept."""
+    """How much is kept, and who is told."""
 
     age: timedelta = timedelta(days=7)
     events: int = 2_000_000
     traces: int = 10_000
+    targets: Mapping[str, int] = field(default_factory=dict)  # who is told of alerts, from which severity on
 
 
 @dataclass(frozen=True)
@@ -344,4 +345,5 @@ class Shown:
     orders: Rows[str, Order]
     failures: Rows[tuple[str, str], Failure]
     spans: Rows[tuple[str, str], Span]
+    alerts: Rows[str, Any] = field(default_factory=lambda: Rows((), {}))
     rules: Keeping = Keeping()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
+from console.alerts import domain as alerts
 from console.domain import TAKES_PART, Fact, Failure, Order, Shown, Span, state_of
 from console.reading import fact_of, input_of, name_of, stored
 from quadrille import AnyRecord, Command, HandlerRegistry, Reply
@@ -13,6 +15,7 @@ TOPICS = (
     *(f"{service}.dead-letters" for service in TAKES_PART),
     "saga.audit", "ops.events",
 )  # fmt: skip
+Telling: TypeAlias = tuple[alerts.SendAlert, ...]
 on = HandlerRegistry("console", Shown)
 
 
@@ -32,12 +35,12 @@ class SpansKept(Reply):
 
 
 @on.records(*TOPICS)
-def take(record: AnyRecord, shown: Shown) -> None:
-    """Keep a record as it came; one that could be read is a fact of its order."""
+def take(record: AnyRecord, shown: Shown) -> Telling:
+    """Keep a record as it came; one that could be read is a fact of its order, and may be told to those outside."""
     if shown.events.get(record.id) is None:
         shown.events.put(record.id, stored(record))
     if (fact := fact_of(record)) is None:
-        return
+        return alerts.note(record, None, shown.alerts, shown.rules.targets)
     order = shown.orders.get(record.key) or Order(record.key)
     if failed := input_of(fact):
         _note_failure(record.key, failed, fact, shown)
@@ -45,6 +48,19 @@ def take(record: AnyRecord, shown: Shown) -> None:
     else:
         order = order.hears(name_of(fact), fact, record.trace_id)
     shown.orders.put(record.key, order)
+    return alerts.note(record, order, shown.alerts, shown.rules.targets)
+
+
+@on.answer
+def note_told(taken: alerts.AlertTaken, shown: Shown) -> Telling:
+    """A target was told; it is told what has changed meanwhile."""
+    return alerts.go_on(taken, shown.alerts, shown.rules.targets)
+
+
+@on.answer
+def note_refused(refused: alerts.AlertRefused, shown: Shown) -> Telling:
+    """A target could not be told; it is told what has changed meanwhile."""
+    return alerts.go_on(refused, shown.alerts, shown.rules.targets)
 
 
 @on.command

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from console import store
+from console.alerts import gateway
 from console.domain import Keeping
 from console.handlers import on
 from console.settings import ConsoleSettings
@@ -10,12 +11,21 @@ from quadrille.app import Program, ProjectedTable, Projection
 
 
 def rules(settings: ConsoleSettings) -> Keeping:
-    """Return how much is kept."""
-    return Keeping(settings.keep, settings.keep_events, settings.keep_traces)
+    """Return how much is kept, and who is told of alerts."""
+    told = {target.name: target.least for target in settings.told.values()}
+    return Keeping(settings.keep, settings.keep_events, settings.keep_traces, told)
+
+
+def notifier(settings: ConsoleSettings) -> gateway.Notifier:
+    """Return the way to those who are told of alerts."""
+    return gateway.Notifier(settings.told, settings.public_base, loopback=settings.alert_loopback)
 
 
 TIMELINE = Projection(
     "timeline",
     {"order_view": ProjectedTable("order_id", without=("changed_at",)), "failure": ProjectedTable("order_id")},
 )
-PROGRAM = Program(on, store, api="console.api:make", rules=rules, projections=(TIMELINE,))
+PROGRAM = Program(
+    on, store, api="console.api:make", outside=gateway.outside, client=notifier, rules=rules,
+    projections=(TIMELINE,),
+)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field, PlainSerializer
+from pydantic import BeforeValidator, Field, PlainSerializer, field_validator
 
-from quadrille.app import Duration, Settings, Url
+from console.alerts.targets import Target, targets_of
+from quadrille.app import Duration, Hidden, Secret, Settings, Url
 
 
 def _named(text: object) -> object:
@@ -34,6 +35,8 @@ class ConsoleSettings(Settings):
 
     ``ops`` are the ops ports whose health is shown, by ``<service>-<role>``; ``apis`` the services' own APIs, asked for
     what their events do not say; ``keep`` and ``keep_events`` bound what is kept of events, ``keep_traces`` of traces.
+    ``alert_targets`` are the webhooks that are told of alerts, a line each (``alerts/targets.py``), secret for their
+    keys: ALERT_TARGETS_FILE names a file with them. ``alert_loopback`` lets them be on this machine.
     """
 
     ops: Addresses = Field(default_factory=dict)
@@ -41,6 +44,19 @@ class ConsoleSettings(Settings):
     keep: Duration = Field(timedelta(days=7), ge=timedelta(minutes=1))
     keep_events: int = Field(2_000_000, ge=1_000)
     keep_traces: int = Field(10_000, ge=10)
+    alert_targets: Hidden = Secret("")
+    alert_loopback: bool = False
+
+    @field_validator("alert_targets")
+    @classmethod
+    def _understood(cls, value: Secret) -> Secret:
+        targets_of(str(value))
+        return value
+
+    @property
+    def told(self) -> dict[str, Target]:
+        """The targets of alerts, by name."""
+        return targets_of(str(self.alert_targets))
 
 
 SETTINGS = ConsoleSettings

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from console.alerts import store as alerts
 from console.domain import Fact, Failure, Order, Shown, Span, Stored
 from console.handlers import KeepSpans
 from console.reading import fact_of, input_of, is_order
@@ -88,7 +89,8 @@ def load(tx: Tx, messages: Sequence[Message]) -> Shown:
     failures = {(row[0], row[1]): Failure(*row) for row in failed}
     named = sorted({(span.trace_id, span.span_id) for span in spans})
     there = {(row[0], row[1]): DRAWN for row in tx.execute(SPANS, _columns(named))} if named else {}
-    return Shown(Rows(ids, seen), Rows(keys, orders), Rows(inputs, failures), Rows(named, there))
+    told = alerts.load(tx, messages)
+    return Shown(Rows(ids, seen), Rows(keys, orders), Rows(inputs, failures), Rows(named, there), told)
 
 
 def save(tx: Tx, work: Shown) -> None:
@@ -104,6 +106,7 @@ def save(tx: Tx, work: Shown) -> None:
     for one in work.failures.changed:
         row = _failure_row(one)
         tx.execute(SET_FAILURE, [*row[3:7], *row[8:], *row[:2]])
+    alerts.save(tx, work.alerts)
     if spans := work.spans.added:
         _save_spans(tx, spans, work.rules.traces)
     if added:

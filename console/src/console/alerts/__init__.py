@@ -1,0 +1,1 @@
+"""Alerts: what operators must know, told to webhooks outside; each change once, in order, until it is over."""
