@@ -186,6 +186,7 @@ def _worker(name: str, found: Settings, stop: threading.Event) -> None:
     from quadrille.ops.parked import ParkedRoutes  # noqa: PLC0415 - the worker's alone
     from quadrille.ops.replays import ReplayRoutes  # noqa: PLC0415 - the worker's alone
     from quadrille.replay.manager import Replays  # noqa: PLC0415 - the worker's alone
+    from quadrille.replay.parked_bulk import ParkedBulk  # noqa: PLC0415 - as above
 
     program = _program(name)
     service, codec = _service(program, found)
@@ -201,15 +202,16 @@ def _worker(name: str, found: Settings, stop: threading.Event) -> None:
         "assignment": worker.assigned,
         "progress": worker.progressing,
     }
-    replays = Replays(context)
+    replays, bulk = Replays(context), ParkedBulk(context)
     routes = {
         **actions.routes(program.operators, context, "worker"),
-        **ReplayRoutes(replays).routes(),
-        **ParkedRoutes(context).routes(),
+        **ReplayRoutes(replays, bulk).routes(),
+        **ParkedRoutes(bulk).routes(),
     }
     with (
         tally or nullcontext(),
         replays,
+        bulk,
         server.serve(
             found.ops_bind,
             name,

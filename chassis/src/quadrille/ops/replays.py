@@ -16,7 +16,7 @@ from quadrille.messages import Infrastructure
 from quadrille.ops.routes import OpsRequest, OpsResponse, OpsRoutes
 from quadrille.processing.outbox import announce
 from quadrille.replay import operations
-from quadrille.replay.manager import KIND, Replays
+from quadrille.replay.manager import KIND, OperationManager, Replays
 from quadrille.replay.operations import Operation
 from quadrille.replay.plan import DryRunRequest, LiveRunRequest, ReplayPlan, freeze, plan_of
 from quadrille.replay.report import report_of
@@ -37,11 +37,23 @@ TURNS = {
 ONE_AT_A_TIME = "SELECT pg_advisory_xact_lock(%b)"
 
 
-class ReplayRoutes:
-    """The routes by which replays are asked for; they are carried out by ``Replays``, in whichever worker."""
+def alone(tx: Tx, kind: str) -> None:
+    """Refuse while another operation of this kind runs in this service."""
+    tx.execute(ONE_AT_A_TIME, [lock_key(kind)])
+    if running := operations.under_way(tx, kind):
+        what = "Replay" if kind == KIND else "Operation"
+        refuse("operation-refused", f"{what} {running[0]} is running: pause or cancel it, or wait.", rule="RUNNING")
 
-    def __init__(self, replays: Replays) -> None:
+
+class ReplayRoutes:
+    """The routes by which replays are asked for, and every long action is turned; managers carry them out.
+
+    ``others`` are the managers of what else goes on for long here.
+    """
+
+    def __init__(self, replays: Replays, *others: OperationManager) -> None:
         self.replays, self.service, self.context = replays, replays.service, replays.context
+        self._managers = replays, *others
         self._topics: Topics | None = None
 
     def routes(self) -> OpsRoutes:
@@ -60,7 +72,7 @@ class ReplayRoutes:
             request = asked.read(DryRunRequest)
             plan = self._frozen(tx, request)
             with tx.transaction():
-                self._alone(tx)
+                alone(tx, KIND)
                 made = operations.new(uuid7(), KIND, plan.document(), asked.actor, asked.reason)
                 operations.add(tx, made)
         self.replays.wake()
@@ -81,7 +93,7 @@ class ReplayRoutes:
         if planned is None or planned.kind != KIND or plan_of(planned.plan).mode != "dry":
             refuse("not-found", "There is no such plan here: plans belong to the service they were made for.")
         with tx.transaction():
-            self._alone(tx)
+            alone(tx, KIND)
             made = operations.new(uuid7(), KIND, _live(planned, request).document(), asked.actor, asked.reason)
             operations.add(tx, made)
             self._tell_start(tx, made)
@@ -89,12 +101,6 @@ class ReplayRoutes:
             audit.record(tx, audit.Action(asked.actor, "replay", str(made.id), asked.reason, seen, {"plan": made.plan}))
         self.replays.wake()
         return OpsResponse(202, made.document(self.service.name))
-
-    def _alone(self, tx: Tx) -> None:
-        """Refuse while another replay of this service runs."""
-        tx.execute(ONE_AT_A_TIME, [lock_key(KIND)])
-        if running := operations.under_way(tx, KIND):
-            refuse("operation-refused", f"Replay {running[0]} is running: pause or cancel it, or wait.", rule="RUNNING")
 
     def _tell_start(self, tx: Tx, made: Operation) -> None:
         plan = plan_of(made.plan)
@@ -132,18 +138,19 @@ class ReplayRoutes:
                 if there.state == wanted:
                     return OpsResponse(200, there.document(self.service.name))
                 if wanted == "RUNNING":
-                    self._alone(tx)
+                    alone(tx, there.kind)
                 turned = operations.turn(tx, identity, states, wanted)
                 if turned is None:
                     detail = f"This operation is {there.state}: there is nothing to {verb}."
                     refuse("operation-refused", detail, rule="ENDED")
-                if wanted == "CANCELLED" and plan_of(turned.plan).mode == "live":
+                if wanted == "CANCELLED" and turned.kind == KIND and plan_of(turned.plan).mode == "live":
                     tell_end(tx, self.service, replace(turned, actor=asked.actor), report_of(turned.progress))
                 action = audit.Action(asked.actor, f"operation-{verb}", str(identity), asked.reason)
                 audit.record(
                     tx, replace(action, before={"state": there.state}, after=turned.document(self.service.name))
                 )
-            self.replays.wake()
+            for manager in self._managers:
+                manager.wake()
             return OpsResponse(200, turned.document(self.service.name))
 
         return turn

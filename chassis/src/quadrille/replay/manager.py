@@ -1,6 +1,6 @@
-"""Replay manager: replays of a service, asked for over the ops port, carried out by whichever worker has the lock.
+"""Managers of long actions, asked for over the ops port, carried out by whichever worker of the service has the lock.
 
-A worker that is killed leaves its replay RUNNING; it goes on by itself as soon as a worker looks: this one after its
+A worker that is killed leaves its operation RUNNING; it goes on by itself as soon as a worker looks: this one after its
 restart, or another one within ``LOOK_SECONDS``. Only a pause, a cancel or a failure ends it before its end.
 """
 
@@ -10,7 +10,7 @@ import threading
 from contextlib import closing
 from dataclasses import replace
 from types import TracebackType
-from typing import Self
+from typing import ClassVar, Self
 from uuid import UUID
 
 import structlog
@@ -24,7 +24,7 @@ from quadrille.messages import Event
 from quadrille.observability.logs import ThrottledLog
 from quadrille.replay import operations
 from quadrille.replay.fence import Effects, Fence, effects_of
-from quadrille.replay.operations import Advance
+from quadrille.replay.operations import Advance, Operation
 from quadrille.replay.plan import plan_of
 from quadrille.replay.runner import RangeReader, RecordsGoneError, Replay
 from quadrille.service import Tx
@@ -36,22 +36,24 @@ MINE = "SELECT pg_try_advisory_lock(%b)"
 log = structlog.get_logger()
 
 
-class Replays:
-    """What an operator may ask of one service, and the thread that does it while the block lasts.
+class OperationManager:
+    """What an operator may ask of one service, of one ``kind``, and the thread that does it while the block lasts."""
 
-    ``effects`` are what the service's events lead to; without them they are read from what its wheel carries.
-    """
+    kind: ClassVar[str]
 
-    def __init__(self, context: ProcessContext, effects: Effects | None = None) -> None:
+    def __init__(self, context: ProcessContext) -> None:
         self._stop, self._woken = threading.Event(), threading.Event()
         self.service, self.context = context.service, replace(context, stop=self._stop)
-        self._reader = RecordDeserializer(self.service.on.consumes(Event), context.decoder)
-        self._effects = effects or effects_of(self.service.name)
+        self.reader = RecordDeserializer(self.service.on.consumes(Event), context.decoder)
         self._troubles = ThrottledLog()
-        self._thread = threading.Thread(target=self._run, name="replays")
+        self._thread = threading.Thread(target=self._run, name=f"{self.kind}s")
+
+    def do(self, tx: Tx, found: Operation) -> None:
+        """Carry an operation out, from wherever its row says it is; raises Interrupted when it is not ours any more."""
+        raise NotImplementedError
 
     def __enter__(self) -> Self:
-        """Begin to look for what is to be replayed."""
+        """Begin to look for what is to be done."""
         self._thread.start()
         return self
 
@@ -70,35 +72,31 @@ class Replays:
             self._woken.clear()
             try:
                 with closing(self.context.connect()) as tx:
-                    for identity in operations.under_way(tx, KIND):
+                    for identity in operations.under_way(tx, self.kind):
                         self._carry_out(tx, identity)
             except operations.Interrupted:
                 continue
             except RETRIABLE as trouble:
-                self._troubles.warn("replays wait", type(trouble).__name__)
+                self._troubles.warn(f"{self.kind}s wait", type(trouble).__name__)
                 self._stop.wait(REST_SECONDS)
                 continue
             self._woken.wait(LOOK_SECONDS)
 
     def _carry_out(self, tx: Tx, identity: UUID) -> None:
         """Carry an operation out if no other worker does; the lock goes with the connection."""
-        row = tx.execute(MINE, [lock_key(f"replay:{identity}")]).fetchone()
+        row = tx.execute(MINE, [lock_key(f"{self.kind}:{identity}")]).fetchone()
         found = operations.read(tx, identity)
         if not (row and row[0]) or found is None or found.state != "RUNNING":
             return
-        plan = plan_of(found.plan)
-        with closing(
-            RangeReader(self.context.settings.kafka_bootstrap, f"{self.service.name}.replay.{identity}")
-        ) as tape:
-            try:
-                Replay(self.context, self._reader, tx, found, Fence(self._effects, plan.allow_effects)).run(tape)
-            except operations.Interrupted:
+        try:
+            self.do(tx, found)
+        except operations.Interrupted:
+            raise
+        except Exception as bug:
+            if isinstance(bug, RETRIABLE) and not sqlstate.blames_input(bug):
                 raise
-            except Exception as bug:
-                if isinstance(bug, RETRIABLE) and not sqlstate.blames_input(bug):
-                    raise
-                log.exception("replay failed", operation_id=str(identity), error_class=type(bug).__name__)
-                self._fail(identity, "past retention" if isinstance(bug, RecordsGoneError) else type(bug).__name__)
+            log.exception("operation failed", operation_id=str(identity), error_class=type(bug).__name__)
+            self._fail(identity, "past retention" if isinstance(bug, RecordsGoneError) else type(bug).__name__)
 
     def _fail(self, identity: UUID, why: str) -> None:
         """Note on a connection of its own that nothing more will come of it until a person resumes it."""
@@ -108,3 +106,20 @@ class Replays:
                 step = int(found.progress["step"])
                 made = {**found.progress, "step": step + 1, "failure": why}
                 operations.advance(tx, identity, step, Advance(made, "FAILED"))
+
+
+class Replays(OperationManager):
+    """Replays of a service; ``effects`` are what its events lead to, without them read from what its wheel carries."""
+
+    kind = KIND
+
+    def __init__(self, context: ProcessContext, effects: Effects | None = None) -> None:
+        super().__init__(context)
+        self._effects = effects or effects_of(self.service.name)
+
+    def do(self, tx: Tx, found: Operation) -> None:
+        """Read again what the plan names."""
+        bootstrap, group = self.context.settings.kafka_bootstrap, f"{self.service.name}.replay.{found.id}"
+        fence = Fence(self._effects, plan_of(found.plan).allow_effects)
+        with closing(RangeReader(bootstrap, group)) as tape:
+            Replay(self.context, self.reader, tx, found, fence).run(tape)
