@@ -15,7 +15,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from quadrille.ops.evidence import held
     from quadrille.ops.gauges import GaugeLook
     from quadrille.processing.telemetry import Meter, SagaOutcome, SagaOutcomes
-    from quadrille.replay.manager import Replays
     from quadrille.replay.projection import ProjectedTable, Projection
     from quadrille.web.problems import refuse, register
 else:  # a relay has no operators' actions
@@ -212,7 +211,6 @@ def _worker(name: str, found: Settings, stop: threading.Event) -> None:
     from quadrille.consumer.worker import Worker, WorkerRole  # noqa: PLC0415 - as above
     from quadrille.db.connection import connection  # noqa: PLC0415 - as above
     from quadrille.ops import gauges  # noqa: PLC0415 - the worker's alone
-    from quadrille.replay.manager import Replays  # noqa: PLC0415 - as above
 
     program = _program(name)
     service, codec = _service(program, found)
@@ -224,10 +222,10 @@ def _worker(name: str, found: Settings, stop: threading.Event) -> None:
     looks = (gauges.outbox, gauges.heartbeats(name), *program.gauges)
     worker = WorkerRole(lambda: Worker(context))
     checks = _worker_checks(worker, found, codec)
-    replays = Replays(context, projections=program.projections)
+    routes, managers = _worker_routes(program, context, worker)
     with (
         tally or nullcontext(),
-        replays,
+        managers,
         gauges.Gauges(connect, looks, found),
         server.serve(
             found.ops_bind,
@@ -235,7 +233,7 @@ def _worker(name: str, found: Settings, stop: threading.Event) -> None:
             "worker",
             checks,
             found.shown(),
-            routes=_worker_routes(program, context, worker, replays),
+            routes=routes,
             warns={**_degraded(found), "outside": lambda: breaker_closed(client)},
             draining=stop.is_set,
         ),
@@ -244,19 +242,30 @@ def _worker(name: str, found: Settings, stop: threading.Event) -> None:
     spans.stop()
 
 
-def _worker_routes(program: Program[Any], context: ProcessContext, worker: WorkerRole, replays: Replays) -> OpsRoutes:
-    """Return what a worker's ops port answers beside health: actions, replays, what is parked, evidence of a key."""
+def _worker_routes(
+    program: Program[Any], context: ProcessContext, worker: WorkerRole
+) -> tuple[OpsRoutes, AbstractContextManager[object]]:
+    """Return what a worker's ops port answers beside health, and the threads that carry long actions out.
+
+    Operators' actions, replays, what is parked, evidence of a key.
+    """
     from quadrille.ops import actions  # noqa: PLC0415 - the worker's and the api's
     from quadrille.ops.evidence import EvidenceRoutes  # noqa: PLC0415 - the worker's alone
     from quadrille.ops.parked import ParkedRoutes  # noqa: PLC0415 - as above
     from quadrille.ops.replays import ReplayRoutes  # noqa: PLC0415 - as above
+    from quadrille.replay.manager import Replays, Shadows  # noqa: PLC0415 - as above
+    from quadrille.replay.parked_bulk import ParkedBulk  # noqa: PLC0415 - as above
 
+    replays, shadows, bulk = Replays(context), Shadows(context, program.projections), ParkedBulk(context)
+    managers = ExitStack()
+    for manager in (replays, bulk, *((shadows,) if program.projections else ())):
+        managers.enter_context(manager)
     return {
         **actions.routes(program.operators, context, "worker"),
-        **ReplayRoutes(replays).routes(),
-        **ParkedRoutes(context).routes(),
+        **ReplayRoutes(replays, shadows, bulk).routes(),
+        **ParkedRoutes(bulk).routes(),
         **EvidenceRoutes(context, program.look, worker.ends).routes(),
-    }
+    }, managers
 
 
 def _api(name: str, found: Settings, stop: threading.Event) -> None:
@@ -297,7 +306,6 @@ def _all(name: str, found: Settings, stop: threading.Event) -> None:
     """Run api and worker in one process, for a service that says nothing to the world: it has no relay."""
     from quadrille.consumer.worker import Worker, WorkerRole  # noqa: PLC0415 - not the relay's
     from quadrille.db.connection import connection  # noqa: PLC0415 - as above
-    from quadrille.replay.manager import Replays  # noqa: PLC0415 - as above
     from quadrille.web.server import serve  # noqa: PLC0415 - as above
 
     program = _program(name)
@@ -313,9 +321,9 @@ def _all(name: str, found: Settings, stop: threading.Event) -> None:
         "api": lambda: _listens(found.api_bind),
     }
     warns: dict[str, Check] = {"parked": lambda: nothing_parked(found.database_url)}
-    replays = Replays(context, projections=program.projections)
-    routes = {**api_routes(program, context), **_worker_routes(program, context, worker, replays)}
-    with replays, server.serve(found.ops_bind, name, "all", checks, found.shown(), routes=routes, warns=warns):
+    workers, managers = _worker_routes(program, context, worker)
+    routes = {**api_routes(program, context), **workers}
+    with managers, server.serve(found.ops_bind, name, "all", checks, found.shown(), routes=routes, warns=warns):
         working = _Beside(worker.run, stop)
         serve(app, found.api_bind, stop)
         working.end()

@@ -18,11 +18,15 @@ from quadrille.messages import Message, to_json
 from quadrille.observability.tracing import Spans
 from quadrille.ops import server as ops
 from quadrille.ops.parked import ParkedRoutes
+from quadrille.ops.replays import ReplayRoutes
 from quadrille.processing.envelope import Duplicate, Envelope, Handled, Record, Unreadable
+from quadrille.replay.fence import Effects
+from quadrille.replay.manager import Replays
+from quadrille.replay.parked_bulk import ParkedBulk
 from quadrille.settings import Settings
 from quadrille.testing.in_memory import PlainCodec
 from tests.chassis.support import sample_service
-from tests.chassis.support.database import Database, chained, envelope_of
+from tests.chassis.support.database import Database, chained, envelope_of, wait_until
 from tests.chassis.support.records import record_headers
 from tests.chassis.support.sample_messages import (
     BeginTasting,
@@ -55,7 +59,9 @@ def port(db: Database, rules: Rules) -> Iterator[Ask]:
         Settings.model_validate(NOWHERE), sample_service.service(rules=rules), db.connect, Spans.disabled(),
         decoder=PlainCodec(),
     )  # fmt: skip
-    with ops.serve("127.0.0.1:0", "pantry", "worker", {}, routes=ParkedRoutes(context).routes()) as server:
+    bulk = ParkedBulk(context)
+    routes = {**ReplayRoutes(Replays(context, Effects({})), bulk).routes(), **ParkedRoutes(bulk).routes()}
+    with bulk, ops.serve("127.0.0.1:0", "pantry", "worker", {}, routes=routes) as server:
 
         def ask(method: str, path: str, body: object = None) -> tuple[int, Any]:
             line = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=60)
@@ -341,3 +347,109 @@ def test_a_request_names_one_thing(db: Database, mended: Ask, body: dict[str, ob
     park(db, BreadOrdered("o-1", mode=Mode.UNLUCKY))
     assert mended("POST", "/ops/parked/redrive", {**WHY, **body})[0] == 422
     assert mended("POST", "/ops/parked/redrive", {"id": "o-1"})[0] == 422
+
+
+def group_of(db: Database, many: int) -> str:
+    """Park so many orders that fail alike, given up, and return their group."""
+    park(db, *(BreadOrdered(f"o-{n}", mode=Mode.UNLUCKY) for n in range(many)))
+    db.rows("UPDATE parked SET state = 'DEAD', retries = 3, retry_at = NULL")
+    db.rows("UPDATE level SET available = 10000")
+    return str(db.one("SELECT DISTINCT fingerprint FROM parked"))
+
+
+def rests(ask: Ask, operation: str, states: tuple[str, ...] = ("DONE", "PAUSED")) -> Any:  # noqa: ANN401 - a document
+    """Return an operation once it goes no further."""
+    wait_until(lambda: ask("GET", f"/ops/operations/{operation}")[1]["state"] in states, what=str(states))
+    return ask("GET", f"/ops/operations/{operation}")[1]
+
+
+def begin(ask: Ask, verb: str, group: str, **more: object) -> Any:  # noqa: ANN401 - a document
+    """Look, then ask for what was seen; return the operation."""
+    limit = {"limit": more["limit"]} if "limit" in more else {}
+    _, seen = ask("POST", f"/ops/parked/{verb}", {**WHY, "group": group, **limit, "dry_run": True})
+    body = {**WHY, "group": group, "selection": seen["selection"], "rate": 1000, **more}
+    status, document = ask("POST", f"/ops/parked/{verb}", body)
+    assert status == 202, document
+    return document
+
+
+def test_a_group_is_redriven_at_a_rate_with_its_progress(db: Database, mended: Ask) -> None:
+    """A dry run changes nothing; then each of the frozen selection goes through, with a row of the audit each."""
+    group = group_of(db, 12)
+    _, seen = mended("POST", "/ops/parked/redrive", {**WHY, "group": group, "dry_run": True})
+    assert (seen["records"], seen["orders"], db.emitted(), audited(db)) == (12, 12, [], [])
+
+    made = begin(mended, "redrive", group)
+    done = rests(mended, made["operation_id"])
+
+    assert (done["state"], done["progress"]["outcomes"]) == ("DONE", {"DONE": 12})
+    assert sorted(db.emitted()) == sorted(("loaves.held", f"o-{n}") for n in range(12))
+    actions = [action for action, _, _ in audited(db)]
+    assert actions == ["parked-redrive-many", *["parked-redrive"] * 12, "parked-redrive-end"]
+
+
+def test_a_limit_takes_the_oldest(db: Database, mended: Ask) -> None:
+    """Of a group only so many are done, the oldest first; the others stay as they are."""
+    made = begin(mended, "redrive", group_of(db, 6), limit=2)
+    rests(mended, made["operation_id"])
+
+    assert sorted(db.emitted()) == [("loaves.held", "o-0"), ("loaves.held", "o-1")]
+    assert len(db.parked()) == 4
+
+
+def test_a_selection_that_changed_is_refused(db: Database, mended: Ask) -> None:
+    """What was looked at is what is done: one more or one less and a person must look again."""
+    group = group_of(db, 3)
+    _, seen = mended("POST", "/ops/parked/redrive", {**WHY, "group": group, "dry_run": True})
+    mended("POST", "/ops/parked/redrive", {**WHY, "order_id": "o-1"})
+
+    body = {**WHY, "group": group, "selection": seen["selection"]}
+    status, problem = mended("POST", "/ops/parked/redrive", body)
+    assert (status, problem["rule"]) == (409, "SELECTION_CHANGED")
+    assert mended("POST", "/ops/parked/redrive", {**WHY, "group": group})[0] == 422
+    assert len(db.emitted()) == 1
+
+
+def test_too_many_failures_stop_it_until_a_person_resumes(db: Database, broken: Ask) -> None:
+    """With the handler still broken it stops at the fifth; resumed it looks at five more, and says how far it is."""
+    made = begin(broken, "redrive", group_of(db, 12), stop_at=50)
+    found = rests(broken, made["operation_id"])
+    assert (found["state"], found["progress"]["tried"], found["progress"]["outcomes"]) == ("PAUSED", 5, {"PARKED": 5})
+    assert found["progress"]["failure"].startswith("5 of 5 failed")
+
+    broken("POST", f"/ops/operations/{made['operation_id']}/resume", WHY)
+    wait_until(lambda: broken("GET", f"/ops/operations/{made['operation_id']}")[1]["progress"]["tried"] == 10)
+    found = rests(broken, made["operation_id"])
+    broken("POST", f"/ops/operations/{made['operation_id']}/cancel", WHY)
+    assert broken("GET", f"/ops/operations/{made['operation_id']}")[1]["state"] == "CANCELLED"
+    assert db.rows("SELECT attempts, count(*)::int FROM parked GROUP BY 1 ORDER BY 1") == [(1, 2), (2, 10)]
+
+
+def test_it_pauses_and_goes_on_with_another_worker_exactly_there(db: Database, mended: Ask) -> None:
+    """Paused between two inputs; resumed by whichever worker: each is handled once."""
+    made = begin(mended, "redrive", group_of(db, 20), rate=5.0)
+    path = f"/ops/operations/{made['operation_id']}"
+    wait_until(lambda: mended("GET", path)[1]["progress"].get("tried", 0) >= 2)
+    mended("POST", f"{path}/pause", WHY)
+    at = mended("GET", path)[1]["progress"]["tried"]
+    assert (len(db.emitted()), mended("GET", path)[1]["state"]) == (at, "PAUSED")
+
+    db.rows("UPDATE operation SET plan = jsonb_set(plan, '{rate}', '1000')")
+    for ask in port(db, Rules(frozenset(Mode), patient=True)):
+        ask("POST", f"{path}/resume", WHY)
+        assert rests(ask, made["operation_id"])["progress"]["outcomes"] == {"DONE": 20}
+    assert len(db.emitted()) == 20
+
+
+def test_a_group_is_discarded_and_one_at_a_time_runs(db: Database, mended: Ask) -> None:
+    """Each discard is told and undoable; while an operation runs no other one of its kind is begun."""
+    group = group_of(db, 4)
+    made = begin(mended, "discard", group, rate=0.001)
+    _, seen = mended("POST", "/ops/parked/redrive", {**WHY, "group": group, "dry_run": True})
+    body = {**WHY, "group": group, "selection": seen["selection"]}
+    assert mended("POST", "/ops/parked/redrive", body)[1]["rule"] in ("RUNNING", "SELECTION_CHANGED")
+    mended("POST", f"/ops/operations/{made['operation_id']}/cancel", WHY)
+
+    rests(mended, begin(mended, "discard", group)["operation_id"])
+    assert db.rows("SELECT DISTINCT state FROM parked") == [("DISCARDED",)]
+    assert db.one("SELECT count(*) FROM outbox WHERE type = 'input.discarded'") == 4

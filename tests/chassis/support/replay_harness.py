@@ -13,7 +13,7 @@ from starlette.routing import compile_path
 from quadrille.ops.replays import ReplayRoutes
 from quadrille.ops.routes import OpsRequest
 from quadrille.replay.fence import Effects
-from quadrille.replay.manager import Replays
+from quadrille.replay.manager import Replays, Shadows
 from quadrille.replay.projection import Projection
 from quadrille.service import Service
 from tests.chassis.support.database import Database, wait_until
@@ -26,8 +26,8 @@ RESTING = {"PLANNED", "DONE", "PAUSED", "FAILED", "CANCELLED"}
 class Rewinder:
     """One service's replays, running; ``since`` is when the test began."""
 
-    def __init__(self, replays: Replays) -> None:
-        self.routes = ReplayRoutes(replays).routes()
+    def __init__(self, replays: Replays, shadows: Shadows) -> None:
+        self.routes = ReplayRoutes(replays, shadows).routes()
         self.since = datetime.now(UTC).isoformat(timespec="milliseconds")
 
     def ask(self, method: str, target: str, **body: object) -> dict[str, Any]:
@@ -70,8 +70,9 @@ def rewinding(
     kitchen: Kitchen, service: Service[Any] | None = None, batch_max: int = 100, projections: Sequence[Projection] = ()
 ) -> Iterator[Rewinder]:
     """Run the replays of the kitchen's service while the block lasts; nothing the pantry says is answered outside."""
-    with Replays(kitchen.context(service, batch_max=batch_max), HARMLESS, projections) as replays:
-        yield Rewinder(replays)
+    context = kitchen.context(service, batch_max=batch_max)
+    with Replays(context, HARMLESS) as replays, Shadows(context, projections) as shadows:
+        yield Rewinder(replays, shadows)
 
 
 def totals(document: dict[str, Any]) -> dict[str, int]:

@@ -5,21 +5,25 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from typing import Literal
+from typing import Literal, NoReturn
 from uuid import UUID
 
 import psycopg
+from pydantic import Field
 
 from quadrille.consumer import parked_view
 from quadrille.consumer.deserializer import RecordDeserializer
 from quadrille.consumer.desk import ParkedDesk, ParkedRuleError
 from quadrille.consumer.parked_view import STATES, AmbiguousError, chosen
-from quadrille.context import ProcessContext
-from quadrille.db import sqlstate
+from quadrille.db import audit, sqlstate
+from quadrille.ids import uuid7
 from quadrille.messages import Event, Infrastructure
+from quadrille.ops.replays import alone
 from quadrille.ops.routes import OpsRequest, OpsResponse, OpsRoutes, Route
 from quadrille.processing.envelope import RedriveOrder
 from quadrille.processing.telemetry import Telemetry
+from quadrille.replay import operations
+from quadrille.replay.parked_bulk import KIND, ParkedBulk, Selection, select
 from quadrille.service import Tx
 from quadrille.web.documents import Document
 from quadrille.web.problems import Problem, refuse
@@ -30,10 +34,27 @@ FILTERS = "type", "error_class", "group", "order_id"
 
 
 class ParkedRequest(Document):
-    """What is asked of parked inputs: one by its id, or those of an order that stand first."""
+    """What is asked of parked inputs: one by its id, those of an order that stand first, or many by what they share.
+
+    Of many a dry run tells the ``selection``; given back, exactly that is done, ``rate`` a second, until ``stop_at``
+    per cent have failed.
+    """
 
     id: str | None = None
     order_id: str | None = None
+    group: str | None = None
+    type: str | None = None
+    error_class: str | None = None
+    limit: int = Field(default=0, ge=0)
+    rate: float = Field(default=20.0, gt=0, le=1000)
+    stop_at: int = Field(default=20, ge=1, le=100)
+    dry_run: bool = False
+    selection: str | None = None
+
+    @property
+    def filters(self) -> dict[str, str | None]:
+        """What a selection of many is made by."""
+        return {"group": self.group, "type": self.type, "error_class": self.error_class}
 
 
 class ParkedRedriveRequest(ParkedRequest):
@@ -43,11 +64,11 @@ class ParkedRedriveRequest(ParkedRequest):
 
 
 class ParkedRoutes:
-    """The routes by which parked inputs are looked at and ended."""
+    """The routes by which parked inputs are looked at and ended; of many ``bulk`` makes an operation."""
 
-    def __init__(self, context: ProcessContext) -> None:
-        self.context, self.service = context, context.service
-        self._reader = RecordDeserializer(self.service.on.consumes(Event), context.decoder)
+    def __init__(self, bulk: ParkedBulk) -> None:
+        self.bulk, self.context, self.service = bulk, bulk.context, bulk.service
+        self._reader = RecordDeserializer(self.service.on.consumes(Event), self.context.decoder)
         self._turn = threading.Lock()  # the reader's horizon is one
 
     def routes(self) -> OpsRoutes:
@@ -82,6 +103,8 @@ class ParkedRoutes:
     def _ending(self, verb: Verb) -> Route:
         def end(asked: OpsRequest) -> OpsResponse:
             wanted = asked.read(ParkedRedriveRequest if verb == "redrive" else ParkedRequest)
+            if any(wanted.filters.values()):
+                return self._many(verb, wanted, asked)
             order = RedriveOrder(asked.actor, asked.reason, getattr(wanted, "accept_old", False))
             with self._turn, self._database() as tx:
                 desk = ParkedDesk(self.service, self._reader, self.context.retention)
@@ -95,6 +118,42 @@ class ParkedRoutes:
             return OpsResponse(200, {"service": self.service.name, "action": verb, "results": told})
 
         return end
+
+    def _many(self, verb: Verb, wanted: ParkedRequest, asked: OpsRequest) -> OpsResponse:
+        """Tell what would be done, or begin to do what was told, if it is still the same."""
+        if wanted.id or wanted.order_id:
+            _invalid("", "Name one, or what many share")
+        with self._database() as tx:
+            found = select(tx, wanted.filters, wanted.limit)
+            records = len(found.ids)
+            told = {"selection": found.mark, "records": records, "orders": found.orders, "behind": found.behind}
+            if wanted.dry_run:
+                return OpsResponse(200, {"service": self.service.name, "action": verb, **told, "ids": found.ids[:20]})
+            if wanted.selection is None:
+                _invalid("/selection", "Ask with dry_run first, then give back the selection it tells")
+            if wanted.selection != found.mark:
+                detail = f"What you looked at has changed: {records} are selected now. Look again, with dry_run."
+                refuse("operation-refused", detail, rule="SELECTION_CHANGED", selection=found.mark)
+            made = self._begun(tx, verb, (wanted, found), asked)
+        self.bulk.wake()
+        return OpsResponse(202, {**made.document(self.service.name), **told})
+
+    def _begun(
+        self, tx: Tx, verb: Verb, what: tuple[ParkedRequest, Selection], asked: OpsRequest
+    ) -> operations.Operation:
+        """Store the operation with its frozen selection and its row in the audit."""
+        wanted, found = what
+        chosen_by = {name: value for name, value in wanted.filters.items() if value}
+        plan = {
+            "mode": verb, **chosen_by, "records": len(found.ids), "rate": wanted.rate, "stop_at": wanted.stop_at,
+            "accept_old": getattr(wanted, "accept_old", False), "ids": list(found.ids),
+        }  # fmt: skip
+        with tx.transaction():
+            alone(tx, KIND)
+            made = operations.new(uuid7(), KIND, plan, asked.actor, asked.reason)
+            operations.add(tx, made)
+            audit.record(tx, audit.Action(asked.actor, f"parked-{verb}-many", str(made.id), asked.reason, None, plan))
+        return made
 
     def _meant(self, tx: Tx, wanted: ParkedRequest) -> list[UUID]:
         """Return the inputs a request names; of an order those that stand first in their lanes."""
@@ -146,5 +205,5 @@ def _problem(refused: ParkedRuleError) -> Problem:
     return Problem("operation-refused", refused.detail, rule=refused.rule, blocker=blocker)
 
 
-def _invalid(pointer: str, message: str) -> None:
+def _invalid(pointer: str, message: str) -> NoReturn:
     refuse("validation-failed", errors=[{"pointer": pointer, "code": "value", "message": message}])

@@ -16,7 +16,7 @@ from quadrille.messages import Infrastructure
 from quadrille.ops.routes import OpsRequest, OpsResponse, OpsRoutes
 from quadrille.processing.outbox import announce
 from quadrille.replay import operations, shadow
-from quadrille.replay.manager import KIND, Replays
+from quadrille.replay.manager import KIND, OperationManager, Replays, Shadows
 from quadrille.replay.operations import Operation
 from quadrille.replay.plan import DryRunRequest, LiveRunRequest, ReplayPlan, ShadowRunRequest, freeze, plan_of
 from quadrille.replay.report import report_of
@@ -37,11 +37,23 @@ TURNS = {
 ONE_AT_A_TIME = "SELECT pg_advisory_xact_lock(%b)"
 
 
-class ReplayRoutes:
-    """The routes by which replays are asked for; they are carried out by ``Replays``, in whichever worker."""
+def alone(tx: Tx, kind: str) -> None:
+    """Refuse while another operation of this kind runs in this service."""
+    tx.execute(ONE_AT_A_TIME, [lock_key(kind)])
+    if running := operations.under_way(tx, kind):
+        what = "Replay" if kind == KIND else "Operation"
+        refuse("operation-refused", f"{what} {running[0]} is running: pause or cancel it, or wait.", rule="RUNNING")
 
-    def __init__(self, replays: Replays) -> None:
+
+class ReplayRoutes:
+    """The routes by which replays are asked for, and every long action is turned; managers carry them out.
+
+    ``others`` are the managers of what else goes on for long here.
+    """
+
+    def __init__(self, replays: Replays, shadows: Shadows, *others: OperationManager) -> None:
         self.replays, self.service, self.context = replays, replays.service, replays.context
+        self._shadows, self._managers = shadows, (replays, shadows, *others)
         self._topics: Topics | None = None
 
     def routes(self) -> OpsRoutes:
@@ -62,7 +74,7 @@ class ReplayRoutes:
             request = asked.read(DryRunRequest)
             plan = self._frozen(tx, request)
             with tx.transaction():
-                self._alone(tx)
+                alone(tx, KIND)
                 made = operations.new(uuid7(), KIND, plan.document(), asked.actor, asked.reason)
                 operations.add(tx, made)
         self.replays.wake()
@@ -81,7 +93,7 @@ class ReplayRoutes:
         if planned is None or planned.kind != KIND or plan_of(planned.plan).mode != "dry":
             refuse("not-found", "There is no such plan here: plans belong to the service they were made for.")
         with tx.transaction():
-            self._alone(tx)
+            alone(tx, KIND)
             made = operations.new(uuid7(), KIND, _live(planned, request).document(), asked.actor, asked.reason)
             operations.add(tx, made)
             self._tell_start(tx, made)
@@ -91,9 +103,9 @@ class ReplayRoutes:
         return OpsResponse(202, made.document(self.service.name))
 
     def _ask_shadow(self, tx: Tx, asked: OpsRequest, request: ShadowRunRequest) -> OpsResponse:
-        projection = self.replays.projections.get(request.model)
+        projection = self._shadows.projections.get(request.model)
         if projection is None:
-            declared = ", ".join(sorted(self.replays.projections)) or "none"
+            declared = ", ".join(sorted(self._shadows.projections)) or "none"
             detail = (
                 f"{self.service.name} declares no projection {request.model} (declared: {declared}): "
                 "what commands or the outside fill cannot be rebuilt from topics."
@@ -103,13 +115,13 @@ class ReplayRoutes:
             self._confirm(request.confirm, "its read model will be exchanged")
         plan = {"mode": shadow.KIND, "model": request.model, "swap": request.swap, "tables": sorted(projection.tables)}
         with tx.transaction():
-            self._alone(tx)
+            alone(tx, shadow.KIND)
             made = operations.new(uuid7(), shadow.KIND, plan, asked.actor, asked.reason)
             operations.add(tx, made)
             told = self.service.name, str(made.id), shadow.KIND, request.model, 0, made.actor, made.reason or ""
             announce(tx, self.service, made.id, ReplayStarted(*told))
             audit.record(tx, audit.Action(asked.actor, "replay", str(made.id), asked.reason, None, {"plan": plan}))
-        self.replays.wake()
+        self._shadows.wake()
         return OpsResponse(202, made.document(self.service.name))
 
     def _confirm(self, said: str, why: str) -> None:
@@ -117,12 +129,6 @@ class ReplayRoutes:
         if said != self.service.name:
             message = f"This is {self.service.name}: say so, for {why}"
             refuse("validation-failed", errors=[{"pointer": "/confirm", "code": "confirm", "message": message}])
-
-    def _alone(self, tx: Tx) -> None:
-        """Refuse while another replay of this service runs."""
-        tx.execute(ONE_AT_A_TIME, [lock_key(KIND)])
-        if running := operations.under_way(tx, KIND) + operations.under_way(tx, shadow.KIND):
-            refuse("operation-refused", f"Replay {running[0]} is running: pause or cancel it, or wait.", rule="RUNNING")
 
     def _tell_start(self, tx: Tx, made: Operation) -> None:
         plan = plan_of(made.plan)
@@ -160,7 +166,7 @@ class ReplayRoutes:
                 if there.state == wanted:
                     return OpsResponse(200, there.document(self.service.name))
                 if wanted == "RUNNING":
-                    self._alone(tx)
+                    alone(tx, there.kind)
                 turned = operations.turn(tx, identity, states, wanted)
                 if turned is None:
                     detail = f"This operation is {there.state}: there is nothing to {verb}."
@@ -171,7 +177,8 @@ class ReplayRoutes:
                 audit.record(
                     tx, replace(action, before={"state": there.state}, after=turned.document(self.service.name))
                 )
-            self.replays.wake()
+            for manager in self._managers:
+                manager.wake()
             return OpsResponse(200, turned.document(self.service.name))
 
         return turn
@@ -179,7 +186,7 @@ class ReplayRoutes:
     def _tell_end(self, tx: Tx, cancelled: Operation) -> None:
         if cancelled.kind == shadow.KIND:
             shadow.tell_end(tx, self.context, cancelled, int(cancelled.progress.get("records", 0)))
-        elif plan_of(cancelled.plan).mode == "live":
+        elif cancelled.kind == KIND and plan_of(cancelled.plan).mode == "live":
             tell_end(tx, self.service, cancelled, report_of(cancelled.progress))
 
     @contextmanager

@@ -1,6 +1,6 @@
-"""Replay manager: replays of a service, asked for over the ops port, carried out by whichever worker has the lock.
+"""Managers of long actions, asked for over the ops port, carried out by whichever worker of the service has the lock.
 
-A worker that is killed leaves its replay RUNNING; it goes on by itself as soon as a worker looks: this one after its
+A worker that is killed leaves its operation RUNNING; it goes on by itself as soon as a worker looks: this one after its
 restart, or another one within ``LOOK_SECONDS``. Only a pause, a cancel or a failure ends it before its end.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from types import TracebackType
-from typing import Self
+from typing import ClassVar, Self
 from uuid import UUID
 
 import structlog
@@ -38,26 +38,27 @@ MINE = "SELECT pg_try_advisory_lock(%b)"
 log = structlog.get_logger()
 
 
-class Replays:
-    """What an operator may ask of one service, and the thread that does it while the block lasts.
+class OperationManager:
+    """What an operator may ask of one service, of one ``kind``, and the thread that does it while the block lasts."""
 
-    ``effects`` are what the service's events lead to; without them they are read from what its wheel carries.
-    ``projections`` are the read models it declares rebuildable.
-    """
+    kind: ClassVar[str]
 
-    def __init__(
-        self, context: ProcessContext, effects: Effects | None = None, projections: Sequence[Projection] = ()
-    ) -> None:
-        self.projections = {one.name: one for one in projections}
+    def __init__(self, context: ProcessContext) -> None:
         self._stop, self._woken = threading.Event(), threading.Event()
         self.service, self.context = context.service, replace(context, stop=self._stop)
-        self._reader = reader_of(self.service, context.decoder)
-        self._effects = effects or effects_of(self.service.name)
+        self.reader = reader_of(self.service, context.decoder)
         self._troubles = ThrottledLog()
-        self._thread = threading.Thread(target=self._run, name="replays")
+        self._thread = threading.Thread(target=self._run, name=f"{self.kind}s")
+
+    def do(self, tx: Tx, found: Operation) -> None:
+        """Carry an operation out, from wherever its row says it is; raises Interrupted when it is not ours any more."""
+        raise NotImplementedError
+
+    def tidy(self, tx: Tx) -> None:
+        """Put away what operations that are over have left behind; called at each look."""
 
     def __enter__(self) -> Self:
-        """Begin to look for what is to be replayed."""
+        """Begin to look for what is to be done."""
         self._thread.start()
         return self
 
@@ -76,50 +77,33 @@ class Replays:
             self._woken.clear()
             try:
                 with closing(self.context.connect()) as tx:
-                    if self.projections:
-                        shadow.sweep(tx)
-                    for identity in (*operations.under_way(tx, KIND), *operations.under_way(tx, shadow.KIND)):
+                    self.tidy(tx)
+                    for identity in operations.under_way(tx, self.kind):
                         self._carry_out(tx, identity)
                 self._troubles.over()
             except operations.Interrupted:
                 continue
             except RETRIABLE as trouble:
-                self._troubles.warn("replays wait", type(trouble).__name__)
+                self._troubles.warn(f"{self.kind}s wait", type(trouble).__name__)
                 self._stop.wait(REST_SECONDS)
                 continue
             self._woken.wait(LOOK_SECONDS)
 
     def _carry_out(self, tx: Tx, identity: UUID) -> None:
         """Carry an operation out if no other worker does; the lock goes with the connection."""
-        row = tx.execute(MINE, [lock_key(f"replay:{identity}")]).fetchone()
+        row = tx.execute(MINE, [lock_key(f"{self.kind}:{identity}")]).fetchone()
         found = operations.read(tx, identity)
         if not (row and row[0]) or found is None or found.state != "RUNNING":
             return
-        group = f"{self.service.name}.replay.{identity}"
-        with closing(RangeReader(self.context.settings.kafka_bootstrap, group)) as tape:
-            try:
-                self._run_one(tx, found, tape)
-            except operations.Interrupted:
+        try:
+            self.do(tx, found)
+        except operations.Interrupted:
+            raise
+        except Exception as bug:
+            if isinstance(bug, RETRIABLE) and not sqlstate.blames_input(bug):
                 raise
-            except Exception as bug:
-                if isinstance(bug, RETRIABLE) and not sqlstate.blames_input(bug):
-                    raise
-                log.exception("replay failed", operation_id=str(identity), error_class=type(bug).__name__)
-                self._fail(identity, "past retention" if isinstance(bug, RecordsGoneError) else type(bug).__name__)
-
-    def _run_one(self, tx: Tx, found: Operation, tape: RangeReader) -> None:
-        if found.kind == KIND:
-            fence = Fence(self._effects, plan_of(found.plan).allow_effects)
-            Replay(self.context, self._reader, tx, found, fence).run(tape)
-        elif (projection := self.projections.get(found.plan["model"])) is None:
-            self._fail(found.id, f"{self.service.name} declares no projection {found.plan['model']} any more")
-        else:  # its inbox begins with the topics: no id is too old for it
-            reader = reader_of(self.service, self.context.decoder)
-            topics = Topics(self.context.settings.kafka_bootstrap)
-            try:
-                shadow.ShadowReplay(self.context, reader, tx, found, projection, tape, topics).run()
-            except shadow.NOT_REBUILDABLE as refused:
-                self._fail(found.id, refused.diag.message_primary or type(refused).__name__)
+            log.exception("operation failed", operation_id=str(identity), error_class=type(bug).__name__)
+            self._fail(identity, "past retention" if isinstance(bug, RecordsGoneError) else type(bug).__name__)
 
     def _fail(self, identity: UUID, why: str) -> None:
         """Note on a connection of its own that nothing more will come of it until a person resumes it."""
@@ -129,3 +113,49 @@ class Replays:
                 step = int(found.progress["step"])
                 made = {**found.progress, "step": step + 1, "failure": why}
                 operations.advance(tx, identity, step, Advance(made, "FAILED"))
+
+
+class Replays(OperationManager):
+    """Replays of a service; ``effects`` are what its events lead to, without them read from what its wheel carries."""
+
+    kind = KIND
+
+    def __init__(self, context: ProcessContext, effects: Effects | None = None) -> None:
+        super().__init__(context)
+        self._effects = effects or effects_of(self.service.name)
+
+    def do(self, tx: Tx, found: Operation) -> None:
+        """Read again what the plan names."""
+        bootstrap, group = self.context.settings.kafka_bootstrap, f"{self.service.name}.replay.{found.id}"
+        fence = Fence(self._effects, plan_of(found.plan).allow_effects)
+        with closing(RangeReader(bootstrap, group)) as tape:
+            Replay(self.context, self.reader, tx, found, fence).run(tape)
+
+
+class Shadows(OperationManager):
+    """Shadow replays of a service; ``projections`` are the read models it declares rebuildable."""
+
+    kind = shadow.KIND
+
+    def __init__(self, context: ProcessContext, projections: Sequence[Projection] = ()) -> None:
+        super().__init__(context)
+        self.projections = {one.name: one for one in projections}
+
+    def do(self, tx: Tx, found: Operation) -> None:
+        """Rebuild the projection the plan names."""
+        projection = self.projections.get(found.plan["model"])
+        if projection is None:
+            self._fail(found.id, f"{self.service.name} declares no projection {found.plan['model']} any more")
+            return
+        bootstrap, group = self.context.settings.kafka_bootstrap, f"{self.service.name}.replay.{found.id}"
+        reader = reader_of(self.service, self.context.decoder)  # its inbox begins with the topics: no id is too old
+        with closing(RangeReader(bootstrap, group)) as tape:
+            try:
+                shadow.ShadowReplay(self.context, reader, tx, found, projection, tape, Topics(bootstrap)).run()
+            except shadow.NOT_REBUILDABLE as refused:
+                self._fail(found.id, refused.diag.message_primary or type(refused).__name__)
+
+    def tidy(self, tx: Tx) -> None:
+        """Drop the schemas of those that are over."""
+        if self.projections:
+            shadow.sweep(tx)

@@ -24,8 +24,13 @@ from quadrille_cli.stack import Stack
 from quadrille_cli.terminal import short, table
 
 VERDICTS = ("SEEN", "NEW", "FENCED", "PARKED", "OLD", "UNHEARD", "UNDECODABLE")
+GOOD = ("DONE", "SEEN", "DISCARDED", "GONE")
+OUTCOMES = {
+    "DONE": "done", "SEEN": "done before", "DISCARDED": "discarded", "GONE": "gone meanwhile", "PARKED": "parked again",
+}  # fmt: skip
 WITHHELD = ("FENCED", "PARKED", "OLD")
 PARTLY, MOST, ID_LENGTH = 8, 200, 36
+PARKED = "parked"  # the kind that redrives or discards what is parked
 LOOK_SECONDS, AWAY_SECONDS = 0.2, 20.0
 STATES = ("PLANNED", "RUNNING", "PAUSED", "DONE", "FAILED", "CANCELLED")
 SAMPLE = "01a1fd6b-57f0-7eeb-be96-e59ce40f9cb1"
@@ -173,7 +178,7 @@ def follow(stack: Stack, document: Document) -> Document:
     identity, columns = document["operation_id"], (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     console = Console(stderr=True, highlight=False)
     with Progress(*columns, TextColumn("{task.fields[verdicts]}"), console=console) as progress:
-        task = progress.add_task(f"replay {document['plan']['mode']}", total=None, verdicts="")
+        task = progress.add_task(f"{document['kind']} {document['plan']['mode']}", total=None, verdicts="")
         try:
             for now in watched(stack.url(worker_ops(document["service"])), document):
                 document = now
@@ -218,7 +223,7 @@ def reached(document: Document) -> tuple[int, int]:
     plan, progress = document["plan"], document["progress"]
     if plan["mode"] == "shadow":
         return int(progress.get("passed", 0)), int(progress.get("offsets", 0))
-    if plan["mode"] == "live":
+    if plan["mode"] == "live" or document["kind"] == PARKED:
         return int(progress.get("records", 0)), int(plan["records"])
     at = progress.get("next", {})
     passed = sum(at.get(number, since) - since for number, (since, _) in plan["ranges"].items())
@@ -236,6 +241,10 @@ def end(document: Document) -> None:
         raise typer.Exit(supervisor.FAILED)
     if document["progress"].get("unequal") and not document["progress"]["swapped"]:
         raise typer.Exit(supervisor.FAILED)
+    if document["kind"] == PARKED and document["state"] == "DONE":
+        if set(document["progress"].get("outcomes", {})) - set(GOOD):
+            raise typer.Exit(PARTLY)
+        return
     kept_back = any(total(document, verdict) for verdict in WITHHELD) and document["plan"]["mode"] == "live"
     if document["state"] == "PAUSED" or kept_back:
         raise typer.Exit(PARTLY)
@@ -243,6 +252,9 @@ def end(document: Document) -> None:
 
 def lines(document: Document) -> Iterator[str]:
     """Say what an operation is, and what became of its records: a head, a row a type, and what it comes to."""
+    if document["kind"] == PARKED:
+        yield from _parked_lines(document)
+        return
     plan, progress = document["plan"], document["progress"]
     if plan["mode"] == "shadow":
         yield from _shadow(document)
@@ -302,6 +314,21 @@ def _shadow(document: Document) -> Iterator[str]:
         yield "no row differs"
     if progress.get("failure"):
         yield f"why: {progress['failure']}"
+
+
+def _parked_lines(document: Document) -> Iterator[str]:
+    """Say how far a redrive or discard of many is, what became of each, and the command to go on with."""
+    plan, progress, identity = document["plan"], document["progress"], document["operation_id"]
+    yield (
+        f"{plan['mode']} {identity}  {document['service']}: "
+        f"{progress.get('records', 0)} of {plan['records']}, {document['state']}"
+    )
+    outcomes = progress.get("outcomes", {})
+    if outcomes:
+        yield "  " + ", ".join(f"{count} {OUTCOMES.get(name, name)}" for name, count in sorted(outcomes.items()))
+    if document["state"] in ("PAUSED", "FAILED"):
+        yield f"  why  {progress.get('failure') or 'paused by hand'}"
+        yield f"  now  quadrille operations resume {identity}"
 
 
 def _rows(verdicts: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
