@@ -147,7 +147,7 @@ def test_an_orders_story_is_told_across_processes_by_time(tmp_path: Path) -> Non
     assert logs.orders(files, "0000") == set()
     told = [logs.pretty(name, text) for name, text in logs.merged(files, logs.LogFilter(ORDER))]
     assert told == [
-        "09:14:03.391  payment-relay        event published  payment.charged  #1  payment.events[7]@3  2.5 ms",
-        "09:14:03.400  order-worker         input handled  payment.charged  #1  duplicate  payment.events[7]@3  2.5 ms",
+        "09:14:03.391  payment-relay        published  payment.charged  #1  payment.events[7]@3  2.5 ms",
+        "09:14:03.400  order-worker         handled  payment.charged  #1  duplicate  payment.events[7]@3  2.5 ms",
     ]
     assert logs.pretty("kafka", "[2026] INFO plain") == "              kafka                [2026] INFO plain"

@@ -167,7 +167,7 @@ def logs(data: Path | None, names: Sequence[str], only: journal.LogFilter, *, fo
         told = sorted(journal.orders(paths, wanted))
         if not told and not follow:
             console.fail(
-                f"no line of {', '.join(paths)} is about order {wanted}: nobody has heard of it, or lines are gone"
+                f"no line of {', '.join(names) or 'any process'} is about order {wanted}: unknown, or its lines are gone"
             )
             return NOT_FOUND
         only = dataclasses.replace(only, order=named("--order", wanted, told) if told else wanted)
