@@ -61,7 +61,7 @@ class Condition:
 
 @dataclass(slots=True)
 class Flow:
-    """What lies between the processes; ``unknown`` says of what could not be asked, why; ``services`` are those there are."""
+    """What lies between the processes of ``services``; ``unknown`` says of what could not be asked, why."""
 
     intake: Document | None = None
     stuck: Document | None = None
