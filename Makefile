@@ -21,7 +21,7 @@ up: setup ## start the whole stack and leave it running
 down: setup ## stop it; the data stays (quadrille down --wipe removes it)
 	@$(RUN) -m quadrille_cli down
 
-status: setup ## processes with memory and CPU
+status: setup ## how every process stands, what flows, and what to do now
 	@$(RUN) -m quadrille_cli status
 
 test: check jaeger promtool ## every gate, then the tests on the real stack, on ports and data of their own

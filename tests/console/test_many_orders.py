@@ -55,14 +55,10 @@ def test_a_page_reads_little_more_than_it_shows(full: OnPostgres[Shown], name: s
     """No list scans the table or sorts it; the rows looked at are a page's, or few times that."""
     [(middle,)] = full.tx.execute("SELECT order_id FROM order_view ORDER BY order_id OFFSET 50000 LIMIT 1").fetchall()
     sql, values = orders_sql(LISTS[name], middle if place == "middle" else None)
-    [(told,)] = full.tx.execute(
-        f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}".encode(), values | {"limit": PAGE}
-    ).fetchall()
+    [(told,)] = full.tx.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}".encode(), values | {"limit": PAGE}).fetchall()
     plan = told[0]["Plan"] if isinstance(told, list) else json.loads(told)[0]["Plan"]
 
     found = nodes(plan)
     assert "Seq Scan" not in {node["Node Type"] for node in found}
-    read = max(
-        (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"] for node in found
-    )
+    read = max((node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"] for node in found)
     assert read <= READ_MAX, [(node["Node Type"], node["Actual Rows"]) for node in found]

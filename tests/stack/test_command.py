@@ -37,6 +37,7 @@ class Played(NamedTuple):
     ask: Ask
     code: int
     out: str
+    fatal: list[str]
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,9 @@ def played(stack_home: Path) -> Iterator[Played]:
         return done.stdout + done.stderr
 
     shown = _run(home, "demo")
-    yield Played(ask, shown.returncode, shown.stdout + shown.stderr)
+    logs = [path.read_text("utf-8", "replace") for path in (home / "logs").glob("*.log")]
+    fatal = [line for text in logs for line in text.splitlines() if "FATAL" in line]
+    yield Played(ask, shown.returncode, shown.stdout + shown.stderr, fatal)
     ask("down", "--wipe")
     assert not home.exists()
 
@@ -83,6 +86,11 @@ def test_the_demo_places_the_whole_table(played: Played) -> None:
     assert max(map(len, table)) <= 80
     assert shown == Counter(scene.shows for scene in scenes())
     assert {scene.ends for scene in scenes()} == {*ENDS, *(f"CANCELLED {reason}" for reason in get_args(Reason))}
+
+
+def test_a_clean_start_has_nothing_fatal_in_it(played: Played) -> None:
+    """No server is asked before it says that it takes sessions: no log of a first start has the word."""
+    assert played.fatal == []
 
 
 def test_the_command_the_demo_prints_ends_the_order_it_left(played: Played) -> None:
@@ -155,7 +163,7 @@ def test_a_dead_process_is_reported_and_brought_back(running: Ask) -> None:
     psutil.Process(before["inventory-worker"]).kill()
     psutil.wait_procs([psutil.Process(before["inventory-worker"])], timeout=60)
 
-    assert "gone" in running("status", code=1)
+    assert re.search(r"inventory-worker +gone .*killed", running("status", code=1))
     running(*UP)
 
     after = pids(running)

@@ -208,6 +208,20 @@ def test_the_end_of_an_id_is_an_id_and_tables_fit_the_screen(shop: Shop, quadril
     assert order_id in quadrille.run("orders", "list", "--limit", "3", "-o", "wide")[1]
 
 
+def test_the_examples_of_intake_run_and_it_is_open_again(shop: Shop, quadrille: Command) -> None:
+    """Paused it says so and since when, and an order is refused; resumed it is open: each with a row in the audit."""
+    for words in quadrille.examples("intake", "pause"):
+        code, out, err = quadrille.run(*words)
+        assert (code, out[:6]) == (0, "PAUSED"), err
+    for words in reversed(quadrille.examples("intake", "resume")):
+        code, out, err = quadrille.run(*words)
+        assert (code, out.split()[0].rstrip(",") in {"PAUSED", "OPEN"}) == (0, True), err
+
+    assert quadrille.run("intake", "show")[1].startswith("OPEN for ")
+    rows = shop.sql("order", "SELECT action, reason FROM audit WHERE subject = 'intake' ORDER BY number")
+    assert rows[-2:] == [("intake.pause", "stocktaking"), ("intake.resume", "stocktaking is over")]
+
+
 def test_without_a_stack_the_exit_code_says_so(tmp_path: Path) -> None:
     """A command about a stack that does not run exits 7, and says how to start one."""
     env = {**os.environ, "QUADRILLE_DATA": str(tmp_path)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,24 @@ def test_edited_code_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert "handlers.py" in code.edited("edited_shop", at - 1)
 
 
+def test_a_process_knows_that_its_code_was_edited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From its launch on, and as long as it runs that code; one whose start nobody noted is not called edited."""
+    (tmp_path / "reloaded_shop").mkdir()
+    (file := tmp_path / "reloaded_shop" / "__init__.py").write_text("OLD = 1\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    command = [sys.executable, "-c", "import sys; sys.stdin.read()"]
+    log = tmp_path / "part.log"
+    part = Process(Spec("part", lambda: command, log, {}, lambda: True, package="reloaded_shop"))
+    assert not part.edited
+    part.launch()
+    try:
+        assert not part.edited
+        file.write_text("NEW = 2\n", encoding="utf-8")
+        assert part.edited
+    finally:
+        part.kill()
+
+
 def test_a_flow_is_a_document_too() -> None:
     """With -o json the same is told to programs."""
     told = condition.shown([WELL], flow(breakers={"payment": "closed"}))
@@ -147,7 +166,7 @@ def test_an_orders_story_is_told_across_processes_by_time(tmp_path: Path) -> Non
     assert logs.orders(files, "0000") == set()
     told = [logs.pretty(name, text) for name, text in logs.merged(files, logs.LogFilter(ORDER))]
     assert told == [
-        "09:14:03.391  payment-relay        event published  payment.charged  #1  payment.events[7]@3  2.5 ms",
-        "09:14:03.400  order-worker         input handled  payment.charged  #1  duplicate  payment.events[7]@3  2.5 ms",
+        "09:14:03.391  payment-relay        published  payment.charged  #1  payment.events[7]@3  2.5 ms",
+        "09:14:03.400  order-worker         handled  payment.charged  #1  duplicate  payment.events[7]@3  2.5 ms",
     ]
     assert logs.pretty("kafka", "[2026] INFO plain") == "              kafka                [2026] INFO plain"

@@ -26,6 +26,11 @@ TIMELINE = Projection(
     {"order_view": ProjectedTable("order_id", without=("changed_at",)), "failure": ProjectedTable("order_id")},
 )
 PROGRAM = Program(
-    on, store, api="console.api:make", outside=gateway.outside, client=notifier, rules=rules,
+    on,
+    store,
+    api="console.api:make",
+    outside=gateway.outside,
+    client=notifier,
+    rules=rules,
     projections=(TIMELINE,),
 )

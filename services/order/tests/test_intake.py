@@ -135,6 +135,8 @@ def test_too_many_failures_shut_the_intake_and_good_ones_open_it(till: Till) -> 
     till.until(lambda: till.state() == "OPEN")
     till.until(lambda: [till.place().status for _ in range(3)] == [202] * 3)
     assert till.sql(NEWS) == [("intake.paused",), ("intake.resumed",)]
+    told = ask("GET", "/ops/intake")[1]
+    assert (told["intake"], told["cause"], told["since"][-1:]) == ("OPEN", None, "Z")
 
 
 @pytest.mark.proves("F23")

@@ -65,6 +65,17 @@ def test_not_ready_names_the_check_and_no_values() -> None:
     assert "hunter2" not in json.dumps(found)
 
 
+def test_a_process_that_drains_is_not_ready() -> None:
+    """Asked to end, it finishes what is under way: whoever sends it work is told not to, and why."""
+    ending = threading.Event()
+    with ops.serve("127.0.0.1:0", "order", "api", {"database": lambda: None}, draining=ending.is_set) as server:
+        assert "draining" not in ask(server, "/readyz")[1]
+        ending.set()
+        status, found = ask(server, "/readyz")
+
+    assert (status, found["ready"], found["draining"]) == (503, False, True)
+
+
 def test_health_tells_what_is_degraded(monkeypatch: pytest.MonkeyPatch) -> None:
     """pass; warn, still 200, for what the role can do without; fail, 503, for what it needs."""
     monkeypatch.setattr(degraded, "_lost", {})  # what earlier tests of this process have lost

@@ -166,9 +166,8 @@ def logs(data: Path | None, names: Sequence[str], only: journal.LogFilter, *, fo
         wanted = an_id("--order", only.order)
         told = sorted(journal.orders(paths, wanted))
         if not told and not follow:
-            console.fail(
-                f"no line of {', '.join(paths)} is about order {wanted}: nobody has heard of it, or lines are gone"
-            )
+            whose = ", ".join(names) or "any process"
+            console.fail(f"no line of {whose} is about order {wanted}: it is unknown, or its lines are gone")
             return NOT_FOUND
         only = dataclasses.replace(only, order=named("--order", wanted, told) if told else wanted)
     shown = journal.pretty if sys.stdout.isatty() else "{:<21} {}".format

@@ -13,7 +13,6 @@ from typer import echo
 
 from quadrille_cli import console
 from quadrille_cli.commands.stack import FAILED, UNREACHABLE
-from quadrille_cli.services import SERVICES
 from quadrille_cli.stack import Stack, condition, paths, usage
 from quadrille_cli.terminal import age, ago, painted, short, table, width
 
@@ -103,7 +102,7 @@ def _flow(flow: Flow) -> Iterator[tuple[str, str]]:
 
 def _lag(flow: Flow) -> str:
     behind = [f"{service} {lag:,}" for service, lag in sorted(flow.lag.items()) if lag]
-    silent = [service for service in SERVICES if service not in flow.lag]
+    silent = [service for service in flow.services if service not in flow.lag]
     said = ", ".join(behind) + " records" if behind else f"none at {', '.join(sorted(flow.lag)) or 'any that answers'}"
     return said + (f"; not known of {', '.join(silent)}, whose worker does not answer" if silent else "")
 

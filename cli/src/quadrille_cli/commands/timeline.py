@@ -49,7 +49,7 @@ def command(
 
 
 def tree(found: list[dict[str, Any]]) -> Iterator[str]:
-    """Yield a line for each event, below its cause; what answers nothing here (a command, a timer) begins a tree."""
+    """Yield a line for each event, below its cause; what answers none (a command, a timer, a call) begins a tree."""
     if not found:
         return
     began = datetime.fromisoformat(min(str(one["time"]) for one in found))

@@ -61,7 +61,7 @@ class Condition:
 
 @dataclass(slots=True)
 class Flow:
-    """What lies between the processes; ``unknown`` says of what could not be asked, why."""
+    """What lies between the processes of ``services``; ``unknown`` says of what could not be asked, why."""
 
     intake: Document | None = None
     stuck: Document | None = None
@@ -69,12 +69,13 @@ class Flow:
     lag: dict[str, int] = field(default_factory=dict)
     breakers: dict[str, str] = field(default_factory=dict)
     unknown: dict[str, str] = field(default_factory=dict)
+    services: tuple[str, ...] = SERVICES
 
 
 def look(stack: Stack) -> tuple[list[Condition], Flow]:
     """Return how every process stands, in the order they are started, and what flows."""
     asked = [process for name, process in stack.processes.items() if name != aot.NAME or process.running]
-    flow = Flow()
+    flow = Flow(services=tuple(name for name in SERVICES if f"{name}-worker" in stack.processes))
     with ThreadPoolExecutor(len(asked) + 2) as pool:
         found = [pool.submit(_condition, stack, process, flow) for process in asked]
         for task in [pool.submit(_intake, stack, flow), pool.submit(_stuck, stack, flow)]:
@@ -229,5 +230,5 @@ def shown(found: list[Condition], flow: Flow) -> dict[str, object]:
     return {
         "intake": flow.intake and dict(flow.intake), "stuck": flow.stuck and flow.stuck["count"],
         "parked": flow.parked, "lag": flow.lag, "breakers": flow.breakers, "unknown": flow.unknown,
-        "services": list(SERVICES), "now": advice(found, flow),
+        "services": list(flow.services), "now": advice(found, flow),
     }  # fmt: skip

@@ -75,7 +75,8 @@ def pretty(name: str, text: str) -> str:
     known = [told.get("event_type", ""), number, "" if outcome == "handled" else outcome, place, took]
     more = [f"{key}={value}" for key, value in told.items() if key not in SAID]
     loud = f"{str(told['level']).upper()} " if told.get("level") in ("warning", "error", "critical") else ""
-    said = "  ".join(str(part) for part in (f"{loud}{told['event']}", *known, *more) if part)
+    what = {"event published": "published", "input handled": "handled"}.get(told["event"], told["event"])
+    said = "  ".join(str(part) for part in (f"{loud}{what}", *known, *more) if part)
     return f"{str(told.get('ts', ''))[11:23]:12}  {name:<19}  {said}"
 
 
