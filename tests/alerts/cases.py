@@ -28,6 +28,12 @@ def of_order(name: str, labels: str, value: str) -> Series:
     return {f'{name}{{service="order",role="worker"{"," * bool(labels)}{labels}}}': value}
 
 
+def parked(state: str, value: str) -> Series:
+    """Two workers of order tell of the same parked inputs."""
+    labels = f'type="payment.charged",error_class="HANDLER",state="{state}"'
+    return {f'quadrille_parked_inputs{{{labels},service="order",instance="{n}"}}': value for n in (1, 2)}
+
+
 GONE, BACK = "1x80", "1x70 0x10"
 CASES: dict[str, Case] = {
     "QuadrilleOrderStuck": Case(stuck("WARN", "2x80"), stuck("WARN", "2x60 0x20")),
@@ -63,6 +69,8 @@ CASES: dict[str, Case] = {
     "QuadrilleWorkerStalled": Case(
         of_order("quadrille_stalled_seconds", "", "0x60 30x20"), of_order("quadrille_stalled_seconds", "", "30x60 0x20")
     ),
+    "QuadrilleInputParked": Case(parked("OPEN", "0x60 2x20"), parked("OPEN", "2x60 0x20") | parked("DEAD", "2x80")),
+    "QuadrilleInputDead": Case(parked("DEAD", "0x70 1x10"), parked("OPEN", "2x80")),
     "QuadrilleConsumerLag": Case(
         of_order("quadrille_consumer_lag_records", 'topic="payment.events",partition="1"', "600x80")
         | of_order("quadrille_consumer_lag_records", 'topic="payment.events",partition="2"', "600x80"),

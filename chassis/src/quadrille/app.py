@@ -219,7 +219,7 @@ def _worker(name: str, found: Settings, stop: threading.Event) -> None:
     context = ProcessContext(
         found, service, connect, spans, tally, stop, codec, client, beats=True, meter=program.meter
     )  # fmt: skip
-    looks = (gauges.outbox, gauges.heartbeats(name), *program.gauges)
+    looks = (gauges.outbox, gauges.parked, gauges.heartbeats(name), *program.gauges)
     worker = WorkerRole(lambda: Worker(context))
     checks = _worker_checks(worker, found, codec)
     routes, managers = _worker_routes(program, context, worker)

@@ -161,6 +161,7 @@ def test_the_list(shop: Client, inventory: Inventory, sku: str) -> None:
         assert 0 < len(page.body["stock"]) <= 2
         seen += [level["sku"] for level in page.body["stock"]]
         link = page.headers.get("link", "")
+        assert page.body["has_more"] is bool(link)
         path = link[link.find("/v1/") : link.find(">")] if 'rel="next"' in link else ""
 
     assert [name for name in seen if name.startswith(sku)] == [f"{sku}-{n}" for n in range(5)]

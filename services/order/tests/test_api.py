@@ -336,6 +336,7 @@ def test_a_list_is_walked_by_its_links(shop: Shop) -> None:
         got = shop.ask("GET", path)
         seen += [order["order_id"] for order in got.body["orders"]]
         link, pages = got.headers.get("link", ""), pages + 1
+        assert got.body["has_more"] is bool(link)
         path = link[1 : link.index(">")].removeprefix(shop.url) if link else None
 
     assert seen == sorted(ids, reverse=True)
@@ -373,3 +374,22 @@ def test_every_filter_narrows(shop: Shop) -> None:
         assert [o["order_id"] for o in found] == [o["order_id"] for o in expected], query
     for query in ("colour=red", "status=LOST", "limit=0", "limit=201", "placed_after=yesterday", "reference=a%00b"):
         assert slug(shop.ask("GET", f"/v1/orders?{query}")) == "validation-failed", query
+
+
+def test_the_example_of_the_description_can_be_tried_twice(shop: Shop) -> None:
+    """Body and key as /openapi.json shows them place an order, and the same again is the same order; it says so."""
+    document = shop.ask("GET", "/openapi.json").body
+    body = document["components"]["schemas"]["NewOrder"]["example"]
+    place = document["paths"]["/v1/orders"]["post"]
+    key = next(one for one in place["parameters"] if one["name"].lower() == "idempotency-key")
+
+    first, second, other = (
+        shop.ask("POST", "/v1/orders", body, {"Idempotency-Key": name})
+        for name in (str(key.get("example", "basket-1")), str(key.get("example", "basket-1")), "another")
+    )
+
+    assert [got.status for got in (first, second, other)] == [202, 202, 202]
+    assert first.raw == second.raw != other.raw
+    assert place["operationId"] == "place"
+    assert "tok_ok" in document["info"]["description"]
+    assert "**Start:**" in document["info"]["description"]

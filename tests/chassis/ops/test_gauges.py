@@ -45,6 +45,36 @@ def test_what_is_not_published_is_counted_with_its_age(db: Database) -> None:
     assert value("quadrille_outbox_unpublished_rows") == value("quadrille_outbox_unpublished_age_seconds") == 0
 
 
+def test_what_is_parked_is_counted_by_what_and_why(db: Database) -> None:
+    """By type, error class and state; a type that is no name is one kind, whatever bytes it has; ended ones are not."""
+    add = """INSERT INTO parked (id, line, state, type, raw, error_class, error, attempts, parked_at)
+             SELECT gen_random_uuid(), 'o-1', %s, %s, '', %s, 'x', 1, now() - interval '90 s'
+               FROM generate_series(1, %s)"""
+    for state, kind, error, count in (
+        ("OPEN", "meal.ordered", "HANDLER", 3), ("DEAD", "meal.ordered", "HANDLER", 2),
+        ("OPEN", "<b>\nx", "HANDLER", 1),
+        ("OPEN", None, "UNDECODABLE", 1), ("DISCARDED", "meal.ordered", "HANDLER", 5),
+    ):  # fmt: skip
+        db.rows(add, state, kind, error, count)
+
+    with db.connect() as tx:
+        gauges.parked(tx, None)
+        told = [
+            value("quadrille_parked_inputs", type=kind, error_class=error, state=state)
+            for kind, error, state in (
+                ("meal.ordered", "HANDLER", "OPEN"), ("meal.ordered", "HANDLER", "DEAD"),
+                ("unknown", "HANDLER", "OPEN"), ("unknown", "UNDECODABLE", "OPEN"), ("meal.ordered", "HANDLER", "DISCARDED"),
+            )
+        ]  # fmt: skip
+        assert told == [3, 2, 1, 1, None]
+        assert 90 <= (value("quadrille_parked_age_seconds", state="DEAD") or 0) < 3600
+        db.rows("UPDATE parked SET state = 'REDRIVEN'")
+        gauges.parked(tx, None)
+
+    assert value("quadrille_parked_inputs", type="meal.ordered", error_class="HANDLER", state="DEAD") == 0
+    assert value("quadrille_parked_age_seconds", state="DEAD") == 0
+
+
 def test_whose_heartbeat_was_heard_when(db: Database) -> None:
     """Each service that is heard has its age, and whether it is called silent; one's own beat is nobody's proof."""
     db.rows("TRUNCATE canary")

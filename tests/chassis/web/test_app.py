@@ -106,6 +106,7 @@ def problem(got: Got, slug: str) -> dict[str, Any]:
     assert (document["status"], document["title"]) == (got.status, KINDS[slug].title)
     assert (document["request_id"], document["trace_id"]) == (got.headers["x-request-id"], got.headers["x-trace-id"])
     assert document["retryable"] is KINDS[slug].retryable
+    assert document["code"] == slug
     assert document["detail"]
     assert document["instance"].startswith("/")
     assert got.headers["content-type"] == "application/problem+json"

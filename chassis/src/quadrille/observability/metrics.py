@@ -27,6 +27,8 @@ RENEWALS = Counter("quadrille_client_renewals_total", "Clients made anew because
 
 OUTBOX_ROWS = Gauge("quadrille_outbox_unpublished_rows", "Outbox rows not published, 100000 at most")
 OUTBOX_AGE = Gauge("quadrille_outbox_unpublished_age_seconds", "Age of the oldest outbox row not published, or 0")
+PARKED = Gauge("quadrille_parked_inputs", "Inputs set aside: OPEN or DEAD", ["type", "error_class", "state"])
+PARKED_AGE = Gauge("quadrille_parked_age_seconds", "How long the input that is parked longest has been", ["state"])
 HEARD_AGE = Gauge("quadrille_service_heard_age_seconds", "How long ago a service's heartbeat was heard", ["source"])
 SILENT = Gauge("quadrille_service_silent", "A service whose heartbeats are missed: 1 until it is heard", ["source"])
 GAUGES_READ = Gauge("quadrille_gauges_read_timestamp_seconds", "When the gauges kept in the database were last read")

@@ -33,7 +33,20 @@ SELECT count(*), coalesce(extract(epoch FROM clock_timestamp() - min(occurred_at
 HEARD = """
 SELECT source, extract(epoch FROM clock_timestamp() - heard_at)::float, silent_since IS NOT NULL
   FROM canary WHERE source <> %b"""
+# A record's type is whoever's word; what is no name of a type is told as one kind.
+PARKED = """
+SELECT CASE WHEN type ~ '^[a-z_]{1,40}([.][a-z_]{1,40}){0,3}$' THEN type ELSE 'unknown' END, error_class, state,
+       count(*), extract(epoch FROM clock_timestamp() - min(parked_at))::float
+  FROM parked WHERE state IN ('OPEN', 'DEAD') GROUP BY 1, 2, 3"""
 log = structlog.get_logger()
+
+
+def parked(tx: Tx, _: object) -> None:
+    """Tell what is set aside, by type, error and state, and since when."""
+    found = tx.execute(PARKED).fetchall()
+    metrics.set_all(metrics.PARKED, {tuple(labels): count for *labels, count, _ in found})
+    ages = {state: max(age for *_, one, _count, age in found if one == state) for state in {row[2] for row in found}}
+    metrics.set_all(metrics.PARKED_AGE, {(state,): age for state, age in ages.items()})
 
 
 def outbox(tx: Tx, _: object) -> None:

@@ -96,10 +96,11 @@ def call_of(request: Request) -> RequestContext:
 
 def make_app(  # noqa: PLR0913 - one of each thing an app is made of
     title: str, routes: Routes, api: AbstractAsyncContextManager[object], spans: Spans, base: str,
-    *, pages: Sequence[Route] = (),
+    *, pages: Sequence[Route] = (), about: str = "",
 ) -> ASGIApp:  # fmt: skip
     """Return the API of a service: its routes, /openapi.json, /docs, /problems; and its ``pages``, which are no API.
 
+    ``about`` is how one starts, in Markdown, above all routes of /docs.
     ``api`` is what endpoints work with: open while the app serves, found at ``request.app.state.api``. Raises
     TypeError for a route without a scope.
     """
@@ -111,7 +112,8 @@ def make_app(  # noqa: PLR0913 - one of each thing an app is made of
 
     app = FastAPI(
         title=title, version=openapi.version(), lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None,
-        redirect_slashes=False, telemetry=OUR_OWN,
+        redirect_slashes=False, telemetry=OUR_OWN, description=about,
+        generate_unique_id_function=lambda route: route.name,
     )  # fmt: skip
     app.state.api = api
     app.include_router(routes.router)

@@ -44,7 +44,8 @@ _HEADERS = {
     "X-Trace-Id": "The trace of this request, and of all that follows from it.",
 }
 _MEMBERS: dict[str, Any] = {
-    "type": {"type": "string", "format": "uri"},
+    "type": {"type": "string", "format": "uri", "description": "Where its page is."},
+    "code": {"type": "string", "description": "The type's name, the same wherever this API is: what a program asks."},
     "title": {"type": "string"},
     "status": {"type": "integer"},
     "detail": {"type": "string"},
@@ -150,7 +151,11 @@ def _finished(document: dict[str, Any], base: str) -> dict[str, Any]:
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
-    schemas["Problem"] = {"type": "object", "properties": _MEMBERS | _extras(), "required": list(_MEMBERS)}
+    schemas["ProblemError"] = _ERROR
+    schemas["Problem"] = {
+        "type": "object", "description": "Why a request was refused (RFC 9457), and what its type says beside.",
+        "properties": _MEMBERS | _extras(), "required": list(_MEMBERS),
+    }  # fmt: skip
     for operations in document["paths"].values():
         for method, operation in operations.items():
             if method == "post":
@@ -163,9 +168,12 @@ def _finished(document: dict[str, Any], base: str) -> dict[str, Any]:
 
 def _extras() -> dict[str, Any]:
     """Return the members some type adds, with the shape its example has."""
-    shapes: dict[type, Any] = {str: _TEXT, int: {"type": "integer"}, list: {"type": "array"}}
+    shapes: dict[type, Any] = {str: _TEXT, int: {"type": "integer"}, list: {"type": "array", "items": _TEXT}}
     found = {name: shapes[type(value)] for kind in KINDS.values() for name, value in kind.example.items()}
-    return found | {"errors": {"type": "array", "items": _ERROR}, "position": {"type": ["integer", "null"]}}
+    return found | {
+        "errors": {"type": "array", "items": {"$ref": "#/components/schemas/ProblemError"}},
+        "position": {"type": ["integer", "null"]},
+    }
 
 
 def _add_problems(operation: dict[str, Any], base: str, of_body: Sequence[str]) -> None:

@@ -292,6 +292,7 @@ class Problem(HTTPException):
         """Return the whole problem document; ``base`` is where this API is reached, ``instance`` the request's path."""
         return {
             "type": type_of(base, self.kind.slug),
+            "code": self.kind.slug,
             "title": self.kind.title,
             "status": self.kind.status,
             "detail": self.detail,

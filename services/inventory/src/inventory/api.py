@@ -71,6 +71,7 @@ class Page(Document):
     """A page of the stock, by SKU."""
 
     stock: list[Stock]
+    has_more: bool = Field(description="Whether a Link with rel=next leads on.")
 
 
 class Wanted(Document):
@@ -82,7 +83,8 @@ class Wanted(Document):
 
 @routes.on(
     "GET", "/v1/stock", scope="stock:read", problems=("invalid-cursor",),
-    answers=[Answer(200, "A page; `Link` with rel=next leads to the next one, if any.", Page, {"stock": [LEVEL]})],
+    answers=[Answer(200, "A page; `Link` with rel=next leads to the next one, if any.", Page,
+                    {"stock": [LEVEL], "has_more": False})],
 )  # fmt: skip
 async def list_stock(
     api: TheApi,
@@ -94,7 +96,7 @@ async def list_stock(
     found = await api.read(store.list_stock, after, limit + 1)
     page, rest = found[:limit], found[limit:]
     more = {"Link": f'<{api.base}/v1/stock?limit={limit}&cursor={_cursor(page[-1].sku)}>; rel="next"'} if rest else {}
-    return answer(Page(stock=[_stock(level) for level in page]), headers=more)
+    return answer(Page(stock=[_stock(level) for level in page], has_more=bool(more)), headers=more)
 
 
 @routes.on(

@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn, cast
 from uuid import UUID
 
 from fastapi import Header, Query, Request, Response
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 from starlette.types import ASGIApp
 
@@ -73,6 +73,15 @@ class LineDocument(Document):
 class NewOrder(Document):
     """What a customer orders."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "customer_id": "cust_demo", "payment_token": "tok_ok", "currency": "EUR",
+                "lines": [{"sku": "SKU-TEA", "quantity": 2, "unit_price_minor": 1250}],
+            }
+        }
+    )  # fmt: skip
+
     customer_id: Identifier = Field(examples=["cust_demo"])
     payment_token: Identifier = Field(examples=["tok_ok"])
     currency: Currency = Field(examples=["EUR"])
@@ -111,6 +120,7 @@ class OrderList(Document):
     """A page of orders, newest first."""
 
     orders: list[OrderDocument]
+    has_more: bool = Field(description="Whether a Link with rel=next leads on.")
 
 
 def document(order: Order, settings: Settings) -> dict[str, object]:
@@ -143,6 +153,25 @@ def _links(order: Order, settings: Settings) -> dict[str, str]:
     return {name: link for name, link in links.items() if link}
 
 
+ABOUT = """
+**Start:** open `POST /v1/orders`, press *Try it out*, then *Execute*: 202 and an order that goes on by itself. Execute
+it again: the same key is the same order. With `Prefer: wait=5` the answer is how it ended; `GET …/stream` tells each
+step. Whatever is refused is a problem document: a program asks its `code`, a person reads its `detail`, and its `type`
+is a page ([all of them](/problems)).
+
+**Test values** of the local stack's sandbox:
+
+| `payment_token` | what happens |
+|---|---|
+| `tok_ok` | charged |
+| `tok_declined_funds`, `tok_declined_expired` | declined |
+| `tok_slow_6s`, `tok_flaky_2` | charged after 6 s, or at the third try |
+| `tok_timeout_after_charge` | charged, the answer lost once |
+| `tok_pending_15s` | charged after 15 s |
+| `tok_refund_flaky`, `tok_refund_fails_business` | its refund fails three times, or for good |
+
+`SKU-TEA` is plenty, `SKU-NONE` is out of stock, `SKU-LAST` is one piece; `cust_demo` buys, `cust_blocked` is rejected.
+"""
 AT = datetime(2026, 11, 21, 9, 14, 3, 120_000, tzinfo=UTC)
 SAMPLE = Order(
     "01a1fd62-57f0-7eeb-be96-e59ce40f9cb1", "local", "cust_demo", (Line("SKU-TEA", 2, 1250),), 2500, "EUR", AT,
@@ -256,12 +285,13 @@ async def read(
 
 @routes.on(
     "GET", "/v1/orders", scope="orders:read", problems=("invalid-cursor",),
-    answers=[Answer(200, "A page; a Link with rel=next leads on.", OrderList, {"orders": [EXAMPLE]})],
+    answers=[Answer(200, "A page; a Link with rel=next leads on.", OrderList,
+                    {"orders": [EXAMPLE], "has_more": False})],
 )  # fmt: skip
 async def browse(request: Request, api: TheApi, asked: Annotated[store.Filters, Query()]) -> Response:
     """List your orders, newest first."""
     found, more = await api.page(request, asked, store.list_orders, lambda order: order.order_id)
-    page = {"orders": [document(order, api.settings) for order in found]}
+    page = {"orders": [document(order, api.settings) for order in found], "has_more": bool(more)}
     return Response(json_of(page), 200, more, "application/json")
 
 
@@ -276,7 +306,7 @@ def limits(settings: OrderSettings) -> AdmissionLimits:
 def make(context: ProcessContext) -> ASGIApp:
     """Return order's API."""
     api = Api(context, limits(cast("OrderSettings", context.settings)))
-    return make_app("Quadrille order", routes, api, context.spans, context.settings.public_base)
+    return make_app("Quadrille order", routes, api, context.spans, context.settings.public_base, about=ABOUT)
 
 
 async def _mine(call: RequestContext, api: Api, order_id: UUID | str) -> Order:
