@@ -187,6 +187,7 @@ def _worker(name: str, found: Settings, stop: threading.Event) -> None:
     from quadrille.consumer.worker import Worker, WorkerRole  # noqa: PLC0415 - as above
     from quadrille.db.connection import connection  # noqa: PLC0415 - as above
     from quadrille.ops import actions  # noqa: PLC0415 - the worker's and the api's
+    from quadrille.ops.audit_log import audit_routes  # noqa: PLC0415 - as above
     from quadrille.ops.evidence import EvidenceRoutes  # noqa: PLC0415 - as above
     from quadrille.ops.replays import ReplayRoutes  # noqa: PLC0415 - the worker's alone
     from quadrille.replay.manager import Replays  # noqa: PLC0415 - the worker's alone
@@ -210,6 +211,7 @@ def _worker(name: str, found: Settings, stop: threading.Event) -> None:
         **actions.routes(program.operators, context, "worker"),
         **ReplayRoutes(replays).routes(),
         **EvidenceRoutes(context, program.look, worker.ends).routes(),
+        **audit_routes(context),
     }
     with (
         tally or nullcontext(),
@@ -264,9 +266,14 @@ def _api(name: str, found: Settings, stop: threading.Event) -> None:
 def api_routes(program: Program[Any], context: ProcessContext) -> OpsRoutes:
     """Return what an api's ops port answers beside health: operators' actions, and what the service adds."""
     from quadrille.ops import actions  # noqa: PLC0415 - the worker's and the api's
+    from quadrille.ops.audit_log import audit_routes  # noqa: PLC0415 - as above
     from quadrille.ops.evidence import EvidenceRoutes  # noqa: PLC0415 - as above
 
-    routes = {**actions.routes(program.operators, context, "api"), **EvidenceRoutes(context, program.look).routes()}
+    routes = {
+        **actions.routes(program.operators, context, "api"),
+        **EvidenceRoutes(context, program.look).routes(),
+        **audit_routes(context),
+    }
     for name_of_more in program.ops:
         routes |= _named(name_of_more)(context)
     return routes

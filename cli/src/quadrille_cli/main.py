@@ -21,7 +21,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-MORE = ("schema", "demo", "load", "saga", "orders", "resolve", "replay", "operations", "why", "stuck")
+MORE = ("schema", "demo", "load", "saga", "orders", "resolve", "replay", "operations", "why", "stuck", "audit")
 """Modules of ``commands`` that bring commands: a typer `app` of their own, or one function `command`."""
 
 HIGHEST_PORT, NOT_HERE = 65_535, 9
