@@ -257,6 +257,41 @@ def test_who_owes_what(till: Till, ask: Ask) -> None:
     assert ask("GET", "/ops/stuck?older_than=soon")[0] == 422
 
 
+PARK = """
+INSERT INTO parked (id, line, state, type, topic, partition, "offset", headers, raw, error_class, error, attempts)
+VALUES (gen_random_uuid(), %s, 'OPEN', %s, 'payment.events', 5, %s, '[]', '', %s, 'x', 1)"""
+
+
+def test_what_order_holds_itself_is_not_owed_by_others(till: Till, ask: Ask) -> None:
+    """The event that is waited for lies parked here: order owes it, and the head of its lane is told with its place."""
+    waits, others = str(till.place().body["order_id"]), str(till.place().body["order_id"])
+    till.shop.db.given(StockReserved(waits), StockReserved(others))
+    till.sql(PARK, waits, "unknown", 21, "UNDECODABLE")
+    till.sql(PARK, others, "unknown", 30, "UNDECODABLE")
+    till.sql(PARK, waits, "payment.charged", 22, "BEHIND")
+
+    queue = {one["order_id"]: one for one in ask("GET", "/ops/stuck?older_than=0s")[1]["stuck"]}
+
+    assert queue[waits]["owed"] == [{"owes": "order", "fact": "payment.charged"}]
+    head = queue[waits]["parked"]
+    assert (head["topic"], head["partition"], head["offset"]) == ("payment.events", 5, 21)
+    assert (head["error_class"], head["waiting"]) == ("UNDECODABLE", ["unknown", "payment.charged"])
+    assert queue[others]["owed"] == [{"owes": "payment", "fact": "payment.charged"}]
+    assert queue[others]["parked"]["waiting"] == ["unknown"]
+
+
+def test_an_order_is_meant_by_an_end_a_reference_or_a_trace(till: Till, ask: Ask) -> None:
+    """By its last characters, four at least, or its trace; nothing a pattern could be made of is taken."""
+    order = str(till.place().body["order_id"])
+    found = ask("GET", f"/ops/names?name={order[-12:]}")[1]["orders"]
+    assert [one["order_id"] for one in found] == [order]
+    [trace] = till.sql("SELECT trace_id FROM orders WHERE order_id = %s", order)[0]
+    assert [one["order_id"] for one in ask("GET", f"/ops/names?name={trace}")[1]["orders"]] == [order]
+    assert ask("GET", "/ops/names?name=zzzz") == (200, {"orders": []})
+    for wrong in ("", "abc", "%25%25%25%25", "____", "x" * 256):
+        assert ask("GET", f"/ops/names?name={wrong}")[0] == 422
+
+
 def test_the_states_are_those_of_the_table(till: Till) -> None:
     """Every state the gate knows may stand in its row, and no other."""
     for state in get_args(AdmissionMode):

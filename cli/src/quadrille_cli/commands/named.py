@@ -26,7 +26,7 @@ def order_named(stack: Stack, text: str) -> str:
     if len(text) < LEAST:
         bad("ID", f"an order's id, its last {LEAST} characters or more, or its reference")
     with asked(stack.url("order-api")) as ops:
-        found = ops.demand("GET", f"/ops/orders?named={quote(text)}").body["orders"]
+        found = ops.demand("GET", f"/ops/names?name={quote(text)}").body["orders"]
     if not found:
         console.fail(f"no order's id ends in {text}, and none has it as its reference or trace")
         raise typer.Exit(NOT_FOUND)
