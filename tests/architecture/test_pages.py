@@ -14,6 +14,7 @@ import pytest
 from quadrille.app import Program
 from quadrille.context import ProcessContext
 from quadrille.ops.actions import Refusal
+from quadrille.ops.audit_log import audit_routes
 from quadrille.ops.evidence import EvidenceRoutes
 from quadrille.ops.replays import ReplayRoutes
 from quadrille_cli.services import SERVICES
@@ -35,6 +36,7 @@ def routes() -> Iterator[str]:
     """Yield every route of an ops port that is more than a probe."""
     yield from (f"{method} {pattern}" for method, pattern in ReplayRoutes.routes(ReplayRoutes.__new__(ReplayRoutes)))
     yield from (f"{method} {pattern}" for method, pattern in EvidenceRoutes(cast("ProcessContext", None)).routes())
+    yield from (f"{method} {pattern}" for method, pattern in audit_routes(cast("ProcessContext", None)))
     for program in programs():
         yield from (f"POST /ops/orders/{{order_id}}/{action.name}" for action in program.operators)
         for name in program.ops:

@@ -95,6 +95,8 @@ def test_an_order_that_is_over_says_how_it_ended(asking: Asking) -> None:
         shop.ended(order)
     shop.cancel(wanted)
     assert asking.command("orders", "cancel", theirs, "--operator", "--reason", "fraud")[0] == 0
+    kept, out, err = asking.command("audit", "list", "--order", theirs[-12:])
+    assert (kept, out.count(" cancel "), "fraud" in out) == (0, 1, True), out + err
     ends = {
         short: ("OUT_OF_STOCK", r"…\w{4} is CANCELLED: out of stock: SKU-NONE asked 1, available 0"),
         unpaid: ("PAYMENT_DECLINED", r"…\w{4} is CANCELLED: the card was declined \(insufficient_funds\)"),
@@ -379,12 +381,12 @@ def test_an_order_is_named_by_its_end_or_its_reference(asking: Asking) -> None:
     assert [asking.command("why", name)[0] for name in ("zzzz-nobody", "abc", str(uuid7()))] == [5, 2, 5]
 
 
-@pytest.mark.parametrize("verb", ["why", "stuck"])
+@pytest.mark.parametrize("verb", ["why", "stuck", "audit list"])
 def test_the_examples_of_the_help_run(asking: Asking, verb: str) -> None:
     """What the help shows succeeds, with a real order in the place of the sample."""
     order = asking.shop.submit(TEA)
     asking.shop.ended(order)
-    code, page, _ = asking.command(verb, "--help")
+    code, page, _ = asking.command(*verb.split(), "--help")
     lines = [line.split()[1:] for line in page.partition("Examples:\n")[2].splitlines() if line.strip()]
     assert (code, len(lines)) == (0, 2)
     sample = "01a1fd62-57f0-7eeb-be96-e59ce40f9cb1"

@@ -250,6 +250,7 @@ def _worker_routes(
     Operators' actions, replays, what is parked, evidence of a key.
     """
     from quadrille.ops import actions  # noqa: PLC0415 - the worker's and the api's
+    from quadrille.ops.audit_log import audit_routes  # noqa: PLC0415 - as above
     from quadrille.ops.evidence import EvidenceRoutes  # noqa: PLC0415 - the worker's alone
     from quadrille.ops.parked import ParkedRoutes  # noqa: PLC0415 - as above
     from quadrille.ops.replays import ReplayRoutes  # noqa: PLC0415 - as above
@@ -265,6 +266,7 @@ def _worker_routes(
         **ReplayRoutes(replays, shadows, bulk).routes(),
         **ParkedRoutes(bulk).routes(),
         **EvidenceRoutes(context, program.look, worker.ends).routes(),
+        **audit_routes(context),
     }, managers
 
 
@@ -370,9 +372,14 @@ def _worker_checks(worker: WorkerRole, found: Settings, codec: Codec) -> dict[st
 def api_routes(program: Program[Any], context: ProcessContext) -> OpsRoutes:
     """Return what an api's ops port answers beside health: operators' actions, and what the service adds."""
     from quadrille.ops import actions  # noqa: PLC0415 - the worker's and the api's
+    from quadrille.ops.audit_log import audit_routes  # noqa: PLC0415 - as above
     from quadrille.ops.evidence import EvidenceRoutes  # noqa: PLC0415 - as above
 
-    routes = {**actions.routes(program.operators, context, "api"), **EvidenceRoutes(context, program.look).routes()}
+    routes = {
+        **actions.routes(program.operators, context, "api"),
+        **EvidenceRoutes(context, program.look).routes(),
+        **audit_routes(context),
+    }
     for name_of_more in program.ops:
         routes |= _named(name_of_more)(context)
     return routes

@@ -264,7 +264,7 @@ def test_an_order_is_found_by_the_end_of_its_id(till: Till, ask: Ask) -> None:
     one, other = [str(till.place().body["order_id"]) for _ in range(2)]
 
     def ending(suffix: str) -> list[str]:
-        return [found["order_id"] for found in ask("GET", f"/ops/orders?named={suffix}")[1]["orders"]]
+        return [found["order_id"] for found in ask("GET", f"/ops/names?name={suffix}")[1]["orders"]]
 
     assert (ending(one[-8:]), ending(other.upper()[-8:]), ending(one)) == ([one], [other], [one])
     twin = one[:-13] + other[-13:]
@@ -273,7 +273,30 @@ def test_an_order_is_found_by_the_end_of_its_id(till: Till, ask: Ask) -> None:
         assert ending(other[-8:]) == sorted([twin, other], reverse=True)
     assert ending("0000-000000000000") == []
     for wrong in ("471", "%25%25%25%25", "9c_6", ""):
-        assert ask("GET", f"/ops/orders?named={wrong}")[0] == 422
+        assert ask("GET", f"/ops/names?name={wrong}")[0] == 422
+
+
+PARK = """
+INSERT INTO parked (id, line, state, type, topic, partition, "offset", headers, raw, error_class, error, attempts)
+VALUES (gen_random_uuid(), %s, 'OPEN', %s, 'payment.events', 5, %s, '[]', '', %s, 'x', 1)"""
+
+
+def test_what_order_holds_itself_is_not_owed_by_others(till: Till, ask: Ask) -> None:
+    """The event that is waited for lies parked here: order owes it, and the head of its lane is told with its place."""
+    waits, others = str(till.place().body["order_id"]), str(till.place().body["order_id"])
+    till.shop.db.given(StockReserved(waits), StockReserved(others))
+    till.sql(PARK, waits, "unknown", 21, "UNDECODABLE")
+    till.sql(PARK, others, "unknown", 30, "UNDECODABLE")
+    till.sql(PARK, waits, "payment.charged", 22, "BEHIND")
+
+    queue = {one["order_id"]: one for one in ask("GET", "/ops/stuck?older_than=0s")[1]["stuck"]}
+
+    assert queue[waits]["owed"] == [{"owes": "order", "fact": "payment.charged"}]
+    head = queue[waits]["parked"]
+    assert (head["topic"], head["partition"], head["offset"]) == ("payment.events", 5, 21)
+    assert (head["error_class"], head["waiting"]) == ("UNDECODABLE", ["unknown", "payment.charged"])
+    assert queue[others]["owed"] == [{"owes": "payment", "fact": "payment.charged"}]
+    assert queue[others]["parked"]["waiting"] == ["unknown"]
 
 
 def test_the_states_are_those_of_the_table(till: Till) -> None:

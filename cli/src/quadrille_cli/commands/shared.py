@@ -111,7 +111,7 @@ def the_order(stack: Stack, wanted: str, option: str = "ID") -> str:
     if _ID.fullmatch(wanted):
         return wanted
     with asked(stack.url("order-api")) as ops:
-        found = ops.demand("GET", f"/ops/orders?named={quote(wanted, safe='')}").body["orders"]
+        found = ops.demand("GET", f"/ops/names?name={quote(wanted, safe='')}").body["orders"]
     if not found:
         console.fail(f"no order's id ends in {wanted}, and none has it as its reference or trace")
         raise typer.Exit(NOT_FOUND)

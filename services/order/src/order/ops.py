@@ -27,19 +27,19 @@ def routes(context: ProcessContext) -> OpsRoutes:
 
 
 def names(context: ProcessContext) -> OpsRoutes:
-    """Return GET /ops/orders: which orders an operator means by the end of an id, a reference or a trace."""
+    """Return GET /ops/names: which orders an operator means by the end of an id, a reference or a trace."""
 
     def find(asked: OpsRequest) -> OpsResponse:
-        text = asked.query.get("named", "")
+        text = asked.query.get("name", "")
         if not SUFFIX_LEAST <= len(text) <= NAME_MOST or set(text) & {"%", "_", "\\", "\0"}:
             message = f"Wanted: {SUFFIX_LEAST} to {NAME_MOST} characters of an id's end, a reference or a trace's id"
-            refuse("validation-failed", errors=[{"pointer": "query:named", "code": "name", "message": message}])
+            refuse("validation-failed", errors=[{"pointer": "query:name", "code": "name", "message": message}])
         with database(context) as tx:
             found = store.named(tx, text)
         shown = [{"order_id": one, "status": status, "reference": reference} for one, status, reference in found]
         return OpsResponse(200, {"orders": shown})
 
-    return {("GET", "/ops/orders?named"): find}
+    return {("GET", "/ops/names?name"): find}
 
 
 def queue(context: ProcessContext) -> OpsRoutes:

@@ -1,0 +1,81 @@
+"""`quadrille audit`: what was done by hand, at every service: who, what, on which order, why, and what came of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlencode
+
+import typer
+from typer import echo
+
+from quadrille_cli import console
+from quadrille_cli.client import Client, NoAnswerError
+from quadrille_cli.commands.operations import services
+from quadrille_cli.commands.shared import UNREACHABLE, form, order_id, running, the_order
+from quadrille_cli.stack import Stack
+from quadrille_why.words import clock, short
+
+LIST = "\b\nExamples:\n  quadrille audit list\n  quadrille audit list --service payment --limit 5 -o json"
+WHOLE_ID = 36
+Row = Mapping[str, Any]
+app = typer.Typer(help="What was done by hand.", no_args_is_help=True, rich_markup_mode=None, epilog=LIST)
+
+
+@app.callback()
+def _audit() -> None:
+    """What was done by hand, as each service keeps it in its chain."""
+
+
+@app.command("list", epilog=LIST)
+def list_(
+    order: Annotated[str, typer.Option("--order", help="Only about this order: its id or the end of it.")] = "",
+    service: Annotated[str, typer.Option("--service", help="Only at this service.")] = "",
+    limit: Annotated[int, typer.Option("--limit", min=1, max=200, help="How many at most.")] = 20,
+    output: Annotated[str, typer.Option("-o", "--output", help="table or json.")] = "table",
+    data: Annotated[Path | None, typer.Option("--data", help="Data directory of the running stack.")] = None,
+) -> None:
+    """List what was done by hand, newest first: who, what, why, what came of it; exits 7 when a service is silent."""
+    form(output)
+    stack = running(data)
+    about = {"subject": the_order(stack, order_id(order))} if order else {}
+    rows, silent = _asked(stack, services(service), {**about, "limit": str(limit)})
+    rows = sorted(rows, key=lambda row: str(row["at"]), reverse=True)[:limit]
+    echo(json.dumps(rows, indent=2, ensure_ascii=False) if output == "json" else "\n".join(_table(rows)))
+    if silent:
+        console.fail(f"not asked, for they do not answer: {', '.join(silent)}")
+        raise typer.Exit(UNREACHABLE)
+
+
+def _asked(stack: Stack, names: Sequence[str], query: Mapping[str, str]) -> tuple[list[Row], list[str]]:
+    """Return the rows of every service, by its worker or its api, and the names of those that do not answer."""
+    rows: list[Row] = []
+    silent = []
+    for name in names:
+        for process in (f"{name}-worker", f"{name}-api"):
+            try:
+                with Client(stack.url(process)) as ops:
+                    rows += ops.demand("GET", f"/ops/audit?{urlencode(query)}").body["actions"]
+                break
+            except NoAnswerError:
+                continue
+        else:
+            silent.append(name)
+    return rows, silent
+
+
+def _table(rows: Sequence[Row]) -> Iterator[str]:
+    if not rows:
+        yield "nothing was done by hand"
+        return
+    now = datetime.now(UTC)
+    yield f"{'at':<21}{'service':<14}{'who':<8}{'what':<20}{'on':<8}{'outcome':<13}why"
+    for row in rows:
+        subject = str(row["subject"])
+        on = short(subject) if len(subject) == WHOLE_ID else subject
+        outcome = str((row["after"] or {}).get("outcome", "–"))
+        at = clock(row["at"], now)
+        yield f"{at:<21}{row['service']:<14}{row['actor']:<8}{row['action']:<20}{on:<8}{outcome:<13}{row['reason']}"
