@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import cast
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from console import reads
@@ -54,7 +55,10 @@ class ConsoleApi(Api):
         over = time.monotonic() + STREAM_SECONDS
         ticked = time.monotonic()
         while not self._ends.is_set() and time.monotonic() < over:
-            number = await self.newest(key)
+            try:
+                number = await self.newest(key)
+            except HTTPException:  # the database is away for a moment: the stream outlives it
+                number = known
             if number != known:
                 known, ticked = number, time.monotonic()
                 yield number

@@ -62,7 +62,7 @@ def _told(found: Sequence[Health], word: str, now: datetime) -> list[str]:
         return []
     if len(found) > NAMED:
         return [f"{len(found)} processes {word}"]
-    return [f"{one.name} {word} for {ago((now - one.since).total_seconds() // 1)}" for one in found]
+    return [f"{one.shown} {word} for {ago((now - one.since).total_seconds() // 1)}" for one in found]
 
 
 def _last(last: Mapping[str, Any] | None, now: datetime) -> list[str]:
