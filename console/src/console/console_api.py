@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from types import TracebackType
 from typing import cast
 
@@ -55,10 +56,9 @@ class ConsoleApi(Api):
         over = time.monotonic() + STREAM_SECONDS
         ticked = time.monotonic()
         while not self._ends.is_set() and time.monotonic() < over:
-            try:
+            number = known
+            with suppress(HTTPException):  # the database is away for a moment: the stream outlives it
                 number = await self.newest(key)
-            except HTTPException:  # the database is away for a moment: the stream outlives it
-                number = known
             if number != known:
                 known, ticked = number, time.monotonic()
                 yield number
