@@ -140,6 +140,7 @@ def test_what_is_new_appears_by_itself_and_can_be_paused(console: OnPostgres[Sho
     teller = Teller()
     with served(console) as address, browser.page() as page:
         page.goto(f"{address}/")
+        assert "All flows. No order has ended yet." in page.text()
         assert "No orders yet" in page.text()
         page.until("document.documentElement.classList.contains('scripted')")
         console.takes(inputs(*teller.confirmed(timedelta(seconds=1), "cust_live")))
@@ -152,6 +153,20 @@ def test_what_is_new_appears_by_itself_and_can_be_paused(console: OnPostgres[Sho
         assert "cust_later" not in page.text()
         page.press("p")
         page.until("document.body.innerText.includes('cust_later')")
+        assert page.told() == []
+
+
+def test_an_orders_page_goes_on_with_the_order(console: OnPostgres[Shown], browser: Browser) -> None:
+    """Opened while it waits for payment, it says so; when the order is confirmed the page says that by itself."""
+    told = list(Teller().confirmed(timedelta(seconds=2)))
+    console.takes(inputs(*told[:2]))
+    with served(console) as address, browser.page() as page:
+        page.goto(f"{address}/orders/{told[0].key}")
+        assert "for payment: the goods are held" in page.text()
+        page.until("document.documentElement.classList.contains('scripted')")
+        console.takes(inputs(*told[2:]))
+        page.until("document.body.innerText.includes('is confirmed after 300 ms')")
+        page.until("document.querySelectorAll('.lanes circle.dot').length === 6")
         assert page.told() == []
 
 
