@@ -17,7 +17,7 @@ FILL = """
 INSERT INTO order_view (order_id, status, final, reason, customer_id, amount_minor, currency, skus, placed_at, ended_at,
                         took_ms, waits_for, waits_what, waits_since, because, attention, trace_id, facts, parked,
                         changed_at)
-SELECT lpad(to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0')::text || '-7000-8000-' || lpad(to_hex(n), 12, '0'),
+SELECT lpad(to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0') || '-7000-8000-' || lpad(to_hex(n), 12, '0'),
        CASE WHEN n %% 200 = 0 THEN 'PENDING' WHEN n %% 10 = 0 THEN 'CANCELLED' ELSE 'CONFIRMED' END, n %% 200 <> 0,
        CASE WHEN n %% 10 = 0 THEN 'OUT_OF_STOCK' END, 'cust_' || n %% 1000, n, 'EUR', ARRAY['SKU-' || n %% 500], at,
        CASE WHEN n %% 200 <> 0 THEN at + interval '300 ms' END, CASE WHEN n %% 200 <> 0 THEN 300 END,

@@ -1,24 +1,28 @@
-"""Lists over 100,000 orders: every page is found by an index and reads little more than it shows, whatever the clock."""
+"""Lists over 100,000 orders: every page is found by an index and reads little more than it shows."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
+from console import store
 from console.domain import Shown
+from console.handlers import on
 from console.reads import OrderFilters, orders_sql
-from quadrille.testing import OnPostgres
+from quadrille.testing import Logins, OnPostgres
 
 PAGE = 51
 READ_MAX = 12 * PAGE  # rows looked at for a page of the rarest filter; all would be 100,000
 BENCH = Path(__file__).parents[2] / "bench" / "console_lists.py"
 
 
-def bench() -> Any:
+def bench() -> ModuleType:
     """The bench, whose orders and lists these are."""
     spec = importlib.util.spec_from_file_location("console_lists", BENCH)
     assert spec
@@ -37,10 +41,7 @@ def nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def full(logins: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    from console import store  # noqa: PLC0415
-    from console.handlers import on  # noqa: PLC0415
-
+def full(logins: Logins, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnPostgres[Shown]]:
     there = OnPostgres(on, store, logins, tmp_path_factory.mktemp("schemas"))
     there.tx.execute("DELETE FROM order_view")
     bench().fill(there.tx)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import httpx
@@ -81,14 +82,26 @@ def test_an_unreadable_record_is_kept_with_its_bytes(stack: Stack) -> None:
     assert bytes.fromhex(whole["hex"]) == b"poison!"
 
 
-def test_the_first_screen_shows_the_stack(stack: Stack, order: str, browser: Browser) -> None:
+def test_its_trace_leads_to_a_real_page(stack: Stack, order: str) -> None:
+    """The trace link of the order API opens its waterfall here, with spans of every service that acted."""
+    link = httpx.get(f"{stack.url('order')}/v1/orders/{order}").json()["links"]["trace"]
+    assert link.startswith(f"{stack.url(CONSOLE)}/traces/")
+    page = until(lambda: httpx.get(link).text, lambda text: "inventory worker" in text and "order api" in text)
+    assert "waterfall" in page
+
+
+def test_the_first_screen_shows_the_stack(stack: Stack, order: str, browser: Browser, shots: Path) -> None:
     """Every process of every service is in the picture; the order is among the latest, its page one click away."""
     with browser.page() as page:
         page.goto(f"{stack.url(CONSOLE)}/")
         page.until("document.querySelectorAll('.dance circle.state').length === 12")
         page.until(f"document.querySelector('a[href=\"/orders/{order}\"]') !== null")
+        page.shot(shots / "stack-overview.png")
         page.follow(lambda: page.run(f"document.querySelector('main a[href=\"/orders/{order}\"]').click()"))
         page.until("document.querySelectorAll('.lanes circle.dot').length >= 4")
+        page.shot(shots / "stack-order.png")
+        page.follow(lambda: page.run("document.querySelector('main a[href^=\"/traces/\"]').click()"))
+        page.shot(shots / "stack-trace.png")
         assert page.told() == []
 
 

@@ -51,7 +51,7 @@ def up(  # noqa: PLR0913 - one parameter per option
     unset: Annotated[list[str] | None, typer.Option("--unset", help="NAME: the default again.")] = None,
     reload: Annotated[bool, typer.Option("--reload", help="Restart what runs code that was edited since.")] = False,
 ) -> None:
-    """Start the whole stack: Kafka, registry, four databases, sandbox, four services.
+    """Start the whole stack: Kafka, registry, databases, sandbox, four services, console.
 
     What runs goes on; what is told another setting is started again. Settings and ports of this stack stay.
     """
