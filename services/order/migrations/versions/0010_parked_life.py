@@ -4,8 +4,8 @@ from alembic import op
 
 from quadrille.service import schema
 
-revision = "0006"
-down_revision = "0005"
+revision = "0010"
+down_revision = "0009"
 
 
 def upgrade() -> None:
