@@ -183,6 +183,7 @@ def _worker(name: str, found: Settings, stop: threading.Event) -> None:
     from quadrille.consumer.worker import Worker, WorkerRole  # noqa: PLC0415 - as above
     from quadrille.db.connection import connection  # noqa: PLC0415 - as above
     from quadrille.ops import actions  # noqa: PLC0415 - the worker's and the api's
+    from quadrille.ops.consumers import consumers  # noqa: PLC0415 - the worker's alone
     from quadrille.ops.parked import ParkedRoutes  # noqa: PLC0415 - the worker's alone
     from quadrille.ops.replays import ReplayRoutes  # noqa: PLC0415 - the worker's alone
     from quadrille.replay.manager import Replays  # noqa: PLC0415 - the worker's alone
@@ -207,6 +208,7 @@ def _worker(name: str, found: Settings, stop: threading.Event) -> None:
         **actions.routes(program.operators, context, "worker"),
         **ReplayRoutes(replays, bulk).routes(),
         **ParkedRoutes(bulk).routes(),
+        **consumers(context),
     }
     with (
         tally or nullcontext(),

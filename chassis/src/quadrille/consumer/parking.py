@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -19,10 +20,12 @@ from uuid import UUID
 import structlog
 from pydantic import ValidationError
 
+from quadrille.consumer.brake import paused
 from quadrille.consumer.deserializer import RecordDeserializer
 from quadrille.db.connection import Session
 from quadrille.ids import lock_key
 from quadrille.messages import Message, Result, Timer, from_json
+from quadrille.observability import metrics
 from quadrille.observability.logs import ThrottledLog
 from quadrille.observability.trace_context import new_trace, parse
 from quadrille.processing import compensation
@@ -49,6 +52,11 @@ SELECT line FROM parked p
 ONE_WORKER = "SELECT pg_try_advisory_lock(%b)"
 LOOK_SECONDS = 0.5
 NAP_SECONDS = 0.5
+COUNT_SECONDS = 2.0
+COUNTS = """
+SELECT coalesce(type, ''), error_class, count(*) FILTER (WHERE state = 'OPEN'), count(*) FILTER (WHERE state = 'DEAD'),
+       extract(epoch FROM now() - min(parked_at))::float
+  FROM parked WHERE state IN ('OPEN', 'DEAD') GROUP BY 1, 2"""
 log = structlog.get_logger()
 
 
@@ -127,13 +135,27 @@ class Retrier:
     def __init__(self, feeder: LaneFeeder, connect: Callable[[], Tx], told: Callable[..., None]) -> None:
         self._feeder, self._connection, self._told = feeder, Session(connect), told
         self._troubles = ThrottledLog()
-        self._mine = False
+        self._mine, self._count_at = False, 0.0
+
+    def count(self) -> None:
+        """Set the gauges to what is parked now, in whosever hands it was; a group that is gone is gone."""
+        tx, name = self._connection(), self._feeder.service.name
+        metrics.PARKED.clear()
+        metrics.PARKED_AGE.clear()
+        for kind, error_class, opened, dead, age in tx.execute(COUNTS):
+            metrics.PARKED.labels(name, kind, error_class, "OPEN").set(opened)
+            metrics.PARKED.labels(name, kind, error_class, "DEAD").set(dead)
+            metrics.PARKED_AGE.labels(name, kind, error_class).set(age)
+        metrics.CONSUMER_PAUSED.labels(name).set(paused(tx) is not None)
 
     def run(self, stop: threading.Event) -> None:
         """Look twice a second what is due, until told to stop."""
         while not stop.wait(LOOK_SECONDS):
             try:
                 self._round(stop)
+                if time.monotonic() >= self._count_at:
+                    self.count()
+                    self._count_at = time.monotonic() + COUNT_SECONDS
             except OUTAGE as trouble:
                 self._troubles.warn("parked inputs wait", type(trouble).__name__)
                 self._connection.close()

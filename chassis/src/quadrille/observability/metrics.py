@@ -20,6 +20,12 @@ STALLED = Gauge("quadrille_stalled_seconds", "How long work has been ahead and n
 STALLS = Counter("quadrille_stalls_total", "Times that nothing was handled for longer than STALL_AFTER", ["role"])
 RENEWALS = Counter("quadrille_client_renewals_total", "Clients made anew because nothing was handled", ["role"])
 
+PARKED = Gauge("quadrille_parked_inputs", "Inputs that failed and wait", ["service", "type", "error_class", "state"])
+PARKED_AGE = Gauge(
+    "quadrille_parked_oldest_seconds", "Age of the oldest input that waits", ["service", "type", "error_class"]
+)
+CONSUMER_PAUSED = Gauge("quadrille_consumer_paused", "1 while the service's consumers are paused", ["service"])
+
 CALLS = Counter("quadrille_outside_calls_total", "Calls to the outside", ["intent", "answer"])
 CALL = Histogram("quadrille_outside_call_duration_seconds", "One call to the outside", ["intent"], buckets=_FAST)
 BREAKER = Gauge("quadrille_breaker_state", "The outside's breaker: 0 closed, 1 half-open, 2 open", ["service"])
