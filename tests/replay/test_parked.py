@@ -55,14 +55,15 @@ def test_a_dead_end_ends_with_three_commands_that_are_printed(shop: Shop, operat
     assert (code, "UNDECODABLE" in listed, order[-8:] in listed) == (0, True, True), listed
     assert max(map(len, listed.splitlines())) <= 80
 
-    [found] = shop.sql("payment", "SELECT id::text FROM parked WHERE line = %s", order)
-    code, shown, _ = operator.quadrille("parked", "show", order[-8:])
-    assert (code, found[0] in shown, "dead: it waits for a person" in shown) == (0, True, True), shown
+    [(found,)] = shop.sql("payment", "SELECT id::text FROM parked WHERE line = %s", order)
+    code, shown, _ = operator.quadrille("parked", "show", order[-8:], "--service", "payment")
+    assert operator.quadrille("parked", "show", order[-8:])[0] == 6  # order hears it too: it is asked whose is meant
+    assert (code, found in shown, "dead: it waits for a person" in shown) == (0, True, True), shown
     assert (b"\x00\xffjunk!".hex() in shown, "stock" not in shown.partition("raw")[2]) == (True, True)
     again, drop = printed(shown)
 
     code, out, _ = operator.quadrille(*again)
-    assert (code, "failed again: UNDECODABLE" in out) == (1, True), out
+    assert (code, "failed again:\n  UNDECODABLE" in out) == (1, True), out
     code, out, _ = operator.quadrille(*drop)
     assert (code, "is discarded" in out) == (0, True), out
     assert shop.sql("payment", STATE, order) == [("DISCARDED",)]
@@ -80,10 +81,15 @@ def test_a_dead_end_ends_with_three_commands_that_are_printed(shop: Shop, operat
 def test_what_is_told_of_a_dead_input_is_published(shop: Shop, operator: Operator) -> None:
     """Its news lie on ops.events in their order, and its copy on payment's dead letters, in Avro."""
     [order] = unreadable(shop)
-    operator.quadrille("parked", "discard", order, "--reason", "a test")
+    operator.quadrille("parked", "discard", order, "--service", "payment", "--reason", "a test")
 
     kinds = ["input.parked", "input.dead", "input.discarded"]
-    shop.until(lambda: [kind for kind, _ in shop.told("ops.events", order)] == kinds or None, "all three are told")
+
+    def news() -> list[str]:
+        """What payment has told: order hears the topic too, and tells of its own."""
+        return [kind for kind, body in shop.told("ops.events", order) if body["service"] == "payment"]
+
+    shop.until(lambda: news() == kinds or None, "all three are told")
     [(kind, copy)] = shop.until(lambda: shop.told("payment.dead-letters", order) or None, "the copy is there")
     assert (kind, copy["raw"], copy["cut"]) == ("input.buried", b"\x00\xffjunk!", False)
     assert str(copy["place"]).startswith("inventory.events[")
@@ -112,15 +118,20 @@ def test_a_group_is_looked_at_then_done_as_it_was_seen(shop: Shop, operator: Ope
 def test_the_examples_of_the_help_pages_run_and_mistakes_exit_as_they_should(shop: Shop, operator: Operator) -> None:
     """Two examples each; unknown ids exit 5, wrong usage 2, nothing answering 7, and each says what to do."""
     [order] = unreadable(shop)
+
+    def put(line: list[str]) -> list[str]:
+        """An example with this order's id, at payment: order hears the topic too, and has it parked as well."""
+        return [*(order if word == "e40f9cb1" else word for word in line), "--service", "payment"]
+
     codes = {"list": (0, 0), "show": (0, 0)}
     for verb, wanted in codes.items():
-        lines = [[order if word == "e40f9cb1" else word for word in line] for line in operator.examples("parked", verb)]
+        lines = [put(line) for line in operator.examples("parked", verb)]
         assert tuple(operator.quadrille(*line)[0] for line in lines) == wanted, verb
     first, second = operator.examples("parked", "redrive")
-    assert operator.quadrille(*(order if word == "e40f9cb1" else word for word in first))[0] == 1
+    assert operator.quadrille(*put(first))[0] == 1
     assert operator.quadrille(*second)[0] == 5
     first, second = operator.examples("parked", "discard")
-    assert operator.quadrille(*(order if word == "e40f9cb1" else word for word in first))[0] == 0
+    assert operator.quadrille(*put(first))[0] == 0
     assert operator.quadrille(*second)[0] == 5
 
     told = {
@@ -128,7 +139,7 @@ def test_the_examples_of_the_help_pages_run_and_mistakes_exit_as_they_should(sho
         ("parked", "show", str(uuid.UUID(int=7))): (5, "nothing is parked"),
         ("parked", "redrive"): (2, "--group"),
         ("parked", "discard", order): (2, "say why"),
-        ("parked", "discard", order, "--reason", "again"): (6, "NOT_PARKED"),
+        ("parked", "discard", order, "--service", "payment", "--reason", "again"): (6, "NOT_PARKED"),
         ("parked", "redrive", "--group", "x"): (2, "--service"),
         ("parked", "list", "--state", "LOST"): (2, "OPEN, DEAD"),
     }

@@ -219,7 +219,7 @@ def _worker(name: str, found: Settings, stop: threading.Event) -> None:
     context = ProcessContext(
         found, service, connect, spans, tally, stop, codec, client, beats=True, meter=program.meter
     )  # fmt: skip
-    looks = (gauges.outbox, gauges.parked, gauges.heartbeats(name), *program.gauges)
+    looks = (gauges.outbox, gauges.parked, gauges.paused, gauges.heartbeats(name), *program.gauges)
     worker = WorkerRole(lambda: Worker(context))
     checks = _worker_checks(worker, found, codec)
     routes, managers = _worker_routes(program, context, worker)
@@ -251,7 +251,8 @@ def _worker_routes(
     """
     from quadrille.ops import actions  # noqa: PLC0415 - the worker's and the api's
     from quadrille.ops.audit_log import audit_routes  # noqa: PLC0415 - as above
-    from quadrille.ops.evidence import EvidenceRoutes  # noqa: PLC0415 - the worker's alone
+    from quadrille.ops.consumers import consumers  # noqa: PLC0415 - the worker's alone
+    from quadrille.ops.evidence import EvidenceRoutes  # noqa: PLC0415 - as above
     from quadrille.ops.parked import ParkedRoutes  # noqa: PLC0415 - as above
     from quadrille.ops.replays import ReplayRoutes  # noqa: PLC0415 - as above
     from quadrille.replay.manager import Replays, Shadows  # noqa: PLC0415 - as above
@@ -265,6 +266,7 @@ def _worker_routes(
         **actions.routes(program.operators, context, "worker"),
         **ReplayRoutes(replays, shadows, bulk).routes(),
         **ParkedRoutes(bulk).routes(),
+        **consumers(context),
         **EvidenceRoutes(context, program.look, worker.ends).routes(),
         **audit_routes(context),
     }, managers

@@ -207,7 +207,7 @@ def test_what_waits_behind_another_is_refused(db: Database, mended: Ask) -> None
     status, problem = mended("POST", "/ops/parked/redrive", {**WHY, "id": str(behind.id)})
 
     assert (status, problem["rule"], problem["blocker"]) == (409, "BEHIND", str(head.id))
-    assert f"quadrille parked redrive {head.id}" in problem["detail"]
+    assert f"quadrille parked redrive {head.id} --service pantry" in problem["detail"]
     assert (db.emitted(), audited(db)) == ([], [])
 
 

@@ -133,16 +133,17 @@ class ParkedDesk:
         if standing.state not in (OPEN, DEAD, "DISCARDED"):
             _refuse("NOT_PARKED", f"It went through its handler already, by {standing.ended_by}.")
         for head, state in tx.execute(BEFORE_IT, [row.lane, row.id]):
+            here = f"--service {self.service.name}"
             what = "a dead one" if state == DEAD else "one that is still tried"
             detail = (
                 f"It waits behind {what} of its order, {head}: an order is handled in sequence. First quadrille parked "
-                f"redrive {head}, or quadrille parked discard {head} --reason '...'; then this one goes on by itself."
+                f"redrive {head} {here}, or quadrille parked discard {head} {here} --reason '...'; then it goes on."
             )
             _refuse("BEHIND", detail, head)
         if standing.error_class == "BELOW_FLOOR" and not order.accept_old:
             detail = (
                 "It is older than the inbox can tell, so nobody knows whether it had its effect already. Look, then "
-                f"let it in: quadrille parked redrive {row.id} --accept-old"
+                f"let it in: quadrille parked redrive {row.id} --service {self.service.name} --accept-old"
             )
             _refuse("BELOW_FLOOR", detail)
 
@@ -152,7 +153,7 @@ class ParkedDesk:
         if row.topic is None and (row.intent == row.type or row.type in self.service.on.consumes(Timer)):
             detail = (
                 "A timer cannot be discarded: what it is to begin would never happen. Mend its handler, then "
-                f"quadrille parked redrive {row.id}"
+                f"quadrille parked redrive {row.id} --service {self.service.name}"
             )
             _refuse("TIMER", detail)
 

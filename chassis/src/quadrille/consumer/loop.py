@@ -17,6 +17,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as KafkaMessage
 
 from quadrille.consumer.assignment import Assignment
+from quadrille.consumer.brake import Brake, pause, paused
 from quadrille.consumer.deserializer import RecordDeserializer, record_of
 from quadrille.consumer.heartbeat import HeartbeatMonitor
 from quadrille.db.connection import Session
@@ -26,7 +27,7 @@ from quadrille.observability.degraded import Degraded
 from quadrille.observability.logs import ThrottledLog
 from quadrille.observability.readiness import NotReadyError, reason
 from quadrille.processing import unit_of_work
-from quadrille.processing.batch import OUTAGE, process_batch
+from quadrille.processing.batch import OUTAGE, BrakedError, process_batch
 from quadrille.processing.envelope import Envelope, Handled, OffsetRange
 from quadrille.processing.telemetry import Observer
 from quadrille.service import Service, Tx
@@ -35,6 +36,7 @@ __all__ = ["RETRIABLE", "ConsumerLoop", "ConsumerPorts"]
 
 POLL_SECONDS = 0.5
 STEP_SECONDS = 1.0
+BRAKE_SECONDS = 1.0
 BEAT = b"canary.beat"
 HINT_SECONDS = 5.0
 WAITS_SECONDS = 15.0  # longer than one try that ends in a time-out
@@ -99,8 +101,9 @@ class ConsumerLoop:
         self.joined, self.waiting = False, "it waits for its place in the consumer group"
         self._renew = threading.Event()
         self._waits, self._waited_at = "", 0.0
-        self._troubles = ThrottledLog()
-        self._stepped = self._looked = self._hinted = time.monotonic()
+        self._troubles, self._brake = ThrottledLog(), Brake()
+        self._rests = False
+        self._stepped = self._looked = self._hinted = self._braked = time.monotonic()
 
     def caught_up(self) -> bool:
         """Tell whether all partitions, others' too, are handled up to the ends seen at assignment: timers may fire."""
@@ -156,10 +159,17 @@ class ConsumerLoop:
         return self.stop.is_set() or self._renew.is_set()
 
     def _round(self) -> None:
+        if self._rests or self._due("_braked", BRAKE_SECONDS):
+            self._heed_pause()
+        if self._rests:
+            self._rest()
+            return
         records = self._take_records()
         inputs = self._inputs(records)
         if inputs:
             self._commit(inputs)
+        if self._rests:  # what lies between our position and what was read is not to be stepped over
+            return
         if self.assignment.others and self._due("_looked", STEP_SECONDS / 4):
             self.assignment.look_at_others(self._connection())
         self.assignment.look()
@@ -226,13 +236,38 @@ class ConsumerLoop:
 
     def _commit(self, inputs: Sequence[Envelope]) -> None:
         began = time.time_ns()
-        outcomes = process_batch(self._connection(), self.service, inputs, self._room())
+        try:
+            outcomes = process_batch(self._connection(), self.service, inputs, self._room(), brake=self._brake.judge)
+        except BrakedError as full:
+            inputs = inputs[: full.upto]
+            outcomes = process_batch(self._connection(), self.service, inputs)
         self.assignment.committed(inputs)
         self._waits = ""
+        if cause := self._brake.note(inputs, outcomes):
+            pause(self._connection(), self.service, cause)
+            self._rests = True
         for outcome in outcomes:
             if isinstance(outcome, Handled) and outcome.emitted:
                 self._take(outcome)
         self.watcher.handled(list(zip(inputs, outcomes, strict=True)), began)
+
+    def _heed_pause(self) -> None:
+        """Rest while the service's consumers are paused; what was read meanwhile is read again afterwards."""
+        found, before = paused(self._connection()), self._rests
+        self._rests = found is not None
+        if found:
+            self._waits, self._waited_at = f"the consumer is paused: {found.cause}", time.monotonic()
+        elif before:
+            self._waits = ""
+            self.assignment.seek(self._connection(), self.topics, self.consumer)
+
+    def _rest(self) -> None:
+        """Keep our place in the group, and beat, but handle nothing."""
+        self.doubt()
+        self.assignment.caught_up = False
+        self._idle()
+        if self.heartbeat:
+            self.heartbeat.poll(self._connection(), self.assignment)
 
     def _step_over_unheard(self) -> None:
         steps, heartbeat = self.assignment.unheard(), self.heartbeat

@@ -134,6 +134,7 @@ class Retrier:
         while not stop.wait(LOOK_SECONDS):
             try:
                 self._round(stop)
+                self._troubles.over()
             except OUTAGE as trouble:
                 self._troubles.warn("parked inputs wait", type(trouble).__name__)
                 self._connection.close()

@@ -12,6 +12,7 @@ from typing import TypeAlias
 import structlog
 from confluent_kafka import Consumer, KafkaError
 
+from quadrille.consumer.brake import resume_of_old
 from quadrille.consumer.heartbeat import HeartbeatMonitor
 from quadrille.consumer.loop import RETRIABLE, ConsumerLoop, ConsumerPorts, hinted
 from quadrille.consumer.parking import LaneFeeder, Retrier, redrive_open
@@ -105,6 +106,7 @@ class Worker:
                 with self.connect() as tx:
                     self.retention.prepare(tx, self.reader)
                     self._check(tx)
+                    resume_of_old(tx, self.service)
                     outcomes = list(redrive_open(tx, self.service, self.reader))
             except RETRIABLE as trouble:
                 self.consumer_loop.waiting = f"it waits for what it needs: {reason(trouble)}"

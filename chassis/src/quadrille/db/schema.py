@@ -374,11 +374,16 @@ END $$;
 """
 
 
-# Why an input waits, as far as it may be kept, how far up the ladder it is; what the outside said last.
+# Why an input waits, as far as it may be kept, how far up the ladder it is; what the outside said last. Whether the
+# service's consumers rest, and why.
 PARKED_CAUSES = """
 ALTER TABLE parked ADD COLUMN exception text, ADD COLUMN frames text, ADD COLUMN fingerprint text,
   ADD COLUMN retries int NOT NULL DEFAULT 0;
 ALTER TABLE task ADD COLUMN failure jsonb;
+CREATE TABLE consumer_pause (
+  only_one bool PRIMARY KEY DEFAULT true CHECK (only_one), since timestamptz NOT NULL DEFAULT now(),
+  cause text NOT NULL, release text NOT NULL, actor text NOT NULL);
+GRANT SELECT, INSERT, DELETE ON consumer_pause TO app;
 """
 
 

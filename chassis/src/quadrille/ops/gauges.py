@@ -38,6 +38,7 @@ PARKED = """
 SELECT CASE WHEN type ~ '^[a-z_]{1,40}([.][a-z_]{1,40}){0,3}$' THEN type ELSE 'unknown' END, error_class, state,
        count(*), extract(epoch FROM clock_timestamp() - min(parked_at))::float
   FROM parked WHERE state IN ('OPEN', 'DEAD') GROUP BY 1, 2, 3"""
+PAUSED = "SELECT count(*) FROM consumer_pause"
 log = structlog.get_logger()
 
 
@@ -47,6 +48,12 @@ def parked(tx: Tx, _: object) -> None:
     metrics.set_all(metrics.PARKED, {tuple(labels): count for *labels, count, _ in found})
     ages = {state: max(age for *_, one, _count, age in found if one == state) for state in {row[2] for row in found}}
     metrics.set_all(metrics.PARKED_AGE, {(state,): age for state, age in ages.items()})
+
+
+def paused(tx: Tx, _: object) -> None:
+    """Tell whether the service's consumers are paused."""
+    [(there,)] = tx.execute(PAUSED).fetchall()
+    metrics.CONSUMER_PAUSED.set(there)
 
 
 def outbox(tx: Tx, _: object) -> None:

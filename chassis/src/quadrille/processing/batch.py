@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 from uuid import UUID
 
 import psycopg
@@ -79,6 +79,18 @@ class EmissionRefusedError(Exception):
     """A handler said something the chassis cannot keep: a foreign key, or an event too large for a record."""
 
 
+class BrakedError(Infrastructure):
+    """Too many of a batch were parked alike: nothing of it happened, and its first ``upto`` inputs may be committed."""
+
+    def __init__(self, upto: int) -> None:
+        super().__init__("too many in a row were parked by one exception")
+        self.upto = upto
+
+
+Brake: TypeAlias = Callable[[Sequence[Envelope], Sequence[Outcome]], int | None]
+"""Tells how many inputs of a batch may be committed, None for all of them."""
+
+
 class EffectGuard(Protocol):
     """What a replay is let through by; everything else passes."""
 
@@ -103,18 +115,24 @@ class _Batch:
     guard: EffectGuard | None
 
 
-def process_batch(
-    tx: Tx, service: Service[W], inputs: Sequence[Envelope], room: int = 0, guard: EffectGuard | None = None
+def process_batch(  # noqa: PLR0913, PLR0917 - one of each thing that may be said of a batch
+    tx: Tx,
+    service: Service[W],
+    inputs: Sequence[Envelope],
+    room: int = 0,
+    guard: EffectGuard | None = None,
+    brake: Brake | None = None,
 ) -> list[Outcome]:
     """Handle a batch of inputs, each id once; ``room`` intents may be leased to this process at once.
 
     A batch the database refuses is halved until the guilty input is alone and parked. Raises FencedError and every
-    infrastructure error; then nothing of the refused part happened, or its COMMIT's answer was lost.
+    infrastructure error; then nothing of the refused part happened, or its COMMIT's answer was lost. BrakedError is
+    raised when ``brake`` does not let the whole batch through; then nothing of it happened.
     """
     if not inputs:
         return []
     try:
-        return _placed(tx, service, inputs, room, guard)
+        return _placed(tx, service, inputs, room, guard, brake)
     except Exception as refused:
         if is_outage(refused):
             raise
@@ -129,21 +147,31 @@ def is_outage(trouble: BaseException) -> bool:
     return isinstance(trouble, OUTAGE) and not sqlstate.blames_input(trouble)
 
 
-def _placed(
-    tx: Tx, service: Service[W], inputs: Sequence[Envelope], room: int, guard: EffectGuard | None
+def _placed(  # noqa: PLR0913, PLR0917 - as above
+    tx: Tx,
+    service: Service[W],
+    inputs: Sequence[Envelope],
+    room: int,
+    guard: EffectGuard | None,
+    brake: Brake | None = None,
 ) -> list[Outcome]:
     """Handle a batch in one transaction, and once more if a day had no place: nobody need have kept days ahead."""
     try:
-        return _process(tx, service, inputs, room, guard)
+        return _process(tx, service, inputs, room, guard, brake)
     except psycopg.errors.CheckViolation as refused:
         if not sqlstate.is_missing_partition(refused):
             raise
     make_days(tx)
-    return _process(tx, service, inputs, room, guard)
+    return _process(tx, service, inputs, room, guard, brake)
 
 
-def _process(
-    tx: Tx, service: Service[W], inputs: Sequence[Envelope], room: int, guard: EffectGuard | None
+def _process(  # noqa: PLR0913, PLR0917 - as above
+    tx: Tx,
+    service: Service[W],
+    inputs: Sequence[Envelope],
+    room: int,
+    guard: EffectGuard | None,
+    brake: Brake | None,
 ) -> list[Outcome]:
     began = time.monotonic()
     with timed(tx, (i.trace for i in inputs)) as statements, pipelined(tx):
@@ -153,6 +181,8 @@ def _process(
         batch = _Batch(service, work, opening.history(), PendingWrites(), room, guard)
         statements.end()
         outcomes = [_handle(batch, envelope) for envelope in inputs]
+        if brake and (upto := brake(inputs, outcomes)) is not None:
+            raise BrakedError(upto)
         handed = _lease_now(batch, began + LEASE.total_seconds())
         statements.begin(WRITE)
         service.store.save(tx, work)

@@ -25,7 +25,6 @@ from quadrille_cli.client import Client, ProblemError
 from quadrille_cli.commands import stack as supervisor
 from quadrille_cli.commands.shared import told
 from quadrille_cli.demo_data import block, order_of, stock_up, write_addresses
-from quadrille_cli.services import CONSOLE
 from quadrille_cli.stack import CannotRun, Stack, paths
 from quadrille_cli.terminal import COLUMNS, short
 

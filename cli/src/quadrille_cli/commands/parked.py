@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import textwrap
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -195,15 +196,16 @@ def _became(service: str, result: Mapping[str, Any]) -> Iterator[str]:
             yield f"{what} had its effect already: nothing happened twice"
         case "DISCARDED":
             yield f"{what} is discarded"
-            yield f"undo  quadrille parked redrive {short}"
+            yield f"undo  quadrille parked redrive {short} --service {service}"
         case _:
-            yield f"{what} failed again: {result['error_class']}, {result['error']}"
+            yield f"{what} failed again:"
+            yield from _wrapped(f"{result['error_class']}: {result['error']}")
             yield from (f"  {frame}" for frame in result.get("frames", ())[-3:])
-            yield f"now   quadrille parked show {short}"
+            yield f"now   quadrille parked show {short} --service {service}"
     if result["went_on"]:
         yield f"{result['went_on']} behind it went on"
     if result["stopped_at"]:
-        yield f"then one failed: quadrille parked show {_short(result['stopped_at'])}"
+        yield f"then one failed: quadrille parked show {_short(result['stopped_at'])} --service {service}"
 
 
 def _many(
@@ -229,8 +231,9 @@ def _many(
         options += " --accept-old" if many.get("accept_old") else ""
         echo(f"would {verb} {seen['records']} inputs of {seen['orders']} orders; {seen['behind']} wait behind them")
         echo("nothing is done yet. To do exactly this:")
-        echo(f"  quadrille parked {verb} --service {service} --group {many['group']}{options} \\")
-        echo(f"    --selection {seen['selection']} --reason {shlex.quote(str(many['reason']))} --yes")
+        echo(f"  quadrille parked {verb} --service {service} --group {many['group']} \\")
+        echo(f"   {options} --selection {seen['selection']} \\")
+        echo(f"    --reason {shlex.quote(str(many['reason']))} --yes")
         return
     echo(f"operation {begun['operation_id']}  {seen['records']} inputs of {seen['orders']} orders, frozen")
     document = follow(stack, begun)
@@ -314,14 +317,14 @@ def _listed(found: list[Document]) -> Iterator[str]:
             shown = [one for one in mine if one["type"] == group["type"]][:5]
             yield from (f"    {_short(one['parked_id'])}  order {_short(one['order_id'])[:40]}" for one in shown)
             if group["count"] > len(shown):
-                more = f"quadrille parked list --group {group['group']} -o json"
+                more = f"quadrille parked list --group {group['group']} --limit 200 -o json"
                 yield f"    and {group['count'] - len(shown)} more: {more}"
             if shown:
-                yield f"  now  quadrille parked show {_short(shown[0]['parked_id'])}"
+                yield f"  now  quadrille parked show {_short(shown[0]['parked_id'])} --service {document['service']}"
 
 
-def _wrapped(text: str, width: int = 76) -> Iterator[str]:
-    yield from (f"  {text[at : at + width]}" for at in range(0, len(text), width))
+def _wrapped(text: str) -> Iterator[str]:
+    yield from textwrap.wrap(text, 80, initial_indent="  ", subsequent_indent="    ")
 
 
 def _shown(document: Document) -> Iterator[str]:
@@ -330,7 +333,7 @@ def _shown(document: Document) -> Iterator[str]:
     yield f"{record['parked_id']}  {record['type']}"
     yield f"  in       {document['service']}, order {record['order_id']}"
     yield f"  from     {record['place'] or 'the outside or a timer'}, {record['bytes']} bytes"
-    yield f"  error    {record['error_class']}: {record['error']}"
+    yield from _wrapped(f"error    {record['error_class']}: {record['error']}")
     yield f"  tried    {record['attempts']} times since {_age(record['parked_at'])} ago; {_next(record)}"
     yield from (f"  {'frames' if n == 0 else '':<9}{frame}" for n, frame in enumerate(record["frames"]))
     if record["body"] is not None:
@@ -339,17 +342,17 @@ def _shown(document: Document) -> Iterator[str]:
     for at in range(0, min(len(raw), 4 * 2 * HEX_SHOWN), 2 * HEX_SHOWN):
         yield f"  {'raw' if at == 0 else '':<9}{raw[at : at + 2 * HEX_SHOWN]}"
     if len(raw) > 4 * 2 * HEX_SHOWN or record["raw_cut"]:
-        yield f"           and more: quadrille parked show {short} -o json"
+        yield f"           and more: quadrille parked show {short} --service {document['service']} -o json"
     for header in record["headers"]:
         yield f"  {header['name']:<20} {header['text'] if _printable(header['text']) else 'hex ' + header['hex']}"
     for one in record["waiting_behind"]:
         yield f"  behind   {_short(one['parked_id'])} {one['type']}"
     if record["state"] in STATES[:2]:
         old = " --accept-old" if record["error_class"] == "BELOW_FLOOR" else ""
-        yield f"  now      quadrille parked redrive {short}{old}"
-        yield f"  or       quadrille parked discard {short} --reason '...'"
+        yield f"  now      quadrille parked redrive {short} --service {document['service']}{old}"
+        yield f"  or       quadrille parked discard {short} --service {document['service']} --reason '...'"
     elif record["state"] == "DISCARDED":
-        yield f"  undo     quadrille parked redrive {short}"
+        yield f"  undo     quadrille parked redrive {short} --service {document['service']}"
 
 
 def _printable(text: str | None) -> bool:
