@@ -1,6 +1,6 @@
 """What is the matter with an order, as far as its events tell: the sentence, evidence behind it, and what to do.
 
-One function, so that whoever knows more about an order can be asked in its place.
+The services are asked, by the sentences that `quadrille why` prints; while order is away its events have to do.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ from typing import Any
 
 from console.domain import Order
 from console.verdict import ago, lasted
+from quadrille_why import Answer as WhyAnswer
 
+UNTOLD = frozenset({"UNKNOWN", "INTAKE_SHUT", "ORDER_AWAY"})  # order itself has not answered, or knows nothing of it
+NOW = "now"  # what to do is shown as commands
 MILLISECOND = timedelta(milliseconds=1)
 
 
@@ -26,8 +29,17 @@ class Answer:
     commands: tuple[str, ...]
 
 
-def answer_of(order: Order, failures: Sequence[Mapping[str, Any]], now: datetime) -> Answer:
-    """Return what is the matter with an order."""
+def answer_of(order: Order, failures: Sequence[Mapping[str, Any]], now: datetime, told: WhyAnswer) -> Answer:
+    """Return what is the matter with an order, as the services tell it, or as its events do while none of them does."""
+    if told.code in UNTOLD:
+        return _by_its_events(order, failures, now)
+    level = "bad" if order.attention else "good" if order.final else "going"
+    evidence = [(one.label, f"{one.text}  {one.more}".rstrip()) for one in told.lines if one.label != NOW]
+    commands = tuple(dict.fromkeys([*filter(None, [told.command]), *commands_of(order, failures)]))
+    return Answer(level, f"{told.sentence}.", tuple(evidence), commands)
+
+
+def _by_its_events(order: Order, failures: Sequence[Mapping[str, Any]], now: datetime) -> Answer:
     tail, waits = f"…{order.order_id[-4:]}", order.waits
     evidence = [("money", order.money), ("goods", order.goods)]
     if (mail := order.state("notification")) != "NONE":

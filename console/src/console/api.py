@@ -55,6 +55,36 @@ class EventList(Document):
     next: int | None
 
 
+class Evidence(Document):
+    """One line of evidence."""
+
+    label: str
+    text: str
+    more: str | None
+
+
+class Now(Document):
+    """What removes the cause, and what follows from that."""
+
+    command: str | None
+    then: str | None
+
+
+class Why(Document):
+    """Why an order waits, or how it ended; ``missing`` names whoever did not answer, and why."""
+
+    order_id: str
+    code: str
+    sentence: str
+    waits_for: str | None
+    since_at: str | None
+    evidence: list[Evidence]
+    now: Now
+    trace_id: str | None
+    missing: dict[str, str]
+    took_ms: int
+
+
 class Timeline(Document):
     """An order as its events tell it."""
 
@@ -172,6 +202,19 @@ async def timeline(request: Request, order_id: UUID) -> Response:
     since = row["waits_since"] and rfc3339(row["waits_since"])
     told = {name: row[name] for name in names} | {"waits_since": since}
     return _told(told | {"events": [document(one) for one in story]})
+
+
+@routes.on(
+    "GET", "/v1/orders/{order_id}/why", scope="orders:read", problems=("not-found",),
+    answers=[Answer(200, "Why it waits, or how it ended.", Why)],
+)  # fmt: skip
+async def why(request: Request, order_id: UUID) -> Response:
+    """Say why an order waits, or how it ended: one sentence, its evidence from every service, what to do now."""
+    call_of(request).order_id = str(order_id)
+    told = await console_of(request).neighbours.why(str(order_id))
+    if told.code == "UNKNOWN" and not told.missing:
+        refuse("not-found")
+    return _told(told.document())
 
 
 @routes.on(

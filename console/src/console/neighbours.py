@@ -16,6 +16,9 @@ from urllib.parse import urlencode
 from urllib3 import PoolManager, Timeout
 from urllib3.exceptions import HTTPError
 
+from quadrille_why import Answer as WhyAnswer
+from quadrille_why import explain, gather, over_http
+
 READY, DEGRADED, NOT_READY, GONE = "ready", "degraded", "not ready", "gone"
 FRESH_SECONDS = 3.0
 PATIENCE_SECONDS = 1.0
@@ -78,6 +81,12 @@ class Neighbours:
         loop = asyncio.get_running_loop()
         status, body = await loop.run_in_executor(self._threads, self._get, url)
         return body if status == 200 else None  # noqa: PLR2004 - HTTP
+
+    async def why(self, order_id: str) -> WhyAnswer:
+        """Return why an order waits, by what all services know of it; whoever is away is named in it."""
+        loop = asyncio.get_running_loop()
+        fetch = over_http(self.ops.__getitem__)
+        return await loop.run_in_executor(self._threads, lambda: explain(gather(fetch, order_id)))
 
     async def ask_each(self, role: str, path: str, **query: str) -> dict[str, Any]:
         """Return what the ops port of each service's role answers, by service; None where it does not."""

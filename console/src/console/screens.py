@@ -86,13 +86,14 @@ async def order(request: Request, api: ConsoleApi) -> Response:
     row = await api.read(reads.order, order_id)
     if row is None:
         raise HTTPException(404, f"No event of an order {order_id[:64]} was heard. It may be older than what is kept.")
-    story, failures, asked = await asyncio.gather(
-        api.read(reads.story, order_id), api.read(reads.failures_of, order_id), _asked_of(api, order_id)
-    )
+    story, failures, asked, why = await asyncio.gather(
+        api.read(reads.story, order_id), api.read(reads.failures_of, order_id), _asked_of(api, order_id),
+        api.neighbours.why(order_id),
+    )  # fmt: skip
     known, now = order_of(row), datetime.now(UTC)
     told = next((body for name, body in asked if name == "order" and isinstance(body, dict)), {})
     return page(
-        "order.html", here="", o=row, why=answer_of(known, failures, now), p=picture(story), parked=failures,
+        "order.html", here="", o=row, why=answer_of(known, failures, now, why), p=picture(story), parked=failures,
         reference=told.get("reference"), lines=_lines(known), asked_of=asked, twins=twins(order_id), base=api.base,
     )  # fmt: skip
 

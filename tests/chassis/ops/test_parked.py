@@ -21,7 +21,7 @@ from quadrille.ops.parked import ParkedRoutes
 from quadrille.ops.replays import ReplayRoutes
 from quadrille.processing.envelope import Duplicate, Envelope, Handled, Record, Unreadable
 from quadrille.replay.fence import Effects
-from quadrille.replay.manager import Replays
+from quadrille.replay.manager import Replays, Shadows
 from quadrille.replay.parked_bulk import ParkedBulk
 from quadrille.settings import Settings
 from quadrille.testing.in_memory import PlainCodec
@@ -60,7 +60,10 @@ def port(db: Database, rules: Rules) -> Iterator[Ask]:
         decoder=PlainCodec(),
     )  # fmt: skip
     bulk = ParkedBulk(context)
-    routes = {**ReplayRoutes(Replays(context, Effects({})), bulk).routes(), **ParkedRoutes(bulk).routes()}
+    routes = {
+        **ReplayRoutes(Replays(context, Effects({})), Shadows(context), bulk).routes(),
+        **ParkedRoutes(bulk).routes(),
+    }
     with bulk, ops.serve("127.0.0.1:0", "pantry", "worker", {}, routes=routes) as server:
 
         def ask(method: str, path: str, body: object = None) -> tuple[int, Any]:
