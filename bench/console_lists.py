@@ -1,6 +1,6 @@
 """How long the console's lists take over 100,000 orders, in the database: ``python bench/console_lists.py URL``.
 
-``URL`` is a console's database, as role ``app``; it is filled up to 100,000 orders of a thousand customers first.
+``URL`` is a console's database, as its owner; it is filled up to 100,000 orders of a thousand customers first.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import psycopg
 
 from console.reads import OrderFilters, orders_sql
 
-WANTED = 100_000
+WANTED, AT_ONCE = 100_000, 2_000
 FILL = """
 INSERT INTO order_view (order_id, status, final, reason, customer_id, amount_minor, currency, skus, placed_at, ended_at,
                         took_ms, waits_for, waits_what, waits_since, because, attention, trace_id, facts, parked,
@@ -24,7 +24,7 @@ SELECT lpad(to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0') || '-7000-
        CASE WHEN n %% 200 = 0 THEN 'payment' END, CASE WHEN n %% 200 = 0 THEN 'payment.charged' END,
        CASE WHEN n %% 200 = 0 THEN at END, CASE WHEN n %% 200 = 0 THEN 'the card is to be charged' END,
        CASE WHEN n %% 5000 = 0 THEN 'STUCK' END, md5(n::text), '{}', '{}', at
-  FROM (SELECT n, now() - n * interval '1 s' AS at FROM generate_series(1, %(wanted)s) n) made
+  FROM (SELECT n, now() - n * interval '1 s' AS at FROM generate_series(%(first)s::int, %(last)s::int) n) made
 ON CONFLICT DO NOTHING"""
 LISTS = {
     "newest": OrderFilters(),
@@ -38,8 +38,9 @@ LISTS = {
 
 
 def fill(tx: psycopg.Connection) -> None:
-    """Add orders up to the number wanted."""
-    tx.execute(FILL, {"wanted": WANTED})
+    """Add orders up to the number wanted, some at a time."""
+    for first in range(1, WANTED, AT_ONCE):
+        tx.execute(FILL, {"first": first, "last": first + AT_ONCE - 1})
     tx.execute("ANALYZE order_view")
 
 

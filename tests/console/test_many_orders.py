@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import psycopg
 import pytest
 
 from console import store
@@ -43,11 +45,11 @@ def nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def full(logins: Logins, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnPostgres[Shown]]:
     there = OnPostgres(on, store, logins, tmp_path_factory.mktemp("schemas"))
-    there.tx.execute("DELETE FROM order_view")
-    bench().fill(there.tx)
-    yield there
-    there.tx.execute("DELETE FROM order_view")
-    there.close()
+    with psycopg.connect(logins.owner, autocommit=True) as owner, closing(there):
+        owner.execute("TRUNCATE order_view")
+        bench().fill(owner)
+        yield there
+        owner.execute("TRUNCATE order_view")
 
 
 @pytest.mark.parametrize("place", ["first page", "middle"])
