@@ -63,7 +63,8 @@ def test_what_is_parked_is_counted_by_what_and_why(db: Database) -> None:
             value("quadrille_parked_inputs", type=kind, error_class=error, state=state)
             for kind, error, state in (
                 ("meal.ordered", "HANDLER", "OPEN"), ("meal.ordered", "HANDLER", "DEAD"),
-                ("unknown", "HANDLER", "OPEN"), ("unknown", "UNDECODABLE", "OPEN"), ("meal.ordered", "HANDLER", "DISCARDED"),
+                ("unknown", "HANDLER", "OPEN"), ("unknown", "UNDECODABLE", "OPEN"),
+                ("meal.ordered", "HANDLER", "DISCARDED"),
             )
         ]  # fmt: skip
         assert told == [3, 2, 1, 1, None]
