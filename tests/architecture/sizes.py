@@ -17,7 +17,7 @@ def sources(root: Path) -> list[Path]:
     """Return the product's own source files below a checkout, tests and migrations left out."""
     found = [
         *root.glob("services/*/src/**/*.py"),
-        *(p for top in ("chassis", "cli", "sandbox") for p in root.glob(f"{top}/src/**/*.py")),
+        *(p for top in ("chassis", "cli", "console", "sandbox") for p in root.glob(f"{top}/src/**/*.py")),
     ]
     return sorted(found)
 

@@ -20,6 +20,7 @@ OURS = [
     "chassis",
     "cli",
     "sandbox",
+    "console",
     *(f"services/{name}" for name in SERVICES),
 ]
 BY_NAME = {

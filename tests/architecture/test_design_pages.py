@@ -18,7 +18,7 @@ from quadrille.kafka import config
 from quadrille.messages import Event
 from quadrille.system_messages import SystemEvent
 from quadrille_cli.saga.saga_map import saga_of
-from quadrille_cli.services import SERVICES
+from quadrille_cli.services import PROGRAMS, SERVICES
 from quadrille_cli.stack.topics import FOR_EVER, TOPICS
 
 ROOT = Path(__file__).parents[2]
@@ -188,10 +188,14 @@ def test_the_roles_have_the_settings_with_a_reason() -> None:
 
 def defaults() -> dict[str, object]:
     """Return every setting of every service with its default."""
-    for service in SERVICES:  # a service may have settings of its own
+    for service in PROGRAMS:  # a service may have settings of its own
         importlib.import_module(f"{service}.main")
     classes: list[type[settings.Settings]] = [settings.Settings, *settings.Settings.__subclasses__()]
-    return {name: field.default for cls in classes for name, field in cls.model_fields.items()}
+    return {
+        name: field.get_default(call_default_factory=True)
+        for cls in classes
+        for name, field in cls.model_fields.items()
+    }
 
 
 def _shown(text: str, default: object) -> object:
@@ -199,7 +203,7 @@ def _shown(text: str, default: object) -> object:
     if isinstance(default, timedelta):
         return settings.parse_duration(text)
     if text in ("–", "required"):
-        return default if default in (None, (), "", PydanticUndefined) else text
+        return default if default in (None, (), "", {}, PydanticUndefined) else text
     return default if text == str(default) else text
 
 

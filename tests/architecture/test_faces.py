@@ -73,6 +73,20 @@ def test_services_import_the_library_by_its_faces() -> None:
     assert findings(ROOT / "services") == []
 
 
+def test_the_console_stands_on_the_faces_as_a_stranger_would() -> None:
+    """It is no service of the saga, and has rooms of its own; of the library it knows what is public."""
+    sources = sorted((ROOT / "console").rglob("*.py"))
+    strange = [
+        f"{file.name}: {module} {name}"
+        for file in sources
+        for module, name in imports(file.read_text("utf-8"))
+        if module not in FACES or name not in exported(module)
+    ]
+
+    assert len(sources) > 10
+    assert strange == []
+
+
 @pytest.mark.parametrize(
     ("file", "planted"),
     [

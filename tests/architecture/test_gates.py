@@ -16,7 +16,7 @@ import pytest
 from quadrille_cli.services import SERVICES
 
 ROOT = Path(__file__).parents[2]
-SOURCES = [f"services/{name}/src" for name in SERVICES] + ["chassis/src", "cli/src", "sandbox/src"]
+SOURCES = [f"services/{name}/src" for name in SERVICES] + ["chassis/src", "cli/src", "console/src", "sandbox/src"]
 TESTS = [f"services/{name}/tests" for name in SERVICES] + ["sandbox/tests", "tests"]
 # not `-m quadrille`: the command hears no PYTHONPATH, by which the copy is found here
 SAGA_CHECK = (sys.executable, "-c", "from quadrille_cli import main; main.run()", "saga", "--check")

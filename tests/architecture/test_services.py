@@ -19,7 +19,7 @@ PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text("utf-8"))
 CONTRACTS: list[dict[str, Any]] = PROJECT["tool"]["importlinter"]["contracts"]
 OPTIONAL = {"__init__", "gateway", "settings", "ops", "problems", "money", "metrics"}
-OTHERS = {"tests", "chassis", "sandbox", "quadrille", "quadrille_cli", "quadrille_sandbox"}
+OTHERS = {"tests", "chassis", "console", "sandbox", "quadrille", "quadrille_cli", "quadrille_sandbox"}
 LIST = "cli/src/quadrille_cli/services.py"
 PLACES: dict[str, Iterable[str]] = {
     LIST: SERVICES,

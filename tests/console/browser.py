@@ -20,7 +20,9 @@ from queue import Empty, Queue
 from typing import Any
 
 PATIENCE_SECONDS = 60.0
-PROGRAM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), "")
+PROGRAM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
+)
 FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars",
     "--remote-debugging-pipe", "--no-first-run", "--no-default-browser-check", "--disable-extensions",
@@ -31,6 +33,9 @@ FLAGS = (
 
 class BrowserError(AssertionError):
     """The browser refused a command, a page's script raised, or nothing came in time."""
+
+    def __init__(self, asked: str, came: object) -> None:
+        super().__init__(f"{asked[:200]}: {came}")
 
 
 class Browser:
@@ -45,8 +50,8 @@ class Browser:
             os.dup2(high[1], 4)
 
         command = [PROGRAM, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
-        self._process = subprocess.Popen(  # noqa: S603 - the browser under test's control
-            command, close_fds=False, preexec_fn=place,  # noqa: PLW1509 - before exec, descriptors alone
+        self._process = subprocess.Popen(
+            command, pass_fds=(3, 4), preexec_fn=place,  # noqa: PLW1509 - before exec, descriptors alone
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         os.close(to_child)
@@ -77,17 +82,15 @@ class Browser:
         message: dict[str, Any] = {"id": number, "method": method, "params": params}
         if session:
             message["sessionId"] = session
-        os.write(self._write, json.dumps(message).encode() + b"\0") if len(str(params)) < 50_000 else self._write_all(
-            json.dumps(message).encode() + b"\0"
-        )
+        self._write_all(json.dumps(message).encode() + b"\0")
         try:
             found = answer.get(timeout=PATIENCE_SECONDS)
         except Empty:
-            raise BrowserError(f"{method}: no answer") from None
+            raise BrowserError(method, "no answer") from None
         finally:
             del self._answers[number]
         if "error" in found:
-            raise BrowserError(f"{method}: {found['error']}")
+            raise BrowserError(method, found["error"])
         result: dict[str, Any] = found["result"]
         return result
 
@@ -96,9 +99,7 @@ class Browser:
         return self._events.setdefault(session, Queue())
 
     @contextmanager
-    def page(
-        self, *, width: int = 1280, height: int = 900, dark: bool = False, scripts: bool = True
-    ) -> Iterator[Page]:
+    def page(self, *, width: int = 1280, height: int = 900, dark: bool = False, scripts: bool = True) -> Iterator[Page]:
         """A new tab of this size and scheme, in a context of its own; closed afterwards."""
         context = self.ask("Target.createBrowserContext")["browserContextId"]
         target = self.ask("Target.createTarget", url="about:blank", browserContextId=context)["targetId"]
@@ -149,7 +150,7 @@ class Page:
         self._take()
         found = self.ask("Page.navigate", url=url)
         if found.get("errorText"):
-            raise BrowserError(f"{url}: {found['errorText']}")
+            raise BrowserError(url, found["errorText"])
         self._until(lambda event: event["method"] == "Page.loadEventFired")
 
     def follow(self, act: Callable[[], object]) -> None:
@@ -162,7 +163,7 @@ class Page:
         """Return the value of an expression in the page; raises BrowserError with what it raised."""
         found = self.ask("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         if "exceptionDetails" in found:
-            raise BrowserError(f"{script[:80]}: {found['exceptionDetails']}")
+            raise BrowserError(script, found["exceptionDetails"])
         return found["result"].get("value")
 
     def text(self) -> str:
@@ -177,7 +178,7 @@ class Page:
             " else setTimeout(look, 20); }; look(); })"
         )
         if not found:
-            raise BrowserError(f"never true: {script}")
+            raise BrowserError(script, "never true")
 
     def press(self, key: str, text: str = "") -> None:
         """Press a key as a person does."""
@@ -212,7 +213,7 @@ class Page:
             try:
                 event = events.get(timeout=PATIENCE_SECONDS)
             except Empty:
-                raise BrowserError("the page never came to an end") from None
+                raise BrowserError(self._session, "no event") from None
             self._note(event)
             if done(event):
                 return

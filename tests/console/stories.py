@@ -26,7 +26,7 @@ class Teller:
         """Return the id of an order placed so long ago."""
         return str(uuid7(milliseconds(self.now - back)))
 
-    def says(
+    def says(  # noqa: PLR0913 - one of each thing a record has
         self, order: str, named: str, back: timedelta, body: Mapping[str, Any] | None = None,
         cause: UUID | None = None, *, topic: str = "", trace: str = "",
     ) -> AnyRecord:  # fmt: skip
@@ -91,7 +91,9 @@ class Teller:
             {"shortages": [{"sku": "SKU-NONE", "asked": 1, "available": 0}]}, placed.id,
         )  # fmt: skip
         yield rejected
-        asked = self.says(order, "order.cancellation_requested", back - 80 * ms, {"reason": "OUT_OF_STOCK"}, rejected.id)
+        asked = self.says(
+            order, "order.cancellation_requested", back - 80 * ms, {"reason": "OUT_OF_STOCK"}, rejected.id
+        )
         yield asked
         yield self.says(order, "payment.skipped", back - 120 * ms, {"reason": "OUT_OF_STOCK"}, asked.id)
         yield self.says(order, "order.cancelled", back - 180 * ms, {"reason": "OUT_OF_STOCK"}, asked.id)
@@ -143,7 +145,11 @@ def inputs(*records: AnyRecord) -> list[Envelope]:
 def a_day(teller: Teller) -> list[AnyRecord]:
     """Tell what a shop looks like that has a bit of everything."""
     minutes = [timedelta(minutes=n, seconds=7 * n) for n in range(14)]
-    told = [record for n, back in enumerate(minutes) for record in teller.confirmed(back + timedelta(seconds=5), f"cust_{n}")]
+    told = [
+        record
+        for n, back in enumerate(minutes)
+        for record in teller.confirmed(back + timedelta(seconds=5), f"cust_{n}")
+    ]
     told += [record for back in minutes[::4] for record in teller.out_of_stock(back + timedelta(seconds=20))]
     told += teller.undo_failed(timedelta(minutes=6))
     told += teller.parked(timedelta(minutes=3))

@@ -42,9 +42,10 @@ def test_the_schema_notices_a_planted_fault(fault: dict[str, Any]) -> None:
 
 
 def test_it_has_every_process_and_nothing_waits_for_a_stranger() -> None:
-    """Four services in three roles and a migration each, their databases, and all that they stand on."""
+    """Four services in three roles and a migration each, the console, their databases, and all that they stand on."""
     wanted = {f"{service}-{role}" for service in services.SERVICES for role in (*ports.ROLES, "migrate")}
     wanted |= {f"postgres-{service}" for service in services.SERVICES}
+    wanted |= {"console", "console-migrate", "postgres-console"}
     wanted |= {"kafka", "registry", "jaeger", "sandbox", "topics", "schemas", "prometheus", "grafana"}
 
     assert set(SERVICES) == wanted
@@ -80,7 +81,7 @@ def test_its_settings_exist() -> None:
     ours = {name: service for name, service in SERVICES.items() if service["image"] == "quadrille"}
 
     for name, process in ours.items():
-        own = settings_of(head) if (head := name.partition("-")[0]) in services.SERVICES else services.all_settings()
+        own = settings_of(head) if (head := name.partition("-")[0]) in services.PROGRAMS else services.all_settings()
         known = {f"QUADRILLE_{setting.upper()}" for setting in own.model_fields}
         assert set(process.get("environment", {})) <= known | elsewhere, name
 
@@ -103,7 +104,7 @@ def test_prometheus_asks_every_process_under_its_own_names() -> None:
         f"{service}-{role}:8101": {"service": service, "role": role}
         for service in services.SERVICES
         for role in ports.ROLES
-    }
+    } | {"console:8101": {"service": "console", "role": "all"}}
 
     assert asked == wanted
     assert all(SERVICES[one.partition(":")[0]]["environment"]["QUADRILLE_OPS_BIND"] == "0.0.0.0:8101" for one in wanted)

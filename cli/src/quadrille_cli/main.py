@@ -43,7 +43,7 @@ def up(  # noqa: PLR0913 - one parameter per option
     jaeger: Annotated[bool, typer.Option("--jaeger", help="With a local Jaeger, built from its Go modules.")] = False,
     setting: Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE for every service.")] = None,
 ) -> None:
-    """Start the whole stack: Kafka, registry, four databases, sandbox, four services."""
+    """Start the whole stack: Kafka, registry, databases, sandbox, four services, console."""
     from quadrille_cli.commands import stack  # noqa: PLC0415
 
     asked = stack.Asked(

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from console.domain import Order
-from console.verdict import ago
+from console.verdict import ago, lasted
+
+MILLISECOND = timedelta(milliseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,7 @@ def answer_of(order: Order, failures: Sequence[Mapping[str, Any]], now: datetime
     evidence += [("parked", _parked(one)) for one in failures if one["state"] in ("OPEN", "DEAD")]
     commands = commands_of(order, failures)
     if order.final:
-        took = f" after {ago(round(order.took.total_seconds(), 1))}" if order.took else ""
+        took = f" after {lasted(order.took // MILLISECOND)}" if order.took else ""
         because = f": {REASON_WORDS.get(order.reason or '', order.reason or '')}" if order.reason else ""
         level = "bad" if order.attention else "good"
         return Answer(level, f"{tail} is {order.status.lower()}{took}{because}.", tuple(evidence), commands)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from types import TracebackType
 from typing import cast
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from console import reads
@@ -54,7 +56,9 @@ class ConsoleApi(Api):
         over = time.monotonic() + STREAM_SECONDS
         ticked = time.monotonic()
         while not self._ends.is_set() and time.monotonic() < over:
-            number = await self.newest(key)
+            number = known
+            with suppress(HTTPException):  # the database is away for a moment: the stream outlives it
+                number = await self.newest(key)
             if number != known:
                 known, ticked = number, time.monotonic()
                 yield number

@@ -29,6 +29,8 @@ WIDE, HIGH = 150, 58
 PLACES = {"order": (10, 96), "inventory": (245, 10), "payment": (245, 182), "notification": (480, 96)}
 MINUTES = 5
 GAP = 9
+ALONG, ALONG_WIDE = 0.36, 0.8
+"""Where on its way an arrow's rate stands; on the one that crosses others, near its end."""
 ROLES = "api", "worker", "relay"
 
 
@@ -84,7 +86,8 @@ def _arrow(source: str, target: str, types: tuple[tuple[str, int], ...]) -> Arro
     ax, ay, bx, by = ax - dy * GAP, ay + dx * GAP, bx - dy * GAP, by + dx * GAP
     begin, end = _edge(dx, dy), _edge(dx, dy) + 3
     x1, y1, x2, y2 = ax + dx * begin, ay + dy * begin, bx - dx * end, by - dy * end
-    middle = (x1 + x2) / 2 - dy * 13, (y1 + y2) / 2 + dx * 13 + 4
+    along = ALONG_WIDE if dy == 0 else ALONG
+    middle = x1 + (x2 - x1) * along - dy * 14, y1 + (y2 - y1) * along + dx * 13 + 4
     rate = sum(count for _, count in types) / MINUTES
     x1, y1, x2, y2, x, y = (round(one, 1) for one in (x1, y1, x2, y2, *middle))
     return Arrow(source, target, x1, y1, x2, y2, x, y, rate, types)

@@ -46,6 +46,11 @@ class Dot:
     from_y: int | None
     outside_x: int | None
 
+    @property
+    def from_left(self) -> bool:
+        """Whether nothing comes in from the right, where the label stands."""
+        return self.outside_x is None and (self.from_x is None or self.from_x <= self.x)
+
 
 @dataclass(frozen=True, slots=True)
 class Picture:

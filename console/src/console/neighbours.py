@@ -35,11 +35,13 @@ class Health:
     since: datetime
     service: str = field(init=False)
     role: str = field(init=False)
+    shown: str = field(init=False)
 
     def __post_init__(self) -> None:
         service, _, role = self.name.rpartition("-")
         object.__setattr__(self, "service", service)
         object.__setattr__(self, "role", role)
+        object.__setattr__(self, "shown", service if role == "all" else self.name)
 
 
 class Neighbours:

@@ -20,6 +20,7 @@ from console.console_api import ConsoleApi, console_of
 from console.dance import HEARS, arrows, boxes
 from console.domain import Order
 from console.handlers import TOPICS
+from console.intake import TraceIntake
 from console.lanes import detail_of, picture
 from console.pages import HEADERS, asset, page
 from console.store import order_of
@@ -226,6 +227,15 @@ async def live(request: Request, api: ConsoleApi) -> Response:
             yield b"event: news\ndata: %d\n\n" % (number or 0)
 
     return events(call_of(request), lines())
+
+
+async def take_traces(request: Request) -> Response:
+    """Take an export request of traces; what is wrong with it is told as a problem document."""
+    return await TRACES.take(request, console_of(request))
+
+
+TRACES = TraceIntake()
+ROUTES.append(Route("/v1/traces", take_traces, methods=["POST"], include_in_schema=False))
 
 
 async def _asked_of(api: ConsoleApi, order_id: str) -> list[tuple[str, Any]]:

@@ -23,7 +23,7 @@ class Verdict:
     @property
     def sentence(self) -> str:
         """Return it as one line."""
-        return " · ".join(self.parts)
+        return (" " if self.level == "good" else " · ").join(self.parts)
 
 
 def judge(
@@ -57,20 +57,25 @@ def ago(span: float) -> str:
     return f"{span:.1f} s" if span < 10 and span % 1 else f"{span:.0f} s"  # noqa: PLR2004 - below ten, tenths tell
 
 
+def lasted(ms: int) -> str:
+    """Return in words how long something took: below a second in milliseconds."""
+    return f"{ms} ms" if ms < 1000 else ago(round(ms / 1000, 1))  # noqa: PLR2004 - a second
+
+
 def _told(found: Sequence[Health], word: str, now: datetime) -> list[str]:
     if not found:
         return []
     if len(found) > NAMED:
         return [f"{len(found)} processes {word}"]
-    return [f"{one.name} {word} for {ago((now - one.since).total_seconds() // 1)}" for one in found]
+    return [f"{one.shown} {word} for {ago((now - one.since).total_seconds() // 1)}" for one in found]
 
 
 def _last(last: Mapping[str, Any] | None, now: datetime) -> list[str]:
     if last is None:
         return ["No order has ended yet."]
     since = ago(max(0.0, (now - last["ended_at"]).total_seconds() // 1))
-    took = "" if last["took_ms"] is None else f" in {ago(last['took_ms'] / 1000)}"
-    return [f"Last order {last['status'].lower()} {since} ago{took}"]
+    took = "" if last["took_ms"] is None else f" in {lasted(last['took_ms'])}"
+    return [f"Last order {last['status'].lower()} {since} ago{took}."]
 
 
 def _clock(at: datetime) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from console.pages import span as in_words
 
-LEFT, WIDTH = 330, 640
+LEFT, WIDTH = 330, 700
 TICKS = 5
 CONSUMER, PRODUCER = 5, 4
 NS_PER_MS = 1_000_000

@@ -25,6 +25,7 @@ from quadrille_cli.client import Client, ProblemError
 from quadrille_cli.commands import stack as supervisor
 from quadrille_cli.commands.shared import told
 from quadrille_cli.demo_data import block, order_of, stock_up, write_addresses
+from quadrille_cli.services import CONSOLE
 from quadrille_cli.stack import CannotRun, Stack, paths
 
 # Deadlines that pass while one watches; and so many failures on purpose must not shut the intake.
@@ -240,6 +241,7 @@ def _conclude(console: Console, stack: Stack, placed: Sequence[Placed], wrong: S
         console.print(f"[red]wrong[/] {line}")
     first = min((one.ended - one.began for one in placed if one.actual == "CONFIRMED"), default=0.0)
     console.print(f"first order confirmed after {first:.2f} s; all of this took {seconds:.1f} s")
+    console.print(f"console   {stack.url(CONSOLE)}", soft_wrap=True)
     console.print(f"API docs  {stack.url('order')}/docs", soft_wrap=True)
     console.print(f"mail      {stack.url('sandbox')}/mail", soft_wrap=True)
     for one in placed:

@@ -94,13 +94,13 @@ def environment(stack: Stack, service: str, role: str) -> dict[str, str]:
         settings["REGISTRY_URL"] = stack.registry_url
     if "sandbox" in stack.parts:
         settings |= services.outside(service, stack.ports)
-    if "jaeger" in stack.parts:
+    if "jaeger" in stack.parts and CONSOLE not in stack.parts:  # built here, Jaeger has no pages of its own
         settings["JAEGER_URL"] = stack.url("jaeger")
     if service == CONSOLE:
         settings |= services.watched(stack.ports)
     elif collectors := [stack.url(name) for part, name in COLLECTORS.items() if part in stack.parts]:
         settings["OTLP_ENDPOINTS"] = ",".join(collectors)
-    if CONSOLE in stack.parts and service != CONSOLE:
+    if CONSOLE in stack.parts and service != CONSOLE:  # the console needs no link to itself
         settings["CONSOLE_URL"] = stack.url(CONSOLE)
     if service in stack.ports:
         settings["PUBLIC_URL"] = stack.url(service)

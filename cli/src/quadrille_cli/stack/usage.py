@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from quadrille_cli.client import Client, NoAnswerError
+from quadrille_cli.services import CONSOLE
 from quadrille_cli.stack import Stack
 from quadrille_cli.stack.servers import aot
 
@@ -58,8 +59,10 @@ def costs(stack: Stack, sample: float = 2.0) -> list[Cost]:
 
 def not_ready(stack: Stack) -> dict[str, list[str]]:
     """Why each process of ours that runs is not ready, by name; a process that is ready is left out."""
-    asked = [name for name in stack.processes if name.endswith(OURS) and stack.process(name).running]
-    return {name: why for name in asked if (why := _reasons(stack.ports[name]))}
+    ops = {name: f"{CONSOLE}-ops" if name == CONSOLE else name for name in stack.processes}
+    asked = [name for name in ops if name.endswith(OURS) or name == CONSOLE]
+    running = [name for name in asked if stack.process(name).running]
+    return {name: why for name in running if (why := _reasons(stack.ports[ops[name]]))}
 
 
 def _reasons(port: int) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.responses import Response
 
-from console.verdict import ago
+from console.verdict import ago, lasted
 from quadrille import rfc3339
 
 POLICY = (
@@ -21,7 +21,6 @@ POLICY = (
 )
 HEADERS = {
     "Content-Security-Policy": POLICY,
-    "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
@@ -91,9 +90,7 @@ def since(at: datetime | None, now: datetime | None = None) -> str:
 
 def span(ms: int | None) -> str:
     """Return milliseconds in words."""
-    if ms is None:
-        return "–"
-    return f"{ms} ms" if ms < 1000 else ago(round(ms / 1000, 1))  # noqa: PLR2004 - a second
+    return "–" if ms is None else lasted(ms)
 
 
 def pretty(value: object) -> str:

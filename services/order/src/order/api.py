@@ -147,7 +147,8 @@ def _links(order: Order, settings: Settings) -> dict[str, str]:
     links = {
         "self": here, "stream": f"{here}/stream", "cancel": None if order.reason else f"{here}/cancel",
         "timeline": console and f"{console.rstrip('/')}/orders/{order.order_id}",
-        "trace": jaeger and f"{jaeger.rstrip('/')}/trace/{order.trace_id}",
+        "trace": f"{jaeger.rstrip('/')}/trace/{order.trace_id}" if jaeger
+        else console and f"{console.rstrip('/')}/traces/{order.trace_id}",
     }  # fmt: skip
     return {name: link for name, link in links.items() if link}
 

@@ -1,0 +1,88 @@
+"""Intake of traces: OTLP over HTTP as any exporter posts it; one request is stored at a time, the others come again.
+
+It never slows a service: an exporter works in a thread of its own, and what it cannot deliver it drops and counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from console.console_api import ConsoleApi
+from console.handlers import KeepSpans, keep_spans
+from console.otlp import NoSpansError, spans_of
+from quadrille.web import refuse
+
+BODY_MAX = 4_000_000
+WHOLE_MAX = 32_000_000
+WAITING_MAX = 4
+BODY_SECONDS = 10.0
+PROTOBUF = "application/x-protobuf"
+REST = 1
+NOT_OTLP = "The body is no ExportTraceServiceRequest in protobuf."
+
+
+class TraceIntake:
+    """Takes spans in, a request after the other; when too many wait the next is asked to come again."""
+
+    def __init__(self) -> None:
+        self._turn = asyncio.Lock()
+        self._waiting = 0
+
+    async def take(self, request: Request, api: ConsoleApi) -> Response:
+        """Keep the spans of an export request."""
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != PROTOBUF:
+            refuse("unsupported-media-type", accepted=[PROTOBUF], headers={"Accept": PROTOBUF})
+        if self._waiting >= WAITING_MAX:
+            refuse("overloaded", cause="TRACES", retry_after=REST)
+        self._waiting += 1
+        try:
+            body = await _body(request)
+            async with self._turn:
+                await self._keep(body, request, api)
+        finally:
+            self._waiting -= 1
+        return Response(b"", 200, {"Cache-Control": "no-store"}, PROTOBUF)
+
+    async def _keep(self, body: bytes, request: Request, api: ConsoleApi) -> None:
+        try:
+            spans = await asyncio.to_thread(spans_of, body)
+        except NoSpansError:
+            refuse("malformed-request", NOT_OTLP)
+        if spans:
+            await api.execute(request, keep_spans, KeepSpans("otlp", tuple(spans)))
+
+
+async def _body(request: Request) -> bytes:
+    """Return the body, bounded in size and time; one that is packed unpacked, bounded too."""
+    coding = request.headers.get("content-encoding", "identity").strip().lower()
+    if coding not in ("identity", "gzip"):
+        refuse("unsupported-content-encoding", accepted=["gzip", "identity"], headers={"Accept-Encoding": "gzip"})
+    parts, size = [], 0
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for part in request.stream():
+                size += len(part)
+                if size > BODY_MAX:
+                    refuse("body-too-large", limit=BODY_MAX, headers={"Connection": "close"})
+                parts.append(part)
+    except TimeoutError:
+        refuse("request-timeout", headers={"Connection": "close"})
+    body = b"".join(parts)
+    return _unpacked(body) if coding == "gzip" else body
+
+
+def _unpacked(body: bytes) -> bytes:
+    packer = zlib.decompressobj(wbits=31)
+    try:
+        whole = packer.decompress(body, WHOLE_MAX)
+    except zlib.error:
+        refuse("malformed-request", "The body is not what gzip packs.")
+    if packer.unconsumed_tail:
+        refuse("body-too-large", limit=WHOLE_MAX)
+    if not packer.eof:
+        refuse("malformed-request", "The body's gzip is cut short.")
+    return whole

@@ -1,0 +1,113 @@
+"""The console in the stack, as one service more: it hears what the others publish, and knows how each process is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import httpx
+import psutil
+import pytest
+from confluent_kafka import Producer
+
+from quadrille.ids import uuid7
+from quadrille.kafka.config import producer_settings
+from quadrille_cli.services import CONSOLE
+from quadrille_cli.stack import Stack
+from tests.console.browser import Browser
+
+PATIENCE_SECONDS = 120.0
+MEMORY_MB = 130
+ORDER = {"customer_id": "cust_demo", "payment_token": "tok_ok", "currency": "EUR",
+         "lines": [{"sku": "SKU-TEA", "quantity": 2, "unit_price_minor": 1250}]}  # fmt: skip
+
+
+T = TypeVar("T")
+
+
+def until(ask: Callable[[], T], true: Callable[[T], object]) -> T:
+    """Ask until the answer is true of something, and return it."""
+    end = time.monotonic() + PATIENCE_SECONDS
+    while not true(answer := ask()):
+        assert time.monotonic() < end, answer
+        time.sleep(0.2)
+    return answer
+
+
+@pytest.fixture(scope="module")
+def order(stack: Stack) -> str:
+    """An order placed over the API, with enough in stock."""
+    with httpx.Client() as http:
+        there = http.get(f"{stack.url('inventory')}/v1/stock/SKU-TEA")
+        if there.status_code == 404:
+            http.put(f"{stack.url('inventory')}/v1/stock/SKU-TEA", json={"available": 1000}, headers={"If-Match": "*"})
+        made = http.post(f"{stack.url('order')}/v1/orders", json=ORDER, headers={"Idempotency-Key": str(uuid7())})
+    assert made.status_code == 202, made.text
+    return str(made.json()["order_id"])
+
+
+def test_an_order_is_followed_to_its_end(stack: Stack, order: str) -> None:
+    """Its timeline has every event of every service, each with its cause and trace; it ends as order says."""
+    url = f"{stack.url(CONSOLE)}/v1/orders/{order}/timeline"
+    told = until(lambda: httpx.get(url), lambda got: got.status_code == 200 and got.json()["final"]).json()
+    by_order = httpx.get(f"{stack.url('order')}/v1/orders/{order}").json()
+
+    assert (told["status"], told["reason"]) == (by_order["status"], by_order["reason"])
+    assert {event["trace_id"] for event in told["events"]} == {by_order["trace_id"]}
+    assert by_order["links"]["timeline"] == f"{stack.url(CONSOLE)}/orders/{order}"
+    kinds = [event["type"] for event in told["events"]]
+    assert kinds[0] == "order.placed"
+    ids = {event["event_id"]: event["type"] for event in told["events"]}
+    [first] = [event for event in told["events"] if event["type"] in ("stock.reserved", "stock.rejected")]
+    assert ids[first["causation_id"]] == "order.placed"
+
+
+def test_an_unreadable_record_is_kept_with_its_bytes(stack: Stack) -> None:
+    """Seven bytes without headers on payment's topic: found by place, with the reason; nothing of the console stops."""
+    key = str(uuid7())
+    producer = Producer(producer_settings(stack.kafka_bootstrap))
+    places: list[tuple[int | None, int | None]] = []
+    producer.produce("saga.audit", b"poison!", key, on_delivery=lambda _, m: places.append((m.partition(), m.offset())))
+    producer.flush(PATIENCE_SECONDS)
+    [(partition, offset)] = places
+    url = f"{stack.url(CONSOLE)}/v1/events?topic=saga.audit&unreadable=true"
+    found = until(lambda: [one for one in httpx.get(url).json()["events"] if one["order_id"] == key], bool)
+
+    [event] = found
+    assert (event["partition"], event["offset"], event["body"]) == (partition, offset, None)
+    assert "ce_id is missing" in event["unreadable"]
+    whole = httpx.get(f"{stack.url(CONSOLE)}/v1/events/{event['event_id']}").json()
+    assert bytes.fromhex(whole["hex"]) == b"poison!"
+
+
+def test_its_trace_leads_to_a_real_page(stack: Stack, order: str) -> None:
+    """The trace link of the order API opens its waterfall here, with spans of every service that acted."""
+    link = httpx.get(f"{stack.url('order')}/v1/orders/{order}").json()["links"]["trace"]
+    assert link.startswith(f"{stack.url(CONSOLE)}/traces/")
+    page = until(lambda: httpx.get(link).text, lambda text: "inventory worker" in text and "order api" in text)
+    assert "waterfall" in page
+
+
+def test_the_first_screen_shows_the_stack(stack: Stack, order: str, browser: Browser, shots: Path) -> None:
+    """Every process of every service is in the picture; the order is among the latest, its page one click away."""
+    with browser.page() as page:
+        page.goto(f"{stack.url(CONSOLE)}/")
+        page.until("document.querySelectorAll('.dance circle.state').length === 12")
+        page.until(f"document.querySelector('a[href=\"/orders/{order}\"]') !== null")
+        page.shot(shots / "stack-overview.png")
+        page.follow(lambda: page.run(f"document.querySelector('main a[href=\"/orders/{order}\"]').click()"))
+        page.until("document.querySelectorAll('.lanes circle.dot').length >= 4")
+        page.shot(shots / "stack-order.png")
+        page.follow(lambda: page.run("document.querySelector('main a[href^=\"/traces/\"]').click()"))
+        page.shot(shots / "stack-trace.png")
+        assert page.told() == []
+
+
+def test_it_costs_little(stack: Stack) -> None:
+    """Program and database together stay within their part of the memory."""
+    names = (CONSOLE, f"postgres:{CONSOLE}")
+    family = [psutil.Process(stack.process(name).pid or 0) for name in names]
+    family += [child for one in family for child in one.children(recursive=True)]
+    assert sum(one.memory_full_info().pss for one in family) / 1e6 < MEMORY_MB
