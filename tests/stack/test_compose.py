@@ -104,7 +104,7 @@ def test_prometheus_asks_every_process_under_its_own_names() -> None:
         f"{service}-{role}:8101": {"service": service, "role": role}
         for service in services.SERVICES
         for role in ports.ROLES
-    }
+    } | {"console:8101": {"service": "console", "role": "all"}}
 
     assert asked == wanted
     assert all(SERVICES[one.partition(":")[0]]["environment"]["QUADRILLE_OPS_BIND"] == "0.0.0.0:8101" for one in wanted)

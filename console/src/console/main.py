@@ -1,4 +1,4 @@
-"""The console wired: one reaction to every record, its read side, its API and pages; it says nothing to the world."""
+"""The console wired: one reaction to every record, its read side, its API and pages, and alerts to webhooks outside."""
 
 from __future__ import annotations
 

@@ -187,3 +187,20 @@ def test_a_payment_is_read_at_one_moment(payment: Money, charging: str) -> None:
 
     assert account is not None
     assert (account.payment.state.value, len(account.entries), len(account.pending)) == ("CHARGING", 0, 1)
+
+
+def test_the_ledger_is_a_page(shop: Client, payment: Money, charging: str) -> None:
+    """Each movement with its sign and what is left with us, as a page that runs nothing; an order unknown has none."""
+    payment.given(CardCharged(charging, "ch_<1>"))
+    payment.given(OrderCancellationRequested(charging, "CUSTOMER"))
+    payment.given(CardRefunded(charging, "VOID", "re_1"))
+
+    page = shop.ask("GET", f"/ledger/{charging}")
+
+    assert page.status == 200
+    text = page.raw.decode()
+    assert page.headers["content-security-policy"].startswith("default-src 'none'")
+    assert all(word in text for word in ("CAPTURE", "+2500 EUR", "VOID", "-2500 EUR", "ch_&lt;1&gt;", charging))
+    assert "<th>0</th>" in text
+    assert told(shop.ask("GET", f"/ledger/{uuid4()}")) == (404, "not-found")
+    assert told(shop.ask("GET", "/ledger/%3Cscript%3E")) == (404, "not-found")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from quadrille.web.documents import Document, Time, etag, json_of, matches, plain, shown, unchanged
     from quadrille.web.idempotency import KEY_PROBLEMS, TheKey
     from quadrille.web.middleware import RequestContext
-    from quadrille.web.openapi import Answer
+    from quadrille.web.openapi import Answer, html_page
     from quadrille.web.problems import KINDS, Kind, refuse, register
     from quadrille.web.sse import stream, wait_of
 else:
@@ -41,7 +41,7 @@ else:
             ),
             "quadrille.web.idempotency": ("KEY_PROBLEMS", "TheKey"),
             "quadrille.web.middleware": ("RequestContext",),
-            "quadrille.web.openapi": ("Answer",),
+            "quadrille.web.openapi": ("Answer", "html_page"),
             "quadrille.web.problems": ("KINDS", "Kind", "refuse", "register"),
             "quadrille.web.sse": ("stream", "wait_of"),
         },
@@ -69,6 +69,7 @@ __all__ = [
     "etag",
     "events",
     "from_milliseconds",
+    "html_page",
     "json_of",
     "make_app",
     "matches",

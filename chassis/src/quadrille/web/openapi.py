@@ -141,6 +141,11 @@ class Pages:
         return _page(problems.page(self._base, slug))
 
 
+def html_page(title: str, body: str) -> Response:
+    """Return a page of a service in the looks of all our pages; ``body`` is HTML, whatever is shown in it escaped."""
+    return _page(problems.shell(title, body))
+
+
 def _page(text: str) -> Response:
     return Response(text, media_type="text/html", headers={"Content-Security-Policy": _POLICY})
 

@@ -327,7 +327,7 @@ def page(base: str, slug: str) -> str:
     again = "Yes: the same request may succeed later." if kind.retryable else "No: the same request fails again."
     rows = (("Meaning", kind.meaning), ("What to do", kind.remedy), ("Retryable", again))
     table = "".join(f"<tr><th scope=row>{name}</th><td>{html.escape(text)}</td></tr>" for name, text in rows)
-    return _shell(
+    return shell(
         f"{kind.status} {kind.title}",
         f"<h1>{html.escape(kind.title)} <small>{kind.status}</small></h1><p><code>{slug}</code></p>"
         f"<table>{table}</table><h2>Example</h2><pre>{shown}</pre><p><a href=/problems>All problem types</a></p>",
@@ -340,12 +340,13 @@ def index() -> str:
         f"<tr><td>{k.status}</td><td><a href=/problems/{k.slug}>{k.slug}</a></td><td>{html.escape(k.meaning)}</td></tr>"
         for k in KINDS.values()
     )
-    return _shell(
+    return shell(
         "Problem types", f"<h1>Problem types</h1><table>{rows}</table><p><a href=/docs>API documentation</a></p>"
     )
 
 
-def _shell(title: str, body: str) -> str:
+def shell(title: str, body: str) -> str:
+    """Return a page of ours around a body that is HTML already."""
     return (
         f"<!doctype html><html lang=en><head><meta charset=utf-8><title>{html.escape(title)}</title>"
         '<meta name=viewport content="width=device-width"><link rel=stylesheet href=/docs/assets/page.css></head>'

@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+from html import escape
 from typing import Annotated
 from uuid import UUID
 
 from fastapi import Query, Request, Response
 from pydantic import Field
+from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from payment import store
 from payment.domain import Entry as Line
 from payment.domain import Resolution as Resolved
 from payment.store import Account, Pending
-from quadrille.web import Answer, Api, Document, ProcessContext, Routes, TheApi, Time, answer, call_of, make_app
+from quadrille import rfc3339
+from quadrille.web import (
+    Answer,
+    Api,
+    Document,
+    ProcessContext,
+    Routes,
+    TheApi,
+    Time,
+    answer,
+    call_of,
+    html_page,
+    make_app,
+    refuse,
+)
 
 routes = Routes("payments:read")
+SIGNS = {"CAPTURE": 1, "VOID": -1, "REFUND": -1}
 ORDER = "01a1fd62-57f0-7eeb-be96-e59ce40f9cb1"
 PAYMENT = {
     "order_id": ORDER,
@@ -161,7 +178,41 @@ def _intent(pending: Pending) -> Intent:
     )
 
 
+async def ledger(request: Request) -> Response:
+    """Show an order's ledger as a page: each movement of its money, and what is left with us."""
+    try:
+        order = call_of(request).order_id = str(UUID(request.path_params["order_id"]))
+    except ValueError:
+        refuse("not-found")
+    api: Api = request.app.state.api
+    account = await api.read(store.payment_of, order) or refuse("not-found")
+    return html_page(f"Ledger of {order}", _ledger(account))
+
+
+def _ledger(account: Account) -> str:
+    rows = [
+        (rfc3339(line.at), line.kind, _money(line.amount_minor * SIGNS[line.kind], line.currency), line.reference)
+        for line in account.entries
+    ]
+    cells = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    kept = sum(line.amount_minor * SIGNS[line.kind] for line in account.entries)
+    currency = account.entries[0].currency if account.entries else ""
+    total = f"<tr><th scope=row colspan=2>with us</th><th>{escape(_money(kept, currency))}</th><td></td></tr>"
+    heads = "".join(f"<th scope=col>{name}</th>" for name in ("at", "what", "amount", "the processor's reference"))
+    order, state = escape(account.payment.order_id), escape(account.payment.state.value)
+    table = f"<table><thead><tr>{heads}</tr></thead><tbody>{cells}</tbody><tfoot>{total}</tfoot></table>"
+    return f"<h1>Ledger <small>{state}</small></h1><p>Order <code>{order}</code></p>" + (
+        table if rows else "<p>No money has moved.</p>"
+    )
+
+
+def _money(minor: int, currency: str) -> str:
+    """Return an amount with its sign, in minor units: what those are worth is the currency's own business."""
+    return f"{minor:+d} {currency} (minor units)" if minor else "0"
+
+
 def make(context: ProcessContext) -> ASGIApp:
     """Return payment's API."""
     api = Api(context)
-    return make_app("Quadrille payment", routes, api, context.spans, api.base)
+    pages = [Route("/ledger/{order_id}", ledger, methods=["GET"])]
+    return make_app("Quadrille payment", routes, api, context.spans, api.base, pages=pages)
