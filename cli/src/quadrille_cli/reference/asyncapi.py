@@ -22,7 +22,7 @@ HEAD = """\
 """
 AVRO = "application/vnd.apache.avro;version=1.9.0"
 CONTENT = "application/vnd.confluent.avro"
-CHASSIS, BEAT, COPY = "chassis", "canary.beat", "dead-letter"
+CHASSIS, BEAT, COPY = "chassis", "canary.beat", "input.buried"
 ABOUT = {
     "events": "What {0} says: its own events, in order per order id.",
     "dead-letters": "Copies of inputs that {0} could not handle and gave up.",
@@ -99,7 +99,7 @@ def _said(root: Path) -> dict[str, dict[str, list[str]]]:
     places = {cls.type: cls.said_on for cls in SystemEvent.__subclasses__()}
     shared: dict[str, list[str]] = {"saga.audit": [], "ops.events": []}
     for kind in own[CHASSIS]:
-        if kind != BEAT:
+        if kind not in (BEAT, COPY):
             shared[places.get(kind) or "ops.events"].append(kind)
     return {name: {f"{name}.events": [*own[name], BEAT], f"{name}.dead-letters": [COPY], **shared} for name in SERVICES}
 
