@@ -13,7 +13,7 @@ from order.settings import OrderSettings
 from payment.settings import PaymentSettings
 from quadrille.observability.progress import Patience
 from quadrille.settings import Bind, Settings, SettingsError, parse, parse_duration, read, settings_of
-from quadrille_cli.services import SERVICES, all_settings, known_to
+from quadrille_cli.services import PROGRAMS, SERVICES, all_settings, known_to
 
 NEEDED = {
     "QUADRILLE_DATABASE_URL": "postgresql://app:hunter2@127.0.0.1:5501/order",
@@ -95,10 +95,10 @@ def test_a_service_knows_its_own_settings_and_the_chassis_none_of_them() -> None
 
 
 def test_the_command_line_knows_the_settings_of_all_services() -> None:
-    """A setting for the stack is checked against every service's class, and given to those that know it."""
+    """A setting for the stack is checked against every program's class, and given to those that know it."""
     known = set(all_settings().model_fields)
 
-    assert known == {name for service in SERVICES for name in settings_of(service).model_fields}
+    assert known == {name for program in PROGRAMS for name in settings_of(program).model_fields}
     with pytest.raises(SettingsError, match="wanted QUADRILLE_ORDER_DEADLINE;"):
         of(all_settings(), ORDER_DEADLIN="5m")
     given = {"ORDER_DEADLINE": "5m", "BATCH_MAX": "7"}
