@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from quadrille.consumer.worker import WorkerRole
     from quadrille.ops.actions import OperatorAction, Refusal, Success, compensation_actions
     from quadrille.ops.admission import database, intake
-    from quadrille.ops.gauges import Look
+    from quadrille.ops.gauges import GaugeReader
     from quadrille.processing.telemetry import Meter, SagaOutcome, SagaOutcomes
     from quadrille.web.problems import refuse, register
 else:  # a relay has no operators' actions
@@ -108,7 +108,7 @@ class Program(Generic[W]):
     rules: Callable[[Any], object] = _nobody
     outcome: SagaOutcome | None = None
     meter: Meter | None = None
-    gauges: Sequence[Look] = ()
+    gauges: Sequence[GaugeReader] = ()
     operators: Sequence[OperatorAction] = ()
     ops: Sequence[str] = ()
 
