@@ -48,6 +48,11 @@ def anchor(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page: its headings', and those that are set by hand, as in the rows of a table."""
+    return {*map(anchor, headings(page)), *re.findall(r'<a id="([\w-]+)"></a>', page.read_text("utf-8"))}
+
+
 def found(name: str, cited_in: Path) -> Path | None:
     """Return the page of a name: beside the file that cites it, from the root, or in docs/."""
     places = (cited_in.parent / name, ROOT / name, DOCS / name)
@@ -77,7 +82,7 @@ def _page(file: Path, cited: dict[str, str | None]) -> Iterator[str]:
         yield f"{name} has no section {number}"
     if (title := cited.get("title")) and title not in headings(page):
         yield f"{name} has no section {title}"
-    if (at := cited.get("anchor")) and at not in map(anchor, headings(page)):
+    if (at := cited.get("anchor")) and at not in anchors(page):
         yield f"{name} has no anchor {at}"
     for rows in (cited.get("rows"), cited.get("of")):
         yield from _rows(page, rows or "")

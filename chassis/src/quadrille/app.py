@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from quadrille.ops.actions import Look, OperatorAction, Refusal, Success, compensation_actions
     from quadrille.ops.admission import database, intake
     from quadrille.ops.evidence import held
-    from quadrille.ops.gauges import GaugeLook
+    from quadrille.ops.gauges import GaugeReader
     from quadrille.processing.telemetry import Meter, SagaOutcome, SagaOutcomes
     from quadrille.replay.projection import ProjectedTable, Projection
     from quadrille.web.problems import refuse, register
@@ -116,7 +116,7 @@ class Program(Generic[W]):
     rules: Callable[[Any], object] = _nobody
     outcome: SagaOutcome | None = None
     meter: Meter | None = None
-    gauges: Sequence[GaugeLook] = ()
+    gauges: Sequence[GaugeReader] = ()
     operators: Sequence[OperatorAction] = ()
     ops: Sequence[str] = ()
     projections: Sequence[Projection] = ()

@@ -56,7 +56,7 @@ def set_all(gauge: Gauge, found: Mapping[tuple[str, ...], float]) -> None:
 
     A gauge is told by one thread; a scrape meanwhile sees old or new values, never none.
     """
-    names = gauge._labelnames  # noqa: SLF001 - in their order
+    names = gauge._labelnames  # noqa: SLF001 - as they were declared
     samples = (sample for metric in gauge.collect() for sample in metric.samples)
     told = {tuple(sample.labels[name] for name in names) for sample in samples}
     for labels in told - found.keys():

@@ -20,7 +20,7 @@ from quadrille.observability import metrics
 from quadrille.observability.logs import ThrottledLog
 from quadrille.service import Tx
 
-GaugeLook: TypeAlias = Callable[[Tx, Any], None]
+GaugeReader: TypeAlias = Callable[[Tx, Any], None]
 """Reads some of a service's tables and sets its gauges; it is given the service's own settings."""
 EVERY_SECONDS = 5.0
 ROWS_MOST = 100_000
@@ -63,7 +63,7 @@ def outbox(tx: Tx, _: object) -> None:
     metrics.OUTBOX_AGE.set(age)
 
 
-def heartbeats(service: str) -> GaugeLook:
+def heartbeats(service: str) -> GaugeReader:
     """Return the look at whose heartbeat was heard when."""
 
     def look(tx: Tx, _: object) -> None:
@@ -77,7 +77,7 @@ def heartbeats(service: str) -> GaugeLook:
 class Gauges:
     """Reads them while it is open as a context: at once, then every few seconds."""
 
-    def __init__(self, connect: Callable[[], Tx], looks: Sequence[GaugeLook], settings: object = None) -> None:
+    def __init__(self, connect: Callable[[], Tx], looks: Sequence[GaugeReader], settings: object = None) -> None:
         self._connection, self._looks, self._settings = Session(connect), looks, settings
         self._troubles, self._end = ThrottledLog(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="gauges", daemon=True)

@@ -75,8 +75,7 @@ def document(root: Path) -> dict[str, Any]:
         "channels": {topic.name: _channel(topic, said) for topic in TOPICS},
         "operations": dict(_operations(said)),
         "components": {
-            "messages": {name: _message(name, schema) for name, schema in sorted(_schemas(root).items())}
-            | {COPY: _copy()},
+            "messages": {name: _message(name, schema) for name, schema in sorted(_schemas(root).items())},
             "messageTraits": {"cloudEvent": {"headers": {"$ref": "#/components/schemas/headers"}}},
             "schemas": {"headers": HEADERS},
         },
@@ -174,17 +173,6 @@ def _message(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
             }
         },
     }  # fmt: skip
-
-
-def _copy() -> dict[str, Any]:
-    return {
-        "name": COPY,
-        "title": "DeadLetter",
-        "summary": "A record as it came, with its headers and those that say why it was given up.",
-        "contentType": "application/octet-stream",
-        "payload": {"type": "string", "format": "binary"},
-        "bindings": {"kafka": {"key": {"type": "string"}, "bindingVersion": "0.5.0"}},
-    }
 
 
 def yaml(value: Any, indent: str = "") -> str:  # noqa: ANN401 - any part of a document
