@@ -25,7 +25,8 @@ REPAIRED = Rules(frozenset(Mode), patient=True)
 PAUSED = "SELECT cause FROM consumer_pause"
 INBOX = "SELECT count(*) FROM inbox"
 NEWS = """
-SELECT type FROM outbox WHERE type LIKE 'progress.%' AND convert_from(substr(payload, 6), 'UTF8') LIKE '%"role":"consumer"%'
+SELECT type FROM outbox WHERE type LIKE 'progress.%'
+   AND convert_from(substr(payload, 6), 'UTF8') LIKE '%"role":"consumer"%'
  ORDER BY ctid"""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -39,6 +40,12 @@ class RecordDeserializer:
         """Tell whether no handler is for this type; decided on one header, before anything is decoded."""
         named = record_headers.type_of(record.headers)
         return named is not None and named not in self._names and named != b"" and named.isascii()
+
+    def unopened(self, record: Record, key: bytes | None, origin: OffsetRange, at_ms: int) -> Envelope:
+        """Return the input of a record that kills whoever opens it: under its key, with its bytes, not decoded."""
+        shut = self.read(replace(record, raw=b""), key, origin, at_ms, old=True)
+        body = Unreadable("the process died each time it was handled", "FATAL")
+        return replace(shut, body=body, record=record)
 
     def read(
         self, record: Record, key: bytes | None, origin: OffsetRange | None, at_ms: int, *, old: bool = False
