@@ -81,7 +81,7 @@ class RecordDeserializer:
     ) -> Message | Unreadable:
         if isinstance(headers, record_headers.MalformedHeadersError):
             return Unreadable(headers.reason)
-        if not old and id_milliseconds(headers.id) < self.horizon_ms and id_time(headers.id).date() not in self.kept:
+        if id_milliseconds(headers.id) < self.horizon_ms and id_time(headers.id).date() not in self.kept and not old:
             return Unreadable(*TOO_OLD)
         if (cls := self.classes.get(headers.type)) is None:
             return Unreadable("no handler here consumes this type any more", "UNHEARD")
