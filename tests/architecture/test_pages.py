@@ -14,6 +14,8 @@ import pytest
 from quadrille.app import Program
 from quadrille.context import ProcessContext
 from quadrille.ops.actions import Refusal
+from quadrille.ops.consumers import consumers
+from quadrille.ops.parked import ParkedRoutes
 from quadrille.ops.replays import ReplayRoutes
 from quadrille_cli.services import SERVICES
 from quadrille_sandbox.cards import TOKENS
@@ -23,7 +25,7 @@ from tests.architecture.test_documents import ROOT, alike, commands, run
 
 OPERATORS = (ROOT / "docs" / "operators.md").read_text("utf-8")
 SANDBOX = (ROOT / "docs" / "sandbox.md").read_text("utf-8")
-RULE = re.compile(r'rule="([A-Z_]+)"')
+RULE = re.compile(r'(?:rule=|_refuse\()"([A-Z_]+)"')
 
 
 def programs() -> list[Program[Any]]:
@@ -33,6 +35,8 @@ def programs() -> list[Program[Any]]:
 def routes() -> Iterator[str]:
     """Yield every route of an ops port that is more than a probe."""
     yield from (f"{method} {pattern}" for method, pattern in ReplayRoutes.routes(ReplayRoutes.__new__(ReplayRoutes)))
+    yield from (f"{method} {pattern}" for method, pattern in ParkedRoutes.routes(ParkedRoutes.__new__(ParkedRoutes)))
+    yield from (f"{method} {pattern}" for method, pattern in consumers(cast("ProcessContext", None)))
     for program in programs():
         yield from (f"POST /ops/orders/{{order_id}}/{action.name}" for action in program.operators)
         for name in program.ops:
