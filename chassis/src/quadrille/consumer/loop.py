@@ -270,7 +270,12 @@ class ConsumerLoop:
 
     def _heed_pause(self) -> None:
         """Rest while the service's consumers are paused; what was read meanwhile is read again afterwards."""
-        found, before = paused(self._connection()), self._rests
+        before = self._rests
+        try:
+            found = paused(self._connection())
+        except OUTAGE:  # whoever needs the database next tells of it
+            self._connection.close()
+            return
         self._rests = found is not None
         if found:
             self._waits, self._waited_at = f"the consumer is paused: {found.cause}", time.monotonic()
