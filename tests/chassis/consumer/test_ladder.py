@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from quadrille.consumer.deserializer import RecordDeserializer
 from quadrille.consumer.parking import DUE_LANES, LaneFeeder, Retrier, redrive_open
@@ -300,3 +301,24 @@ def test_a_healthy_batch_costs_no_statement_more(db: Database) -> None:
         outcomes = process_batch(tx, sample_service.service(), told(BreadOrdered("o-1"), BreadOrdered("o-2")))
     assert [type(outcome) for outcome in outcomes] == [Handled, Handled]
     assert len(said) == 13, said
+
+
+def test_gauges_say_what_is_parked_and_forget_what_is_not(db: Database) -> None:
+    """By type, error and state, with the age of the oldest; a group that went through has no sample left."""
+    db.fill(rye=50)
+    db.start_at()
+    db.commit(*told(BreadOrdered("o-1", mode=Mode.UNLUCKY), OrderDropped("o-1")))
+    db.rows("UPDATE parked SET parked_at = now() - interval '1 hour', state = 'DEAD' WHERE type = 'bread.ordered'")
+    retrier = Retrier(feeder(), db.connect, Telemetry(Spans.disabled()).retried)
+    group = {"service": "pantry", "type": "bread.ordered", "error_class": "HANDLER"}
+
+    retrier.count()
+    assert REGISTRY.get_sample_value("quadrille_parked_inputs", {**group, "state": "DEAD"}) == 1
+    age = REGISTRY.get_sample_value("quadrille_parked_oldest_seconds", group)
+    assert age is not None
+    assert age >= 3600
+
+    db.rows("UPDATE parked SET state = 'REDRIVEN'")
+    retrier.count()
+    retrier.close()
+    assert REGISTRY.get_sample_value("quadrille_parked_inputs", {**group, "state": "DEAD"}) is None

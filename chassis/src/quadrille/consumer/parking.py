@@ -161,6 +161,10 @@ class Retrier:
                 self._connection.close()
                 self._mine = False
                 stop.wait(NAP_SECONDS)
+        self.close()
+
+    def close(self) -> None:
+        """Let the connection go."""
         self._connection.close()
 
     def _round(self, stop: threading.Event) -> None:
