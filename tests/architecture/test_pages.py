@@ -15,7 +15,9 @@ from quadrille.app import Program
 from quadrille.context import ProcessContext
 from quadrille.ops.actions import Refusal
 from quadrille.ops.audit_log import audit_routes
+from quadrille.ops.consumers import consumers
 from quadrille.ops.evidence import EvidenceRoutes
+from quadrille.ops.parked import ParkedRoutes
 from quadrille.ops.replays import ReplayRoutes
 from quadrille_cli.services import SERVICES
 from quadrille_sandbox.cards import TOKENS
@@ -25,7 +27,7 @@ from tests.architecture.test_documents import ROOT, alike, commands, run
 
 OPERATORS = (ROOT / "docs" / "operators.md").read_text("utf-8")
 SANDBOX = (ROOT / "docs" / "sandbox.md").read_text("utf-8")
-RULE = re.compile(r'rule="([A-Z_]+)"')
+RULE = re.compile(r'(?:rule=|_refuse\()"([A-Z_]+)"')
 
 
 def programs() -> list[Program[Any]]:
@@ -37,6 +39,8 @@ def routes() -> Iterator[str]:
     yield from (f"{method} {pattern}" for method, pattern in ReplayRoutes.routes(ReplayRoutes.__new__(ReplayRoutes)))
     yield from (f"{method} {pattern}" for method, pattern in EvidenceRoutes(cast("ProcessContext", None)).routes())
     yield from (f"{method} {pattern}" for method, pattern in audit_routes(cast("ProcessContext", None)))
+    yield from (f"{method} {pattern}" for method, pattern in ParkedRoutes.routes(ParkedRoutes.__new__(ParkedRoutes)))
+    yield from (f"{method} {pattern}" for method, pattern in consumers(cast("ProcessContext", None)))
     for program in programs():
         yield from (f"POST /ops/orders/{{order_id}}/{action.name}" for action in program.operators)
         for name in program.ops:

@@ -19,7 +19,7 @@ A = TypeVar("A", bound=Result)
 class TransientError(Exception):
     """Nothing is known of the outcome: the intent is tried again after the next delay of its retry policy.
 
-    Its text is a phrase for people, kept with the task: no secret, nothing of a customer's. ``address`` is whom was
+    Its text is a phrase for people, kept with the task: no secret, nothing of a person's. ``address`` is whom was
     called, as host:port; raised from the exception that says what went wrong, that is kept too.
     """
 

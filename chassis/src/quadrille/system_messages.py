@@ -61,7 +61,7 @@ class OrderStuck(SystemEvent, topic="ops.events"):
 
 @dataclass(frozen=True, slots=True)
 class InputParked(SystemEvent, topic="ops.events"):
-    """An input has failed for the first time: it and what follows of its order wait, all others go on."""
+    """An input has failed for the first time: it and what follows of its key wait, all others go on."""
 
     order_id: str
     service: str

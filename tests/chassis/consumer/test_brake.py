@@ -51,7 +51,7 @@ def test_five_orders_in_a_row_by_one_exception_are_enough() -> None:
     cut, cause = noted(*(failed(f"o-{n}") for n in range(9)))
 
     assert cut == 5
-    assert cause == "5 orders in a row were parked by Unlucky while handling bread.ordered"
+    assert cause == "5 sagas in a row were parked by Unlucky while handling bread.ordered"
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_a_broken_handler_parks_five_and_rests_until_it_is_mended(kitchen: Kitch
     with running(worker):
         wait_until(lambda: db.one(PAUSED), "it is paused")
         wait_until(lambda: "paused" in worker.consumer_loop.waits, "the loop says so")
-        with pytest.raises(NotReadyError, match="5 orders in a row were parked by Unlucky"):
+        with pytest.raises(NotReadyError, match="5 sagas in a row were parked by Unlucky"):
             worker.consumer_loop.ready()
         assert db.one("SELECT count(DISTINCT line) FROM parked") == 5
 
@@ -125,7 +125,7 @@ def test_another_release_goes_on_by_itself(kitchen: Kitchen, db: Database) -> No
     """What another release paused by itself is lifted at a start; a person's pause is not, nor one of this release."""
     service = kitchen.service()
     with db.connect() as tx:
-        assert brake.pause(tx, service, "5 orders in a row")
+        assert brake.pause(tx, service, "5 sagas in a row")
         assert not brake.pause(tx, service, "again")
         assert brake.resume_of_old(tx, service) is None
         db.rows("UPDATE consumer_pause SET release = '0.0.9'")

@@ -18,7 +18,7 @@ from quadrille.consumer.parking import DUE_LANES, LaneFeeder, Retrier, redrive_o
 from quadrille.ids import event_id
 from quadrille.messages import Event, Message, to_json
 from quadrille.observability.tracing import Spans
-from quadrille.processing import ladder
+from quadrille.processing import parked_retry
 from quadrille.processing.envelope import Envelope, Handled, Record, Unreadable
 from quadrille.processing.telemetry import Telemetry
 from quadrille.service import Service
@@ -278,8 +278,8 @@ def test_a_worker_tries_again_while_it_runs(db: Database) -> None:
 
 def test_a_redriven_dead_head_that_fails_stays_dead() -> None:
     """The ladder is climbed once: whoever redrives by hand is told the outcome, and nothing runs on its own again."""
-    assert ladder.setback("HANDLER", ladder.ParkedRow("DEAD", 3)) == ladder.Setback("DEAD", 3)
-    assert ladder.setback("HANDLER", ladder.NEW) == ladder.Setback("OPEN", 1, timedelta(seconds=1))
+    assert parked_retry.setback("HANDLER", parked_retry.ParkedRow("DEAD", 3)) == parked_retry.Setback("DEAD", 3)
+    assert parked_retry.setback("HANDLER", parked_retry.NEW) == parked_retry.Setback("OPEN", 1, timedelta(seconds=1))
 
 
 def test_a_healthy_batch_costs_no_statement_more(db: Database) -> None:

@@ -118,7 +118,7 @@ def test_what_fails_alike_is_one_group(db: Database, broken: Ask) -> None:
     status, document = broken("GET", "/ops/parked")
     assert status == 200
     first, second = document["groups"]
-    assert (first["count"], first["orders"], first["behind"], first["exception"]) == (2, 2, 1, "Unlucky")
+    assert (first["count"], first["keys"], first["behind"], first["exception"]) == (2, 2, 1, "Unlucky")
     assert first["at"].startswith("tests/chassis/support/sample_service.py:")
     assert (second["exception"], second["count"]) == ("ValueError", 1)
     assert [one["order_id"] for one in document["records"]] == ["o-1", "o-2", "o-3"]
@@ -380,7 +380,7 @@ def test_a_group_is_redriven_at_a_rate_with_its_progress(db: Database, mended: A
     """A dry run changes nothing; then each of the frozen selection goes through, with a row of the audit each."""
     group = group_of(db, 12)
     _, seen = mended("POST", "/ops/parked/redrive", {**WHY, "group": group, "dry_run": True})
-    assert (seen["records"], seen["orders"], db.emitted(), audited(db)) == (12, 12, [], [])
+    assert (seen["records"], seen["keys"], db.emitted(), audited(db)) == (12, 12, [], [])
 
     made = begin(mended, "redrive", group)
     done = rests(mended, made["operation_id"])

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
@@ -28,7 +28,7 @@ from quadrille.db.connection import connection
 from quadrille.ids import uuid7
 from quadrille.intents import Gateway
 from quadrille.kafka.config import client_settings, consumer_settings, producer_settings
-from quadrille.messages import Event, key_of
+from quadrille.messages import Event, Message, key_of
 from quadrille.observability.progress import Patience
 from quadrille.observability.tracing import Spans
 from quadrille.service import Service, Tx
@@ -37,7 +37,7 @@ from quadrille.testing.in_memory import PlainCodec
 from tests.chassis.support import sample_service
 from tests.chassis.support.database import PATIENCE_SECONDS, Database, wait_until
 from tests.chassis.support.records import Headers, record_headers
-from tests.chassis.support.sample_service import Rules
+from tests.chassis.support.sample_service import Pantry, PantryStore, Rules
 
 TOPICS = ("order.events", "payment.events")
 HASTY = Patience(stalled_after=3, renew_after=6)
@@ -203,6 +203,8 @@ def alone() -> None:
     """Run a worker until it is killed: what a process of ``Kitchen.process`` does."""
     if os.environ["PANTRY_PLANT"] == "pause":
         ConsumerLoop._idle = _idle_paused  # type: ignore[method-assign]  # noqa: SLF001 - the fault
+    if os.environ["PANTRY_PLANT"] == "deadly":
+        sample_service.PantryStore.load = _deadly  # type: ignore[method-assign]  # the fault
     connect = connection(os.environ["PANTRY_URL"])
     service = sample_service.service(os.environ["PANTRY_GROUP"])
     context = context_of(os.environ["PANTRY_KAFKA"], service, connect, batch_max=10, patience=HASTY)
@@ -217,6 +219,16 @@ def context_of(bootstrap: str, service: Service[Any], connect: Callable[[], Tx],
         more["stall_renew_after"] = timedelta(seconds=patience.renew_after)
     settings = Settings.model_validate(needed).model_copy(update=more)
     return ProcessContext(settings, service, connect, Spans.disabled(), decoder=PlainCodec())
+
+
+def _deadly(self: PantryStore, tx: Tx, messages: Sequence[Message]) -> Pantry:
+    """Bring the rows, or end the process at once for an order that is called deadly: no exception, no goodbye."""
+    if any(getattr(message, "order_id", "") == "deadly" for message in messages):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return _LOAD(self, tx, messages)
+
+
+_LOAD = PantryStore.load
 
 
 def _idle_paused(self: ConsumerLoop) -> None:

@@ -1,4 +1,4 @@
-"""Brake: a broken handler is no reason to park everybody: five orders in a row by one exception pause the consumer.
+"""Brake: a broken handler is no reason to park everybody: five sagas in a row by one exception pause the consumer.
 
 The pause is a row in the service's database, so that every worker heeds it and it outlives them; it is told as an
 alarm. It ends when a person says so, or by itself when a worker of another release starts.
@@ -39,7 +39,7 @@ class Pause(NamedTuple):
 
 
 class Brake:
-    """Counts, for one consumer loop, the orders in a row that one exception has parked, by the type of their input."""
+    """Counts, for one consumer loop, the sagas in a row that one exception has parked, by the type of their input."""
 
     def __init__(self) -> None:
         self._rows: dict[str, tuple[str, tuple[str, ...]]] = {}
@@ -59,7 +59,7 @@ class Brake:
         for envelope, outcome in zip(inputs, outcomes, strict=True):
             if len(keys := _counted(self._rows, envelope, outcome)) >= LIMIT:
                 exception = self._rows.pop(envelope.type)[0]
-                return f"{len(keys)} orders in a row were parked by {exception} while handling {envelope.type}"
+                return f"{len(keys)} sagas in a row were parked by {exception} while handling {envelope.type}"
         return ""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -40,6 +41,12 @@ class RecordDeserializer:
         named = record_headers.type_of(record.headers)
         return named is not None and named not in self._names and named != b"" and named.isascii()
 
+    def unopened(self, record: Record, key: bytes | None, origin: OffsetRange, at_ms: int) -> Envelope:
+        """Return the input of a record that kills whoever opens it: under its key, with its bytes, not decoded."""
+        shut = self.read(replace(record, raw=b""), key, origin, at_ms, old=True)
+        body = Unreadable("the process died each time it was handled", "FATAL")
+        return replace(shut, body=body, record=record)
+
     def read(
         self, record: Record, key: bytes | None, origin: OffsetRange | None, at_ms: int, *, old: bool = False
     ) -> Envelope:
@@ -74,7 +81,7 @@ class RecordDeserializer:
     ) -> Message | Unreadable:
         if isinstance(headers, record_headers.MalformedHeadersError):
             return Unreadable(headers.reason)
-        if not old and id_milliseconds(headers.id) < self.horizon_ms and id_time(headers.id).date() not in self.kept:
+        if id_milliseconds(headers.id) < self.horizon_ms and id_time(headers.id).date() not in self.kept and not old:
             return Unreadable(*TOO_OLD)
         if (cls := self.classes.get(headers.type)) is None:
             return Unreadable("no handler here consumes this type any more", "UNHEARD")

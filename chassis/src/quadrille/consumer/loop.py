@@ -20,6 +20,7 @@ from quadrille.consumer.assignment import Assignment
 from quadrille.consumer.brake import Brake, pause, paused
 from quadrille.consumer.deserializer import RecordDeserializer, record_of
 from quadrille.consumer.heartbeat import HeartbeatMonitor
+from quadrille.consumer.suspects import Suspects
 from quadrille.db.connection import Session
 from quadrille.kafka import headers as record_headers
 from quadrille.kafka.topics import StoppedError, Topics
@@ -101,7 +102,7 @@ class ConsumerLoop:
         self.joined, self.waiting = False, "it waits for its place in the consumer group"
         self._renew = threading.Event()
         self._waits, self._waited_at = "", 0.0
-        self._troubles, self._brake = ThrottledLog(), Brake()
+        self._troubles, self._brake, self.suspects = ThrottledLog(), Brake(), Suspects()
         self._rests = False
         self._stepped = self._looked = self._hinted = self._braked = time.monotonic()
 
@@ -165,8 +166,9 @@ class ConsumerLoop:
             self._rest()
             return
         records = self._take_records()
-        inputs = self._inputs(records)
-        if inputs:
+        if records and self.suspects.left > 0:
+            self._handle_carefully(records[0])
+        elif inputs := self._inputs(records):
             self._commit(inputs)
         if self._rests:  # what lies between our position and what was read is not to be stepped over
             return
@@ -184,7 +186,8 @@ class ConsumerLoop:
         first = self.consumer.poll(self.heartbeat.rest(POLL_SECONDS) if self.heartbeat else POLL_SECONDS)
         if first is None:
             return []
-        records = [first, *self.consumer.consume(self._batch_max - 1, 0)]
+        most = 1 if self.suspects.left > 0 else self._batch_max
+        records = [first, *self.consumer.consume(most - 1, 0)] if most > 1 else [first]
         for record in records:
             self._judge(record)
         if heard := [record for record in records if record.error() is None]:
@@ -234,6 +237,24 @@ class ConsumerLoop:
                 self.heartbeat.hear(topic, record.raw)
         return inputs
 
+    def _handle_carefully(self, message: KafkaMessage) -> None:
+        """Handle one record after a death: it is written down first, and not opened if it was so often enough."""
+        topic, partition, offset = message.topic() or "", message.partition() or 0, message.offset() or 0
+        record, place = record_of(message), (topic, partition)
+        mine = place in self.assignment.next and offset >= self.assignment.read[place]
+        if self.reader.unheard(record) or not mine:
+            self._inputs([message])
+            return
+        if self.suspects.note(self._connection(), topic, partition, offset):
+            origin = OffsetRange(topic, partition, self.assignment.next[place], offset + 1)
+            self.assignment.read[place] = offset + 1
+            inputs = [self.reader.unopened(record, message.key(), origin, message.timestamp()[1])]
+            log.error("record quarantined", topic=topic, partition=partition, offset=offset)
+        else:
+            inputs = self._inputs([message])
+        self._commit(inputs)
+        self.suspects.clear(self._connection(), topic, partition)
+
     def _commit(self, inputs: Sequence[Envelope]) -> None:
         began = time.time_ns()
         try:
@@ -253,7 +274,12 @@ class ConsumerLoop:
 
     def _heed_pause(self) -> None:
         """Rest while the service's consumers are paused; what was read meanwhile is read again afterwards."""
-        found, before = paused(self._connection()), self._rests
+        before = self._rests
+        try:
+            found = paused(self._connection())
+        except OUTAGE:  # whoever needs the database next tells of it
+            self._connection.close()
+            return
         self._rests = found is not None
         if found:
             self._waits, self._waited_at = f"the consumer is paused: {found.cause}", time.monotonic()

@@ -63,7 +63,7 @@ def chosen(  # noqa: PLR0913 - one of each filter
     states: Sequence[str] = ("OPEN", "DEAD"), *, type: str | None = None, error_class: str | None = None,  # noqa: A002 - as it is called
     group: str | None = None, order_id: str | None = None, limit: int = 50,
 ) -> dict[str, object]:  # fmt: skip
-    """Return a selection of parked inputs; what only waits behind another is in none but that of an order."""
+    """Return a selection of parked inputs; what only waits behind another is in none but that of a key."""
     named = {"type": type, "error_class": error_class, "group": group, "order_id": order_id}
     return {"states": list(states), "all": order_id is not None, "limit": limit, **named}
 
@@ -87,14 +87,14 @@ def resolve(tx: Tx, name: str) -> tuple[list[UUID], str | None]:
     exact = [row for row in rows if row[2] or row[3]]
     rows = exact or (rows if len(name) >= SUFFIX_LEAST else [])
     ids = {str(row[0]): row for row in rows if row[4]}
-    orders = {row[1]: row for row in rows if row[5]}
-    names = sorted({*ids, *orders} if not exact else {name})
+    keys = {row[1]: row for row in rows if row[5]}
+    names = sorted({*ids, *keys} if not exact else {name})
     if len(names) > 1:
         raise AmbiguousError(names)
-    if orders:
-        mine = [row for row in rows if row[1] in orders]
+    if keys:
+        mine = [row for row in rows if row[1] in keys]
         waiting = [row for row in mine if row[6]]
-        return [row[0] for row in waiting or mine], next(iter(orders))
+        return [row[0] for row in waiting or mine], next(iter(keys))
     return [row[0] for row in ids.values()], None
 
 
@@ -119,11 +119,11 @@ RECORDS_BY_ID = RECORDS.partition(CHOSEN)[0] + "FROM found WHERE id = %(id)b"
 
 
 def _group(row: tuple[Any, ...]) -> Document:
-    group, kind, error_class, exception, error, frames, count, dead, first, last, orders, behind, retry_at = row
+    group, kind, error_class, exception, error, frames, count, dead, first, last, keys, behind, retry_at = row
     return {
         "group": group, "type": kind, "error_class": error_class, "exception": exception, "error": error,
         "at": frames.rpartition("\n")[2] if frames else None, "count": count, "dead": dead,
-        "first_at": rfc3339(first), "last_at": rfc3339(last), "orders": orders, "behind": behind,
+        "first_at": rfc3339(first), "last_at": rfc3339(last), "keys": keys, "behind": behind,
         "retry_at": retry_at and rfc3339(retry_at),
     }  # fmt: skip
 

@@ -1,8 +1,8 @@
 """Parked inputs, the dead letters of other systems: read back with their bytes, and redriven through their handler.
 
 A parked input is not given up: it and what follows of its key wait in the key's lane, and go on in sequence. The head
-of a lane is tried again by itself, in ever longer steps (``quadrille.processing.ladder``); then it is dead, and its
-lane waits for a person.
+of a lane is tried again by itself, in ever longer steps (``quadrille.processing.parked_retry``); then it is dead, and
+its lane waits for a person.
 """
 
 from __future__ import annotations
@@ -140,6 +140,10 @@ class Retrier:
                 self._connection.close()
                 self._mine = False
                 stop.wait(NAP_SECONDS)
+        self.close()
+
+    def close(self) -> None:
+        """Let the connection go."""
         self._connection.close()
 
     def _round(self, stop: threading.Event) -> None:

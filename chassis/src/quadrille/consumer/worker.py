@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from typing import TypeAlias
 
+import psycopg
 import structlog
 from confluent_kafka import Consumer, KafkaError
 
@@ -17,6 +18,7 @@ from quadrille.consumer.heartbeat import HeartbeatMonitor
 from quadrille.consumer.loop import RETRIABLE, ConsumerLoop, ConsumerPorts, hinted
 from quadrille.consumer.parking import LaneFeeder, Retrier, redrive_open
 from quadrille.consumer.progress import ConsumerProgress
+from quadrille.consumer.suspects import WorkerLife
 from quadrille.consumer.whole_records import reader_of
 from quadrille.context import ProcessContext
 from quadrille.kafka.config import consumer_settings
@@ -60,11 +62,19 @@ class Worker:
         self.consumer_loop = ConsumerLoop(service, self.connect, consuming, telemetry)
         self.retrier = Retrier(LaneFeeder(service, self.reader, self.scheduler.accept), self.connect, telemetry.retried)
         self.progress = ConsumerProgress(service, self.topics, self.consumer_loop, context.settings.patience)
+        self.life, self._careful_for = WorkerLife(self.connect), batch_max
         self._failure: BaseException | None = None
         self._troubles = ThrottledLog()
 
     def run(self, stop: threading.Event) -> None:
         """Work until told to stop; raises StoppedError when a topic is not what it was."""
+        try:
+            self._run(stop)
+        finally:
+            with suppress(psycopg.Error):  # whoever starts next is careful for nothing
+                self.life.end()
+
+    def _run(self, stop: threading.Event) -> None:
         if not self._prepare(stop):
             return
         drained = threading.Event()  # the scheduler ends last: it carries out what the last batch emits
@@ -107,6 +117,8 @@ class Worker:
                     self.retention.prepare(tx, self.reader)
                     self._check(tx)
                     resume_of_old(tx, self.service)
+                    if not self.life.begun and self.life.begin():
+                        self.consumer_loop.suspects.left = self._careful_for
                     outcomes = list(redrive_open(tx, self.service, self.reader))
             except RETRIABLE as trouble:
                 self.consumer_loop.waiting = f"it waits for what it needs: {reason(trouble)}"

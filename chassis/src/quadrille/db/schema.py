@@ -375,7 +375,7 @@ END $$;
 
 
 # Why an input waits, as far as it may be kept, how far up the ladder it is; what the outside said last. Whether the
-# service's consumers rest, and why.
+# service's consumers rest, and why. Which workers live, and what was in hand when one died.
 PARKED_CAUSES = """
 ALTER TABLE parked ADD COLUMN exception text, ADD COLUMN frames text, ADD COLUMN fingerprint text,
   ADD COLUMN retries int NOT NULL DEFAULT 0;
@@ -383,7 +383,11 @@ ALTER TABLE task ADD COLUMN failure jsonb;
 CREATE TABLE consumer_pause (
   only_one bool PRIMARY KEY DEFAULT true CHECK (only_one), since timestamptz NOT NULL DEFAULT now(),
   cause text NOT NULL, release text NOT NULL, actor text NOT NULL);
-GRANT SELECT, INSERT, DELETE ON consumer_pause TO app;
+CREATE TABLE worker_life (id uuid PRIMARY KEY, started_at timestamptz NOT NULL DEFAULT now());
+CREATE TABLE suspect (
+  topic text, partition int, "offset" bigint NOT NULL, deaths int NOT NULL, PRIMARY KEY (topic, partition));
+GRANT SELECT, INSERT, DELETE ON consumer_pause, worker_life TO app;
+GRANT SELECT, INSERT, UPDATE, DELETE ON suspect TO app;
 """
 
 

@@ -12,10 +12,10 @@ from quadrille.web.documents import Document
 
 def consumers(context: ProcessContext) -> OpsRoutes:
     """Return POST /ops/consumers/pause and /resume: both are kept in the audit, a change is announced."""
-    service = context.service
 
     def pause(asked: OpsRequest) -> OpsResponse:
         asked.read(Document)
+        service = context.service
         with database(context) as tx, tx.transaction():
             changed = brake.pause(tx, service, f"by {asked.actor}: {asked.reason}", asked.actor)
             record(tx, Action(asked.actor, "consumers.pause", service.name, asked.reason, None, {"changed": changed}))
@@ -23,6 +23,7 @@ def consumers(context: ProcessContext) -> OpsRoutes:
 
     def resume(asked: OpsRequest) -> OpsResponse:
         asked.read(Document)
+        service = context.service
         with database(context) as tx, tx.transaction():
             before = brake.resume(tx, service)
             was = {"cause": before.cause} if before else None

@@ -13,14 +13,14 @@ from pydantic import Field
 
 from quadrille.consumer import parked_view
 from quadrille.consumer.deserializer import RecordDeserializer
-from quadrille.consumer.desk import ParkedDesk, ParkedRuleError
+from quadrille.consumer.parked_actions import ParkedActions, ParkedRuleError
 from quadrille.consumer.parked_view import STATES, AmbiguousError, chosen
 from quadrille.db import audit, sqlstate
 from quadrille.ids import uuid7
 from quadrille.messages import Event, Infrastructure
 from quadrille.ops.replays import alone
 from quadrille.ops.routes import OpsRequest, OpsResponse, OpsRoutes, Route
-from quadrille.processing.envelope import RedriveOrder
+from quadrille.processing.envelope import RedriveRequest
 from quadrille.processing.telemetry import Telemetry
 from quadrille.replay import operations
 from quadrille.replay.parked_bulk import KIND, ParkedBulk, Selection, select
@@ -34,7 +34,7 @@ FILTERS = "type", "error_class", "group", "order_id"
 
 
 class ParkedRequest(Document):
-    """What is asked of parked inputs: one by its id, those of an order that stand first, or many by what they share.
+    """What is asked of parked inputs: one by its id, those of a key that stand first, or many by what they share.
 
     Of many a dry run tells the ``selection``; given back, exactly that is done, ``rate`` a second, until ``stop_at``
     per cent have failed.
@@ -94,9 +94,9 @@ class ParkedRoutes:
 
     def _show(self, asked: OpsRequest) -> OpsResponse:
         with self._database() as tx:
-            ids, order = _resolved(tx, asked.path["name"])
+            ids, key = _resolved(tx, asked.path["name"])
             record = parked_view.whole(tx, self.service, self.context.decoder, ids[0])
-            others = [] if order is None else parked_view.records(tx, chosen(STATES, order_id=order))
+            others = [] if key is None else parked_view.records(tx, chosen(STATES, order_id=key))
         others = [one for one in others if one["parked_id"] != record["parked_id"]]
         return OpsResponse(200, {"service": self.service.name, "record": record, "others": others})
 
@@ -105,15 +105,15 @@ class ParkedRoutes:
             wanted = asked.read(ParkedRedriveRequest if verb == "redrive" else ParkedRequest)
             if any(wanted.filters.values()):
                 return self._many(verb, wanted, asked)
-            order = RedriveOrder(asked.actor, asked.reason, getattr(wanted, "accept_old", False))
+            request = RedriveRequest(asked.actor, asked.reason, getattr(wanted, "accept_old", False))
             with self._turn, self._database() as tx:
-                desk = ParkedDesk(self.service, self._reader, self.context.retention)
+                actions = ParkedActions(self.service, self._reader, self.context.retention)
                 try:
-                    results = [getattr(desk, verb)(tx, one, order) for one in self._meant(tx, wanted)]
+                    results = [getattr(actions, verb)(tx, one, request) for one in self._meant(tx, wanted)]
                 except ParkedRuleError as refused:
                     raise _problem(refused) from None
                 finally:
-                    Telemetry(self.context.spans, self.context.tally).retried(desk.done)
+                    Telemetry(self.context.spans, self.context.tally).retried(actions.done)
             told = [one.document() for one in results]
             return OpsResponse(200, {"service": self.service.name, "action": verb, "results": told})
 
@@ -126,7 +126,7 @@ class ParkedRoutes:
         with self._database() as tx:
             found = select(tx, wanted.filters, wanted.limit)
             records = len(found.ids)
-            told = {"selection": found.mark, "records": records, "orders": found.orders, "behind": found.behind}
+            told = {"selection": found.mark, "records": records, "keys": found.keys, "behind": found.behind}
             if wanted.dry_run:
                 return OpsResponse(200, {"service": self.service.name, "action": verb, **told, "ids": found.ids[:20]})
             if wanted.selection is None:
@@ -156,14 +156,14 @@ class ParkedRoutes:
         return made
 
     def _meant(self, tx: Tx, wanted: ParkedRequest) -> list[UUID]:
-        """Return the inputs a request names; of an order those that stand first in their lanes."""
+        """Return the inputs a request names; of a key those that stand first in their lanes."""
         if (wanted.id is None) == (wanted.order_id is None):
             _invalid("", "Name one: id, or order_id")
         if wanted.id is not None:
             return _resolved(tx, wanted.id)[0][:1]
         first = parked_view.records(tx, {**chosen(order_id=wanted.order_id), "all": False})
         if not first:
-            refuse("not-found", "Nothing of this order is parked here.")
+            refuse("not-found", "Nothing of this key is parked here.")
         return [UUID(str(one["parked_id"])) for one in first]
 
     @contextmanager
@@ -188,14 +188,14 @@ class ParkedRoutes:
 def _resolved(tx: Tx, name: str) -> tuple[list[UUID], str | None]:
     """Return the parked inputs that a name means; refuses one that means none, or several."""
     try:
-        ids, order = parked_view.resolve(tx, name)
+        ids, key = parked_view.resolve(tx, name)
     except AmbiguousError as several:
         detail = f"{len(several.candidates)} ids end so: write more of it, such as {several.candidates[0]}."
         slug = "operation-refused"
         raise Problem(slug, detail, rule="AMBIGUOUS", candidates=several.candidates[:20]) from None
     if not ids:
         refuse("not-found", "Nothing parked here has this id, or ends so: ask the service it belongs to.")
-    return ids, order
+    return ids, key
 
 
 def _problem(refused: ParkedRuleError) -> Problem:

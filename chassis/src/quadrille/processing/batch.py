@@ -87,7 +87,7 @@ class BrakedError(Infrastructure):
         self.upto = upto
 
 
-Brake: TypeAlias = Callable[[Sequence[Envelope], Sequence[Outcome]], int | None]
+BatchBrake: TypeAlias = Callable[[Sequence[Envelope], Sequence[Outcome]], int | None]
 """Tells how many inputs of a batch may be committed, None for all of them."""
 
 
@@ -121,7 +121,7 @@ def process_batch(  # noqa: PLR0913, PLR0917 - one of each thing that may be sai
     inputs: Sequence[Envelope],
     room: int = 0,
     guard: EffectGuard | None = None,
-    brake: Brake | None = None,
+    brake: BatchBrake | None = None,
 ) -> list[Outcome]:
     """Handle a batch of inputs, each id once; ``room`` intents may be leased to this process at once.
 
@@ -153,7 +153,7 @@ def _placed(  # noqa: PLR0913, PLR0917 - as above
     inputs: Sequence[Envelope],
     room: int,
     guard: EffectGuard | None,
-    brake: Brake | None = None,
+    brake: BatchBrake | None = None,
 ) -> list[Outcome]:
     """Handle a batch in one transaction, and once more if a day had no place: nobody need have kept days ahead."""
     try:
@@ -171,7 +171,7 @@ def _process(  # noqa: PLR0913, PLR0917 - as above
     inputs: Sequence[Envelope],
     room: int,
     guard: EffectGuard | None,
-    brake: Brake | None,
+    brake: BatchBrake | None,
 ) -> list[Outcome]:
     began = time.monotonic()
     with timed(tx, (i.trace for i in inputs)) as statements, pipelined(tx):

@@ -12,7 +12,7 @@ from quadrille.messages import Emitted, Intent, Message
 from quadrille.observability.trace_context import Context, new_span_id, new_trace
 from quadrille.processing.causes import Cause
 from quadrille.processing.idempotency import IdempotencyKey, KeptAnswer
-from quadrille.processing.ladder import Setback
+from quadrille.processing.parked_retry import Setback
 
 TOO_OLD = "the event is older than the inbox can tell", "BELOW_FLOOR"
 
@@ -48,8 +48,8 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class RedriveOrder:
-    """A person's order to try a parked input again; ``accept_old`` lets in what is older than the inbox can tell."""
+class RedriveRequest:
+    """A person asks to try a parked input again; ``accept_old`` lets in what is older than the inbox can tell."""
 
     actor: str
     reason: str
@@ -61,7 +61,7 @@ class Envelope:
     """Anything a handler is given: an event consumed, a command, a result of the outside, a due timer.
 
     ``from_task`` is the task a result or timer ends; ``request`` is the idempotency key a command comes under;
-    ``redriven`` says that the input comes from its parked row, ``early`` that it is tried before its time, ``order``
+    ``redriven`` says that the input comes from its parked row, ``early`` that it is tried before its time, ``redrive``
     who has asked for it, ``place`` where it was read: ``topic[partition]@offset``; ``compensates`` is the step a result
     compensates; ``span_id`` is the id of its future process span.
     """
@@ -77,7 +77,7 @@ class Envelope:
     request: IdempotencyKey | None = None
     redriven: bool = False
     early: bool = False
-    order: RedriveOrder | None = None
+    redrive: RedriveRequest | None = None
     place: str | None = None
     attempts: int = 1
     compensates: str | None = None
@@ -97,7 +97,7 @@ class Envelope:
     @property
     def accepted(self) -> bool:
         """Whether a person lets it in although it is older than the inbox can tell."""
-        return self.order is not None and self.order.accept_old
+        return self.redrive is not None and self.redrive.accept_old
 
     @property
     def inside(self) -> Context:

@@ -11,10 +11,10 @@ from dataclasses import replace
 from typing import Any
 
 from quadrille.observability.trace_context import Context
-from quadrille.processing import ladder
+from quadrille.processing import parked_retry
 from quadrille.processing.envelope import Envelope, Parked, Record
-from quadrille.processing.ladder import DEAD, ParkedRow
 from quadrille.processing.outbox import saying
+from quadrille.processing.parked_retry import DEAD, ParkedRow
 from quadrille.processing.unit_of_work import BEHIND, BY_ITSELF, PAYLOAD_MAX, BatchState, OutboxRecord
 from quadrille.service import Service
 from quadrille.system_messages import InputBuried, InputDead, InputParked, InputRedriven, SystemEvent
@@ -24,13 +24,13 @@ def judged(outcome: Parked, envelope: Envelope, history: BatchState) -> Parked:
     """Return the outcome with what becomes of its row; what waits behind another has no try of its own."""
     if outcome.error_class == BEHIND:
         return outcome
-    row = history.parked.get(envelope.id, ladder.NEW)
-    return replace(outcome, setback=ladder.setback(outcome.error_class, row, early=envelope.early))
+    row = history.parked.get(envelope.id, parked_retry.NEW)
+    return replace(outcome, setback=parked_retry.setback(outcome.error_class, row, early=envelope.early))
 
 
 def news(service: Service[Any], envelope: Envelope, outcome: Parked, history: BatchState) -> Iterator[OutboxRecord]:
     """Yield what is told of an input that failed now."""
-    before, after = history.parked.get(envelope.id, ladder.NEW), outcome.setback
+    before, after = history.parked.get(envelope.id, parked_retry.NEW), outcome.setback
     if after is None or before.state == DEAD:
         return
     lane = history.lanes.get(envelope.lane, [])
@@ -47,8 +47,8 @@ def redriven(service: Service[Any], envelope: Envelope, history: BatchState) -> 
     """Yield what is told of an input that went through at last."""
     row = history.parked.get(envelope.id)
     if envelope.redriven and row and row.failed:
-        order = envelope.order or BY_ITSELF
-        fact = InputRedriven(envelope.key, service.name, str(envelope.id), order.actor, order.reason)
+        asked = envelope.redrive or BY_ITSELF
+        fact = InputRedriven(envelope.key, service.name, str(envelope.id), asked.actor, asked.reason)
         yield _said(service, envelope, fact, row)
 
 

@@ -21,9 +21,9 @@ from quadrille.ids import lock_key
 from quadrille.messages import Command, Intent, Timer, key_of
 from quadrille.observability.trace_context import Context
 from quadrille.processing import idempotency
-from quadrille.processing.envelope import Duplicate, Envelope, Handled, Outcome, Parked, Record, RedriveOrder
+from quadrille.processing.envelope import Duplicate, Envelope, Handled, Outcome, Parked, Record, RedriveRequest
 from quadrille.processing.idempotency import KeptAnswer, Name
-from quadrille.processing.ladder import OPEN, ParkedRow, Setback
+from quadrille.processing.parked_retry import OPEN, ParkedRow, Setback
 from quadrille.service import Tx
 
 MOVE_POSITIONS = """
@@ -79,7 +79,7 @@ UNPARK = """
 UPDATE parked SET state = 'REDRIVEN', retry_at = NULL, ended_by = %b, reason = %b
  WHERE id = ANY(%b) AND state IN ('OPEN', 'DEAD')"""
 ACCEPT_OLD = "INSERT INTO inbox_old VALUES (%b, %b, %b)"
-BY_ITSELF = RedriveOrder("worker", "handled")
+BY_ITSELF = RedriveRequest("worker", "handled")
 BEHIND = "BEHIND"
 PAYLOAD_MAX = 262_144
 
@@ -306,12 +306,12 @@ def _as_is(body: bytes) -> bytes:
 
 def _unpark(tx: Tx, redriven: Sequence[Envelope], done: Sequence[Envelope]) -> None:
     """Queue the end of rows that went through their handler; what a person let in is told by ``inbox_old``."""
-    for order in dict.fromkeys(i.order for i in redriven):
-        who = order or BY_ITSELF
-        tx.execute(UNPARK, [who.actor, who.reason, [i.id for i in redriven if i.order == order]])
+    for asked in dict.fromkeys(i.redrive for i in redriven):
+        who = asked or BY_ITSELF
+        tx.execute(UNPARK, [who.actor, who.reason, [i.id for i in redriven if i.redrive == asked]])
     for accepted in done:
-        if accepted.order and accepted.accepted:
-            tx.execute(ACCEPT_OLD, [accepted.id, accepted.order.actor, accepted.order.reason])
+        if accepted.redrive and accepted.accepted:
+            tx.execute(ACCEPT_OLD, [accepted.id, accepted.redrive.actor, accepted.redrive.reason])
 
 
 def _park(tx: Tx, envelope: Envelope, outcome: Parked) -> None:

@@ -15,9 +15,9 @@ from typing import Any
 from uuid import UUID
 
 from quadrille.consumer import parked_view
-from quadrille.consumer.desk import ParkedDesk, ParkedRuleError
+from quadrille.consumer.parked_actions import ParkedActions, ParkedRuleError
 from quadrille.db import audit
-from quadrille.processing.envelope import RedriveOrder
+from quadrille.processing.envelope import RedriveRequest
 from quadrille.processing.telemetry import Telemetry
 from quadrille.replay import operations
 from quadrille.replay.manager import OperationManager
@@ -36,7 +36,7 @@ class Selection:
     """What a bulk action is about, in the order it is done in; ``mark`` is the same for the same inputs alone."""
 
     ids: tuple[str, ...]
-    orders: int
+    keys: int
     behind: int
 
     @property
@@ -50,9 +50,9 @@ def select(tx: Tx, filters: Mapping[str, str | None], limit: int) -> Selection:
     most = min(limit or SELECTED_MOST, SELECTED_MOST)
     wanted = parked_view.chosen(limit=most, **filters)  # type: ignore[arg-type]  # names of filters alone
     found = parked_view.records(tx, wanted)
-    orders = {str(one["order_id"]) for one in found}
+    keys = {str(one["order_id"]) for one in found}
     return Selection(
-        tuple(str(one["parked_id"]) for one in found), len(orders), sum(int(str(o["behind"])) for o in found)
+        tuple(str(one["parked_id"]) for one in found), len(keys), sum(int(str(o["behind"])) for o in found)
     )
 
 
@@ -64,12 +64,12 @@ class ParkedBulk(OperationManager):
     def do(self, tx: Tx, found: Operation) -> None:
         """Go on with the next input of the plan until all are done, too many failed, or we are to stop."""
         plan, progress, step = found.plan, dict(found.progress), int(found.progress["step"])
-        desk = ParkedDesk(self.service, self.reader, self.context.retention)
+        actions = ParkedActions(self.service, self.reader, self.context.retention)
         while (at := int(progress.get("tried", 0))) < len(plan["ids"]):
             if self._stop.is_set():
                 return
             with tx.transaction():
-                progress = _counted(progress, self._one(tx, desk, found, UUID(plan["ids"][at])))
+                progress = _counted(progress, self._one(tx, actions, found, UUID(plan["ids"][at])))
                 too_many = _too_many(progress, plan)
                 if too_many:
                     progress["failure"] = f"{_failed(progress)} of {progress['tried']} failed: look at one, then resume"
@@ -77,20 +77,20 @@ class ParkedBulk(OperationManager):
                 progress["step"] = step + 1
                 operations.advance(tx, found.id, step, Advance(progress, "PAUSED" if too_many else "RUNNING"))
             step += 1
-            Telemetry(self.context.spans, self.context.tally).retried(desk.done)
-            desk.done.clear()
+            Telemetry(self.context.spans, self.context.tally).retried(actions.done)
+            actions.done.clear()
             if too_many:
                 return
             self._rest(tx, found, 1 / plan["rate"])
         self._end(tx, found, progress, step)
 
-    def _one(self, tx: Tx, desk: ParkedDesk, found: Operation, identity: UUID) -> str:
+    def _one(self, tx: Tx, actions: ParkedActions, found: Operation, identity: UUID) -> str:
         """Do one and return what became of it: DONE, SEEN, DISCARDED, PARKED again, or the rule it would break."""
         why = f"{found.reason} (operation {found.id})"
-        order = RedriveOrder(found.actor, why, bool(found.plan.get("accept_old")))
+        asked = RedriveRequest(found.actor, why, bool(found.plan.get("accept_old")))
         try:
-            verb = desk.redrive if found.plan["mode"] == "redrive" else desk.discard
-            return verb(tx, identity, order).outcome
+            verb = actions.redrive if found.plan["mode"] == "redrive" else actions.discard
+            return verb(tx, identity, asked).outcome
         except ParkedRuleError as refused:
             return "GONE" if refused.rule in GONE else refused.rule
 

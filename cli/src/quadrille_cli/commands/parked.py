@@ -229,13 +229,13 @@ def _many(
         options = f" --limit {many['limit']}" if many["limit"] else ""
         options += "".join(f" --{name.replace('_', '-')} {value:g}" for name, value in sorted(pace.items()))
         options += " --accept-old" if many.get("accept_old") else ""
-        echo(f"would {verb} {seen['records']} inputs of {seen['orders']} orders; {seen['behind']} wait behind them")
+        echo(f"would {verb} {seen['records']} inputs of {seen['keys']} orders; {seen['behind']} wait behind them")
         echo("nothing is done yet. To do exactly this:")
         echo(f"  quadrille parked {verb} --service {service} --group {many['group']} \\")
         echo(f"   {options} --selection {seen['selection']} \\")
         echo(f"    --reason {shlex.quote(str(many['reason']))} --yes")
         return
-    echo(f"operation {begun['operation_id']}  {seen['records']} inputs of {seen['orders']} orders, frozen")
+    echo(f"operation {begun['operation_id']}  {seen['records']} inputs of {seen['keys']} orders, frozen")
     document = follow(stack, begun)
     echo("\n".join(lines(document)))
     end(document)

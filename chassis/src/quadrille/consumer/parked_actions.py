@@ -1,6 +1,6 @@
 """Desk of parked inputs: what a person does with one, by rule: it is tried again, dropped, or put back.
 
-Guarantee: what is done, what is told of it and its row in the audit are one transaction, under the order's lock; what
+Guarantee: what is done, what is told of it and its row in the audit are one transaction, under the key's lock; what
 cannot work is refused, naming what stands in the way and the command that removes it. What waited behind goes on at
 once, in sequence.
 """
@@ -18,8 +18,8 @@ from quadrille.db.retention import Retention
 from quadrille.messages import Timer
 from quadrille.processing import outbox
 from quadrille.processing.batch import process_batch
-from quadrille.processing.envelope import Duplicate, Envelope, Handled, Outcome, Parked, RedriveOrder
-from quadrille.processing.ladder import DEAD, OPEN
+from quadrille.processing.envelope import Duplicate, Envelope, Handled, Outcome, Parked, RedriveRequest
+from quadrille.processing.parked_retry import DEAD, OPEN
 from quadrille.service import Service, Tx
 from quadrille.system_messages import InputDiscarded
 
@@ -56,7 +56,7 @@ class Standing(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class DeskResult:
+class ParkedResult:
     """What became of one parked input: DONE, SEEN, PARKED again or DISCARDED; ``went_on`` were behind it."""
 
     row: ParkedInput
@@ -80,7 +80,7 @@ class DeskResult:
 
 
 @dataclass(frozen=True, slots=True)
-class ParkedDesk:
+class ParkedActions:
     """What a person does with parked inputs of one service; used by one thread at a time."""
 
     service: Service[Any]
@@ -88,59 +88,60 @@ class ParkedDesk:
     retention: Retention
     done: list[tuple[Envelope, Outcome]] = field(default_factory=list)
 
-    def redrive(self, tx: Tx, identity: UUID, order: RedriveOrder) -> DeskResult:
+    def redrive(self, tx: Tx, identity: UUID, asked: RedriveRequest) -> ParkedResult:
         """Give a parked input to its handler again, a discarded one too; raises ParkedRuleError, then nothing is so."""
         self.retention.inform(tx, self.reader)
         with tx.transaction():
             row, standing = self._held(tx, identity)
-            self._check_redrive(tx, row, standing, order)
+            self._check_redrive(tx, row, standing, asked)
             if standing.state == "DISCARDED":
                 self._put_back(tx, row)
-            old = order.accept_old and standing.error_class == "BELOW_FLOOR"
+            old = asked.accept_old and standing.error_class == "BELOW_FLOOR"
             read = envelope_of(self.service, self.reader, row, old=old)
-            envelope = replace(read, early=True, order=replace(order, accept_old=old))
+            envelope = replace(read, early=True, redrive=replace(asked, accept_old=old))
             outcome = process_batch(tx, self.service, [envelope])[0]
             failure = outcome if isinstance(outcome, Parked) else None
             said = {Handled: "DONE", Duplicate: "SEEN"}.get(type(outcome), "PARKED")
             after = {"outcome": said, "accept_old": old}
-            number = _audited(tx, "parked-redrive", row, order, (standing, after))
+            number = _audited(tx, "parked-redrive", row, asked, (standing, after))
         self.done.append((envelope, outcome))
-        made = DeskResult(row, said, number, failure)
+        made = ParkedResult(row, said, number, failure)
         return made if failure else self._fed(tx, made)
 
-    def discard(self, tx: Tx, identity: UUID, order: RedriveOrder) -> DeskResult:
+    def discard(self, tx: Tx, identity: UUID, asked: RedriveRequest) -> ParkedResult:
         """Drop a parked input; of a result the copy alone, its task asks again. Raises ParkedRuleError."""
         with tx.transaction():
             row, standing = self._held(tx, identity)
             self._check_discard(row, standing)
-            tx.execute(DISCARD, [order.actor, order.reason, row.id])
+            tx.execute(DISCARD, [asked.actor, asked.reason, row.id])
             if row.topic is None:
                 tx.execute(ASK_AGAIN, [UUID(row.lane)])
-            fact = InputDiscarded(row.order_id, self.service.name, str(row.id), order.actor, order.reason)
+            fact = InputDiscarded(row.order_id, self.service.name, str(row.id), asked.actor, asked.reason)
             outbox.announce(tx, self.service, row.id, fact, ordinal=standing.attempts)
-            number = _audited(tx, "parked-discard", row, order, (standing, {"outcome": "DISCARDED"}))
-        return self._fed(tx, DeskResult(row, "DISCARDED", number))
+            number = _audited(tx, "parked-discard", row, asked, (standing, {"outcome": "DISCARDED"}))
+        return self._fed(tx, ParkedResult(row, "DISCARDED", number))
 
     def _held(self, tx: Tx, identity: UUID) -> tuple[ParkedInput, Standing]:
-        """Return a row as it stays until the transaction ends: its order's lock comes first, as for every batch."""
+        """Return a row as it stays until the transaction ends: its key's lock comes first, as for every batch."""
         for row in find_rows(tx, [identity]):
             outbox.lock(tx, [row.order_id])
             for found in tx.execute(STANDING, [identity]):
                 return row, Standing(*found)
-        _refuse("UNKNOWN", f"No input {identity} is parked here.")
+        rule = "UNKNOWN"
+        _refuse(rule, f"No input {identity} is parked here.")
 
-    def _check_redrive(self, tx: Tx, row: ParkedInput, standing: Standing, order: RedriveOrder) -> None:
+    def _check_redrive(self, tx: Tx, row: ParkedInput, standing: Standing, asked: RedriveRequest) -> None:
         if standing.state not in (OPEN, DEAD, "DISCARDED"):
             _refuse("NOT_PARKED", f"It went through its handler already, by {standing.ended_by}.")
         for head, state in tx.execute(BEFORE_IT, [row.lane, row.id]):
             here = f"--service {self.service.name}"
             what = "a dead one" if state == DEAD else "one that is still tried"
             detail = (
-                f"It waits behind {what} of its order, {head}: an order is handled in sequence. First quadrille parked "
+                f"It waits behind {what} of its key, {head}: a key is handled in sequence. First quadrille parked "
                 f"redrive {head} {here}, or quadrille parked discard {head} {here} --reason '...'; then it goes on."
             )
             _refuse("BEHIND", detail, head)
-        if standing.error_class == "BELOW_FLOOR" and not order.accept_old:
+        if standing.error_class == "BELOW_FLOOR" and not asked.accept_old:
             detail = (
                 "It is older than the inbox can tell, so nobody knows whether it had its effect already. Look, then "
                 f"let it in: quadrille parked redrive {row.id} --service {self.service.name} --accept-old"
@@ -163,7 +164,7 @@ class ParkedDesk:
         if row.topic is None and not tx.execute(HOLD_TASK, [UUID(row.lane)]).fetchone():
             _refuse("ENDED", "Its task has been answered since: there is nothing to put it back for.")
 
-    def _fed(self, tx: Tx, made: DeskResult) -> DeskResult:
+    def _fed(self, tx: Tx, made: ParkedResult) -> ParkedResult:
         """Let what waited behind it go on, and tell how far it came."""
         fed = LaneFeeder(self.service, self.reader).feed(tx, made.row.lane)
         self.done.extend(fed)
@@ -172,7 +173,7 @@ class ParkedDesk:
 
 
 def _audited(
-    tx: Tx, action: str, row: ParkedInput, order: RedriveOrder, states: tuple[Standing, dict[str, object]]
+    tx: Tx, action: str, row: ParkedInput, asked: RedriveRequest, states: tuple[Standing, dict[str, object]]
 ) -> int:
     before, after = states[0]._asdict(), {"parked_id": str(row.id), "type": row.type, **states[1]}
-    return audit.record(tx, audit.Action(order.actor, action, row.order_id, order.reason, before, after))
+    return audit.record(tx, audit.Action(asked.actor, action, row.order_id, asked.reason, before, after))
