@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TypeVar
 
 import httpx
 import psutil
+import psycopg
 import pytest
 from confluent_kafka import Producer
 
@@ -16,6 +18,7 @@ from quadrille.ids import uuid7
 from quadrille.kafka.config import producer_settings
 from quadrille_cli.services import CONSOLE
 from quadrille_cli.stack import Stack
+from quadrille_why import explain, gather, over_http
 from tests.console.browser import Browser
 
 PATIENCE_SECONDS = 120.0
@@ -111,3 +114,46 @@ def test_it_costs_little(stack: Stack) -> None:
     family = [psutil.Process(stack.process(name).pid or 0) for name in names]
     family += [child for one in family for child in one.children(recursive=True)]
     assert sum(one.memory_full_info().pss for one in family) / 1e6 < MEMORY_MB
+
+
+def rebuilt(stack: Stack, **wanted: object) -> dict[str, object]:
+    """Rebuild the timeline beside the live one, and return what came of it."""
+    ops = f"{stack.url(f'{CONSOLE}-ops')}/ops"
+    asked = {"into": "shadow", "model": "timeline", "reason": "a test", **wanted}
+    begun = httpx.post(f"{ops}/replays", json=asked)
+    assert begun.status_code == 202, begun.text
+    url = f"{ops}/operations/{begun.json()['operation_id']}"
+    ended = until(lambda: httpx.get(url).json(), lambda told: told["state"] != "RUNNING")
+    assert ended["state"] == "DONE", ended
+    progress: dict[str, object] = ended["progress"]
+    return progress
+
+
+def test_its_timeline_is_rebuilt_from_the_topics(stack: Stack, order: str) -> None:
+    """A shadow differs in no row; a planted difference is found by key and column, and a swap mends it."""
+    until(lambda: httpx.get(f"{stack.url(CONSOLE)}/v1/orders/{order}/timeline").json(), lambda told: told.get("final"))
+    assert rebuilt(stack)["unequal"] == 0
+
+    change = "UPDATE order_view SET customer_id = %s WHERE order_id = %s"
+    with psycopg.connect(stack.database_url(CONSOLE, "postgres")) as db:
+        db.execute(change, ["nobody", order])
+    found = rebuilt(stack)
+    different = {"table": "order_view", "verdict": "different", "columns": ["customer_id"], "row": {"order_id": order}}
+    assert (found["unequal"], found["differences"]) == (1, [different])
+
+    assert rebuilt(stack, swap=True, confirm=CONSOLE)["swapped"] is True
+    with psycopg.connect(stack.database_url(CONSOLE, "postgres")) as db:
+        [(customer,)] = db.execute("SELECT customer_id FROM order_view WHERE order_id = %s", [order]).fetchall()
+    assert customer == "cust_demo"
+    assert rebuilt(stack)["unequal"] == 0
+
+
+def test_why_is_the_sentence_of_the_command_line(stack: Stack, order: str) -> None:
+    """The API says it with its evidence, the order's page shows it; an order nobody knows is 404."""
+    base = stack.url(CONSOLE)
+    until(lambda: httpx.get(f"{base}/v1/orders/{order}/timeline").json(), lambda told: told.get("final"))
+    told = httpx.get(f"{base}/v1/orders/{order}/why").json()
+    assert told["sentence"] == explain(gather(over_http(stack.url), order)).sentence
+    assert told["missing"] == {}
+    assert told["sentence"] in html.unescape(httpx.get(f"{base}/orders/{order}").text)
+    assert httpx.get(f"{base}/v1/orders/{uuid7()}/why").status_code == 404
