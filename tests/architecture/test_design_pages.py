@@ -204,6 +204,8 @@ def _shown(text: str, default: object) -> object:
         return settings.parse_duration(text)
     if text in ("–", "required"):
         return default if default in (None, (), "", {}, PydanticUndefined) else text
+    if isinstance(default, bool):
+        return text == "true"
     return default if text == str(default) else text
 
 

@@ -168,8 +168,8 @@ def constants(source: str) -> set[str]:
 
 
 def sources() -> Iterator[str]:
-    """Return every source that may need a name of a face: services, tests, and the code of the chassis's README."""
-    for folder in ("services", "tests"):
+    """Return every source that may need a name of a face: services, console, tests, the code of the chassis's README."""
+    for folder in ("services", "console", "tests"):
         yield from (file.read_text("utf-8") for file in (ROOT / folder).rglob("*.py"))
     yield from re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
