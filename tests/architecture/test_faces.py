@@ -168,7 +168,7 @@ def constants(source: str) -> set[str]:
 
 
 def sources() -> Iterator[str]:
-    """Return every source that may need a name of a face: services, console, tests, the code of the chassis's README."""
+    """Return every source that may need a name of a face: services, console, tests, code of the chassis's README."""
     for folder in ("services", "console", "tests"):
         yield from (file.read_text("utf-8") for file in (ROOT / folder).rglob("*.py"))
     yield from re.findall(r"```python\n(.*?)```", README, re.DOTALL)
