@@ -153,13 +153,15 @@ def test_a_restored_database_charges_nobody_twice(shop: Shop, operator: Operator
 
 def test_the_examples_of_the_help_pages_run(shop: Shop, operator: Operator, orders: list[str]) -> None:
     """Every command of replay and operations ends its help with two examples, and they do what they say."""
-    dry, live = operator.examples("replay")
+    dry, live, beside = operator.examples("replay")
     code, shown, progress = operator.quadrille(*dry)
     plan = found(shown)
     assert (code, "would handle 0 records" in shown, f"--plan {plan}" in progress) == (0, True, True)
     assert shown.splitlines()[1].split()[:3] == ["type", "records", "SEEN"]
     code, shown, _ = operator.quadrille(*(plan if len(word) == len(plan) else word for word in live))
     assert (code, "handled 0 records" in shown) == (0, True)
+    code, rebuilt, _ = operator.quadrille(*beside)
+    assert (code, "no row differs" in rebuilt) == (0, True), rebuilt
     run = found(shown)
     wanted = {"ls": (0, 0), "show": (0, 0), "pause": (6, 6), "resume": (6, 6), "cancel": (6, 6)}
     for verb, codes in wanted.items():
@@ -173,7 +175,9 @@ def test_a_mistake_is_told_with_its_exit_code(operator: Operator) -> None:
         ("replay", "--topic", "payment.events"): (2, "--service"),
         ("replay", "--topic", "no.such", "--service", "order"): (2, "There is no such topic"),
         ("replay", "--into", "live"): (2, "--confirm"),
-        ("replay", "--into", "shadow"): (2, "dry or live"),
+        ("replay", "--into", "beside"): (2, "dry, live or shadow"),
+        ("replay", "--into", "shadow"): (2, "--model"),
+        ("replay", "--into", "shadow", "--topic", "order.events"): (2, "--model and --service"),
         ("operations", "show", str(UUID(int=7))): (5, "no service knows"),
     }
 

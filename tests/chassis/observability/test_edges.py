@@ -21,6 +21,7 @@ PAIRS = {
     "progress stalled": "progress resumed",
     "relay.stalled": "relay.resumed",
     "worker stopped": "worker goes on",
+    "consumer paused": "consumer resumed",
     "breaker changed": "breaker changed",
     "intake turns": "intake turns",
     "relay.{}": "relay.{}",
@@ -28,6 +29,8 @@ PAIRS = {
 """What lasts, and how its end is told: by another phrase, or by the same one with another reason."""
 MOMENTS = {
     "input parked": "it goes on as an event of its own",
+    "record quarantined": "one record; it goes on as an event of its own",
+    "a worker died here": "once, at the start after it",
     "no beat": "one beat; silence is what others tell",
     "beat not read": "one beat",
     "client made anew": "an act",

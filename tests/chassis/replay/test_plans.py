@@ -50,7 +50,8 @@ def test_a_plan_is_frozen_and_ends_where_the_worker_stands(kitchen: Kitchen, db:
         ({"partition": 0, "from": "offset:999999999"}, "validation-failed", "beyond_end"),
         ({"from": "end", "to": "beginning"}, "validation-failed", "before_from"),
         ({"from": "1s", "to": "2s"}, "validation-failed", "before_from"),
-        ({"into": "shadow"}, "validation-failed", "literal_error"),
+        ({"into": "beside"}, "validation-failed", "literal_error"),
+        ({"into": "shadow", "topic": "order.events"}, "validation-failed", "missing"),
     ],
 )
 def test_what_cannot_be_planned_is_refused(kitchen: Kitchen, wanted: dict[str, object], slug: str, told: str) -> None:

@@ -113,5 +113,5 @@ def _ended(tx: Tx, service: Service[Any], actor: str | None) -> Pause | None:
             return None
         cause, since, took_ms = row
         announce(tx, service, uuid7(), ProgressResumed(service.name, ROLE, since, took_ms))
-    log.warning("consumer resumed", reason=cause, seconds=round(took_ms / 1000))
+    log.error("consumer resumed", reason=cause, seconds=round(took_ms / 1000))
     return Pause(cause, since, actor or "")

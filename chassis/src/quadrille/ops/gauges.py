@@ -102,6 +102,7 @@ class Gauges:
         while True:
             try:
                 self.read()
+                self._troubles.over()
             except psycopg.Error as trouble:
                 self._troubles.warn("gauges wait", type(trouble).__name__)
                 self._connection.close()

@@ -30,6 +30,7 @@ from quadrille_cli.commands.shared import (
     running,
     told,
 )
+from quadrille_cli.services import worker_ops, worker_process
 from quadrille_cli.stack import Stack
 
 SHORT = 8  # digits of an id that are shown; any unique end of four is taken
@@ -86,7 +87,7 @@ def list_command(  # noqa: PLR0913, PLR0917 - one parameter per option
     stack, found, silent = running(data), [], []
     for name in names:
         try:
-            with Client(stack.url(f"{name}-worker")) as ops:
+            with Client(stack.url(worker_ops(name))) as ops:
                 found.append(ops.demand("GET", f"/ops/parked?{query}").body)
         except NoAnswerError:
             silent.append(name)
@@ -179,7 +180,7 @@ def _one(  # noqa: PLR0913 - one parameter per option
     if dry_run:
         echo("\n".join(_shown(document)))
         return
-    with asked(stack.url(f"{service}-worker")) as ops:
+    with asked(stack.url(worker_ops(service))) as ops:
         [result] = ops.demand("POST", f"/ops/parked/{verb}", {**body, "id": record["parked_id"]}).body["results"]
     echo("\n".join(_became(service, result)))
     if result["outcome"] == "PARKED":
@@ -215,8 +216,8 @@ def _many(
     service, selection, yes = how
     if not service:
         bad("--service", "whose group it is: " + ", ".join(services("")))
-    stack, options = running(data, f"{services(service)[0]}-worker"), ""
-    with asked(stack.url(f"{service}-worker")) as ops:
+    stack, options = running(data, worker_process(services(service)[0])), ""
+    with asked(stack.url(worker_ops(service))) as ops:
         looked = {**many, "dry_run": True}
         seen = ops.demand("POST", f"/ops/parked/{verb}", looked).body
         if not seen["records"]:
@@ -248,7 +249,7 @@ def _find(stack: Stack, name: str, service: str) -> Document:
     path, found, silent = f"/ops/parked/{quote(name, safe='')}", [], []
     for one in services(service):
         try:
-            with Client(stack.url(f"{one}-worker")) as ops:
+            with Client(stack.url(worker_ops(one))) as ops:
                 reply = ops.ask("GET", path)
         except NoAnswerError:
             silent.append(one)
