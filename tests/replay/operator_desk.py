@@ -18,8 +18,8 @@ from tests.conftest import Shop
 
 RESTING = {"PLANNED", "DONE", "PAUSED", "FAILED", "CANCELLED"}
 NOT_OURS = {
-    "operation", "audit", "canary", "relay_progress", "relay_recovery", "relay_notice", "position", "inbox", "worker_life",
-    "suspect", "consumer_pause",
+    "operation", "audit", "canary", "relay_progress", "relay_recovery", "relay_notice", "position", "inbox",
+    "worker_life", "suspect", "consumer_pause",
 }  # fmt: skip
 UNHEARD = "DELETE FROM inbox WHERE event_id = ANY(%s::uuid[]) RETURNING 1"
 FORGOTTEN = (

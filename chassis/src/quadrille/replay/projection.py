@@ -27,7 +27,8 @@ class ProjectedTable:
 class Projection:
     """A rebuildable read model: its name, and its tables by theirs.
 
-    Each table has a primary key, no foreign key, trigger or view, and is written by handlers of events alone.
+    Each table has a primary key, no foreign key, trigger or view, and is written by handlers of events alone. Its rows
+    are the same in whatever order the topics are read: Kafka keeps an order within a partition and nowhere else.
     """
 
     name: str
