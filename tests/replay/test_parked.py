@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from quadrille_cli.services import SERVICES
+from quadrille_cli.services import PROGRAMS
 from tests.conftest import Shop
 from tests.replay.operator_desk import Operator
 
@@ -148,4 +148,4 @@ def test_the_examples_of_the_help_pages_run_and_mistakes_exit_as_they_should(sho
         code, out, err = operator.quadrille(*words)
         assert (code, text in err, out) == (wanted_code, True, ""), (words, code, err)
     document = json.loads(operator.quadrille("parked", "list", "-o", "json")[1])
-    assert [one["service"] for one in document] == [*SERVICES]
+    assert [one["service"] for one in document] == [*PROGRAMS]
