@@ -24,7 +24,7 @@ from quadrille.web.requests import ERRORS_MAX, StrictRequest, answer_failure, an
 
 # A request has one span, the middleware's. FastAPI would make three more, below whatever parent a caller names, at a
 # quarter of the API's time (docs/adr/0002-dependencies.md).
-OUR_OWN: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}
+FASTAPI_TELEMETRY_OFF: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}
 F = TypeVar("F", bound=Callable[..., object])
 
 
@@ -107,7 +107,7 @@ def make_app(title: str, routes: Routes, api: AbstractAsyncContextManager[object
 
     app = FastAPI(
         title=title, version=openapi.version(), lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None,
-        redirect_slashes=False, telemetry=OUR_OWN,
+        redirect_slashes=False, telemetry=FASTAPI_TELEMETRY_OFF,
     )  # fmt: skip
     app.state.api = api
     app.include_router(routes.router)
