@@ -27,6 +27,7 @@ from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-def
 
 from quadrille.db import schema
 from quadrille.kafka.config import client_settings
+from quadrille.kafka.headers import POSTGRES_EPOCH
 from quadrille.relay import publisher
 from quadrille.relay.relay import Relay, RelayConfig, topics_of
 from quadrille.relay.target import PARTITIONS
@@ -36,7 +37,6 @@ SERVICE = "inventory"
 PAYLOAD = 300
 PER_COMMIT = 100
 WRITERS = 4
-POSTGRES_EPOCH = 946_684_800
 FILL = """
 INSERT INTO outbox (id, aggregatetype, aggregateid, type, sequence, payload, causationid, traceparent, parent_span)
 SELECT uuidv7(), 'inventory.events', uuidv7()::text, 'stock.reserved', 1, %b, uuidv7(),

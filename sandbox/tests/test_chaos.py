@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from quadrille_sandbox.chaos import Chaos, Plan, UnfitChaosError, plan_of
+from quadrille_sandbox.chaos import Chaos, InvalidChaosError, Plan, plan_of
 from quadrille_sandbox.journal import Record
 from quadrille_sandbox.testing import Running
 
@@ -102,7 +102,7 @@ def test_trouble_has_an_end() -> None:
 )
 def test_a_plan_that_cannot_be_followed_is_refused(peace: Running, wrong: object) -> None:
     """The refusal names the member; what went on before goes on."""
-    with pytest.raises(UnfitChaosError):
+    with pytest.raises(InvalidChaosError):
         plan_of(wrong)
     assert ask(peace, "PUT", wrong)[0] == 400
     assert ask(peace, "GET")[1]["on"] is False

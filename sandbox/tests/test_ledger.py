@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from quadrille_sandbox.http_server import Reply
-from quadrille_sandbox.journal import Journal, JournalTakenError, Record
+from quadrille_sandbox.journal import Journal, JournalLockedError, Record
 from quadrille_sandbox.ledger import Ledger
 from quadrille_sandbox.processor import PROCESSING, ChargeAsked, Processor, RefundAsked, Rules
 from quadrille_sandbox.testing import Running, running
@@ -200,7 +200,7 @@ def test_a_long_ledger_is_read_in_pieces(data: Path) -> None:
 def test_one_journal_has_one_writer(tmp_path: Path) -> None:
     """A second writer is refused while the first is there."""
     first = Journal(tmp_path / "ledger.jsonl")
-    with pytest.raises(JournalTakenError):
+    with pytest.raises(JournalLockedError):
         Journal(tmp_path / "ledger.jsonl")
     first.close()
     Journal(tmp_path / "ledger.jsonl").close()

@@ -16,11 +16,12 @@ from confluent_kafka.admin import AdminClient
 from quadrille.avro.codec import Codec
 from quadrille.avro.registry import Cache, Registry, SchemaIds
 from quadrille.avro.schemas import emitted_by
+from quadrille.consumer.deserializer import record_of
 from quadrille.db.migrations import upgrade
 from quadrille.handlers import HandlerRegistry
 from quadrille.ids import uuid7
 from quadrille.kafka.config import client_settings, consumer_settings, producer_settings
-from quadrille.kafka.headers import OutboxRow, write_headers
+from quadrille.kafka.headers import POSTGRES_EPOCH, OutboxRow, type_of, write_headers
 from quadrille.messages import Event, key_of
 from quadrille.observability.trace_context import new_trace
 from quadrille.relay.relay import topics_of
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 PATIENCE_SECONDS = 120.0
-POSTGRES_EPOCH = 946_684_800
 TAIL = 20
 
 
@@ -105,9 +105,8 @@ class OnKafka:
                     raise AssertionError(self._told(f"{len(found)} of {count} events of {key} on {topic}"))
                 record = consumer.poll(1.0)
                 if record is not None and record.error() is None and record.key() == key.encode():
-                    kind = dict(record.headers() or ())["ce_type"]
-                    body = self._codec.look(bytes(record.value() or b""))[1]
-                    found.append((kind.decode() if isinstance(kind, bytes) else str(kind), body))
+                    read = record_of(record)
+                    found.append(((type_of(read.headers) or b"").decode(), self._codec.look(read.raw)[1]))
         finally:
             consumer.close()
         return found

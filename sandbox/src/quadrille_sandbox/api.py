@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TypeAlias
 
-from quadrille_sandbox.chaos import Chaos, UnfitChaosError, plan_of
+from quadrille_sandbox.chaos import Chaos, InvalidChaosError, plan_of
 from quadrille_sandbox.http_server import Answer, Later, Lost, Reply, Request, Streamed, pieces, refusal, reply
 from quadrille_sandbox.mailbox import Mailbox
 from quadrille_sandbox.pages import asset, mail_page
@@ -95,7 +95,7 @@ class Routes:
             self._chaos.begin(plan_of(json.loads(request.body)))
         except (ValueError, RecursionError) as wrong:
             raise MalformedRequestError(NOT_JSON) from wrong
-        except UnfitChaosError as wrong:
+        except InvalidChaosError as wrong:
             raise MalformedRequestError(str(wrong)) from wrong
         return reply(200, self._chaos.document())
 

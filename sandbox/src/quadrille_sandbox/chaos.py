@@ -15,7 +15,7 @@ LONGEST = 86_400.0  # seconds
 SHARES = ("timeouts", "errors", "mail_errors")
 
 
-class UnfitChaosError(Exception):
+class InvalidChaosError(Exception):
     """A plan that cannot be followed; the text says which member is wrong."""
 
 
@@ -98,22 +98,22 @@ class Chaos:
 
 
 def plan_of(sent: object) -> Plan:
-    """Return the plan of a JSON document, what it leaves out by default; raises UnfitChaosError."""
+    """Return the plan of a JSON document, what it leaves out by default; raises InvalidChaosError."""
     if not isinstance(sent, dict):
         why = "the body is an object"
-        raise UnfitChaosError(why)
+        raise InvalidChaosError(why)
     known = {field.name: field.default for field in fields(Plan)}
     for name, value in sent.items():
         highest = 1.0 if name in SHARES else LONGEST
         if name not in known:
             why = f"{name}: known are {', '.join(known)}"
-            raise UnfitChaosError(why)
+            raise InvalidChaosError(why)
         wanted = (int,) if name == "seed" else (int, float)
         if isinstance(value, bool) or not isinstance(value, wanted) or not 0 <= value <= highest:
             why = f"{name} is a number from 0 to {highest:g}"
-            raise UnfitChaosError(why)
+            raise InvalidChaosError(why)
     plan = Plan(**sent)
     if plan.timeouts + plan.errors > 1:
         why = "timeouts and errors are shares of 1, together too"
-        raise UnfitChaosError(why)
+        raise InvalidChaosError(why)
     return plan

@@ -13,7 +13,7 @@ from typing import TypeAlias
 Record: TypeAlias = dict[str, object]
 
 
-class JournalTakenError(Exception):
+class JournalLockedError(Exception):
     """Another process has this file open."""
 
 
@@ -25,14 +25,14 @@ class Journal:
     """
 
     def __init__(self, path: Path) -> None:
-        """Open or create the file; raises JournalTakenError if another process holds it."""
+        """Open or create the file; raises JournalLockedError if another process holds it."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as held:
             os.close(self._fd)
-            raise JournalTakenError(path) from held
+            raise JournalLockedError(path) from held
         self._end = os.fstat(self._fd).st_size
 
     def replay(self) -> Iterator[tuple[int, Record]]:

@@ -16,7 +16,7 @@ import uvloop
 from quadrille_sandbox.api import Routes
 from quadrille_sandbox.chaos import Chaos
 from quadrille_sandbox.http_server import Connection, places
-from quadrille_sandbox.journal import Journal, JournalTakenError
+from quadrille_sandbox.journal import Journal, JournalLockedError
 from quadrille_sandbox.ledger import Ledger, rfc3339
 from quadrille_sandbox.mailbox import Mailbox, Postman, smtp
 from quadrille_sandbox.processor import Processor
@@ -33,7 +33,7 @@ def main() -> int:
         return _refuse(str(refused), WRONG_SETTING)
     try:
         uvloop.run(_serve(settings))
-    except JournalTakenError as taken:
+    except JournalLockedError as taken:
         return _refuse(f"found {taken} in use; one sandbox per data directory; stop the other one", CANNOT_RUN)
     except OSError as failed:
         return _refuse(f"found {failed}; wanted to listen and to write; free the port or the directory", CANNOT_RUN)

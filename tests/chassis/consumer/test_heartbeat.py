@@ -26,6 +26,7 @@ from quadrille.consumer.heartbeat import (
 from quadrille.consumer.loop import BEAT
 from quadrille.ids import uuid7
 from quadrille.kafka.topics import Topics
+from quadrille.messages import Event
 from quadrille.system_messages import CanaryBeat
 from quadrille.testing.in_memory import PlainCodec
 from tests.chassis.support.database import Database, wait_until
@@ -293,16 +294,20 @@ def test_a_beat_nobody_can_read_is_no_sign_of_life(worker: Worker) -> None:
     assert not worker.heartbeat.news
 
 
-def test_a_beat_that_cannot_be_said_names_the_schema_and_the_way_out(
-    worker: Worker, monkeypatch: pytest.MonkeyPatch
-) -> None:
+class Unregistered:
+    """The encoder of a service whose schemas nobody has put into the registry."""
+
+    def encode(self, fact: Event) -> bytes:
+        """Find no id for a schema."""
+        message = f"{type(fact).__name__} is not registered: run quadrille schema apply"
+        raise NotRegisteredError(message)
+
+
+def test_a_beat_that_cannot_be_said_names_the_schema_and_the_way_out(worker: Worker) -> None:
     """While a schema is not registered the log says which, and what to run."""
-    missing = "quadrille.chassis.CanaryBeat is not registered: run quadrille schema apply"
-
-    def refused(*_: object) -> None:
-        raise NotRegisteredError(missing)
-
-    monkeypatch.setattr("quadrille.consumer.heartbeat.beat", refused)
+    missing = "CanaryBeat is not registered: run quadrille schema apply"
+    worker.heartbeat.service = replace(worker.service, codec=Unregistered())
+    worker.db.rows("UPDATE canary SET said_at = said_at - interval '1 hour'")
     worker.now += SILENT_SECONDS
     with capture_logs() as told:
         worker.look()

@@ -360,7 +360,7 @@ def test_every_request_is_a_trace_of_its_own() -> None:
     assert outside.trace_id != got.headers["x-trace-id"]
 
 
-def test_a_request_is_one_span_where_spans_are_the_whole_processs() -> None:
+def test_a_request_is_one_span_once_the_sdk_is_installed() -> None:
     """Frameworks that make spans by themselves once the SDK is installed stay silent: ours are what a request has."""
     outside = new_trace()
     with Sink() as sink:

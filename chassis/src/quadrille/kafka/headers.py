@@ -27,7 +27,7 @@ NAMES = (
     "content-type",
     "traceparent",
 )
-_POSTGRES_EPOCH = 946_684_800
+POSTGRES_EPOCH = 946_684_800
 """Unix seconds of 2000-01-01, where PostgreSQL's timestamps count from, in microseconds."""
 
 
@@ -56,7 +56,7 @@ def uuid_text(raw: bytes) -> bytes:
 
 def unix_nanoseconds(postgres_microseconds: bytes) -> int:
     """Return Unix nanoseconds of a binary timestamptz."""
-    return (int.from_bytes(postgres_microseconds, signed=True) + _POSTGRES_EPOCH * 1_000_000) * 1000
+    return (int.from_bytes(postgres_microseconds, signed=True) + POSTGRES_EPOCH * 1_000_000) * 1000
 
 
 def rfc3339(postgres_microseconds: int) -> bytes:
@@ -67,7 +67,7 @@ def rfc3339(postgres_microseconds: int) -> bytes:
 
 @lru_cache(maxsize=64)
 def _to_the_second(second: int) -> bytes:
-    return datetime.fromtimestamp(second + _POSTGRES_EPOCH, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
+    return datetime.fromtimestamp(second + POSTGRES_EPOCH, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
 
 
 @dataclass(frozen=True, slots=True)

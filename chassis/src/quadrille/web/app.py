@@ -25,7 +25,7 @@ from quadrille.web.requests import ERRORS_MAX, StrictRequest, answer_failure, an
 
 # A request has one span, the middleware's. FastAPI would make three more, below whatever parent a caller names, at a
 # quarter of the API's time (docs/adr/0002-dependencies.md).
-OUR_OWN: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}
+FASTAPI_TELEMETRY_OFF: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}
 F = TypeVar("F", bound=Callable[..., object])
 
 
@@ -112,7 +112,7 @@ def make_app(  # noqa: PLR0913 - one of each thing an app is made of
 
     app = FastAPI(
         title=title, version=openapi.version(), lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None,
-        redirect_slashes=False, telemetry=OUR_OWN, description=about,
+        redirect_slashes=False, telemetry=FASTAPI_TELEMETRY_OFF, description=about,
         generate_unique_id_function=lambda route: route.name,
     )  # fmt: skip
     app.state.api = api
