@@ -191,7 +191,7 @@ def _named(name: str) -> Callable[[Any], Any]:
     return found
 
 
-def _service(program: Program[Any], found: Settings) -> tuple[Service[Any], Codec]:
+def _service(program: Program[Any], found: Settings, *, relayed: bool = True) -> tuple[Service[Any], Codec]:
     from quadrille.avro.codec import Codec  # noqa: PLC0415 - not the relay's
     from quadrille.avro.registry import (  # noqa: PLC0415 - as above
         Cache,
@@ -204,7 +204,7 @@ def _service(program: Program[Any], found: Settings) -> tuple[Service[Any], Code
     own = emitted_by(program.on.service) if program.on.emits(Event) else ()
     said = *own, *emitted_by("chassis")
     codec = Codec(said, SchemaIds(Registry(found.registry_url), Cache(found.schema_cache)))
-    return Service(program.on, program.store, codec, program.outside, program.rules(found)), codec
+    return Service(program.on, program.store, codec, program.outside, program.rules(found), relayed), codec
 
 
 def _worker(name: str, found: Settings, stop: threading.Event) -> None:
@@ -315,7 +315,7 @@ def _all(name: str, found: Settings, stop: threading.Event) -> None:
     program = _program(name)
     if not program.api or program.on.emits(Event):
         sys.exit(f"{name} is not for one process: it has no HTTP API, or emits events that a relay must publish")
-    service, codec = _service(program, found)
+    service, codec = _service(program, found, relayed=False)
     spans, connect = _spans(name, "all", found), connection(found.database_url)
     context = ProcessContext(found, service, connect, spans, None, stop, codec, program.client(found))
     worker = WorkerRole(lambda: Worker(context))

@@ -50,13 +50,17 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Service(Generic[W]):
-    """A service wired for one process; ``rules`` are the frozen settings its working set carries."""
+    """A service wired for one process; ``rules`` are the frozen settings its working set carries.
+
+    ``relayed`` is whether a relay publishes its outbox; where none does, nothing is put there.
+    """
 
     on: HandlerRegistry[W]
     store: Store[W]
     codec: Encoder
     outside: Gateway = field(default_factory=lambda: Gateway(""))
     rules: object = None
+    relayed: bool = True
 
     @property
     def name(self) -> str:

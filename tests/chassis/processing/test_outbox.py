@@ -133,6 +133,19 @@ def test_a_handler_may_raise_a_finding_in_its_services_name(db: Database) -> Non
     assert {row[:4] for row in rows[:2]} == {(key, "ops.events", "soup.served", 1) for key in ("o-1", "o-2")}
 
 
+def test_a_service_without_a_relay_puts_nothing_into_its_outbox(db: Database) -> None:
+    """Nobody would publish it: neither events of the chassis nor a handler's, and nothing that is parked is told."""
+    mute = replace(reporting(), relayed=False)
+
+    outcomes = db.commit(envelope_of(OrderDropped("o-1")), envelope_of(MealOrdered("o-2")), service=mute)
+    with db.connect() as tx, tx.transaction():
+        announce(tx, mute, uuid7(), IntakePaused("pantry", "DISK_GUARD"))
+
+    assert [type(one) for one in outcomes] == [Handled, Parked]
+    assert db.emitted("type") == []
+    assert db.one("SELECT count(*) FROM parked") == 1
+
+
 @pytest.mark.parametrize("shared", ["o-1", None], ids=["one order", "each its own"])
 def test_findings_of_several_workers_at_once_are_numbered_without_a_gap(db: Database, shared: str | None) -> None:
     """Workers and announcements on one stream, its first record included: no gap, no deadlock, nothing parked."""

@@ -184,6 +184,9 @@ def _process(  # noqa: PLR0913, PLR0917 - as above
         if brake and (upto := brake(inputs, outcomes)) is not None:
             raise BrakedError(upto)
         handed = _lease_now(batch, began + LEASE.total_seconds())
+        if not service.relayed:
+            batch.writes.facts.clear()
+            batch.writes.ours.clear()
         statements.begin(WRITE)
         service.store.save(tx, work)
         unit_of_work.end(tx, list(zip(inputs, outcomes, strict=True)), batch.writes, batch.history, LEASE)

@@ -56,7 +56,10 @@ def announce(
     ``cause`` is the row or input they tell of (a fresh uuid7 where there is none), ``ordinal`` the attempt or level.
     In the global lock order this comes last, for a stream keyed by the service is shared by all: change your rows
     first, and where those rows are such as ``process_batch`` touches under a saga's key, call ``lock`` before that.
+    A service without a relay tells nobody: its ops port does.
     """
+    if not service.relayed:
+        return
     emitted = [saying(service, cause, fact, ordinal, trace) for fact in facts]
     lock(tx, (one.key for one in emitted if one.key != service.name))
     write(tx, emitted)
