@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from quadrille.db.retention import Retention
+from quadrille.observability.linger import Linger
 from quadrille.observability.tracing import Spans
 from quadrille.processing.telemetry import Meter, SagaOutcomes, Telemetry
 from quadrille.service import Decoder, Service, Tx
@@ -47,6 +48,11 @@ class ProcessContext:
     def telemetry(self) -> Telemetry:
         """Who is told what became of batches."""
         return Telemetry(self.spans, self.tally, self.meter)
+
+    def linger(self, role: str) -> Linger:
+        """Return how long batches of a role wait for company."""
+        said = self.settings
+        return Linger(role, said.linger_max.total_seconds(), said.linger_min.total_seconds())
 
     @property
     def retention(self) -> Retention:

@@ -53,11 +53,12 @@ class Worker:
             return Consumer(consumer_settings(bootstrap, service.name) | told)
 
         self.topics, batch_max = Topics(bootstrap), context.settings.batch_max
-        scheduling = SchedulerPorts(context.client, self._caught_up, batch_max)
+        scheduling = SchedulerPorts(context.client, self._caught_up, batch_max, context.linger("scheduler"))
         self.scheduler = TaskScheduler(service, self.connect, telemetry, scheduling)
         heartbeat = HeartbeatMonitor(service, self.topics, context.decoder) if context.beats else None
         consuming = ConsumerPorts(
-            client, self.topics, self.reader, self.scheduler.accept, self.scheduler.room, heartbeat, batch_max
+            client, self.topics, self.reader, self.scheduler.accept, self.scheduler.room, heartbeat, batch_max,
+            context.linger("consumer"),
         )  # fmt: skip
         self.consumer_loop = ConsumerLoop(service, self.connect, consuming, telemetry)
         self.retrier = Retrier(LaneFeeder(service, self.reader, self.scheduler.accept), self.connect, telemetry.retried)

@@ -18,6 +18,7 @@ INPUTS = Counter("quadrille_inputs_total", "Inputs given to process_batch", ["ty
 EVENTS = Counter("quadrille_events_total", "Events emitted, counted after their commit", ["type"])
 COMMIT = Histogram("quadrille_commit_duration_seconds", "One call of process_batch, halving included", buckets=_FAST)
 BATCH = Histogram("quadrille_batch_inputs", "Inputs in one call of process_batch", buckets=_SIZES)
+LINGER = Gauge("quadrille_linger_seconds", "How long a batch that has begun waits for company, by role", ["role"])
 OUTAGES = Counter("quadrille_outages_total", "Commits the infrastructure refused or did not answer", ["error_class"])
 
 LAG = Gauge("quadrille_consumer_lag_records", "Records not yet handled, in whosever hands", ["topic", "partition"])

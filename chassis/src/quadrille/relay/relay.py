@@ -18,6 +18,7 @@ import structlog
 from confluent_kafka import KafkaException
 from psycopg import pq
 
+from quadrille.observability.linger import Linger
 from quadrille.observability.logs import ThrottledLog
 from quadrille.observability.progress import Change, Patience, ProgressWatchdog
 from quadrille.observability.readiness import NotReadyError
@@ -50,6 +51,8 @@ class RelayConfig:
     accepted: str = ""
     """The id of the Kafka cluster that is ours, where a person has said it."""
     patience: Patience = field(default_factory=Patience)
+    linger: float = 0.0
+    """How long a full machine may make it wait for more rows, in seconds."""
 
     @property
     def slot(self) -> str:
@@ -158,7 +161,8 @@ class Relay:
         keeper.free_slot()
         stream = Stream(walsender, self._plan.slot, start.position.lsn)
         stream.watch(keeper.connection.fileno())
-        return Streamer(keeper, stream, outlet, start, stop, watch=partial(self._watch, keeper))
+        linger = Linger("relay", self._plan.linger)
+        return Streamer(keeper, stream, outlet, start, stop, watch=partial(self._watch, keeper), linger=linger)
 
     def _reliable_outlet(self, keeper: RelaySession, stop: threading.Event) -> Publisher:
         """Return a producer, once its topics were seen to be right."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from prometheus_client import Counter, Gauge
 
 from quadrille.kafka.headers import OutboxRow
+from quadrille.observability.linger import Linger
 from quadrille.observability.readiness import NotReadyError
 from quadrille.relay.publisher import DeliveryFailedError, InFlight, Publisher, Transaction
 from quadrille.relay.replication import HEADER, Begin, Commit, Described, PgOutputDecoder, Position, Read, Stream
@@ -74,9 +75,10 @@ class Streamer:
         stop: threading.Event,
         *,
         watch: Callable[[Sight], None],
+        linger: Linger,
     ) -> None:
         self._keeper, self._stream, self._outlet, self._start, self._stop = keeper, stream, outlet, start, stop
-        self._watch = watch
+        self._watch, self._linger = watch, linger
         self._window = InFlight(start.position, outlet.offsets)
         self._decoder = PgOutputDecoder()
         self._open: Transaction | None = None
@@ -253,11 +255,12 @@ class Streamer:
         now = time.monotonic()
         if now - self._rate_from >= _RATE_SECONDS:
             self._rate, self._rows, self._rate_from = self._rows / (now - self._rate_from), 0, now
+        busy = _NAP_SECONDS if self._rate > _BUSY_ROWS else 0.0
         if not taken:
             if self._keeper.connection.fileno() in self._stream.wait(max(0.0, self._beat_at - now)):
                 self._beat_at = 0.0  # the server has something to say on a session that asked nothing: it is ending
-        elif self._rate > _BUSY_ROWS and not self._stream.wait(0):
-            time.sleep(_NAP_SECONDS)
+        elif (nap := max(self._linger.seconds(), busy)) and not self._stream.wait(0):
+            time.sleep(nap)
 
     def _measure(self) -> None:
         flushed, clock, end = self._server.flushed, self._server.now, self._stream.end

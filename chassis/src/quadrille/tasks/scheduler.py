@@ -26,6 +26,7 @@ from quadrille.ids import lock_key
 from quadrille.intents import Decision
 from quadrille.messages import Intent, Message, Timer, from_json, stamp
 from quadrille.observability import metrics
+from quadrille.observability.linger import Linger
 from quadrille.observability.logs import ThrottledLog
 from quadrille.processing import compensation, outbox, unit_of_work
 from quadrille.processing.batch import LEASE, OUTAGE, is_outage, process_batch
@@ -97,6 +98,7 @@ class SchedulerPorts:
     client: object = None
     caught_up: Callable[[], bool] = lambda: True
     batch_max: int = 100
+    linger: Linger | None = None
 
 
 class TaskScheduler:
@@ -109,6 +111,7 @@ class TaskScheduler:
         self._connection = Session(connect)
         self.watcher = watcher
         self._caught_up, self._batch_max, client = ports.caught_up, ports.batch_max, ports.client
+        self._linger = ports.linger
         self._intents = {cls.type: cls for cls in service.outside.policies}
         self._timers = service.on.consumes(Timer)
         self._inbox: queue.SimpleQueue[Envelope | Rescheduled | None] = queue.SimpleQueue()
@@ -154,6 +157,9 @@ class TaskScheduler:
     def _round(self) -> None:
         if not self._unsettled:
             self._unsettled = self._gather(0.0 if self._more else max(0.0, self._look_at - time.monotonic()))
+            if self._unsettled and self._linger and (wait := self._linger.seconds()):
+                time.sleep(wait)
+                self._unsettled += self._gather(0.0)
         self._settle()
         self._more |= self.healing.look(self._connection)
         if self._more or self._starved or time.monotonic() >= self._look_at:

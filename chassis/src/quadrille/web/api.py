@@ -89,7 +89,9 @@ class Api:
 
     def __init__(self, context: ProcessContext, limits: AdmissionLimits | None = None) -> None:
         self.settings, self.base = context.settings, context.settings.public_base
-        self._intake = CommandBatcher(context.service, context.connect, context.telemetry)
+        self._intake = CommandBatcher(
+            context.service, context.connect, context.telemetry, linger=context.linger("intake")
+        )
         self._intake.check()
         self._reads = Pool(context.connect)
         self._stop = context.stop

@@ -25,6 +25,7 @@ from quadrille.db.connection import PLAN_ONCE
 from quadrille.kafka.topics import StoppedError
 from quadrille.messages import Infrastructure, Reply
 from quadrille.observability import metrics
+from quadrille.observability.linger import Linger
 from quadrille.observability.logs import ThrottledLog
 from quadrille.processing.batch import OUTAGE, process_batch
 from quadrille.processing.envelope import Busy, Envelope, Failed, Handled, Outcome, Replayed
@@ -60,9 +61,15 @@ class CommandBatcher:
     """
 
     def __init__(
-        self, service: Service[Any], connect: Callable[[], Tx], telemetry: Telemetry, limit: int = LIMIT
+        self,
+        service: Service[Any],
+        connect: Callable[[], Tx],
+        telemetry: Telemetry,
+        limit: int = LIMIT,
+        linger: Linger | None = None,
     ) -> None:
         self._service, self._connect, self._telemetry, self._limit = service, connect, telemetry, limit
+        self._linger, self._wait = linger, 0.0
         self._waiting: deque[_Asked] = deque()
         self._in_flight = 0
         self._closing = False
@@ -124,6 +131,8 @@ class CommandBatcher:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._woken.wait(), 0.05 if self._closing else None)
                 continue
+            if self._wait and len(self._waiting) < BATCH:
+                await asyncio.sleep(self._wait)
             batch = self._gather()
             before = [asked.unsure for asked in batch]
             for asked in batch:
@@ -172,6 +181,7 @@ class CommandBatcher:
         self._troubles.over()
         handled = [pair for pair in zip(batch, outcomes, strict=True) if not isinstance(pair[1], Busy)]
         self._telemetry.handled(handled, began_ns)
+        self._wait = self._linger.seconds() if self._linger else 0.0
         return outcomes, False
 
     def _ready(self) -> Tx:
