@@ -42,7 +42,7 @@ from quadrille.observability.trace_context import Context
 
 QUEUE = 8_192  # spans; about a kilobyte each
 BATCH = 512
-GATHER_SECONDS = 0.5
+GATHER_SECONDS = 2.0  # a request costs sender and receiver more than its spans
 _NOBODY = OtelContext()
 _W3C = {"tracecontext": TraceContextTextMapPropagator, "baggage": W3CBaggagePropagator}
 _FEW = 12  # attributes: no span of the chassis has more
