@@ -31,6 +31,12 @@ def scraped(stack: Stack) -> tuple[set[str], Told]:
     return names, values
 
 
+def heard(stack: Stack) -> set[str]:
+    """The services whose heartbeats some worker has heard."""
+    _, values = scraped(stack)
+    return {dict(labels)["source"] for labels in values.get("quadrille_service_heard_age_seconds", {})}
+
+
 def test_a_stack_tells_what_is_asked_for(shop: Shop, stack: Stack) -> None:
     """Each metric of rules, dashboard and page is told by some process; an order leaves its trace in the numbers."""
     _, before = scraped(stack)
@@ -49,9 +55,8 @@ def test_a_stack_tells_what_is_asked_for(shop: Shop, stack: Stack) -> None:
     assert counted("quadrille_events_total", type="payment.charged") >= 1
     assert counted("quadrille_order_step_duration_seconds_count", step="stock.reserved") >= 1
 
-    names, values = scraped(stack)
+    names, _ = scraped(stack)
     wanted = {name for _, expression in asked_for() for name in NAME.findall(expression)} - RECORDS
     assert wanted - names == set()
     assert {name for metric in all_metrics() for name in metric.series} - names == set()
-    heard = {dict(labels)["source"] for labels in values["quadrille_service_heard_age_seconds"]}
-    assert heard == set(SERVICES), "a service has no hearer"
+    shop.until(lambda: heard(stack) == set(SERVICES), "every service has a hearer")

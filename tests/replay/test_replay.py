@@ -163,7 +163,7 @@ def test_the_examples_of_the_help_pages_run(shop: Shop, operator: Operator, orde
     dry, live, beside = operator.examples("replay")
     code, shown, progress = operator.quadrille(*dry)
     plan = found(shown)
-    assert (code, "would handle 0 records" in shown, f"--plan {plan}" in progress) == (0, True, True)
+    assert (code, "would handle 0 records" in shown, "nothing to do" in progress) == (0, True, True)
     assert shown.splitlines()[1].split()[:3] == ["type", "records", "SEEN"]
     code, shown, _ = operator.quadrille(*(plan if len(word) == len(plan) else word for word in live))
     assert (code, "handled 0 records" in shown) == (0, True)

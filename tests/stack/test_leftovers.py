@@ -245,6 +245,20 @@ def test_a_child_left_running_is_no_leak() -> None:
         os.waitpid(pids[1], 0)
 
 
+def test_a_registry_whose_first_start_was_cut_short_begins_anew(new_stack: Start) -> None:
+    """Its tables are made in many steps: a database that was never ready holds nothing and stops each start."""
+    stack = new_stack(parts={"registry"})
+    database, unfinished = (stack.data / "registry" / name for name in ("registry.mv.db", "registry.new"))
+    database.parent.mkdir(parents=True)
+    database.write_bytes(b"cut short")
+    unfinished.touch()
+
+    stack.start()
+
+    assert database.stat().st_size > len(b"cut short")
+    assert not unfinished.exists()
+
+
 def test_a_copy_of_kafkas_directory_that_was_cut_short_is_made_anew(new_stack: Start) -> None:
     """A start killed while it copied Kafka's formatted directory: the next one copies it whole."""
     stack = new_stack(parts={"kafka"})

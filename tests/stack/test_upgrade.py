@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import psycopg
 import pytest
 
@@ -43,7 +45,8 @@ def test_every_service_is_brought_up_to_date_with_its_rows(databases: Stack) -> 
 
         assert (migrate(databases, service), migrate(databases, service)) == ("", "")
 
-        assert sql(databases, service, "SELECT * FROM task") == before
+        after = sql(databases, service, "SELECT * FROM task")
+        assert [row[: len(before[0])] for row in after] == before, "columns that came later stand behind"
         assert len(before) == 1
 
 
@@ -51,11 +54,14 @@ def test_data_of_a_newer_version_is_refused_by_name_and_kept(databases: Stack) -
     """What a program of next year has migrated is named with both versions and a way out; not a row is touched."""
     sql(databases, "payment", "UPDATE alembic_version SET version_num = '2027_audit'")
 
+    newest = max(file.stem[:4] for file in Path("services/payment/migrations/versions").glob("0*.py"))
+
     with pytest.raises(PartFailed) as refused:
         migrate(databases, "payment")
 
     assert refused.value.part == "migrate payment"
-    assert "payment's database is of version 2027_audit; the newest this program knows is 0006" in refused.value.cause
+    known = f"payment's database is of version 2027_audit; the newest this program knows is {newest}"
+    assert known in refused.value.cause
     assert "run the version of Quadrille that made it, or begin beside it: quadrille up --data DIR" in refused.value.fix
     assert sql(databases, "payment", "SELECT * FROM alembic_version") == [("2027_audit",)]
     assert sql(databases, "payment", "SELECT count(*) FROM agenda") == [(0,)]

@@ -188,9 +188,9 @@ def test_fifty_clients_cancel_one_order(shop: Shop) -> None:
     """At once: one of them is told 202, all others 200; the event is said once."""
     order = placed(shop, PaymentCharged)
     with ThreadPoolExecutor(25) as pool:
-        answers = Counter(got.status for got in pool.map(lambda _: shop.cancel(order), range(50)))
+        told = list(pool.map(lambda _: shop.cancel(order), range(50)))
 
-    assert answers == {202: 1, 200: 49}
+    assert Counter(got.status for got in told) == {202: 1, 200: 49}, [got.raw for got in told if got.status == 503][:1]
     assert shop.emitted(order).count("order.cancellation_requested") == 1
 
 

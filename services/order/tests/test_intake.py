@@ -116,7 +116,7 @@ class Till:
 
 
 @pytest.mark.proves("F23")
-def test_too_many_failures_shut_the_intake_and_good_ones_open_it(till: Till) -> None:
+def test_too_many_failures_shut_the_intake_and_good_ones_open_it(till: Till, ask: Ask) -> None:
     """503 with its cause and Retry-After; then one a second is let in; five that end well open it; both are told."""
     known = till.place("known")
     till.shut()

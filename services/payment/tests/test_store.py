@@ -31,7 +31,7 @@ from payment.events import (
 from payment.handlers import on
 from quadrille import HandlerRegistry
 from quadrille.service import Store
-from quadrille.testing import Duplicate, Handled, OnPostgres, drift
+from quadrille.testing import Duplicate, Handled, OnPostgres, Parked, drift
 
 Money = OnPostgres[Payments]
 LATER = datetime(2100, 1, 1, tzinfo=UTC)
@@ -238,8 +238,8 @@ def test_a_second_entry_under_one_key_is_refused(payment: Money, order: str) -> 
 
     (outcome,) = payment.receives(CardCharged(order, "ch-1"))
 
-    assert not isinstance(outcome, Handled)
-    assert emitted(payment, order) == []
+    assert isinstance(outcome, Parked)
+    assert emitted(payment, order) == ["input.parked"]
 
 
 def test_the_migration_makes_what_the_store_describes(payment: Money) -> None:

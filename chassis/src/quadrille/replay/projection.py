@@ -28,7 +28,7 @@ class Projection:
     """A rebuildable read model: its name, and its tables by theirs.
 
     Each table has a primary key, no foreign key, trigger or view, and is written by handlers of events alone. Its rows
-    are the same in whatever order the topics are read: Kafka keeps an order within a partition and nowhere else.
+    are the same in whatever sequence the topics are read: Kafka keeps one within a partition and nowhere else.
     """
 
     name: str

@@ -18,6 +18,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
 from quadrille_cli.stack import leftovers, paths, shell
 from quadrille_cli.stack.errors import CannotRun, PartFailed
 from quadrille_cli.stack.processes import Process, Spec
@@ -122,7 +124,8 @@ class Cluster:
             lines = (self.home / "postmaster.pid").read_text("utf-8").splitlines()
         except FileNotFoundError:
             return False
-        return len(lines) >= PID_LINES and lines[0] == str(self.process.pid) and lines[PID_LINES - 1].strip() == "ready"
+        told = len(lines) >= PID_LINES and lines[0].isdecimal() and lines[PID_LINES - 1].strip() == "ready"
+        return told and psutil.pid_exists(int(lines[0]))  # one that was killed leaves its file behind
 
     def _answers(self) -> bool:
         if not (self._takes_sessions() and listening(self.port)):

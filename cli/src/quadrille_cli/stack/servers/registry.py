@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+DATABASE = "registry.mv.db"
+UNFINISHED = "registry.new"
+"""Stands beside a database that was never ready."""
 GROUPS = (
     "quarkus/generated-bytecode.jar",
     "quarkus/transformed-bytecode.jar",
@@ -37,7 +40,12 @@ def url(port: int) -> str:
 
 def process(home: Path, logs: Path, ports: Mapping[str, int], options: Sequence[str] | None = None) -> Process:
     """The registry over its database in `home`; `options` replace the AOT archive (to train one)."""
-    listens = {name: ports[name] for name in ("registry", "registry-management")}
+    listens, unfinished = {name: ports[name] for name in ("registry", "registry-management")}, home / UNFINISHED
+
+    def ready() -> bool:
+        if there := healthy(listens["registry-management"], "/health/ready"):
+            unfinished.unlink(missing_ok=True)
+        return there
 
     def command() -> list[str]:
         archive = jvm.archive_options(artifacts.REGISTRY) if options is None else options
@@ -51,7 +59,7 @@ def process(home: Path, logs: Path, ports: Mapping[str, int], options: Sequence[
             log=logs / "registry.log",
             env=jvm.environment(),
             cwd=home,  # where its database lies: no path is spelled in its settings' syntax
-            ready=lambda: healthy(listens["registry-management"], "/health/ready"),
+            ready=ready,
             prepare=lambda: _lay_out(home, listens),
             ports=listens,
         )
@@ -60,9 +68,14 @@ def process(home: Path, logs: Path, ports: Mapping[str, int], options: Sequence[
 
 def _lay_out(home: Path, ports: Mapping[str, int]) -> None:
     """Have the directory of the database and this start's settings."""
-    leftovers.unlocked("registry", home / "registry.mv.db")
+    database, unfinished = paths.directory(home) / DATABASE, home / UNFINISHED
+    leftovers.unlocked("registry", database)
+    if unfinished.exists():  # its first start was cut short: its tables are made in many steps, and there are no others
+        database.unlink(missing_ok=True)
+    if not database.exists():
+        unfinished.touch()
     marks = {"PORT": ports["registry"], "MANAGEMENT_PORT": ports["registry-management"]}
-    (paths.directory(home) / "java.args").write_text(paths.filled("registry/apicurio.args", **marks), encoding="utf-8")
+    (home / "java.args").write_text(paths.filled("registry/apicurio.args", **marks), encoding="utf-8")
 
 
 def healthy(port: int, path: str) -> bool:
