@@ -25,7 +25,7 @@ ROOMS = {  # what a file of a service may import; those of its tests may import 
     **{name: {PURE} for name in ("events", "domain", "handlers")},
     "store": {PURE, STORE},
     "gateway": {PURE, GATEWAY},
-    "api": {PURE, WEB},
+    **{name: {PURE, WEB} for name in ("api", "feed", "webhooks")},
     "main": {PURE, STORE, APP},
     "settings": {APP},
     "problems": {WEB},

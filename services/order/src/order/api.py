@@ -14,7 +14,7 @@ from pydantic import AfterValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 from starlette.types import ASGIApp
 
-from order import problems, store
+from order import feed, problems, store
 from order.domain import FINAL, PHASES, Attention, Detail, Entry, Order, Phase, Reason, Status, placed
 from order.events import CancelAnswered, CancelOrder, Line, PlaceAnswered, PlaceOrder
 from order.money import SAFE, Currency, Price
@@ -52,7 +52,7 @@ from quadrille.web import (
 )
 
 register(*problems.PROBLEMS)
-routes = Routes("orders:read", "orders:write", "orders:cancel")
+routes = Routes("orders:read", "orders:write", "orders:cancel", "events:read")
 
 
 def _bounded(lines: list[LineDocument]) -> list[LineDocument]:
@@ -293,6 +293,9 @@ async def browse(request: Request, api: TheApi, asked: Annotated[store.Filters, 
     found, more = await api.page(request, asked, store.list_orders, lambda order: order.order_id)
     page = {"orders": [document(order, api.settings) for order in found], "has_more": bool(more)}
     return Response(json_of(page), 200, more, "application/json")
+
+
+feed.register(routes)
 
 
 def limits(settings: OrderSettings) -> AdmissionLimits:

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from order import events
-from quadrille import Event, NotYet, Rows, key_of
+from quadrille import Event, FeedPlace, NotYet, Rows, key_of
 
 Phase: TypeAlias = Literal["PENDING", "SUCCEEDED", "COMPENSATING", "COMPENSATED", "COMPENSATION_FAILED"]
 Reason: TypeAlias = Literal[
@@ -177,6 +177,14 @@ class Order:
         """Return the order as one that nobody is called for."""
         attention = None if self.attention == "STUCK" else self.attention
         return replace(self, detail=replace(self.detail, stuck=0), attention=attention) if self.detail.stuck else self
+
+
+class Change(NamedTuple):
+    """An order's new status as its caller's feed tells it, at its place; ``reference`` is the caller's own name."""
+
+    place: FeedPlace
+    entry: Entry
+    reference: str | None
 
 
 def placed(command: events.PlaceOrder) -> Order:

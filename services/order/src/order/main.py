@@ -39,5 +39,5 @@ CANCEL = OperatorAction(
 PROGRAM = Program(
     on, metrics.STORE, api="order.api:make", rules=rules, outcome=outcome, meter=metrics.count,
     gauges=(metrics.look,), operators=(CANCEL,), ops=("order.ops:routes",),
-    look=store.look,
+    look=store.look, forget=store.forget_changes,
 )  # fmt: skip

@@ -4,18 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 import sqlalchemy as sa
 from pydantic import TypeAdapter
 from sqlalchemy.dialects.postgresql import JSONB, UUID
 
-from order.domain import FINAL, PHASES, Attention, Crowd, Order, Orders, Phase, Reason, States, Status, Waiting
+from order.domain import (
+    FINAL,
+    PHASES,
+    Attention,
+    Change,
+    Crowd,
+    Entry,
+    Order,
+    Orders,
+    Phase,
+    Reason,
+    States,
+    Status,
+    Waiting,
+)
 from order.events import PaymentCharged, PlaceOrder
-from quadrille import Identifier, Message, Moment, Paged, Rows, Text, key_of, rfc3339
+from quadrille import (
+    BEGINNING,
+    FeedPage,
+    FeedPlace,
+    Identifier,
+    Message,
+    Moment,
+    Newest,
+    Paged,
+    Rows,
+    Text,
+    key_of,
+    rfc3339,
+)
 from quadrille.service import Tx, floor_of, milliseconds
 
 # A row is one JSON document each way: pydantic reads and writes the domain's own classes faster than columns do.
-_ORDER, _ORDERS = TypeAdapter(Order), TypeAdapter(list[Order])
+_ORDER, _ORDERS, _ENTRY = TypeAdapter(Order), TypeAdapter(list[Order]), TypeAdapter(Entry)
+AT_ONCE = 1000
 _SKEW = timedelta(minutes=1)  # an order's id and its placed_at may come from two looks at the clock
 
 metadata = sa.MetaData()
@@ -59,13 +88,69 @@ SELECT customer_id FROM blocked
  WHERE customer_id IN (SELECT customer_id FROM orders WHERE order_id = ANY(%b::uuid[])) OR customer_id = ANY(%b)"""
 _COLUMNS = """order_id, caller, customer_id, lines, amount_minor, currency, placed_at, deadline_at, trace_id,
        history, version, status, states, detail, reference, cancellable_until, reason, attention"""
+# With an order's row goes its caller's feed, in one statement: a row for each change that tells of a new status. Its
+# place is the number of the transaction, but no smaller than the first number nobody had been seen to end by then. So
+# what is told when all smaller numbers have ended (NEXT_CHANGES) skips nothing, for a transaction's rows stand at its
+# own number or beyond; and of one order no change stands before an earlier one, for the earlier one's transaction had
+# ended when the later one's lock on the order was granted, and its snapshot taken.
+_TELL = """
+INSERT INTO order_change (caller, place, order_id, since, upto, ends)
+SELECT caller, greatest(pg_current_xact_id(), pg_snapshot_xmax(pg_current_snapshot())), order_id, since, upto,
+       status IN ('CONFIRMED', 'CANCELLED', 'COMPENSATION_FAILED')
+  FROM changed WHERE since < upto"""
 ADD_ORDERS = f"""
-INSERT INTO orders ({_COLUMNS})
-SELECT {_COLUMNS} FROM json_populate_recordset(NULL::orders, %s::json)"""  # noqa: S608 - a constant of this file
-SET_ORDERS = """
-UPDATE orders o SET history = n.history, version = n.version, status = n.status, states = n.states, detail = n.detail,
-                    cancellable_until = n.cancellable_until, reason = n.reason, attention = n.attention
-  FROM json_populate_recordset(NULL::orders, %s::json) n WHERE o.order_id = n.order_id"""
+WITH changed AS (
+  INSERT INTO orders ({_COLUMNS})
+  SELECT {_COLUMNS} FROM json_populate_recordset(NULL::orders, %s::json)
+  RETURNING caller, order_id, 0 AS since, jsonb_array_length(history) AS upto, status){_TELL}"""  # noqa: S608 - constants of this file
+SET_ORDERS = f"""
+WITH changed AS (
+  UPDATE orders o SET history = n.history, version = n.version, status = n.status, states = n.states,
+                      detail = n.detail, cancellable_until = n.cancellable_until, reason = n.reason,
+                      attention = n.attention
+    FROM json_populate_recordset(NULL::orders, %s::json) n WHERE o.order_id = n.order_id
+  RETURNING o.caller, o.order_id, jsonb_array_length(old.history) AS since, jsonb_array_length(new.history) AS upto,
+            o.status){_TELL}"""  # noqa: S608 - as above
+# Settled: every transaction that could still bring a row of a smaller place has ended.
+_SETTLED = "c.place < pg_snapshot_xmin(pg_current_snapshot())"
+NEXT_CHANGES = f"""
+SELECT c.place::text::bigint, c.order_id, h.number, h.entry, o.reference
+  FROM (SELECT place, order_id, since, upto FROM order_change c
+         WHERE caller = :caller AND (place, order_id, upto) > (CAST(:xid AS text)::xid8, CAST(:key AS uuid), :number)
+           AND {_SETTLED} ORDER BY place, order_id, upto LIMIT :limit) c
+  JOIN orders o USING (order_id)
+ CROSS JOIN LATERAL jsonb_array_elements(o.history) WITH ORDINALITY h(entry, number)
+ WHERE h.number > c.since AND h.number <= c.upto
+   AND (c.place, c.order_id, h.number) > (CAST(:xid AS text)::xid8, CAST(:key AS uuid), :number)
+ ORDER BY c.place, c.order_id, h.number LIMIT :limit"""  # noqa: S608 - as above
+PAST = """
+SELECT (SELECT min(at) FROM (SELECT at FROM order_change WHERE caller = :caller
+         ORDER BY place, order_id, upto LIMIT 1) oldest)
+  FROM order_change_gone WHERE caller = :caller AND place > CAST(:xid AS text)::xid8"""
+NEWEST_CHANGES = f"""
+SELECT n.caller, newest.place::text::bigint
+  FROM unnest(CAST(:callers AS text[]), CAST(:xids AS text[])) n(caller, xid)
+ CROSS JOIN LATERAL (SELECT place FROM order_change c WHERE c.caller = n.caller AND c.place > n.xid::xid8
+                        AND {_SETTLED} ORDER BY place DESC LIMIT 1) newest"""  # noqa: S608 - as above
+# Callers are few: each is found by a step in the index, and of each the oldest changes are looked at.
+FORGET_CHANGES = """
+WITH RECURSIVE callers AS (
+  (SELECT caller FROM order_change ORDER BY caller LIMIT 1)
+  UNION ALL
+  SELECT (SELECT caller FROM order_change c WHERE c.caller > callers.caller ORDER BY caller LIMIT 1)
+    FROM callers WHERE callers.caller IS NOT NULL),
+old AS (
+  SELECT o.* FROM callers, LATERAL (SELECT caller, place, order_id, upto, at FROM order_change c
+   WHERE c.caller = callers.caller ORDER BY place, order_id, upto LIMIT %(some)b) o
+   WHERE o.at < least(now() - %(kept)b::interval, lived_since(3))),
+gone AS (
+  DELETE FROM order_change c USING old
+   WHERE (c.caller, c.place, c.order_id, c.upto) = (old.caller, old.place, old.order_id, old.upto)
+  RETURNING c.caller, c.place),
+noted AS (
+  INSERT INTO order_change_gone AS known SELECT caller, max(place) FROM gone GROUP BY caller
+  ON CONFLICT (caller) DO UPDATE SET place = greatest(known.place, excluded.place))
+SELECT count(*) FROM gone"""
 NEWER = """
 SELECT to_json(o)::text
   FROM orders o JOIN unnest(CAST(:ids AS uuid[]), CAST(:versions AS bigint[])) n(order_id, version)
@@ -235,6 +320,32 @@ def list_orders(
     """Return a page of the caller's orders, newest first, that come after the order ``after``."""
     before = [orders.c.order_id < after] if after else []
     return _read(db, sa.and_(orders.c.caller == caller, *before, *_narrowed(filters)), limit)
+
+
+def changes(db: sa.Connection, caller: str, after: FeedPlace | None, limit: int) -> FeedPage[Change]:
+    """Return the caller's changes after a place, oldest first; None is where what is kept begins."""
+    if after and (past := db.execute(sa.text(PAST), {"caller": caller, "xid": str(after.xid)}).one_or_none()):
+        return FeedPage((), gone=True, oldest_at=past[0])
+    place = after or BEGINNING
+    asked = {"caller": caller, "xid": str(place.xid), "key": str(place.key), "number": place.number, "limit": limit}
+    return FeedPage([_change(row) for row in db.execute(sa.text(NEXT_CHANGES), asked)])
+
+
+def newest_changes(db: sa.Connection, known: Mapping[str, int]) -> dict[str, Newest]:
+    """Return, of the callers whose feeds are known to these places, the newest place of those that have gone on."""
+    asked = {"callers": list(known), "xids": [str(xid) for xid in known.values()]}
+    return {caller: Newest(xid) for caller, xid in db.execute(sa.text(NEWEST_CHANGES), asked)}
+
+
+def forget_changes(tx: Tx, kept: timedelta) -> int:
+    """Forget some changes that are older than they are kept; return how many, 0 when no more are."""
+    row = tx.execute(FORGET_CHANGES, {"some": AT_ONCE, "kept": kept}).fetchone()
+    return int(row[0]) if row else 0
+
+
+def _change(row: Sequence[Any]) -> Change:
+    xid, order_id, number, entry, reference = row
+    return Change(FeedPlace(xid, order_id, number), _ENTRY.validate_python(entry), reference)
 
 
 def _read(db: sa.Connection, wanted: sa.ColumnElement[bool], limit: int | None = None) -> list[Order]:
