@@ -14,7 +14,7 @@ from pydantic import AfterValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 from starlette.types import ASGIApp
 
-from order import feed, problems, store
+from order import feed, problems, store, webhooks
 from order.domain import FINAL, PHASES, Attention, Detail, Entry, Order, Phase, Reason, Status, placed
 from order.events import CancelAnswered, CancelOrder, Line, PlaceAnswered, PlaceOrder
 from order.money import SAFE, Currency, Price
@@ -52,7 +52,7 @@ from quadrille.web import (
 )
 
 register(*problems.PROBLEMS)
-routes = Routes("orders:read", "orders:write", "orders:cancel", "events:read")
+routes = Routes("orders:read", "orders:write", "orders:cancel", "events:read", "webhooks:read", "webhooks:write")
 
 
 def _bounded(lines: list[LineDocument]) -> list[LineDocument]:
@@ -296,6 +296,7 @@ async def browse(request: Request, api: TheApi, asked: Annotated[store.Filters, 
 
 
 feed.register(routes)
+webhooks.register(routes)
 
 
 def limits(settings: OrderSettings) -> AdmissionLimits:

@@ -42,4 +42,12 @@ PROBLEMS = (
         "Wait, or ask the operator.",
         example={"since": "2026-11-21T09:19:03.120Z"},
     ),
+    Kind(
+        "webhook-limit",
+        409,
+        "Too many webhooks",
+        "There are as many endpoints of yours as there may be.",
+        "Remove one that you do not need: DELETE /v1/webhooks/{id}.",
+        example={"limit": 20},
+    ),
 )

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import json
+import uuid
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
+import psycopg
 import sqlalchemy as sa
 from pydantic import TypeAdapter
 from sqlalchemy.dialects.postgresql import JSONB, UUID
@@ -17,15 +22,30 @@ from order.domain import (
     Change,
     Crowd,
     Entry,
+    Notice,
     Order,
     Orders,
     Phase,
     Reason,
+    SigningKey,
     States,
     Status,
+    Telling,
     Waiting,
+    Webhook,
 )
-from order.events import PaymentCharged, PlaceOrder
+from order.events import (
+    AddWebhook,
+    EnableWebhook,
+    PaymentCharged,
+    PlaceOrder,
+    PushWebhook,
+    RemoveWebhook,
+    RotateWebhook,
+    WebhookDropped,
+    WebhookGivenUp,
+    WebhookPushed,
+)
 from quadrille import (
     BEGINNING,
     FeedPage,
@@ -44,6 +64,7 @@ from quadrille.service import Tx, floor_of, milliseconds
 
 # A row is one JSON document each way: pydantic reads and writes the domain's own classes faster than columns do.
 _ORDER, _ORDERS, _ENTRY = TypeAdapter(Order), TypeAdapter(list[Order]), TypeAdapter(Entry)
+_KEYS = TypeAdapter(list[SigningKey])
 AT_ONCE = 1000
 _SKEW = timedelta(minutes=1)  # an order's id and its placed_at may come from two looks at the clock
 
@@ -178,8 +199,57 @@ SELECT status, undone, inventory, payment, width_bucket(waited, %b::float8[]), c
        ) waits GROUP BY 1, 2, 3, 4, 5"""
 
 
+# Of an answer the place it tells of, else the endpoint's own: whether an end lies behind it, all before it being told.
+_WEBHOOKS = f"""
+SELECT w.webhook_id::text, w.caller, w.url, w.types, w.secrets, w.created_at, w.place::text::bigint, w.order_id,
+       w.sequence, w.delivered_at, w.disabled_at, w.disabled_because,
+       coalesce((SELECT failure FROM task WHERE key = w.webhook_id::text AND failure IS NOT NULL LIMIT 1), w.failure),
+       EXISTS (SELECT FROM order_change c
+                WHERE c.caller = w.caller AND c.ends AND {_SETTLED}
+                  AND (c.place, c.order_id, c.upto) > (coalesce(n.place::xid8, w.place),
+                      coalesce(n.order_id, w.order_id), coalesce(n.number, w.sequence)))
+  FROM unnest(%b::uuid[], %b::text[], %b::uuid[], %b::int[]) n(webhook_id, place, order_id, number)
+  JOIN webhook w ON w.webhook_id = n.webhook_id ORDER BY w.webhook_id"""  # noqa: S608 - as above
+WEBHOOKS = f"{_WEBHOOKS} FOR UPDATE OF w"
+_WEBHOOK = """webhook_id, caller, url, types, secrets, created_at, place, order_id, sequence, delivered_at, disabled_at,
+ disabled_because, failure"""
+# From now on: what may still come before this transaction is seen to end is told, what was told before is not.
+ADD_WEBHOOK = f"""
+INSERT INTO webhook ({_WEBHOOK})
+VALUES (%b, %b, %b, %b, %b::text::jsonb, %b, coalesce(%b::text::xid8, pg_snapshot_xmin(pg_current_snapshot())), %b, %b,
+        %b, %b, %b, %b::text::jsonb)"""  # noqa: S608 - as above
+SET_WEBHOOK = """
+UPDATE webhook SET secrets = %b::text::jsonb, place = coalesce(%b::text::xid8, place), order_id = %b, sequence = %b,
+                   delivered_at = %b, disabled_at = %b, disabled_because = %b, failure = %b::text::jsonb
+ WHERE webhook_id = %b"""
+DROP_WEBHOOKS = "DELETE FROM webhook WHERE webhook_id = ANY(%b::uuid[])"
+NEXT_NOTICES = f"""
+SELECT c.place::text::bigint, c.order_id, h.number, h.entry, o.reference, o.reason, o.amount_minor, o.currency
+  FROM webhook w
+ CROSS JOIN LATERAL (SELECT place, order_id, since, upto FROM order_change c
+         WHERE c.caller = w.caller AND (c.place, c.order_id, c.upto) > (w.place, w.order_id, w.sequence)
+           AND {_SETTLED} ORDER BY place, order_id, upto LIMIT %b) c
+  JOIN orders o ON o.order_id = c.order_id
+ CROSS JOIN LATERAL jsonb_array_elements(o.history) WITH ORDINALITY h(entry, number)
+ WHERE w.webhook_id = %b::uuid AND h.number > c.since AND h.number <= c.upto
+   AND (c.place, c.order_id, h.number) > (w.place, w.order_id, w.sequence)
+ ORDER BY c.place, c.order_id, h.number"""  # noqa: S608 - as above
+OWN_WEBHOOKS = """
+SELECT w.webhook_id, w.url, w.types, w.secrets, w.created_at, w.delivered_at, w.disabled_at, w.disabled_because,
+       coalesce(t.failure, w.failure) AS failure, CASE WHEN t.failure IS NULL THEN 0 ELSE t.attempts END AS attempts,
+       CASE WHEN t.failure IS NOT NULL THEN t.due END AS due
+  FROM webhook w
+  LEFT JOIN LATERAL (SELECT * FROM task WHERE key = w.webhook_id::text ORDER BY due LIMIT 1) t ON true
+ WHERE w.caller = :caller AND (CAST(:one AS uuid) IS NULL OR w.webhook_id = :one) ORDER BY w.webhook_id"""
+ABOUT_WEBHOOKS = (
+    AddWebhook, RotateWebhook, EnableWebhook, RemoveWebhook, PushWebhook, WebhookPushed, WebhookGivenUp, WebhookDropped
+)  # fmt: skip
+
+
 def load(tx: Tx, messages: Sequence[Message]) -> Orders:
     """Bring the orders, and for those to be placed their references, for those charged who is blocked."""
+    if about := [m for m in messages if isinstance(m, ABOUT_WEBHOOKS)]:
+        messages = [m for m in messages if not isinstance(m, ABOUT_WEBHOOKS)]
     placing = [m for m in messages if isinstance(m, PlaceOrder)]
     later = sorted({key_of(m) for m in messages if not isinstance(m, PlaceOrder)})
     names = sorted({(m.caller, m.customer_id, m.reference) for m in placing if m.reference})
@@ -195,7 +265,15 @@ def load(tx: Tx, messages: Sequence[Message]) -> Orders:
         Rows({*later, *(m.order_id for m in placing)}, found),
         Rows(names, {(r[0], r[1], r[2]): r[3] for r in taken}),
         Rows(customers, {r[0]: r[0] for r in refused}),
+        webhooks=_webhooks(tx, about) if about else Rows((), {}),
     )
+
+
+def _webhooks(tx: Tx, about: Sequence[Message]) -> Rows[str, Webhook]:
+    told = {m.webhook_id: (str(m.xid), m.order_id, m.number) for m in about if isinstance(m, WebhookPushed)}
+    keys = sorted({key_of(message) for message in about})
+    rows = tx.execute(WEBHOOKS, _columns((key, *told.get(key, (None, None, None))) for key in keys))
+    return Rows(keys, {row[0]: _webhook(row) for row in rows})
 
 
 def save(tx: Tx, work: Orders) -> None:
@@ -204,6 +282,13 @@ def save(tx: Tx, work: Orders) -> None:
         tx.execute(ADD_ORDERS, [_ORDERS.dump_json(added).decode()])
     if changed := work.rows.changed:
         tx.execute(SET_ORDERS, [_ORDERS.dump_json(changed, exclude={"__all__": {"lines"}}).decode()])
+    for new in work.webhooks.added:
+        secrets, *told = _told(new)
+        tx.execute(ADD_WEBHOOK, [new.webhook_id, new.caller, new.url, list(new.types), secrets, new.created_at, *told])
+    for other in work.webhooks.changed:
+        tx.execute(SET_WEBHOOK, [*_told(other), other.webhook_id])
+    if gone := work.webhooks.dropped:
+        tx.execute(DROP_WEBHOOKS, [gone])
 
 
 class Filters(Paged):
@@ -341,6 +426,79 @@ def forget_changes(tx: Tx, kept: timedelta) -> int:
     """Forget some changes that are older than they are kept; return how many, 0 when no more are."""
     row = tx.execute(FORGET_CHANGES, {"some": AT_ONCE, "kept": kept}).fetchone()
     return int(row[0]) if row else 0
+
+
+class Endpoint(NamedTuple):
+    """An endpoint as its caller sees it; ``attempts`` and ``due`` are of what it could not be told yet."""
+
+    webhook_id: uuid.UUID
+    url: str
+    types: Sequence[str]
+    keys: Sequence[SigningKey]
+    created_at: datetime
+    delivered_at: datetime | None
+    disabled_at: datetime | None
+    disabled_because: str | None
+    failure: Mapping[str, Any] | None
+    attempts: int
+    due: datetime | None
+
+
+def endpoints(db: sa.Connection, caller: str, one: str | None = None) -> list[Endpoint]:
+    """Return the caller's endpoints, oldest first, or the one named."""
+    rows = db.execute(sa.text(OWN_WEBHOOKS), {"caller": caller, "one": one})
+    return [Endpoint._make([*row[:3], _KEYS.validate_python(row[3]), *row[4:]]) for row in rows]
+
+
+class Tellings:
+    """Reads what an endpoint is to be told next, outside any batch; any thread may ask."""
+
+    def __init__(self, connect: Callable[[], Tx]) -> None:
+        self._connect = connect
+        self._idle: deque[Tx] = deque()
+
+    def __call__(self, webhook_id: str) -> Telling | None:
+        """Return an endpoint and what comes next, None for one that was removed; raises OSError without a database."""
+        try:
+            tx = self._idle.pop() if self._idle else self._connect()
+        except (IndexError, psycopg.OperationalError) as away:
+            raise ConnectionError(*away.args) from away
+        try:
+            found = _telling(tx, webhook_id)
+        except psycopg.OperationalError as away:
+            tx.close()
+            raise ConnectionError(*away.args) from away
+        self._idle.append(tx)
+        return found
+
+
+def _telling(tx: Tx, webhook_id: str) -> Telling | None:
+    with tx.transaction():
+        tx.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ", prepare=False)
+        rows = tx.execute(_WEBHOOKS, [[webhook_id], [None], [None], [None]]).fetchall()
+        notices = tx.execute(NEXT_NOTICES, [AT_ONCE, webhook_id]).fetchall() if rows else []
+    if not rows:
+        return None
+    webhook = _webhook(rows[0])
+    told = [
+        Notice(FeedPlace(xid, order_id, number), _ENTRY.validate_python(entry), *rest)
+        for xid, order_id, number, entry, *rest in notices
+    ]
+    return Telling(webhook, webhook.place or BEGINNING, told)
+
+
+def _webhook(row: Sequence[Any]) -> Webhook:
+    webhook_id, caller, url, types, secrets, created_at, xid, order_id, sequence, *rest, waits = row
+    place, keys = FeedPlace(xid, order_id, sequence), tuple(_KEYS.validate_python(secrets))
+    return replace(Webhook(webhook_id, caller, url, tuple(types), keys, created_at, place, *rest), waits=waits)
+
+
+def _told(one: Webhook) -> list[object]:
+    place = one.place or BEGINNING
+    return [
+        _KEYS.dump_json(list(one.keys)).decode(), one.place and str(one.place.xid), place.key, place.number,
+        one.delivered_at, one.disabled_at, one.disabled_because, one.failure and json.dumps(one.failure),
+    ]  # fmt: skip
 
 
 def _change(row: Sequence[Any]) -> Change:
