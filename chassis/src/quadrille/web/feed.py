@@ -1,7 +1,7 @@
 """Feed: all changes of one caller's things in one sequence, by pages and live; no cursor ever skips a change.
 
-Transactions commit in another order than they begin, so a number drawn by each is no place to go on from: a gap may
-fill after it was passed. A change's place begins with a transaction's number instead, at least its own, and is told
+Transactions do not commit one after the other as they begin, so a number drawn by each is no place to go on from: a gap
+may fill after it was passed. A change's place begins with a transaction's number instead, at least its own, and is told
 once every transaction with a smaller number has ended: nothing can come before it any more.
 """
 
