@@ -133,7 +133,8 @@ class Shop:
 @contextmanager
 def worker(shop: Shop, seconds: float = 10.0, *, loopback: bool = True) -> Iterator[TaskScheduler]:
     """Let a worker tell endpoints while the block lasts."""
-    endpoints = gateway.Endpoints(store.Tellings(shop.db.connect), loopback=loopback, seconds=seconds)
+    tellings = store.Tellings(shop.db.connect)
+    endpoints = gateway.Endpoints(tellings, loopback=loopback, seconds=seconds)
     scheduler = TaskScheduler(
         shop.db.service, shop.db.connect, Telemetry(Spans.disabled()), SchedulerPorts(endpoints, lambda: False)
     )
@@ -146,6 +147,7 @@ def worker(shop: Shop, seconds: float = 10.0, *, loopback: bool = True) -> Itera
         stop.set()
         scheduler.wake()
         working.join()
+        tellings.close()
 
 
 @pytest.fixture(scope="session")

@@ -49,7 +49,7 @@ class Endpoints:
                 try:
                     self._send(telling.webhook, notice)
                 except (TransientError, GoneError) as trouble:
-                    if place != telling.place:  # what went before is written down first
+                    if sent:  # what was taken is written down first
                         break
                     if isinstance(trouble, GoneError):
                         return WebhookGivenUp(said.webhook_id, GONE)

@@ -216,12 +216,12 @@ _WEBHOOK = """webhook_id, caller, url, types, secrets, created_at, place, order_
 # From now on: what may still come before this transaction is seen to end is told, what was told before is not.
 ADD_WEBHOOK = f"""
 INSERT INTO webhook ({_WEBHOOK})
-VALUES (%b, %b, %b, %b, %b::text::jsonb, %b, coalesce(%b::text::xid8, pg_snapshot_xmin(pg_current_snapshot())), %b, %b,
-        %b, %b, %b, %b::text::jsonb)"""  # noqa: S608 - as above
+VALUES (%b::uuid, %b, %b, %b, %b::text::jsonb, %b,
+        coalesce(%b::text::xid8, pg_snapshot_xmin(pg_current_snapshot())), %b, %b, %b, %b, %b, %b::text::jsonb)"""  # noqa: S608 - as above
 SET_WEBHOOK = """
 UPDATE webhook SET secrets = %b::text::jsonb, place = coalesce(%b::text::xid8, place), order_id = %b, sequence = %b,
                    delivered_at = %b, disabled_at = %b, disabled_because = %b, failure = %b::text::jsonb
- WHERE webhook_id = %b"""
+ WHERE webhook_id = %b::uuid"""
 DROP_WEBHOOKS = "DELETE FROM webhook WHERE webhook_id = ANY(%b::uuid[])"
 NEXT_NOTICES = f"""
 SELECT c.place::text::bigint, c.order_id, h.number, h.entry, o.reference, o.reason, o.amount_minor, o.currency
@@ -470,6 +470,11 @@ class Tellings:
             raise ConnectionError(*away.args) from away
         self._idle.append(tx)
         return found
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        while self._idle:
+            self._idle.pop().close()
 
 
 def _telling(tx: Tx, webhook_id: str) -> Telling | None:
