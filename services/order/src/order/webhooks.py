@@ -71,7 +71,10 @@ class NewWebhook(Document):
         examples=["https://shop.example/quadrille"],
     )
     types: Annotated[list[Kind], AfterValidator(_distinct)] = Field(
-        default_factory=lambda: list(cast("tuple[Kind, ...]", END_TYPES)), min_length=1, max_length=3
+        default_factory=lambda: list(cast("tuple[Kind, ...]", END_TYPES)),
+        min_length=1,
+        max_length=3,
+        json_schema_extra={"uniqueItems": True},
     )
 
 
@@ -215,7 +218,7 @@ def register(routes: Routes) -> None:
     rotated = Answer(200, "The new secret.", WebhookSecret, {"webhook_id": WEBHOOK_ID, "secret": SECRET})
     pinged = Answer(200, "What came of it.", PingDocument, ping)
     for method, path, answer, problems, endpoint in (
-        ("POST", "/v1/webhooks", added, ("webhook-limit", "outcome-unknown"), add_endpoint),
+        ("POST", "/v1/webhooks", added, ("webhook-limit", "webhook-url-refused", "outcome-unknown"), add_endpoint),
         ("GET", "/v1/webhooks", hooks, (), list_endpoints),
         ("GET", one, hook, ("not-found",), read_endpoint),
         ("DELETE", one, Answer(204, "It is told nothing any more."), ("not-found", "outcome-unknown"), remove_endpoint),
@@ -275,15 +278,15 @@ def _check(url: str, *, loopback: bool) -> None:
         parts = urlsplit(url)
         port = parts.port or (443 if parts.scheme == "https" else 80)
     except ValueError:
-        _unfit("It is no address")
+        _unfit("This is no address.")
     if not parts.hostname or parts.username is not None or parts.password is not None or parts.fragment:
-        _unfit("It should name a host, and have no login and no fragment")
+        _unfit("The address must name a host, and have no login and no fragment.")
     if parts.scheme != "https" and not (loopback and _on_loopback(parts)):
-        _unfit("It should be https")
+        _unfit("The address must be https.")
     try:
         judged(parts.hostname, port, loopback=loopback)
     except (NotAllowedError, NoResponseError) as why:
-        _unfit(f"No delivery could be made: {why}")
+        _unfit(f"No delivery could be made to the address: {why}.")
 
 
 def _on_loopback(parts: SplitResult) -> bool:
@@ -291,7 +294,7 @@ def _on_loopback(parts: SplitResult) -> bool:
 
 
 def _unfit(message: str) -> NoReturn:
-    refuse("validation-failed", errors=[{"pointer": "/url", "code": "webhook_url", "message": message}])
+    refuse("webhook-url-refused", message)
 
 
 def _ping(one: Endpoint, *, loopback: bool) -> tuple[int | None, str | None]:
