@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 from tests.chassis.support.database import wait_until
+from tests.clients.conftest import an_endpoint, verified
 from tests.conftest import Shop
 from tests.stack.test_operators import SAMPLE, Command
-from tests.webhooks.conftest import an_endpoint, verified
 
 HERE = "http://127.0.0.1:9000/hook"
 

@@ -19,7 +19,7 @@ from order.webhooks import MOST
 from quadrille.ids import uuid7
 from quadrille.processing.batch import process_batch
 from tests.chassis.support.database import wait_until as eventually
-from tests.webhooks.conftest import Endpoint, Shop, an_endpoint, verified, worker
+from tests.clients.conftest import Endpoint, Shop, an_endpoint, verified, worker
 
 PUSHES = "SELECT count(*) FROM task WHERE type = 'push_webhook'"
 
