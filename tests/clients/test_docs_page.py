@@ -42,7 +42,7 @@ def test_the_page_is_read_light_and_dark_wide_and_narrow(
             Path(os.environ.get("QUADRILLE_SHOTS") or tmp_path) / f"docs-{width}-{'dark' if dark else 'light'}.png"
         )
         text = page.text()
-        back, front = (page.run(LUMINANCE % place) for place in (("body", "backgroundColor"), (".info p", "color")))
+        back, front = (page.run(LUMINANCE % place) for place in (("html", "backgroundColor"), (".info p", "color")))
 
         assert "Start:" in text
         assert "tok_declined_funds" in text

@@ -156,8 +156,9 @@ def _links(order: Order, settings: Settings) -> dict[str, str]:
 ABOUT = """
 **Start:** open `POST /v1/orders`, press *Try it out*, then *Execute*: 202 and an order that goes on by itself. Execute
 it again: the same key is the same order. With `Prefer: wait=5` the answer is how it ended; `GET …/stream` tells each
-step. Whatever is refused is a problem document: a program asks its `code`, a person reads its `detail`, and its `type`
-is a page ([all of them](/problems)).
+step. `GET /v1/events` tells every step of all your orders from a cursor on, and a webhook is told how each ends.
+Whatever is refused is a problem document: a program asks its `code`, a person reads its `detail`, and its `type` is a
+page ([all of them](/problems)).
 
 **Test values** of the local stack's sandbox:
 
