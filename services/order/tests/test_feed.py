@@ -16,7 +16,7 @@ from services.order.tests.shopfront import Got, Shop
 
 from order import api, store
 from order.events import PaymentCharged, PlaceOrder, StockRejected, StockReserved
-from quadrille import BEGINNING, Message, rfc3339
+from quadrille import BEGINNING, FeedPlace, Message, rfc3339
 from quadrille.service import Tx, milliseconds
 from quadrille.testing import process_batch, serving, uuid7
 from quadrille.web import write_place
@@ -188,6 +188,15 @@ def test_what_is_gone_is_said_to_be(shop: Shop) -> None:
     assert gone.body["oldest_at"] == rfc3339(oldest)
     assert shop.ask("GET", "/v1/events/stream", None, {"Last-Event-ID": before}).slug == "past-retention"
     assert told(page(shop, behind)) == told(page(shop)) == [(new, 1, "PENDING")]
+
+
+def test_a_cursor_of_what_was_undone_is_past_retention(shop: Shop) -> None:
+    """After a restore to an earlier moment a cursor may be ahead of all there is: 410, and not silence for ever."""
+    order = placed(shop)
+    ahead = page(shop, write_place(FeedPlace.behind(2**40), "local"))
+
+    assert (ahead.status, ahead.slug) == (410, "past-retention")
+    assert told(page(shop)) == [(order, 1, "PENDING")]
 
 
 def test_a_clock_that_jumps_forgets_nothing(shop: Shop) -> None:

@@ -144,10 +144,11 @@ SELECT c.place::text::bigint, c.order_id, h.number, h.entry, o.reference
  WHERE h.number > c.since AND h.number <= c.upto
    AND (c.place, c.order_id, h.number) > (CAST(:xid AS text)::xid8, CAST(:key AS uuid), :number)
  ORDER BY c.place, c.order_id, h.number LIMIT :limit"""  # noqa: S608 - as above
+# Past what is kept; or ahead of all that may be told, as after a restore to an earlier moment.
 PAST = """
-SELECT (SELECT min(at) FROM (SELECT at FROM order_change WHERE caller = :caller
-         ORDER BY place, order_id, upto LIMIT 1) oldest)
-  FROM order_change_gone WHERE caller = :caller AND place > CAST(:xid AS text)::xid8"""
+SELECT (SELECT at FROM order_change WHERE caller = :caller ORDER BY place, order_id, upto LIMIT 1)
+ WHERE CAST(:xid AS text)::xid8 >= pg_snapshot_xmin(pg_current_snapshot())
+    OR EXISTS (SELECT FROM order_change_gone WHERE caller = :caller AND place > CAST(:xid AS text)::xid8)"""
 NEWEST_CHANGES = f"""
 SELECT n.caller, newest.place::text::bigint
   FROM unnest(CAST(:callers AS text[]), CAST(:xids AS text[])) n(caller, xid)
