@@ -66,6 +66,7 @@ from quadrille.service import Tx, floor_of, milliseconds
 _ORDER, _ORDERS, _ENTRY = TypeAdapter(Order), TypeAdapter(list[Order]), TypeAdapter(Entry)
 _KEYS = TypeAdapter(list[SigningKey])
 AT_ONCE = 1000
+KEPT = 2  # connections that read what endpoints are told, while there are any
 _SKEW = timedelta(minutes=1)  # an order's id and its placed_at may come from two looks at the clock
 
 metadata = sa.MetaData()
@@ -469,7 +470,10 @@ class Tellings:
         except psycopg.OperationalError as away:
             tx.close()
             raise ConnectionError(*away.args) from away
-        self._idle.append(tx)
+        if len(self._idle) < KEPT:
+            self._idle.append(tx)
+        else:
+            tx.close()
         return found
 
     def close(self) -> None:
