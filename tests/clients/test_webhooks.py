@@ -28,6 +28,18 @@ def pushes(shop: Shop) -> int:
     return int(shop.db.tx.execute(PUSHES).fetchall()[0][0])
 
 
+def looked(shop: Shop) -> list[tuple[object, ...]]:
+    """Return what is different after each look for something to be told."""
+    return shop.db.tx.execute("SELECT id, due FROM task WHERE type = 'push_webhook'").fetchall()
+
+
+def await_looks(shop: Shop, times: int) -> None:
+    """Wait until a worker has looked that often for something to be told."""
+    for _ in range(times):
+        before = looked(shop)
+        eventually(lambda: looked(shop) != before, "the worker looks again")  # noqa: B023 - called at once
+
+
 def owner(shop: Shop, sql: str, *values: object) -> None:
     with psycopg.connect(shop.db.logins.owner, autocommit=True) as tx:
         tx.execute(sql.encode(), values)
@@ -130,6 +142,7 @@ def test_who_commits_late_is_told_too(shop: Shop, endpoint: Endpoint) -> None:
             process_batch(tx, shop.db.service, shop.db.inputs([StockRejected(late, ())]))
             process_batch(tx, shop.db.service, shop.db.inputs([PaymentSkipped(late)]))
             shop.db.given(StockRejected(soon, ()), PaymentSkipped(soon))
+            await_looks(shop, 3)  # by then it was seen, and told if it were to be told
         eventually(lambda: len(endpoint.got) == 2, "both are told")
 
     assert endpoint.told() == [(late, "order.cancelled"), (soon, "order.cancelled")]
