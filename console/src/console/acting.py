@@ -63,11 +63,14 @@ async def session_of(request: Request, api: ConsoleApi) -> Session | None:
     return await api.read(sessions.visit, secret, number)
 
 
-async def login(request: Request, api: ConsoleApi) -> Page:
+async def login(request: Request, _: ConsoleApi) -> Page:
     """Ask before a link is used up; without one say how to get one."""
-    return page(
-        "login.html", here="", token=request.query_params.get("t", "")[: sessions.LONGEST], refused="", how=LOG_IN
-    )
+    return login_page(token=request.query_params.get("t", "")[: sessions.LONGEST])
+
+
+def login_page(status: int = 200, *, token: str = "", refused: str = "", does: str = "") -> Page:
+    """Return the page that logs in, by a token; without one it says how to get one, and what does the same."""
+    return page("login.html", status, here="", token=token, refused=refused, how=LOG_IN, does=does)
 
 
 async def log_in(request: Request, api: ConsoleApi) -> Response | Page:

@@ -47,9 +47,7 @@ def screen(path: str, method: str = "GET") -> Callable[[Screen], Screen]:
             try:
                 made = await make(request, api)
             except LoginNeededError as needed:
-                made = page(
-                    "login.html", 403, here="", token="", refused=needed.detail, how=LOG_IN, does=needed.command
-                )
+                made = acting.login_page(403, refused=needed.detail, does=needed.command)
             except HTTPException as refused:
                 words = REFUSALS.get(refused.status_code, "Refused")
                 made = page("error.html", refused.status_code, here="", title=words, detail=str(refused.detail))
