@@ -191,7 +191,7 @@ def _became(service: str, told: Mapping[str, Any]) -> Outcome:
 
 def _begun(service: str, verb: str, told: Mapping[str, Any]) -> Outcome:
     operation = str(told.get("operation_id"))
-    said = f"{service}: the {verb} of {told.get('records')} inputs has begun, operation …{operation[-4:]}: look at Operations."
+    said = f"{service}: the {verb} of {told.get('records')} inputs has begun, as operation …{operation[-4:]}."
     return Outcome("going", said, f"quadrille operations show {operation}", "/operations")
 
 
