@@ -42,7 +42,9 @@ class Desk:
 
     def __init__(self, console: Console, *, logged_in: bool = True) -> None:
         self.console = console
-        self.http = httpx.Client(base_url=console.address, headers={"Origin": console.address}, timeout=60)
+        origin = {"Origin": console.address}
+        none_kept = httpx.Limits(max_keepalive_connections=0)
+        self.http = httpx.Client(base_url=console.address, headers=origin, timeout=60, limits=none_kept)
         if logged_in:
             self.log_in(console.link())
 

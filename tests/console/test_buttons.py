@@ -106,7 +106,8 @@ def test_all_of_a_group_are_looked_at_then_redriven(floor: Floor, desk: Desk) ->
     orders = [floor.place() for _ in range(3)]
     for order in orders:
         floor.parks(order)
-    page = desk.asks("redrive-many", service="order", group="none", error_class="UNDECODABLE")
+    [button] = re.findall(r'href="(/ask/redrive-many[^"]*)"[^>]*>Redrive all…', desk.http.get("/failures").text)
+    page = desk.http.get(button.replace("&amp;", "&"))
     assert "3 inputs go through their handler again" in page.text
     mark = form(page.text, "/do/redrive-many")["selection"]
     assert f"--selection {mark}" in page.text
@@ -333,7 +334,7 @@ def test_a_reader_sees_no_button(floor: Floor, here: Console) -> None:
     """Who is not logged in sees the same pages with commands to copy, and none that asks."""
     parked = floor.parks(floor.place())
     floor.tells_of([parked])
-    for path in ("/", "/failures", f"/orders/{parked.key}", "/operations", "/processes", "/audit"):
+    for path in ("/", "/failures", f"/orders/{parked.key}", "/operations", "/audit"):
         text = httpx.get(here.address + path).text
         assert "/ask/" not in text, path
         assert "quadrille " in text, path

@@ -99,6 +99,8 @@ async def _many(api: ConsoleApi, given: Given, verb: str) -> Ask:
     limit = int(number(given, "limit", 0, 0, LIMIT_MOST))
     rate, stop_at = number(given, "rate", 20, 0.01, 1000), int(number(given, "stop_at", 20, 1, 100))
     chosen = {name: given[name] for name in ("group", "type", "error_class") if given.get(name)}
+    if given.get("error") and "group" not in chosen:
+        chosen |= await _group(api, service, given)
     if not chosen:
         wrong("Which inputs are meant is not said: a group, a type or an error.")
     body: dict[str, object] = {**chosen, "limit": limit}
@@ -119,6 +121,16 @@ async def _many(api: ConsoleApi, given: Given, verb: str) -> Ask:
          FormField("stop_at", "Stop when so many per cent have failed", str(stop_at), "number")),
         {"service": service, **chosen, "limit": str(limit), "selection": mark}, lines, again=again,
     )  # fmt: skip
+
+
+async def _group(api: ConsoleApi, service: str, given: Given) -> dict[str, str]:
+    """Return the group whose error an event told of, as its service names it; nothing if it cannot say which."""
+    told = await api.neighbours.ask(
+        api.neighbours.ops.get(f"{service}-worker"), "/ops/parked", error_class=given.get("error_class", "")
+    )
+    groups = [one for one in (told or {}).get("groups", ()) if one.get("error") == given["error"]]
+    found = {one["group"] for one in groups if given.get("type") in ("", None, one.get("type"))}
+    return {"group": str(found.pop())} if len(found) == 1 else {}
 
 
 async def _selected(
