@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -19,6 +21,7 @@ from tests.console.browser import Browser
 from tests.console.conftest import Console, console_served
 from tests.console.desk import Desk, form
 from tests.console.shopfloor import Floor, order_floor, order_on
+from tests.console.stories import a_day
 from tests.console.test_screens import AXE, RULES
 
 STATES = "SELECT id::text, state FROM parked ORDER BY place"
@@ -106,6 +109,7 @@ def test_all_of_a_group_are_looked_at_then_redriven(floor: Floor, desk: Desk) ->
     orders = [floor.place() for _ in range(3)]
     for order in orders:
         floor.parks(order)
+    assert "built-in" not in desk.http.get("/failures").text
     [button] = re.findall(r'href="(/ask/redrive-many[^"]*)"[^>]*>Redrive all…', desk.http.get("/failures").text)
     page = desk.http.get(button.replace("&amp;", "&"))
     assert "3 inputs go through their handler again" in page.text
@@ -338,3 +342,24 @@ def test_a_reader_sees_no_button(floor: Floor, here: Console) -> None:
         text = httpx.get(here.address + path).text
         assert "/ask/" not in text, path
         assert "quadrille " in text, path
+
+
+def test_what_waits_for_a_person_fits_one_screen(floor: Floor, here: Console, browser: Browser, shots: Path) -> None:
+    """Two stuck orders and two parked groups on a busy day: from verdict to flow all is seen at 1280 by 800."""
+    teller = floor.teller
+    floor.hears(*a_day(teller))
+    order, back = teller.order(timedelta(minutes=1)), timedelta(minutes=1)
+    body = {"service": "payment", "event_id": str(uuid4()), "error_class": "HANDLER", "behind": 2,
+            "type": "stock.reserved", "error": "KeyError, payment/handlers.py:88:charge"}  # fmt: skip
+    floor.hears(teller.placed(order, back), teller.says(order, "input.parked", back, body, topic="ops.events"))
+    [(name, secret)] = dict(Desk(here).http.cookies).items()
+    for scheme in ("light", "dark"):
+        with browser.page(width=1280, height=800, dark=scheme == "dark") as page:
+            page.ask("Network.setCookie", name=name, value=secret, url=here.address, httpOnly=True, sameSite="Strict")
+            page.goto(f"{here.address}/")
+            page.shot(shots / f"incident-1280-{scheme}.png")
+            assert page.run("document.querySelectorAll('.person li').length") == 3
+            assert page.run("document.querySelectorAll('[aria-labelledby=parked] tbody tr').length") == 2
+            for part in ("person", "parked", "dance", "flow"):
+                bottom = page.run(f"document.querySelector('[aria-labelledby={part}]').getBoundingClientRect().bottom")
+                assert bottom <= 800, f"{part} ends at {bottom}"

@@ -18,7 +18,7 @@ from starlette.responses import RedirectResponse, Response
 
 from console import sessions
 from console.actions import ACTIONS
-from console.asks import REASON_MOST, Ask, outcome_of, wrong
+from console.asks import REASON_MOST, Ask, Given, outcome_of, wrong
 from console.console_api import ConsoleApi
 from console.intake import whole_body
 from console.pages import HEADERS, Page, page
@@ -42,9 +42,9 @@ REFUSED = {
 class LoginNeededError(HTTPException):
     """Somebody wants to write who is not logged in, or no longer; the page says how to."""
 
-    def __init__(self, command: str = "") -> None:
+    def __init__(self, command: str = "", given: Given | None = None) -> None:
         super().__init__(403, "You are not logged in, or your session is over. Nothing was done.")
-        self.command = command
+        self.command, self.given = command, given or {}
 
 
 def cookie_name(api: ConsoleApi) -> str:
@@ -107,7 +107,11 @@ async def do(request: Request, api: ConsoleApi) -> Response | Page:
     name = request.path_params["name"]
     if name not in ACTIONS:
         raise HTTPException(404, "There is no such action. Nothing was done.")
-    session, given = await _meant(request, api)
+    try:
+        session, given = await _meant(request, api)
+    except LoginNeededError as needed:
+        needed.command = (await ACTIONS[name](api, needed.given)).command
+        raise
     asked = await ACTIONS[name](api, given)
     back = _back(given.get("back", ""))
     reason = given.get("reason", "").strip()
@@ -141,7 +145,7 @@ async def _meant(request: Request, api: ConsoleApi) -> tuple[Session, Mapping[st
     given = await _form(request)
     session = await session_of(request, api)
     if session is None:
-        raise LoginNeededError
+        raise LoginNeededError(given=given)
     if not session.proves(given.get("proof", "")):
         raise HTTPException(403, "This form is not of your session: open the page again. Nothing was done.")
     return session, given

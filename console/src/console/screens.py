@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -337,8 +338,16 @@ def _needs(row: reads.Row) -> dict[str, Any]:
     return dict(row) | {
         "button": next(iter(buttons_of(known)), None),
         "money_words": known.money, "goods_words": known.goods,
-        "command": commands[-1] if commands else f"quadrille why {row['order_id']}",
+        "command": _shorter(commands[-1] if commands else f"quadrille why {row['order_id']}"),
     }  # fmt: skip
+
+
+def _shorter(line: str) -> str:
+    """Return a command with ids by their ends, which it takes as well."""
+    return ID.sub(lambda found: found[0][-8:], line)
+
+
+ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def twins(order_id: str) -> tuple[str, ...]:
