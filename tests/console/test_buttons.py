@@ -363,3 +363,61 @@ def test_what_waits_for_a_person_fits_one_screen(floor: Floor, here: Console, br
             for part in ("person", "parked", "dance", "flow"):
                 bottom = page.run(f"document.querySelector('[aria-labelledby={part}]').getBoundingClientRect().bottom")
                 assert bottom <= 800, f"{part} ends at {bottom}"
+
+
+@pytest.fixture
+def outside(floor: Floor, console: OnPostgres[Shown], parts_of_the_stack: Start) -> Iterator[tuple[Console, str]]:
+    """A console beside order and a real sandbox in peace: the console, and the sandbox's address."""
+    sandbox = parts_of_the_stack("sandbox").url("sandbox")
+    httpx.delete(f"{sandbox}/chaos")
+    with console_served(console, floor.ops, {"order": floor.url, "sandbox": sandbox}) as there:
+        yield there, sandbox
+    httpx.delete(f"{sandbox}/chaos")
+
+
+def test_chaos_begins_and_ends(outside: tuple[Console, str], browser: Browser, shots: Path) -> None:
+    """The sandbox follows the plan that the form says; the verdict counts it down; ended, it is gone from both."""
+    here, sandbox = outside
+    desk = Desk(here)
+    assert "chaos has begun" in desk.act("chaos", {"errors": "0.5", "latency": "0.25", "seconds": "600"}, back="/chaos")
+    told = httpx.get(f"{sandbox}/chaos").json()
+    assert (told["on"], told["errors"], told["latency"], told["seconds"]) == (True, 0.5, 0.25, 600)
+    assert re.search(r"chaos in the sandbox, (10 min|9 min|59\d s) left", desk.http.get("/").text)
+    [(name, secret)] = dict(desk.http.cookies).items()
+    for width in (1280, 390):
+        with browser.page(width=width) as page:
+            page.ask("Network.setCookie", name=name, value=secret, url=here.address, httpOnly=True, sameSite="Strict")
+            for shown, path in (("chaos", "/chaos"), ("ask-chaos", "/ask/chaos"), ("empty", "/")):
+                page.goto(here.address + path)
+                page.shot(shots / f"{shown}-{width}.png")
+                page.run(AXE + ";true")
+                assert page.run(RULES) == []
+                assert page.run("document.documentElement.scrollWidth") <= width
+            assert page.told() == []
+
+    refused = desk.act("chaos", {"errors": "0.9", "timeouts": "0.9"})
+    assert "sandbox refuses it, nothing was done: malformed" in refused
+    assert "shares of 1, together too" in refused
+    assert "there is no chaos now" in desk.act("calm")
+    assert httpx.get(f"{sandbox}/chaos").json()["on"] is False
+    assert "chaos in the sandbox" not in desk.http.get("/").text
+
+
+def test_without_a_sandbox_there_is_no_chaos(here: Console, desk: Desk) -> None:
+    """No tab, no page, no test order: what is not the sandbox's is not played with."""
+    assert 'href="/chaos"' not in desk.http.get("/").text
+    assert [desk.http.get("/chaos").status_code, desk.asks("chaos").status_code, desk.asks("place").status_code] == [
+        404, 404, 404,
+    ]  # fmt: skip
+    assert "Place a test order" not in desk.http.get("/").text
+    assert "quadrille orders place" in desk.http.get("/").text
+
+
+def test_a_test_order_is_placed_once(floor: Floor, outside: tuple[Console, str]) -> None:
+    """From the empty first screen; the form sent twice is one order, by its key; the outcome leads to its page."""
+    desk = Desk(outside[0])
+    assert "Place a test order…" in desk.http.get("/").text
+    page = desk.asks("place")
+    came = [desk.does("place", page).text for _ in range(2)]
+    [(order,)] = floor.sql("SELECT order_id::text FROM orders")
+    assert all(f'href="/orders/{order}"' in text for text in came)
