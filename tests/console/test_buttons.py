@@ -396,7 +396,7 @@ def test_chaos_begins_and_ends(outside: tuple[Console, str], browser: Browser, s
             assert page.told() == []
 
     refused = desk.act("chaos", {"errors": "0.9", "timeouts": "0.9"})
-    assert "sandbox refuses it, nothing was done: malformed" in refused
+    assert "sandbox refuses it, nothing was done: malformed. timeouts" in refused
     assert "shares of 1, together too" in refused
     assert "there is no chaos now" in desk.act("calm")
     assert httpx.get(f"{sandbox}/chaos").json()["on"] is False

@@ -78,8 +78,8 @@ def words_of(reply: Reply) -> str:
     rule = f" ({body['rule']})" if body.get("rule") else ""
     errors = [one for one in body.get("errors", ()) if isinstance(one, Mapping)]
     places = "".join(f" {one.get('pointer')}: {one.get('message')}." for one in errors[:5])
-    title = str(body.get("title") or body.get("code") or f"status {reply.status}")
-    return f"{title}{rule}. {body.get('detail') or body.get('message') or ''}{places}".strip()
+    title = str(body.get("title") or body.get("error") or f"status {reply.status}")
+    return f"{title}{rule}. {body.get('detail') or ''}{places}".strip()
 
 
 def command(*words: str, **options: object) -> str:
