@@ -17,6 +17,7 @@ from confluent_kafka import Producer
 from quadrille.ids import uuid7
 from quadrille.kafka.config import producer_settings
 from quadrille_cli.client import Client
+from quadrille_cli.demo_data import stock_up
 from quadrille_cli.login_link import offered
 from quadrille_cli.services import CONSOLE
 from quadrille_cli.stack import Stack
@@ -163,6 +164,7 @@ def test_why_is_the_sentence_of_the_command_line(stack: Stack, order: str) -> No
 
 def placed(stack: Stack, token: str) -> str:
     """Place an order that is paid so, and return its id once it is confirmed."""
+    stock_up(stack, {"SKU-TEA": 1000})
     key = {"Idempotency-Key": str(uuid7())}
     made = httpx.post(f"{stack.url('order')}/v1/orders", json=ORDER | {"payment_token": token}, headers=key)
     order = str(made.json()["order_id"])

@@ -16,9 +16,9 @@ from quadrille.web import Document
 
 def routes(context: ProcessContext) -> OpsRoutes:
     """Return POST /ops/logins: a link for one login, valid for minutes; kept in the audit."""
-    settings = cast("ConsoleSettings", context.settings)
 
     def offer(asked: OpsRequest) -> OpsResponse:
+        settings = cast("ConsoleSettings", context.settings)
         asked.read(Document)
         with database(context) as tx, tx.transaction():
             token, until = sessions.offer(tx, asked.actor, settings.login_life)
