@@ -266,6 +266,13 @@ def test_a_redrive_by_keyboard_alone(floor: Floor, here: Console, browser: Brows
         assert page.run("document.activeElement.name") == "reason"
         page.press("Escape")
         page.until("!document.getElementById('dialog').open")
+        page.press("?")
+        assert page.run("document.getElementById('keys').open")
+        page.press("g")
+        page.follow(lambda: page.press("a"))
+        assert page.run("location.pathname") == "/audit"
+        page.goto(f"{here.address}/")
+        page.until("document.documentElement.classList.contains('scripted')")
         page.press("r")
         page.until("document.getElementById('dialog').open")
         page.type("mended")
@@ -344,9 +351,11 @@ def test_a_reader_sees_no_button(floor: Floor, here: Console) -> None:
         assert "quadrille " in text, path
 
 
-def test_what_waits_for_a_person_fits_one_screen(floor: Floor, here: Console, browser: Browser, shots: Path) -> None:
+def test_what_waits_for_a_person_fits_one_screen(
+    floor: Floor, outside: tuple[Console, str], browser: Browser, shots: Path
+) -> None:
     """Two stuck orders and two parked groups on a busy day: from verdict to flow all is seen at 1280 by 800."""
-    teller = floor.teller
+    here, teller = outside[0], floor.teller
     floor.hears(*a_day(teller))
     order, back = teller.order(timedelta(minutes=1)), timedelta(minutes=1)
     body = {"service": "payment", "event_id": str(uuid4()), "error_class": "HANDLER", "behind": 2,

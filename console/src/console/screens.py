@@ -336,7 +336,7 @@ def _needs(row: reads.Row) -> dict[str, Any]:
     ]
     commands = commands_of(known, parked)
     return dict(row) | {
-        "button": next(iter(buttons_of(known)), None),
+        "button": next((one for one in buttons_of(known) if one.action != "cancel"), None),
         "money_words": known.money, "goods_words": known.goods,
         "command": _shorter(commands[-1] if commands else f"quadrille why {row['order_id']}"),
     }  # fmt: skip
