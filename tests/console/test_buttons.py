@@ -243,10 +243,17 @@ def test_a_service_that_is_away_does_nothing(console: OnPostgres[Shown]) -> None
     """Nothing listens: nothing was done, with the command to copy; what would be done cannot be told either."""
     with console_served(console, {"order-api": "http://127.0.0.1:9", "order-worker": "http://127.0.0.1:9"}) as there:
         desk = Desk(there)
-        assert "order-api does not answer, so nothing was done" in desk.act("intake", verb="pause")
+        assert "order-api does not answer, so nothing was done." in desk.act("intake", verb="pause")
         page = desk.asks("redrive-many", service="order", error_class="HANDLER").text
         assert "What would be done cannot be told. order-worker does not answer" in page
         assert 'action="/do/redrive-many"' not in page
+
+
+def test_a_service_without_an_address_is_said_to_have_none(console: OnPostgres[Shown]) -> None:
+    """A console that was told no ops port: the outcome names the setting."""
+    with console_served(console, {}) as there:
+        came = Desk(there).act("intake", verb="pause")
+    assert "so nothing was done: QUADRILLE_OPS names no address of it." in came
 
 
 def test_a_redrive_by_keyboard_alone(floor: Floor, here: Console, browser: Browser, shots: Path) -> None:

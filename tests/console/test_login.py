@@ -77,7 +77,7 @@ def test_the_database_has_no_key_that_opens(here: Console, console: OnPostgres[S
         kept = [row for (row,) in tx.execute(KEPT)]
     assert {row.split()[0] for row in kept} == {"login", "session", "audit", "outcome"}
     for hidden in (link.partition("t=")[2], secret, proof):
-        assert not [row for row in kept if hidden in row]
+        assert not [row for row in kept if hidden in row or hidden.encode().hex() in row]
     assert [row for row in kept if row.startswith("audit") and "looking around" in row]
 
 

@@ -64,7 +64,8 @@ def outcome_of(ask: Ask, reply: Reply) -> Outcome:
         if reply.lost:
             said = f"{process} was asked and did not answer: it may have happened. Look before you ask again."
         else:
-            said = f"{process} does not answer, so nothing was done."
+            why = reply.body.get("detail")
+            said = f"{process} does not answer, so nothing was done{f': {why}' if why else ''}."
         return Outcome("bad", said, ask.command)
     if reply.status < 300:  # noqa: PLR2004 - HTTP
         told = ask.tell(reply.body)

@@ -108,7 +108,7 @@ class Neighbours:
         """Ask a neighbour to do something, once: nothing is sent twice."""
         base = (self.apis if call.api else self.ops).get(call.process)
         if base is None:
-            return Reply(0, {})
+            return Reply(0, {"detail": f"QUADRILLE_{'APIS' if call.api else 'OPS'} names no address of it"})
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, self._send, base + call.path, call)
 
