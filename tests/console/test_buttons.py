@@ -204,6 +204,22 @@ def test_consumers_rest_and_go_on(floor: Floor, desk: Desk) -> None:
     assert floor.sql("SELECT 1 FROM consumer_pause") == []
 
 
+def test_consumers_that_rest_are_in_the_verdict(floor: Floor, desk: Desk) -> None:
+    """While a person or the brake has paused them the first screen says so, with why and the button that ends it."""
+    body = {"service": "order", "role": "consumer", "detail": "by Ana: mending", "since_at": "2026-11-21T09:14:03.391Z"}
+    stalled, resumed = (
+        floor.teller.says(str(uuid4()), kind, timedelta(0), body, topic="ops.events")
+        for kind in ("progress.stalled", "progress.resumed")
+    )
+    floor.hears(stalled)
+    page = desk.http.get("/").text
+    assert "consumers of 1 service paused" in page
+    assert "by Ana: mending" in page
+    assert "/ask/consumer?service=order&amp;verb=resume" in page
+    floor.hears(resumed)
+    assert "consumers" not in desk.http.get("/").text
+
+
 def test_what_is_done_is_in_the_audit_page(floor: Floor, desk: Desk) -> None:
     """Rows of every service that answers, found by order, by its end and by who; a service away is named."""
     order = floor.place()

@@ -79,7 +79,7 @@ async def overview(_: Request, api: ConsoleApi) -> Response | Page:
         api.read(reads.overview, LATEST), api.neighbours.health(), chaos_of(api)
     )
     person = [_needs(row) for row in found["person"]]
-    counts = {**found["counts"], "chaos": seconds_left(chaos, found["now"])}
+    counts = {**found["counts"], "resting": len(found["resting"]), "chaos": seconds_left(chaos, found["now"])}
     verdict = judge(counts, health, found["intake"], found["last"], found["now"])
     shown = [one for one in health if one.service != "console"]
     return page(

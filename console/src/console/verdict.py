@@ -32,7 +32,8 @@ def judge(
 ) -> Verdict:  # fmt: skip
     """Return the verdict; ``counts`` has ``person`` and ``parked``, ``last`` is the order that ended last.
 
-    ``chaos`` among the counts is how many seconds trouble in the sandbox has left.
+    Among the counts ``resting`` is of how many services the consumers are paused, ``chaos`` how many seconds trouble in
+    the sandbox has left.
     """
     bad: list[str] = []
     warn: list[str] = []
@@ -42,6 +43,8 @@ def judge(
         bad.append(f"{parked} {'input' if parked == 1 else 'inputs'} parked")
     bad += _told([one for one in health if one.state == GONE], "gone", now)
     bad += _told([one for one in health if one.state == NOT_READY], "not ready", now)
+    if resting := counts.get("resting"):
+        bad.append(f"consumers of {resting} {'service' if resting == 1 else 'services'} paused")
     if intake and intake["type"] == "intake.paused":
         bad.append(f"no new orders since {_clock(intake['at'])} UTC: {(intake['body'] or {}).get('cause', '')}")
     warn += _told([one for one in health if one.state == DEGRADED], "degraded", now)
