@@ -199,7 +199,7 @@ def test_odd_addresses_are_answered(shop: str, path: str) -> None:
 
 
 def test_answers_are_closed_to_the_world(shop: str) -> None:
-    """No page may be kept, framed or sniffed, or load anything from elsewhere; nothing but traces can be written."""
+    """No page may be kept, framed or sniffed, load anything from elsewhere; where one reads nothing is written."""
     for path in ("/", "/orders", "/nowhere", "/static/console.css"):
         headers = httpx.get(shop + path).headers
         if path != "/nowhere":

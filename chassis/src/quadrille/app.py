@@ -42,6 +42,7 @@ from quadrille.settings import Duration, Hidden, Secret, Settings, Url, parse_du
 if TYPE_CHECKING:
     from quadrille.avro.codec import Codec
     from quadrille.consumer.worker import WorkerRole
+    from quadrille.db.audit import Action, record
     from quadrille.ops.actions import Look, OperatorAction, Refusal, Success, compensation_actions
     from quadrille.ops.admission import database, intake
     from quadrille.ops.evidence import held
@@ -53,6 +54,7 @@ else:  # a relay has no operators' actions
     __getattr__ = lazy.face(
         __name__,
         {
+            "quadrille.db.audit": ("Action", "record"),
             "quadrille.ops.actions": ("OperatorAction", "Refusal", "Success", "compensation_actions"),
             "quadrille.ops.admission": ("database", "intake"),
             "quadrille.replay.projection": ("ProjectedTable", "Projection"),
@@ -62,6 +64,7 @@ else:  # a relay has no operators' actions
     )
 
 __all__ = [
+    "Action",
     "Counter",
     "Duration",
     "Gauge",
@@ -86,6 +89,7 @@ __all__ = [
     "intake",
     "main",
     "parse_duration",
+    "record",
     "refuse",
     "register",
     "set_all",

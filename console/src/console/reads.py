@@ -58,6 +58,11 @@ SILENT = """
 SELECT DISTINCT ON (body ->> 'silent') body ->> 'silent' AS service, type, at, body ->> 'since_at' AS since
   FROM (SELECT * FROM event WHERE type IN ('service.silent', 'service.heard') ORDER BY number DESC LIMIT 200) s
  ORDER BY body ->> 'silent', number DESC"""
+RESTING = """
+SELECT DISTINCT ON (body ->> 'service') body ->> 'service' AS service, type, at, body ->> 'detail' AS cause
+  FROM (SELECT * FROM event WHERE type IN ('progress.stalled', 'progress.resumed') AND body ->> 'role' = 'consumer'
+         ORDER BY number DESC LIMIT 200) p
+ ORDER BY body ->> 'service', number DESC"""
 TYPES = """
 SELECT type, source, topic, count(*) AS count, max(at) AS last,
        array_agg(DISTINCT schema_id) FILTER (WHERE schema_id IS NOT NULL) AS schemas
@@ -236,6 +241,11 @@ def silent(db: sa.Connection) -> list[Row]:
     return [row for row in rows(db, SILENT) if row["type"] == "service.silent"]
 
 
+def resting(db: sa.Connection) -> list[Row]:
+    """Return the services whose consumers are paused, by a person or by their brake, with why."""
+    return [row for row in rows(db, RESTING) if row["type"] == "progress.stalled"]
+
+
 def catalogue(db: sa.Connection) -> list[Row]:
     """Return the types among the newest events, with the schemas they were written with."""
     return rows(db, TYPES)
@@ -343,6 +353,7 @@ def overview(db: sa.Connection, latest: int) -> dict[str, Any]:
         "told": told(db),
         "intake": last_of(db, "intake.paused", "intake.resumed"),
         "silent": silent(db),
+        "resting": resting(db),
         "last": next(iter(rows(db, LAST_ENDED)), None),
         "orders": orders(db, OrderFilters(), latest),
     }

@@ -28,7 +28,7 @@ def tell(db: Database, **query: str) -> list[dict[str, Any]]:
 
 
 def test_actions_are_read_newest_first_and_page_by_page(db: Database) -> None:
-    """All of them, those of one subject, those before one; a wrong number is refused by name."""
+    """All of them, those of one subject or actor, those before one; a wrong number is refused by name."""
     db.rows("TRUNCATE audit")
     with db.connect() as tx:
         for number, subject in enumerate(("a", "b", "a"), 1):
@@ -46,6 +46,7 @@ def test_actions_are_read_newest_first_and_page_by_page(db: Database) -> None:
     assert told[0]["before"] == {"state": "READY"}
     assert [one["number"] for one in tell(db, subject="a")] == [3, 1]
     assert [one["number"] for one in tell(db, before="3", limit="1")] == [2]
+    assert ([one["number"] for one in tell(db, subject="a", actor="ann")], tell(db, actor="bob")) == ([3, 1], [])
     for wrong in ({"limit": "0"}, {"limit": "201"}, {"before": "x"}, {"limit": "9" * 30}):
         with pytest.raises(Problem):
             tell(db, **wrong)

@@ -14,18 +14,20 @@ LISTED, LIST_MOST = 50, 200
 READ = """
 SELECT number, at, actor, action, subject, reason, before, after FROM audit
  WHERE (%(before)b::bigint IS NULL OR number < %(before)b) AND (%(subject)b::text IS NULL OR subject = %(subject)b)
+   AND (%(actor)b::text IS NULL OR actor = %(actor)b)
  ORDER BY number DESC LIMIT %(limit)b"""
 
 
 def audit_routes(context: ProcessContext) -> OpsRoutes:
-    """Return GET /ops/audit: rows before a ``before``, of one ``subject``, so many."""
+    """Return GET /ops/audit: rows before a ``before``, of one ``subject``, by one ``actor``, so many."""
 
     def tell(asked: OpsRequest) -> OpsResponse:
         given = _number(asked.query, "limit")
         limit = LISTED if given is None else given
         if not 1 <= limit <= LIST_MOST:
             _invalid("limit", f"Input should be 1 to {LIST_MOST}")
-        wanted = {"before": _number(asked.query, "before"), "subject": asked.query.get("subject"), "limit": limit}
+        wanted: dict[str, object] = {"before": _number(asked.query, "before"), "limit": limit}
+        wanted |= {name: asked.query.get(name) for name in ("subject", "actor")}
         with database(context) as tx:
             rows = tx.execute(READ, wanted).fetchall()
         shown = [
@@ -35,7 +37,7 @@ def audit_routes(context: ProcessContext) -> OpsRoutes:
         ]  # fmt: skip
         return OpsResponse(200, {"service": context.service.name, "actions": shown})
 
-    return {("GET", "/ops/audit?limit&before&subject"): tell}
+    return {("GET", "/ops/audit?limit&before&subject&actor"): tell}
 
 
 def _number(query: Mapping[str, str], name: str) -> int | None:

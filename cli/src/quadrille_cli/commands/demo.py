@@ -25,6 +25,7 @@ from quadrille_cli.client import Client, ProblemError
 from quadrille_cli.commands import stack as supervisor
 from quadrille_cli.commands.shared import told
 from quadrille_cli.demo_data import block, order_of, stock_up, write_addresses
+from quadrille_cli.login_link import first_link
 from quadrille_cli.stack import CannotRun, Stack, paths
 from quadrille_cli.terminal import COLUMNS, short
 
@@ -130,7 +131,7 @@ def demo(
     console = Console(highlight=False)
     console.width = max(console.width, COLUMNS)
     if "console" in stack.ports:
-        console.print(f"console   {stack.url('console')}", soft_wrap=True)
+        console.print(f"console   {first_link(stack, 'quadrille demo')}", soft_wrap=True)
     try:
         wrong = _play(stack, console, began)
     except ProblemError as refused:

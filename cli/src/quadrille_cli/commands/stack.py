@@ -16,7 +16,7 @@ from confluent_kafka import KafkaException
 from typer import echo
 
 from quadrille_cli import console
-from quadrille_cli.services import CONSOLE
+from quadrille_cli.login_link import first_link
 from quadrille_cli.stack import EVERYTHING, CannotRun, Stack, shell
 from quadrille_cli.stack import logs as journal
 from quadrille_cli.stack import paths as places
@@ -218,7 +218,7 @@ def _settings(stack: Stack, process: Process) -> list[tuple[str, str, str, str]]
 def _welcome(stack: Stack, seconds: float, *, detach: bool) -> None:
     running = sum(process.running for process in stack.processes.values())
     echo(f"{running} processes ready in {seconds:.1f} s, data in {stack.data}")
-    echo(f"console   {stack.url(CONSOLE)}")
+    echo(f"console   {first_link(stack, 'quadrille up')}")
     echo(f"API docs  {stack.url('order')}/docs")
     echo(f"mail      {stack.url('sandbox')}/mail")
     if "jaeger" in stack.parts:
