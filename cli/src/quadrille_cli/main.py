@@ -23,7 +23,7 @@ app = typer.Typer(
 
 MORE = (
     "schema", "demo", "load", "saga", "orders", "resolve", "replay", "operations", "why", "stuck", "intake", "events",
-    "timeline", "watch", "env", "parked", "audit",
+    "timeline", "trace", "watch", "env", "parked", "consumers", "audit",
 )  # fmt: skip
 """Modules of ``commands`` that bring commands: a typer `app` of their own, or one function `command`."""
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 from console.pages import span as in_words
 
@@ -13,17 +14,30 @@ CONSUMER, PRODUCER = 5, 4
 NS_PER_MS = 1_000_000
 LABEL_MAX = 46
 WORTH_NAMING_MS = 5
+Span = Mapping[str, Any]
 
 
-def waterfall(spans: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+class Wait(NamedTuple):
+    """What nothing happened for: outbox, relay, queue, retry or parked; from when to when, in Unix nanoseconds."""
+
+    name: str
+    began_ns: int
+    ended_ns: int
+
+    @property
+    def took_ns(self) -> int:
+        """How long it was."""
+        return self.ended_ns - self.began_ns
+
+
+def waterfall(spans: Sequence[Span]) -> dict[str, Any]:
     """Return the spans in the order they are drawn, ticks of the axis, and how long all took."""
     if not spans:
         return {"spans": [], "ticks": [], "took": 0}
     began, ended = min(s["began_ns"] for s in spans), max(s["ended_ns"] for s in spans)
     whole = max(1, ended - began)
-    scale = WIDTH / whole
-    by_id = {s["span_id"]: s for s in spans}
-    drawn = [_bar(s, depth, by_id, began, scale) for s, depth in _nested(spans, by_id)]
+    scale, waited = WIDTH / whole, waits(spans)
+    drawn = [_bar(s, depth, waited[s["span_id"]], began, scale) for s, depth in nested(spans)]
     ticks = [
         {"x": round(LEFT + WIDTH * n / TICKS, 1), "words": in_words(whole * n // TICKS // NS_PER_MS)}
         for n in range(TICKS + 1)
@@ -31,25 +45,73 @@ def waterfall(spans: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"spans": drawn, "ticks": ticks, "took": whole // NS_PER_MS}
 
 
-def wait_of(span: Mapping[str, Any], parent: Mapping[str, Any] | None) -> tuple[str, int] | None:
-    """Return what lay between a span and what it came of, by its name, and how many nanoseconds."""
-    if parent is None or span["began_ns"] - parent["ended_ns"] < WORTH_NAMING_MS * NS_PER_MS:
-        return None
-    waited = span["began_ns"] - parent["ended_ns"]
+def part_of(span: Span) -> str:
+    """Return what a span is a part of: the broker takes it, a handler works, a database, a call outside, a request."""
+    name = str(span["name"])
     if span["kind"] == PRODUCER:
-        return "relay", waited
-    if span["kind"] == CONSUMER:
-        return ("broker and queue" if parent["kind"] == PRODUCER else "queue"), waited
-    return ("retry" if int((span["attributes"] or {}).get("quadrille.attempt") or 1) > 1 else "queue"), waited
+        return "broker"
+    if span["kind"] == CONSUMER or name.startswith(("process ", "replay ")):
+        return "handler"
+    if "db.system.name" in (span["attributes"] or {}):
+        return "database"
+    return "call" if span["kind"] == 3 else "request"  # noqa: PLR2004 - CLIENT
 
 
-def _nested(spans: Sequence[Mapping[str, Any]], by_id: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], int]]:
+def waits(spans: Sequence[Span]) -> dict[str, tuple[Wait, ...]]:
+    """Return what each span has waited for since what it came of, by its id, the earliest first."""
+    by_id, again = {s["span_id"]: s for s in spans}, _tried_before(spans)
+    return {s["span_id"]: tuple(_waits_of(s, by_id.get(s["parent_id"]), again.get(s["span_id"]))) for s in spans}
+
+
+def _waits_of(span: Span, parent: Span | None, before: Span | None) -> Iterator[Wait]:
+    if before is not None and before["ended_ns"] <= span["began_ns"]:
+        name = "parked" if (before["attributes"] or {}).get("quadrille.outcome") == "parked" else "retry"
+        yield Wait(name, before["ended_ns"], span["began_ns"])
+    elif parent is not None and span["kind"] == PRODUCER:
+        said = span["began_ns"] - int(_number(span, "quadrille.outbox_wait_ms") * NS_PER_MS)
+        published = max(said, min(parent["ended_ns"], span["began_ns"]))
+        yield from _some(Wait("outbox", said, published), Wait("relay", published, span["began_ns"]))
+    elif parent is not None:
+        yield from _some(Wait("queue", parent["ended_ns"], span["began_ns"]))
+
+
+def _some(*found: Wait) -> Iterator[Wait]:
+    yield from (one for one in found if one.took_ns > 0)
+
+
+def _number(span: Span, name: str) -> float:
+    try:
+        return float((span["attributes"] or {}).get(name) or 0)
+    except (TypeError, ValueError, OverflowError):
+        return 0.0
+
+
+def _tried_before(spans: Sequence[Span]) -> dict[str, Span]:
+    """Return the try before each span that is a later try of one thing: a call's attempt, an input that was parked."""
+    tries: dict[tuple[Any, ...], list[Span]] = {}
+    for one in sorted(spans, key=lambda one: int(one["began_ns"])):
+        told = one["attributes"] or {}
+        if "quadrille.attempt" in told:
+            tries.setdefault((one["service"], "call", one["parent_id"]), []).append(one)
+        elif "quadrille.outcome" in told:
+            what = told.get("messaging.message.id") or one["parent_id"]
+            tries.setdefault((one["service"], one["name"], what), []).append(one)
+    return {
+        later["span_id"]: earlier
+        for found in tries.values()
+        for earlier, later in pairwise(found)
+        if earlier["error"] or (earlier["attributes"] or {}).get("quadrille.outcome") == "parked"
+    }
+
+
+def nested(spans: Sequence[Span]) -> list[tuple[Span, int]]:
     """Return spans each after what it came of, with its depth; one whose parent is not kept is a root."""
-    below: dict[str, list[Mapping[str, Any]]] = {}
+    by_id = {s["span_id"]: s for s in spans}
+    below: dict[str, list[Span]] = {}
     for one in spans:
         parent = one["parent_id"] if one["parent_id"] in by_id and one["parent_id"] != one["span_id"] else ""
         below.setdefault(parent, []).append(one)
-    found: list[tuple[Mapping[str, Any], int]] = []
+    found: list[tuple[Span, int]] = []
     seen: set[str] = set()
     waiting = [(one, 0) for one in reversed(below.get("", []))]
     while waiting:
@@ -62,9 +124,10 @@ def _nested(spans: Sequence[Mapping[str, Any]], by_id: Mapping[str, Any]) -> lis
     return found + [(one, 0) for one in spans if one["span_id"] not in seen]
 
 
-def _bar(span: Mapping[str, Any], depth: int, by_id: Mapping[str, Any], began: int, scale: float) -> dict[str, Any]:
+def _bar(span: Span, depth: int, waited: Sequence[Wait], began: int, scale: float) -> dict[str, Any]:
     x = LEFT + (span["began_ns"] - began) * scale
-    wait = wait_of(span, by_id.get(span["parent_id"]))
+    named = [wait for wait in waited if wait.took_ns >= WORTH_NAMING_MS * NS_PER_MS]
+    wide = sum(wait.took_ns for wait in named) * scale
     took = (span["ended_ns"] - span["began_ns"]) / NS_PER_MS
     label = f"{span['service']} {span['name']}"
     return dict(span) | {
@@ -73,6 +136,6 @@ def _bar(span: Mapping[str, Any], depth: int, by_id: Mapping[str, Any], began: i
         "label": label if len(label) <= LABEL_MAX - depth else label[: LABEL_MAX - 1 - min(depth, 30)] + "…",
         "took": f"{took:.1f} ms" if took < 10 else in_words(int(took)),  # noqa: PLR2004 - below ten, tenths tell
         "after": in_words((span["began_ns"] - began) // NS_PER_MS),
-        "wait": f"{wait[0]} {in_words(wait[1] // NS_PER_MS)}" if wait else "",
-        "wait_w": round(wait[1] * scale, 1) if wait else 0, "wait_x": round(x - wait[1] * scale, 1) if wait else 0,
+        "wait": ", ".join(f"{wait.name} {in_words(wait.took_ns // NS_PER_MS)}" for wait in named),
+        "wait_w": round(wide, 1), "wait_x": round(x - wide, 1),
     }  # fmt: skip

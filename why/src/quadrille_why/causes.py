@@ -225,6 +225,11 @@ def _unread(case: Case, link: Link) -> Cause:
         again = f"quadrille replay --topic {link.fact['topic']} --order {case.order_id} --from beginning"
         text = f"{named} was read past, and is neither handled nor parked"
         return Cause("READ_PAST", link.hearer, text, lines, f"{again} --service {link.hearer}", "then its plan, live")
+    if paused := doc.get("paused"):
+        rests = Line("paused", f"{link.hearer}: since {clock(paused['since_at'], case.now)}, {paused['cause']}")
+        text = f"{named} lies in the broker, unread: {link.hearer}'s consumers are paused"
+        return Cause("CONSUMER_PAUSED", link.hearer, text, (*lines, rests),
+                     f"quadrille consumers resume {link.hearer} {REASON}", ON)  # fmt: skip
     if stalled := doc["stalled"]:
         detail = Line("stalled", f"since {clock(stalled['since_at'], case.now)}: {stalled['detail']}")
         return Cause("STALLED", link.hearer, f"{named} lies in the broker, unread: it stands still", (*lines, detail),

@@ -15,9 +15,11 @@ from typer import echo
 from quadrille_cli import console
 from quadrille_cli.client import Client, NoAnswerError
 from quadrille_cli.commands.operations import services
-from quadrille_cli.commands.shared import UNREACHABLE, form, order_id, running, the_order
+from quadrille_cli.commands.shared import UNREACHABLE, form, moment, order_id, running, the_order
+from quadrille_cli.services import worker_ops
 from quadrille_cli.stack import Stack
-from quadrille_why.words import clock, short
+from quadrille_cli.terminal import ago, table
+from quadrille_why.words import short
 
 LIST = "\b\nExamples:\n  quadrille audit list\n  quadrille audit list --service payment --limit 5 -o json"
 WHOLE_ID = 36
@@ -31,20 +33,30 @@ def _audit() -> None:
 
 
 @app.command("list", epilog=LIST)
-def list_(
+def list_(  # noqa: PLR0913, PLR0917 - one parameter per option
     order: Annotated[str, typer.Option("--order", help="Only about this order: its id or the end of it.")] = "",
     service: Annotated[str, typer.Option("--service", help="Only at this service.")] = "",
+    action: Annotated[str, typer.Option("--action", help="Only this: cancel, resolve, redrive, intake.pause.")] = "",
+    actor: Annotated[str, typer.Option("--actor", help="Only what he did.")] = "",
+    since: Annotated[str, typer.Option("--since", help="Only from then on: 10m ago, or a time.")] = "",
     limit: Annotated[int, typer.Option("--limit", min=1, max=200, help="How many at most.")] = 20,
-    output: Annotated[str, typer.Option("-o", "--output", help="table or json.")] = "table",
+    output: Annotated[str, typer.Option("-o", "--output", help="table, wide or json.")] = "table",
     data: Annotated[Path | None, typer.Option("--data", help="Data directory of the running stack.")] = None,
 ) -> None:
     """List what was done by hand, newest first: who, what, why, what came of it; exits 7 when a service is silent."""
-    form(output)
-    stack = running(data)
-    about = {"subject": the_order(stack, order_id(order))} if order else {}
-    rows, silent = _asked(stack, services(service), {**about, "limit": str(limit)})
+    form(output, ("table", "wide", "json"))
+    names, stack = services(service), running(data)
+    filters = {
+        "subject": the_order(stack, order_id(order), "--order") if order else "", "action": action, "actor": actor,
+        "since": moment("--since", since) if since else "", "limit": str(limit),
+    }  # fmt: skip
+    rows, silent = _asked(stack, names, {name: value for name, value in filters.items() if value})
     rows = sorted(rows, key=lambda row: str(row["at"]), reverse=True)[:limit]
-    echo(json.dumps(rows, indent=2, ensure_ascii=False) if output == "json" else "\n".join(_table(rows)))
+    echo(
+        json.dumps(rows, indent=2, ensure_ascii=False)
+        if output == "json"
+        else "\n".join(_table(rows, wide=output == "wide"))
+    )
     if silent:
         console.fail(f"not asked, for they do not answer: {', '.join(silent)}")
         raise typer.Exit(UNREACHABLE)
@@ -55,7 +67,9 @@ def _asked(stack: Stack, names: Sequence[str], query: Mapping[str, str]) -> tupl
     rows: list[Row] = []
     silent = []
     for name in names:
-        for process in (f"{name}-worker", f"{name}-api"):
+        for process in (worker_ops(name), f"{name}-api"):
+            if process not in stack.ports:
+                continue
             try:
                 with Client(stack.url(process)) as ops:
                     rows += ops.demand("GET", f"/ops/audit?{urlencode(query)}").body["actions"]
@@ -67,15 +81,16 @@ def _asked(stack: Stack, names: Sequence[str], query: Mapping[str, str]) -> tupl
     return rows, silent
 
 
-def _table(rows: Sequence[Row]) -> Iterator[str]:
+def _table(rows: Sequence[Row], *, wide: bool) -> Iterator[str]:
     if not rows:
         yield "nothing was done by hand"
         return
     now = datetime.now(UTC)
-    yield f"{'at':<21}{'service':<14}{'who':<8}{'what':<20}{'on':<8}{'outcome':<13}why"
+    found = []
     for row in rows:
         subject = str(row["subject"])
         on = short(subject) if len(subject) == WHOLE_ID else subject
-        outcome = str((row["after"] or {}).get("outcome", "–"))
-        at = clock(row["at"], now)
-        yield f"{at:<21}{row['service']:<14}{row['actor']:<8}{row['action']:<20}{on:<8}{outcome:<13}{row['reason']}"
+        outcome = (row["after"] or {}).get("outcome")
+        why = f"{row['reason']} ({outcome})" if outcome else str(row["reason"])
+        found.append((ago(row["at"], now), row["service"], row["actor"], row["action"], on, why))
+    yield from table(("ago", "service", "who", "what", "on", "why (outcome)"), found, right=("ago",), wide=wide)

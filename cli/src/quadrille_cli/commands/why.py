@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,9 @@ from typer import echo
 from quadrille_cli.commands.shared import NOT_FOUND, UNREACHABLE, form, order_id, running, the_order
 from quadrille_cli.console import fail
 from quadrille_cli.stack import Stack
+from quadrille_cli.terminal import width
 from quadrille_why import Answer, explain, gather, in_the_way, over_http
+from quadrille_why.answer import Line
 
 SAMPLE = "01a1fd62-57f0-7eeb-be96-e59ce40f9cb1"
 EPILOG = f"\b\nExamples:\n  quadrille why {SAMPLE}\n  quadrille why {SAMPLE[-12:]} -o json"
@@ -34,7 +37,8 @@ def command(
     named = order_id(order)
     stack = running(data)
     answer = why(stack, the_order(stack, named))
-    echo(json.dumps(answer.document(), indent=2, ensure_ascii=False) if output == "json" else "\n".join(answer.shown()))
+    shown = "\n".join(answer.shown(width()))
+    echo(json.dumps(answer.document(), indent=2, ensure_ascii=False) if output == "json" else shown)
     if code := CODES.get(answer.code):
         raise typer.Exit(code)
 
@@ -48,6 +52,7 @@ def parked_here(stack: Stack, order_id: str) -> bool:
     """Tell whether order itself holds something parked that stands in the way of whatever is done; then says so."""
     held = in_the_way(gather(over_http(stack.url), order_id))
     if held is not None:
-        told = "\n".join(line.shown() for line in held.lines if line.label in TOLD)
-        fail(f"PARKED_HERE: {held.sentence}\n{told}\n  fix: {held.command}")
+        fail("\n".join(textwrap.wrap(f"PARKED_HERE: {held.sentence}", width(), break_on_hyphens=False)))
+        fix = Line("fix:", held.command)
+        fail("\n".join(line.shown(width()) for line in (*(one for one in held.lines if one.label in TOLD), fix)))
     return held is not None
