@@ -46,6 +46,15 @@ def test_actions_are_read_newest_first_and_page_by_page(db: Database) -> None:
     assert told[0]["before"] == {"state": "READY"}
     assert [one["number"] for one in tell(db, subject="a")] == [3, 1]
     assert [one["number"] for one in tell(db, before="3", limit="1")] == [2]
-    for wrong in ({"limit": "0"}, {"limit": "201"}, {"before": "x"}, {"limit": "9" * 30}):
+    assert [one["number"] for one in tell(db, action="eat", actor="ann", since=told[1]["at"])] == [3, 2]
+    assert [tell(db, action="drink"), tell(db, actor="bob"), tell(db, since="2999-01-01T00:00:00Z")] == [[], [], []]
+    for wrong in (
+        {"since": "yesterday"},
+        {"since": "2026-11-21T09:14:03"},
+        {"limit": "0"},
+        {"limit": "201"},
+        {"before": "x"},
+        {"limit": "9" * 30},
+    ):
         with pytest.raises(Problem):
             tell(db, **wrong)

@@ -52,11 +52,9 @@ def list_(  # noqa: PLR0913, PLR0917 - one parameter per option
     }  # fmt: skip
     rows, silent = _asked(stack, names, {name: value for name, value in filters.items() if value})
     rows = sorted(rows, key=lambda row: str(row["at"]), reverse=True)[:limit]
-    echo(
-        json.dumps(rows, indent=2, ensure_ascii=False)
-        if output == "json"
-        else "\n".join(_table(rows, wide=output == "wide"))
-    )
+    none = "nothing was done by hand" + (" that is asked for" if any(list(filters.values())[:-1]) else "")
+    shown = "\n".join(_table(rows, wide=output == "wide")) if rows else none
+    echo(json.dumps(rows, indent=2, ensure_ascii=False) if output == "json" else shown)
     if silent:
         console.fail(f"not asked, for they do not answer: {', '.join(silent)}")
         raise typer.Exit(UNREACHABLE)
@@ -82,9 +80,6 @@ def _asked(stack: Stack, names: Sequence[str], query: Mapping[str, str]) -> tupl
 
 
 def _table(rows: Sequence[Row], *, wide: bool) -> Iterator[str]:
-    if not rows:
-        yield "nothing was done by hand"
-        return
     now = datetime.now(UTC)
     found = []
     for row in rows:
