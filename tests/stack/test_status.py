@@ -36,7 +36,7 @@ def flow(**more: object) -> Flow:
         (Condition("order-worker", 1, "gone", 60.0, PORTS), flow(), "quadrille start order-worker"),
         (Condition("order-worker", 1, "silent", 60.0, PORTS), flow(), "quadrille restart order-worker"),
         (Condition("order-worker", 1, "not ready", 60.0, PORTS), flow(), "mend what order-worker waits for"),
-        (WELL, flow(stuck={"count": 1, "stuck": [WAITS]}), f"quadrille orders show {ORDER[-8:]}"),
+        (WELL, flow(stuck={"count": 1, "stuck": [WAITS]}), f"quadrille why {ORDER[-8:]}"),
         (WELL, flow(parked={"order": "2 parked inputs wait for a person"}), "quadrille parked list"),
         (WELL, flow(intake={**OPEN, "intake": "PAUSED", "cause": "PAUSED"}), "quadrille intake resume"),
         (WELL, flow(intake={**OPEN, "intake": "SHUT", "cause": "SAGA_FAILURE_RATE"}), "too many sagas fail"),

@@ -7,12 +7,14 @@ from datetime import datetime
 from typing import NoReturn
 
 from quadrille.context import ProcessContext
+from quadrille.db import audit
 from quadrille.ops.admission import database
 from quadrille.ops.routes import OpsRequest, OpsResponse, OpsRoutes
 from quadrille.values import rfc3339
 from quadrille.web.problems import refuse
 
 LISTED, LIST_MOST = 50, 200
+COUNT = "SELECT count(*) FROM audit"
 READ = """
 SELECT number, at, actor, action, subject, reason, before, after FROM audit
  WHERE (%(before)b::bigint IS NULL OR number < %(before)b) AND (%(subject)b::text IS NULL OR subject = %(subject)b)
@@ -22,7 +24,10 @@ SELECT number, at, actor, action, subject, reason, before, after FROM audit
 
 
 def audit_routes(context: ProcessContext) -> OpsRoutes:
-    """Return GET /ops/audit: so many rows before a ``before``, of one subject, action or actor, from ``since`` on."""
+    """Return GET /ops/audit: so many rows before a ``before``, of one subject, action or actor, from ``since`` on.
+
+    GET /ops/audit/verify tells whether the chain is whole.
+    """
 
     def tell(asked: OpsRequest) -> OpsResponse:
         given = _number(asked.query, "limit")
@@ -40,7 +45,15 @@ def audit_routes(context: ProcessContext) -> OpsRoutes:
         ]  # fmt: skip
         return OpsResponse(200, {"service": context.service.name, "actions": shown})
 
-    return {("GET", "/ops/audit?limit&before&subject&action&actor&since"): tell}
+    def verify(_: OpsRequest) -> OpsResponse:
+        with database(context) as tx:
+            flaw, (count,) = audit.flaw(tx), tx.execute(COUNT).fetchone() or (0,)
+        return OpsResponse(200, {"service": context.service.name, "actions": count, "flaw": flaw})
+
+    return {
+        ("GET", "/ops/audit?limit&before&subject&action&actor&since"): tell,
+        ("GET", "/ops/audit/verify"): verify,
+    }
 
 
 def _number(query: Mapping[str, str], name: str) -> int | None:

@@ -196,8 +196,8 @@ def _frozen(flow: Flow) -> str:
         return ""
     worst = orders[0]
     if worst["status"] == "COMPENSATION_FAILED":
-        return f"quadrille orders show {worst['order_id'][-8:]}   its undo failed; then quadrille resolve"
-    return f"quadrille orders show {worst['order_id'][-8:]}   the first of {len(orders)} stuck"
+        return f"quadrille why {worst['order_id'][-8:]}   its undo failed: it says what is owed, and how to end it"
+    return f"quadrille why {worst['order_id'][-8:]}   the first of {len(orders)} stuck"
 
 
 def _held(flow: Flow) -> str:
