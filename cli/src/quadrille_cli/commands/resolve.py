@@ -27,11 +27,12 @@ from quadrille_cli.stack import Stack
 PARTLY = 8
 LOOK_SECONDS = 0.1
 PARTICIPANTS = ("payment", "inventory")
-SAMPLE = "quadrille resolve 01a1fd62-57f0-7eeb-be96-e59ce40f9cb1 --participant payment"
+SAMPLE = "01a1fd62-57f0-7eeb-be96-e59ce40f9cb1"
 EPILOG = f"""\b
 Examples:
-  {SAMPLE} --retry --reason 'card reopened'
-  {SAMPLE} \\
+  quadrille resolve {SAMPLE} --participant payment \\
+      --retry --reason 'card reopened'
+  quadrille resolve {SAMPLE} --participant payment \\
       --how EXTERNAL --evidence 'transfer 4711' --reason 'card closed'"""
 WAYS = ("EXTERNAL", "WRITTEN_OFF")
 
