@@ -61,11 +61,12 @@ def test_the_dead_end_is_told_as_the_design_tells_it() -> None:
 
 
 def test_whoever_else_holds_the_same_record_is_named_too() -> None:
-    """All who hear a topic got the record: after one is rid of it the order would wait for the next."""
+    """All who hear a topic got the record: one command, which names no service, rids all of them of it."""
     given = {"order": parked(GARBAGE, BEHIND), "payment": PAID, "inventory": {"parked": [GARBAGE]}}
-    [also] = [line for line in explain(case(given)).lines if line.label == "also"]
-    assert also.text == "inventory holds the same record:"
-    assert also.more == f"quadrille parked discard --service inventory {GARBAGE['id']} --reason '…'"
+    answer = explain(case(given))
+    [also] = [line for line in answer.lines if line.label == "also"]
+    assert also.text == "inventory holds the same record: the command is for both"
+    assert answer.command == f"quadrille parked discard {GARBAGE['id']} --reason '…'"
 
 
 def parked(*rows: dict[str, Any], **order: Any) -> dict[str, Any]:  # noqa: ANN401 - members of a document
