@@ -54,7 +54,7 @@ def waterfall(trace: Document, columns: int, *, every: bool = False) -> Iterator
         if row.error:
             yield painted(f"{'':<{SERVICE}}{_shift(row.depth)}  failed: {row.error}"[:columns], "red")
     yield ""
-    yield from _sums(rows)
+    yield from _sums(trace["spans"], columns)
     if left_out := len(trace["spans"]) - len(spans):
         yield f"{left_out} statements of databases are not shown: --all"
 
@@ -110,10 +110,19 @@ def _bar(row: Row, began: int, whole: int, room: int) -> str:
     return " " * max(0, start) + mark * (end - max(0, start))
 
 
-def _sums(rows: Sequence[Row]) -> Iterator[str]:
+def _sums(spans: Sequence[Document], columns: int) -> Iterator[str]:
     """Yield how long each kind of time was in all; branches go side by side, so it may be more than the whole."""
     spent: Counter[str] = Counter()
-    for row in rows:
-        spent[row.kind] += row.ended - row.began
-    told = [f"{name} {words(spent[name])}" for name in NAMES if spent[name]]
-    yield "in all  " + "  ".join(told)
+    for span in spans:
+        spent[span["part"]] += int(span["ended_unix_nano"]) - int(span["began_unix_nano"])
+        for wait in span["waits"]:
+            spent[wait["name"]] += int(wait["ended_unix_nano"]) - int(wait["began_unix_nano"])
+    line = "in all "
+    plain = len(line)
+    for name in (name for name in NAMES if spent[name]):
+        told = f"  {name} {words(spent[name])}"
+        if plain + len(told) > columns:
+            yield line
+            line, plain = " " * 7, 7
+        line, plain = line + painted(told, COLOURS[name]), plain + len(told)
+    yield line
