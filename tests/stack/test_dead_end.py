@@ -129,8 +129,8 @@ def test_three_commands_end_it(frozen: Frozen) -> None:
     assert f"{short} is CONFIRMED" in frozen.type(f"quadrille why {frozen.order}").text
     for name in held:
         [(action, _, actor)] = shop.sql(name, AUDIT, reason)
-        assert (action, actor) == ("parked.discard", "local")
-    listed = frozen.type("quadrille audit list --action parked.discard --limit 5")
+        assert (action, actor) == ("parked-discard", "local")
+    listed = frozen.type("quadrille audit list --action parked-discard --limit 5")
     assert (listed.code, reason in listed.text) == (0, True)
 
 

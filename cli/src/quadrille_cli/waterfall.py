@@ -16,8 +16,10 @@ INDENT_MOST = 8
 NAMES = ("outbox", "relay", "broker", "queue", "handler", "retry", "parked")
 COLOURS = {
     "outbox": "blue", "relay": "cyan", "broker": "magenta", "queue": "yellow", "handler": "green", "retry": "red",
-    "parked": "red", "call": "green", "request": "white", "database": "white",
+    "parked": "red", "call": "green", "request": "white", "database": "white", "connection": "white",
 }  # fmt: skip
+BELOW = ("database", "connection")
+"""Parts that are shown only if asked for: the statements and connections of what stands above them."""
 WORKED, WAITED, FAILED = "█", "░", "▓"
 Document = Mapping[str, Any]
 
@@ -37,7 +39,7 @@ class Row(NamedTuple):
 
 def waterfall(trace: Document, columns: int, *, every: bool = False) -> Iterator[str]:
     """Yield the lines of a trace, no longer than so many columns; statements of databases only if asked for."""
-    spans = [span for span in trace["spans"] if every or span["part"] != "database"] or trace["spans"]
+    spans = [span for span in trace["spans"] if every or span["part"] not in BELOW] or trace["spans"]
     began = min(int(span["began_unix_nano"]) for span in trace["spans"])
     ended = max(int(span["ended_unix_nano"]) for span in trace["spans"])
     rows = list(_rows(spans, max(NS_PER_MS, (ended - began) // LEAST_SHARE)))
@@ -56,7 +58,7 @@ def waterfall(trace: Document, columns: int, *, every: bool = False) -> Iterator
     yield ""
     yield from _sums(trace["spans"], columns)
     if left_out := len(trace["spans"]) - len(spans):
-        yield f"{left_out} statements of databases are not shown: --all"
+        yield f"{left_out} statements and connections are not shown: --all"
 
 
 def words(nanoseconds: int) -> str:

@@ -44,7 +44,7 @@ class SpanDocument(Document):
     error: str | None
     attributes: dict[str, Any]
     depth: int
-    part: str = Field(description="request, handler, broker, call or database.")
+    part: str = Field(description="request, handler, broker, call, connection or database.")
     waits: list[WaitDocument]
 
 

@@ -10,7 +10,7 @@ from console.pages import span as in_words
 
 LEFT, WIDTH = 330, 700
 TICKS = 5
-CONSUMER, PRODUCER = 5, 4
+CONSUMER, PRODUCER, CLIENT = 5, 4, 3
 NS_PER_MS = 1_000_000
 LABEL_MAX = 46
 WORTH_NAMING_MS = 5
@@ -54,13 +54,31 @@ def part_of(span: Span) -> str:
         return "handler"
     if "db.system.name" in (span["attributes"] or {}):
         return "database"
-    return "call" if span["kind"] == 3 else "request"  # noqa: PLR2004 - CLIENT
+    if span["kind"] == CLIENT:  # below a call is the connection it was made by
+        return "call" if "quadrille.attempt" in (span["attributes"] or {}) else "connection"
+    return "request"
 
 
 def waits(spans: Sequence[Span]) -> dict[str, tuple[Wait, ...]]:
     """Return what each span has waited for since what it came of, by its id, the earliest first."""
-    by_id, again = {s["span_id"]: s for s in spans}, _tried_before(spans)
-    return {s["span_id"]: tuple(_waits_of(s, by_id.get(s["parent_id"]), again.get(s["span_id"]))) for s in spans}
+    by_id, again, calls = {s["span_id"]: s for s in spans}, _tried_before(spans), _calls(spans)
+    found = {}
+    for one in spans:
+        parent = by_id.get(one["parent_id"])
+        if part_of(one) == "handler" and one["kind"] != CONSUMER:  # an answer: it came of the last call before it
+            came = [call for call in calls.get(one["parent_id"], ()) if call["ended_ns"] <= one["began_ns"]]
+            parent = max(came, key=lambda call: int(call["ended_ns"]), default=parent)
+        found[one["span_id"]] = tuple(_waits_of(one, parent, again.get(one["span_id"])))
+    return found
+
+
+def _calls(spans: Sequence[Span]) -> dict[str, list[Span]]:
+    """Return the calls outside, by what they came of."""
+    found: dict[str, list[Span]] = {}
+    for one in spans:
+        if part_of(one) == "call":
+            found.setdefault(one["parent_id"], []).append(one)
+    return found
 
 
 def _waits_of(span: Span, parent: Span | None, before: Span | None) -> Iterator[Wait]:
@@ -72,7 +90,8 @@ def _waits_of(span: Span, parent: Span | None, before: Span | None) -> Iterator[
         published = max(said, min(parent["ended_ns"], span["began_ns"]))
         yield from _some(Wait("outbox", said, published), Wait("relay", published, span["began_ns"]))
     elif parent is not None:
-        yield from _some(Wait("queue", parent["ended_ns"], span["began_ns"]))
+        name = "parked" if (parent["attributes"] or {}).get("quadrille.outcome") == "parked" else "queue"
+        yield from _some(Wait(name, parent["ended_ns"], span["began_ns"]))
 
 
 def _some(*found: Wait) -> Iterator[Wait]:

@@ -38,7 +38,7 @@ def _audit() -> None:
 def list_(  # noqa: PLR0913, PLR0917 - one parameter per option
     order: Annotated[str, typer.Option("--order", help="Only about this order: its id or the end of it.")] = "",
     service: Annotated[str, typer.Option("--service", help="Only at this service.")] = "",
-    action: Annotated[str, typer.Option("--action", help="Only this: cancel, resolve, redrive, intake.pause.")] = "",
+    action: Annotated[str, typer.Option("--action", help="Only this: cancel, resolve, parked-discard, …")] = "",
     actor: Annotated[str, typer.Option("--actor", help="Only what he did.")] = "",
     since: Annotated[str, typer.Option("--since", help="Only from then on: 10m ago, or a time.")] = "",
     limit: Annotated[int, typer.Option("--limit", min=1, max=200, help="How many at most.")] = 20,

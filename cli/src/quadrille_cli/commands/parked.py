@@ -260,7 +260,7 @@ def _find(stack: Stack, name: str, service: str) -> Document:
     first, *others = _found(stack, name, service)
     if others:
         held = ", ".join(str(one["service"]) for one in others)
-        console.fail(f"{held} holds the same record: redrive and discard are for all who do, unless --service says one")
+        console.fail(f"{held} holds the same record: redrive and discard are for all,\n  unless --service names one")
     return first
 
 

@@ -110,6 +110,7 @@ def tree(found: list[dict[str, Any]]) -> Iterator[str]:
         shown.add(this["event_id"])
         after = (datetime.fromisoformat(this["time"]) - began).total_seconds()
         what = f"{'  ' * depth}{this['type'] or '?'}"
-        broken = f"  UNDECODABLE: {this['undecodable']['reason']}" if this.get("undecodable") else ""
-        yield f"{after:8.3f} s  {what:<40} {this['topic']}[{this['partition']}]@{this['offset']}{broken}"
+        yield f"{after:8.3f} s  {what:<36} {this['topic']}[{this['partition']}]@{this['offset']}"
+        if this.get("undecodable"):
+            yield f"{'':12}{'  ' * depth}UNDECODABLE: {this['undecodable']['reason']}"
         waiting += [(answer, depth + 1) for answer in reversed(below.get(this["event_id"], []))]

@@ -28,7 +28,7 @@ Document = Mapping[str, Any]
 def command(
     name: Annotated[str, typer.Argument(metavar="ID", help="An order, the end of its id, or a trace's whole id.")],
     export: Annotated[Path | None, typer.Option("--export", help="Write it to this file as OTLP JSON.")] = None,
-    every: Annotated[bool, typer.Option("--all", help="The databases' statements too.")] = False,  # noqa: FBT002 - a flag
+    every: Annotated[bool, typer.Option("--all", help="Statements of databases and connections too.")] = False,  # noqa: FBT002 - a flag
     output: Annotated[str, typer.Option("-o", "--output", help="table, wide or json.")] = "table",
     data: Annotated[Path | None, typer.Option("--data", help="Data directory of the running stack.")] = None,
 ) -> None:
