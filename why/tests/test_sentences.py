@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import pytest
@@ -285,3 +286,30 @@ def test_the_document_names_the_order_and_the_way_out() -> None:
     assert document["waits_for"] == "order"
     assert document["now"]["command"].startswith("quadrille parked discard --service order 01a21c07")
     assert document["now"]["then"] == "then it goes on by itself"
+
+
+def test_consumers_that_rest_are_named_with_the_command_that_ends_it() -> None:
+    """What lies unread for a service that somebody paused is not "being read": who paused it, since when, why."""
+    rests = {"since_at": at("21:42:20"), "cause": "by ann: a move"}
+    payment = {"paused": rests, "unread": [{"topic": "inventory.events", "partition": 5, "next_offset": 7, "end": 9}]}
+    order = {"look": look(), "said": [PLACED], **ALL_HEARD}
+    heard: dict[str, Any] = {"handled": [PLACED["id"]], **payment}
+
+    answer = explain(case({"order": order, "inventory": {"said": [RESERVED], **ALL_HEARD}, "payment": heard}))
+
+    assert (answer.code, answer.waits_for) == ("CONSUMER_PAUSED", "payment")
+    assert answer.sentence.endswith("stock.reserved lies in the broker, unread: payment's consumers are paused")
+    assert answer.command == "quadrille consumers resume payment --reason '…'"
+    assert "payment: since 21:42:20, by ann: a move" in [line.text for line in answer.lines]
+
+
+def test_lines_are_folded_to_the_screen_and_commands_can_be_copied() -> None:
+    """No line is longer; a command goes on with a backslash and is the same when a shell reads it."""
+    given = {"order": parked(GARBAGE, BEHIND), "payment": PAID, "inventory": {"parked": [GARBAGE]}}
+    answer = explain(case(given))
+    told = "\n".join(answer.shown(60))
+
+    assert max(map(len, told.splitlines())) <= 60
+    command = told[told.index("quadrille parked") : told.index("then it goes on")]
+    assert shlex.split(command.replace("\\\n", " ")) == shlex.split(answer.command)
+    assert "\n".join(answer.shown()) == "\n".join(answer.shown(1000))

@@ -90,8 +90,7 @@ def _waits_of(span: Span, parent: Span | None, before: Span | None) -> Iterator[
         published = max(said, min(parent["ended_ns"], span["began_ns"]))
         yield from _some(Wait("outbox", said, published), Wait("relay", published, span["began_ns"]))
     elif parent is not None:
-        name = "parked" if (parent["attributes"] or {}).get("quadrille.outcome") == "parked" else "queue"
-        yield from _some(Wait(name, parent["ended_ns"], span["began_ns"]))
+        yield from _some(Wait("queue", parent["ended_ns"], span["began_ns"]))
 
 
 def _some(*found: Wait) -> Iterator[Wait]:
@@ -110,11 +109,9 @@ def _tried_before(spans: Sequence[Span]) -> dict[str, Span]:
     tries: dict[tuple[Any, ...], list[Span]] = {}
     for one in sorted(spans, key=lambda one: int(one["began_ns"])):
         told = one["attributes"] or {}
-        if "quadrille.attempt" in told:
-            tries.setdefault((one["service"], "call", one["parent_id"]), []).append(one)
-        elif "quadrille.outcome" in told:
-            what = told.get("messaging.message.id") or one["parent_id"]
-            tries.setdefault((one["service"], one["name"], what), []).append(one)
+        what = next((name for name in ("quadrille.attempt", "quadrille.outcome") if name in told), None)
+        if what:  # below what said it there is one record, and one intent, for a service
+            tries.setdefault((one["service"], what, one["parent_id"]), []).append(one)
     return {
         later["span_id"]: earlier
         for found in tries.values()

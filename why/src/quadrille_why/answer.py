@@ -77,11 +77,11 @@ def _command(text: str, columns: int) -> list[str]:
     """Return a command on several lines, none of its words broken, each but the last ended by a backslash."""
     lines = [""]
     for word in _words(text):
-        longer = f"{lines[-1]} {word}".strip()
+        longer = f"{lines[-1]} {word}" if lines[-1] else word
         if lines[-1] and len(longer) > columns - 2:
             lines.append(f"  {word}")
         else:
-            lines[-1] = longer if lines[-1] == "" else f"{lines[-1]} {word}"
+            lines[-1] = longer
     return [f"{line} \\" for line in lines[:-1]] + lines[-1:]
 
 

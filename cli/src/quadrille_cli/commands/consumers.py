@@ -75,8 +75,13 @@ def resume(service: Which, why: Why, *, data: Data = None) -> None:
     with asked(stack.url(worker_ops(service))) as ops:
         before = ops.demand("GET", "/ops/consumers").body
         changed = ops.demand("POST", "/ops/consumers/resume", body).body["changed"]
-    rested = f" after {ago(before['since_at'])}; what paused them: {before['cause']}" if before["paused"] else ""
-    echo(f"{service}'s consumers go on{rested}" if changed else f"nothing to do: {service}'s consumers run")
+    if not changed:
+        echo(f"nothing to do: {service}'s consumers run")
+    elif before["paused"]:
+        echo(f"{service}'s consumers go on after {ago(before['since_at'])}; what had paused them:")
+        echo(f"  {before['cause']}")
+    else:
+        echo(f"{service}'s consumers go on")
 
 
 def _with_worker(service: str, data: Path | None) -> Stack:

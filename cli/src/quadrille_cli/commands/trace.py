@@ -71,4 +71,4 @@ def _write(file: Path, trace: Document) -> None:
     except OSError as refused:
         bad("--export", f"a file that can be written: {file}: {refused.strerror}")
     echo(f"{len(trace['spans'])} spans of trace {trace['trace_id']} written to {file}")
-    echo("look  as OTLP JSON: POST it to /v1/traces of Jaeger or a collector (port 4318), as application/json")
+    echo("it is OTLP JSON: POST it to /v1/traces of Jaeger or a collector (port 4318)")

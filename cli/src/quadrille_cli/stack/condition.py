@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 OURS = ("-api", "-worker", "-relay")
 SECONDS = 5.0
+PAUSED = "the consumer is paused"
 SAMPLE = re.compile(r"^(quadrille_consumer_lag_records|quadrille_breaker_state)\{([^}]*)\} (\S+)$", re.MULTILINE)
 BREAKER = {0.0: "closed", 1.0: "half-open", 2.0: "open"}
 Document = Mapping[str, Any]
@@ -187,6 +188,8 @@ def _mend(found: list[Condition]) -> str:
         return ""
     if first.state == "silent":
         return f"quadrille restart {first.name}   (it lives and does not answer)"
+    if rests := next((one for one in waiting if any(PAUSED in why for why in one.not_ready)), None):
+        return f"quadrille consumers resume {rests.name.rpartition('-')[0]} --reason TEXT   it rests"
     return f"mend what {first.name} waits for, see its note: it goes on by itself"
 
 
