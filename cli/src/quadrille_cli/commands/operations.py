@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import textwrap
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -22,7 +21,7 @@ from quadrille_cli.commands import stack as supervisor
 from quadrille_cli.commands.shared import NOT_FOUND, UNREACHABLE, an_id, asked, bad, form, named, reason, running, told
 from quadrille_cli.services import PROGRAMS, worker_ops, worker_process
 from quadrille_cli.stack import Stack
-from quadrille_cli.terminal import short, table, width
+from quadrille_cli.terminal import folded, short, table
 
 VERDICTS = ("SEEN", "NEW", "FENCED", "PARKED", "OLD", "UNHEARD", "UNDECODABLE")
 GOOD = ("DONE", "SEEN", "DISCARDED", "GONE")
@@ -349,11 +348,6 @@ def _rows(verdicts: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
         yield f"{kind:<{first}}  {sum(counts.values()):>7,}  " + "  ".join(columns)
     if none := [one for one in VERDICTS if one not in told]:
         yield f"none is {', '.join(none)}"
-
-
-def folded(text: str) -> Iterator[str]:
-    """Yield a text in lines that fit the screen."""
-    yield from textwrap.wrap(text, width(), subsequent_indent="  ", break_on_hyphens=False)
 
 
 def _outcome(document: Document) -> str:
