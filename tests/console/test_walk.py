@@ -22,6 +22,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from console import screens
 from tests.console.browser import Browser, Page
 from tests.stack.conftest import MakePlace, Place, first_start  # noqa: F401 - a fixture
 
@@ -117,6 +118,16 @@ def watching(person: Person, order: str) -> Iterator[subprocess.Popen[str]]:
         watch.wait()
 
 
+def test_no_page_leaves_the_last_news_out() -> None:
+    """A page that throttles what it is told drops what comes last; the server tells it once a second instead."""
+    pages = Path(screens.__file__).parent / "pages" / "templates"
+    triggers = [
+        line for file in pages.glob("*.html") for line in file.read_text("utf-8").splitlines() if "sse:" in line
+    ]
+    assert triggers
+    assert [line for line in triggers if "throttle" in line] == []
+
+
 def test_the_walk(person: Person) -> None:
     """Broken, placed, seen on the first screen, explained by file and line, mended, redriven, complete, its trace."""
     place, page = person.place, person.page
@@ -161,7 +172,8 @@ def test_the_walk(person: Person) -> None:
     person.until(f"quadrille trace {order[-8:]}", r"(?s)parked .*charge_card")
     trace = person.type(f"quadrille trace {order[-8:]}")
     assert "in all" in trace
-    person.type(f"quadrille logs --order {order[-8:]}")
+    code, story = place.quadrille("logs", "--order", order[-8:])  # a line of JSON each, as it goes into a pipe
+    assert (code, "input parked" in story, "parked input went on" in story) == (0, True, True)
     link = re.search(rf"{person.console}/traces/[0-9a-f]{{32}}", person.type(f"quadrille orders show {order[-8:]}"))
     assert link
     page.goto(link[0])

@@ -65,6 +65,11 @@ def test_what_is_wrong_is_told_by_its_exit_code(shop: Shop) -> None:
     """No service of this name is 2, no reason 2, a worker that is away 7, for the list too, which tells the others."""
     assert run(shop, "consumers", "pause", "shop", "--reason", "x")[0] == 2
     assert run(shop, "consumers", "resume", "payment", "--reason", " ")[0] == 2
+    audit: dict[tuple[str, ...], int] = {
+        ("--order", "0000-000000000000"): 5, ("--order", "abc"): 2, ("--service", "shop"): 2, ("--since", "soon"): 2,
+        ("--action", "no-such-action"): 0, ("-o", "xml"): 2,
+    }  # fmt: skip
+    assert {words: run(shop, "audit", "list", *words)[0] for words in audit} == audit
     with away(shop.stack, "notification-worker"):
         assert run(shop, "consumers", "pause", "notification", "--reason", "x")[0] == 7
         code, out, err = run(shop, "consumers", "list")

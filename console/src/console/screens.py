@@ -30,6 +30,7 @@ from quadrille.web import call_of, events
 
 PAGE = 50
 LATEST = 12
+NEWS_SECONDS = 1.0
 Screen = Callable[[Request, ConsoleApi], Awaitable[Response]]
 
 
@@ -226,6 +227,7 @@ async def live(request: Request, api: ConsoleApi) -> Response:
         yield b"retry: 2000\n\n"
         async for number in api.news(key, await api.newest(key)):
             yield b"event: news\ndata: %d\n\n" % (number or 0)
+            await asyncio.sleep(NEWS_SECONDS)  # a page is told once a second, and always of the last
 
     return events(call_of(request), lines())
 
@@ -288,7 +290,7 @@ def _needs(row: reads.Row) -> dict[str, Any]:
 
 def twins(order_id: str) -> tuple[str, ...]:
     """Return the commands that show what the order's page shows."""
-    verbs = "why", "orders get", "timeline", "watch", "logs --order"
+    verbs = "why", "orders get", "timeline", "trace", "watch", "logs --order"
     return tuple(f"quadrille {verb} {order_id}" for verb in verbs)
 
 
