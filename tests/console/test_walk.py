@@ -8,7 +8,6 @@ machine may have other things to do.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import signal
@@ -17,7 +16,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import IO
 
 import httpx
 import pytest
@@ -102,20 +103,22 @@ def person(request: pytest.FixtureRequest, browser: Browser, shots: Path) -> Ite
 
 
 @contextmanager
-def watching(person: Person, order: str) -> Iterator[subprocess.Popen[str]]:
-    """`quadrille watch`, left with Ctrl-C."""
+def watching(person: Person, order: str) -> Iterator[IO[str]]:
+    """`quadrille watch`, left with Ctrl-C: its lines as they come."""
     place = person.place
     watch = subprocess.Popen(
         [".venv/bin/quadrille", "watch", order], cwd=place.checkout, env=dict(place.env), stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL, text=True,
     )  # fmt: skip
+    assert watch.stdout
     try:
-        yield watch
+        yield watch.stdout
         watch.send_signal(signal.SIGINT)
         assert watch.wait(PATIENCE_SECONDS) == 130
     finally:
         watch.kill()
         watch.wait()
+        watch.stdout.close()
 
 
 def test_no_page_leaves_the_last_news_out() -> None:
@@ -130,59 +133,70 @@ def test_no_page_leaves_the_last_news_out() -> None:
 
 def test_the_walk(person: Person) -> None:
     """Broken, placed, seen on the first screen, explained by file and line, mended, redriven, complete, its trace."""
-    place, page = person.place, person.page
-    edit(place, HANDLER, HANDLER + BROKEN)
-    broken = line_of(place, '["amount"]')
+    edit(person.place, HANDLER, HANDLER + BROKEN)
+    broken = line_of(person.place, '["amount"]')
     assert "started again: payment-worker" in person.type(RESTART)
 
-    order = person.type("quadrille orders place").split()[1]
-    placed = time.monotonic()
-    page.until("document.body.innerText.includes('1 input parked')")
-    seen = time.monotonic() - placed
-    print(f"the first screen showed the order parked {seen:.2f} s after it was placed")  # noqa: T201 - what is measured
-    page.until("document.body.innerText.includes('KeyError')")
-    person.photograph("parked")
-
-    why = person.type(f"quadrille why {order[-8:]}")
-    told = re.sub(r"\s+", " ", why)
-    assert re.match(
-        rf"…{order[-4:]} waits [\d.]+ (s|min) for payment: stock\.reserved is parked: its handler raised KeyError in "
-        rf"payment/handlers\.py:{broken}", told,
-    )  # fmt: skip
-    page.follow(lambda: page.run(f"document.querySelector('main a[href=\"/orders/{order}\"]').click()"))
-    page.until(f"document.body.innerText.includes('handlers.py:{broken}')")
-    person.photograph("why")
-    assert re.search(r"parked +payment: 1 ", person.type("quadrille status", 0, 1))
+    order = seen(person)
+    explained(person, order, f"payment/handlers.py:{broken}")
     person.until("quadrille parked list", "1 dead")
 
-    edit(place, BROKEN, "")
+    edit(person.place, BROKEN, "")
     assert "started again: payment-worker" in person.type(RESTART)
-    with watching(person, order) as watch:
-        said = re.sub(r"\s+", " ", person.type(f"quadrille why {order[-8:]}"))
-        redrive = re.search(r"quadrille parked redrive --service payment [0-9a-f-]{36}", said.replace("\\ ", ""))
-        assert redrive, said
-        assert "went through" in person.type(f"{redrive[0]} --reason 'its handler is mended'")
-        assert watch.stdout
-        assert any("order.confirmed" in line for line in watch.stdout)
-    page.until("document.body.innerText.includes('CONFIRMED')")
+    with watching(person, order) as told:
+        command = re.search(r"quadrille parked redrive --service payment [0-9a-f-]{36}", why(person, order))
+        assert command
+        assert "went through" in person.type(f"{command[0]} --reason 'its handler is mended'")
+        assert any("order.confirmed" in line for line in told)
+    person.page.until("document.body.innerText.includes('CONFIRMED')")
     person.photograph("complete")
-    assert "is CONFIRMED" in person.type(f"quadrille why {order}")
+    assert "is CONFIRMED" in why(person, order)
     assert "its handler is mended" in person.type("quadrille audit list --action parked-redrive")
 
+    traced(person, order)
+    person.page.goto(f"{person.console}/")
+    person.page.until("document.querySelector('[data-verdict]').innerText.includes('All flows')")
+    person.photograph("all-flows")
+    assert person.page.told() == []
+
+
+def seen(person: Person) -> str:
+    """Place an order, and look at the first screen until it shows what is parked: how soon is printed."""
+    shown = person.type("quadrille orders place")
+    placed = re.search(r"ago, (\S+Z)", shown)
+    person.page.until("document.body.innerText.includes('1 input parked')")
+    assert placed
+    after = (datetime.now(UTC) - datetime.fromisoformat(placed[1])).total_seconds()
+    print(f"the first screen showed the order parked {after:.2f} s after it was placed")  # noqa: T201 - what is measured
+    person.page.until("document.body.innerText.includes('KeyError')")
+    person.photograph("parked")
+    return shown.split()[1]
+
+
+def why(person: Person, order: str) -> str:
+    """What `quadrille why` says, as if the screen had no edge."""
+    return re.sub(r"\s+", " ", person.type(f"quadrille why {order[-8:]}").replace("\\\n", " "))
+
+
+def explained(person: Person, order: str, place: str) -> None:
+    """Terminal and page name the handler's file and line; status says what to look at."""
+    cause = rf"stock\.reserved is parked: its handler raised KeyError in {re.escape(place)}:take_permission"
+    assert re.match(rf"…{order[-4:]} waits [\d.]+ (s|min) for payment: {cause} ", why(person, order))
+    page = person.page
+    page.follow(lambda: page.run(f"document.querySelector('main a[href=\"/orders/{order}\"]').click()"))
+    page.until(f"document.body.innerText.includes('{place}')")
+    person.photograph("why")
+    assert re.search(r"parked +payment: 1 ", person.type("quadrille status", 0, 1))
+
+
+def traced(person: Person, order: str) -> None:
+    """The waterfall names how long it was parked; the printed link is its page; the logs tell the same."""
     person.until(f"quadrille trace {order[-8:]}", r"(?s)parked .*charge_card")
-    trace = person.type(f"quadrille trace {order[-8:]}")
-    assert "in all" in trace
-    code, story = place.quadrille("logs", "--order", order[-8:])  # a line of JSON each, as it goes into a pipe
+    assert re.search(r"in all .*parked [\d.]+m?s", re.sub(r"\s+", " ", person.type(f"quadrille trace {order[-8:]}")))
+    code, story = person.place.quadrille("logs", "--order", order[-8:])  # a line of JSON each, as it goes into a pipe
     assert (code, "input parked" in story, "parked input went on" in story) == (0, True, True)
     link = re.search(rf"{person.console}/traces/[0-9a-f]{{32}}", person.type(f"quadrille orders show {order[-8:]}"))
     assert link
-    page.goto(link[0])
-    page.until("document.querySelector('svg.waterfall') && document.body.innerText.includes('charge_card')")
+    person.page.goto(link[0])
+    person.page.until("document.querySelector('svg.waterfall') && document.body.innerText.includes('charge_card')")
     person.photograph("trace")
-    page.goto(f"{person.console}/")
-    page.until("document.querySelector('[data-verdict]').innerText.includes('All flows')")
-    person.photograph("all-flows")
-    assert page.told() == []
-    if os.environ.get("QUADRILLE_SHOTS"):
-        told = f"parked on the first screen after {seen:.2f} s\n{why}\n{trace}\n"
-        (person.shots / "walk.txt").write_text(told, "utf-8")
