@@ -181,6 +181,7 @@ def why(person: Person, order: str) -> str:
 def explained(person: Person, order: str, place: str) -> None:
     """Terminal and page name the handler's file and line; status says what to look at."""
     cause = rf"stock\.reserved is parked: its handler raised KeyError in {re.escape(place)}:take_permission"
+    person.until(f"quadrille why {order[-8:]} -o json", cause)
     assert re.match(rf"…{order[-4:]} waits [\d.]+ (s|min) for payment: {cause} ", why(person, order))
     page = person.page
     page.follow(lambda: page.run(f"document.querySelector('main a[href=\"/orders/{order}\"]').click()"))

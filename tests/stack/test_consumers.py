@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
+from quadrille_why import explain, gather, over_http
 from tests.conftest import Shop, away
 
+PATIENT = 20.0  # how long a test lets services answer: no promise, the machine may have other things to do
 TEA = [("SKU-TEA", 1)]
 
 
@@ -57,8 +59,9 @@ def test_a_service_rests_and_goes_on(shop: Shop) -> None:
 
 
 def _why(shop: Shop, order: str, code: str) -> dict[str, Any] | None:
-    told: dict[str, Any] = json.loads(run(shop, "why", order, "-o", "json")[1])
-    return told if told["code"] == code else None
+    told = explain(gather(over_http(shop.stack.url), order, PATIENT))
+    print(*told.shown(), sep="\n")  # noqa: T201 - what a reader of a failure sees
+    return told.document() if told.code == code else None
 
 
 def test_what_is_wrong_is_told_by_its_exit_code(shop: Shop) -> None:

@@ -189,7 +189,7 @@ async def trace(request: Request, api: ConsoleApi) -> Response:
     trace_id = request.path_params["trace_id"]
     found = await api.read(reads.spans, trace_id)
     order_id = await api.read(reads.order_of_trace, trace_id)
-    drawn = waterfall(found)
+    drawn = waterfall(found, every=request.query_params.get("all") == "true")
     return page(
         "trace.html", here="/traces", trace_id=trace_id[:64], order_id=order_id, kept=api.told.keep_traces,
         jaeger=(api.told.jaeger_url or "").rstrip("/"), **drawn,

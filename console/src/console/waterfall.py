@@ -14,6 +14,7 @@ CONSUMER, PRODUCER, CLIENT = 5, 4, 3
 NS_PER_MS = 1_000_000
 LABEL_MAX = 46
 WORTH_NAMING_MS = 5
+BELOW = ("database", "connection")
 Span = Mapping[str, Any]
 
 
@@ -30,19 +31,24 @@ class Wait(NamedTuple):
         return self.ended_ns - self.began_ns
 
 
-def waterfall(spans: Sequence[Span]) -> dict[str, Any]:
-    """Return the spans in the order they are drawn, ticks of the axis, and how long all took."""
+def waterfall(spans: Sequence[Span], *, every: bool = True) -> dict[str, Any]:
+    """Return the spans in the order they are drawn, ticks of the axis, how long all took, and how many are left out.
+
+    Without ``every`` statements of databases and the connections of calls are left out.
+    """
     if not spans:
-        return {"spans": [], "ticks": [], "took": 0}
+        return {"spans": [], "ticks": [], "took": 0, "left_out": 0}
     began, ended = min(s["began_ns"] for s in spans), max(s["ended_ns"] for s in spans)
     whole = max(1, ended - began)
     scale, waited = WIDTH / whole, waits(spans)
-    drawn = [_bar(s, depth, waited[s["span_id"]], began, scale) for s, depth in nested(spans)]
+    shown = [(s, depth) for s, depth in nested(spans) if every or part_of(s) not in BELOW] or nested(spans)
+    drawn = [_bar(s, depth, waited[s["span_id"]], began, scale) for s, depth in shown]
     ticks = [
         {"x": round(LEFT + WIDTH * n / TICKS, 1), "words": in_words(whole * n // TICKS // NS_PER_MS)}
         for n in range(TICKS + 1)
     ]
-    return {"spans": drawn, "ticks": ticks, "took": whole // NS_PER_MS}
+    left_out = len(spans) - len(drawn)
+    return {"spans": drawn, "ticks": ticks, "took": whole // NS_PER_MS, "left_out": left_out}
 
 
 def part_of(span: Span) -> str:
@@ -143,7 +149,6 @@ def nested(spans: Sequence[Span]) -> list[tuple[Span, int]]:
 def _bar(span: Span, depth: int, waited: Sequence[Wait], began: int, scale: float) -> dict[str, Any]:
     x = LEFT + (span["began_ns"] - began) * scale
     named = [wait for wait in waited if wait.took_ns >= WORTH_NAMING_MS * NS_PER_MS]
-    wide = sum(wait.took_ns for wait in named) * scale
     took = (span["ended_ns"] - span["began_ns"]) / NS_PER_MS
     label = f"{span['service']} {span['name']}"
     return dict(span) | {
@@ -153,5 +158,9 @@ def _bar(span: Span, depth: int, waited: Sequence[Wait], began: int, scale: floa
         "took": f"{took:.1f} ms" if took < 10 else in_words(int(took)),  # noqa: PLR2004 - below ten, tenths tell
         "after": in_words((span["began_ns"] - began) // NS_PER_MS),
         "wait": ", ".join(f"{wait.name} {in_words(wait.took_ns // NS_PER_MS)}" for wait in named),
-        "wait_w": round(wide, 1), "wait_x": round(x - wide, 1),
+        "waits": [
+            {"name": wait.name, "x": round(LEFT + (wait.began_ns - began) * scale, 1),
+             "w": round(wait.took_ns * scale, 1)}
+            for wait in named
+        ],
     }  # fmt: skip

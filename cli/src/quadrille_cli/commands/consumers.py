@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,15 +14,17 @@ from typer import echo
 from quadrille_cli import console
 from quadrille_cli.client import Client, NoAnswerError, ProblemError
 from quadrille_cli.commands.operations import services
-from quadrille_cli.commands.shared import UNREACHABLE, asked, bad, form, reason, running, told
+from quadrille_cli.commands.shared import TIMEOUT, UNREACHABLE, asked, bad, form, reason, running, told
 from quadrille_cli.services import PROGRAMS, worker_ops, worker_process
 from quadrille_cli.stack import Stack
+from quadrille_cli.stack.condition import PAUSED
 from quadrille_cli.terminal import ago, table
 
 Data = Annotated[Path | None, typer.Option("--data", help="Data directory of the running stack.")]
 Why = Annotated[str, typer.Option("--reason", help="Why; kept for ever with the action.")]
 Which = Annotated[str, typer.Argument(metavar="SERVICE", help=", ".join(PROGRAMS))]
 Document = Mapping[str, Any]
+LOOK_SECONDS, PATIENCE_SECONDS = 0.1, 20.0
 
 
 def _examples(*lines: str) -> str:
@@ -55,12 +58,17 @@ def list_(
 def pause(service: Which, why: Why, *, data: Data = None) -> None:
     """Let a service's consumers rest, all of its workers' and after a restart too; what comes for it waits in Kafka.
 
-    What it has under way goes on, and its API answers. Orders that need it wait, and are called stuck in time.
+    What it has under way goes on, and its API answers. Orders that need it wait, and are called stuck in time. Exit code
+    4: it is noted, and the worker has not said within 20 s that it rests.
     """
     body, stack = {"reason": reason(why)}, _with_worker(service, data)
     with asked(stack.url(worker_ops(service))) as ops:
         changed = ops.demand("POST", "/ops/consumers/pause", body).body["changed"]
         now = ops.demand("GET", "/ops/consumers").body
+        rests = not changed or _heeded(ops)
+    if not rests:
+        console.fail(f"noted, but {worker_process(service)} has not said that it rests\n  fix: quadrille status")
+        raise typer.Exit(TIMEOUT)
     if changed:
         echo(f"{service}'s consumers rest: {now['cause']}")
         echo(f"undo  quadrille consumers resume {service} --reason '…'")
@@ -88,6 +96,17 @@ def _with_worker(service: str, data: Path | None) -> Stack:
     if service not in PROGRAMS:
         bad("SERVICE", ", ".join(PROGRAMS))
     return running(data, worker_process(service))
+
+
+def _heeded(ops: Client) -> bool:
+    """Wait until the worker says that it rests: it looks once in a while."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        checks = ops.ask("GET", "/readyz").body["checks"].values()
+        if any(PAUSED in str(one.get("reason")) for one in checks):
+            return True
+        time.sleep(LOOK_SECONDS)
+    return False
 
 
 def _asked(stack: Stack, names: tuple[str, ...]) -> tuple[list[Document], list[str]]:

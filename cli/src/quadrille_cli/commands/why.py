@@ -20,6 +20,8 @@ from quadrille_why.answer import Line
 
 SAMPLE = "01a1fd62-57f0-7eeb-be96-e59ce40f9cb1"
 EPILOG = f"\b\nExamples:\n  quadrille why {SAMPLE}\n  quadrille why {SAMPLE[-12:]} -o json"
+SURE_SECONDS = 5.0
+"""How long a command asks what stands in its way: it is not to say done because a service was slow."""
 TOLD = ("parked", "error", "behind")
 CODES = {"UNKNOWN": NOT_FOUND, "INTAKE_SHUT": NOT_FOUND, "ORDER_AWAY": UNREACHABLE}
 
@@ -51,7 +53,7 @@ def why(stack: Stack, order_id: str) -> Answer:
 
 def parked_here(stack: Stack, order_id: str) -> bool:
     """Tell whether order itself holds something parked that stands in the way of whatever is done; then says so."""
-    held = in_the_way(gather(_fetch(stack), order_id))
+    held = in_the_way(gather(_fetch(stack), order_id, SURE_SECONDS))
     if held is not None:
         fail("\n".join(textwrap.wrap(f"PARKED_HERE: {held.sentence}", width(), break_on_hyphens=False)))
         fix = Line("fix:", held.command)
