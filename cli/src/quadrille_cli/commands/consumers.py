@@ -58,8 +58,8 @@ def list_(
 def pause(service: Which, why: Why, *, data: Data = None) -> None:
     """Let a service's consumers rest, all of its workers' and after a restart too; what comes for it waits in Kafka.
 
-    What it has under way goes on, and its API answers. Orders that need it wait, and are called stuck in time. Exit code
-    4: it is noted, and the worker has not said within 20 s that it rests.
+    What it has under way goes on, and its API answers. Orders that need it wait, and are called stuck in time. Exit
+    code 4: it is noted, and the worker has not said within 20 s that it rests.
     """
     body, stack = {"reason": reason(why)}, _with_worker(service, data)
     with asked(stack.url(worker_ops(service))) as ops:
