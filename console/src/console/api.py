@@ -257,7 +257,7 @@ def _refuse_trace(kept: reads.Row, most: int) -> NoReturn:
     if kept["order_id"] is None:
         refuse("not-found", f"No span of such a trace is kept. The last {most:,} are, back to {since or 'none yet'}.")
     named = f"the trace of order {kept['order_id']}"
-    if kept["told"] > most and kept["placed_at"] < kept["oldest_at"]:
+    if kept["told"] > most and kept["placed_at"] and kept["placed_at"] < kept["oldest_at"]:
         detail = f"The spans of {named} were dropped: the last {most:,} traces are kept, back to {since}."
         refuse("past-retention", detail, oldest_at=since)
     refuse("not-found", f"No span of {named} has come: they are sent some seconds after the fact, if they are sampled.")

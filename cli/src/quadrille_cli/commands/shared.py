@@ -120,7 +120,7 @@ def the_order(stack: Stack, wanted: str, option: str = "ID") -> str:
     with asked(stack.url("order-api")) as ops:
         found = ops.demand("GET", f"/ops/names?name={quote(wanted, safe='')}").body["orders"]
     if not found:
-        console.fail(f"no order's id ends in {wanted}, and none has it as its reference or trace")
+        console.fail("\n".join(folded(f"no order's id ends in {wanted}, and none has it as its reference or trace")))
         raise typer.Exit(NOT_FOUND)
     if len(found) > 1:
         listed = "".join(f"\n  {one['order_id']}  {one['status']}  {one['reference'] or ''}".rstrip() for one in found)
