@@ -6,11 +6,14 @@ from datetime import timedelta
 
 import httpx
 import psycopg
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from console.domain import Shown
 from quadrille.testing import Logins, OnPostgres
+from tests.console.browser import Browser
 from tests.console.conftest import served
 from tests.console.stories import Teller, inputs
+from tests.console.test_screens import AXE, RULES
 from tests.console.test_traces import PROTOBUF, STORY, export
 
 NUMBER = "INSERT INTO trace (trace_id, number, heard_at) OVERRIDING SYSTEM VALUE VALUES (%s, %s, %s)"
@@ -47,3 +50,22 @@ def test_what_is_not_here_is_told_apart(console: OnPostgres[Shown], logins: Logi
     assert (gone.status_code, gone.json()["type"].rpartition("/")[2]) == (410, "past-retention")
     assert "were dropped" in gone.json()["detail"]
     assert gone.json()["oldest_at"]
+
+
+def test_the_page_of_a_trace_is_accessible(console: OnPostgres[Shown], browser: Browser) -> None:
+    """In both schemes, wide and narrow, axe finds nothing; what is left out is a link away."""
+    statement = ("order", 4, 1, 2, 4, "INSERT outbox")
+    body = ExportTraceServiceRequest.FromString(export(11, *STORY, statement))
+    written = body.resource_spans[-1].scope_spans[0].spans[0]
+    written.attributes.add(key="db.system.name").value.string_value = "postgresql"
+    url = f"/traces/{(11).to_bytes(16).hex()}"
+    with served(console) as address, httpx.Client(base_url=address) as http:
+        http.post("/v1/traces", content=body.SerializeToString(), headers=PROTOBUF).raise_for_status()
+        assert "INSERT outbox" not in http.get(url).text
+        assert "INSERT outbox" in http.get(url, params={"all": "true"}).text
+        for width, dark in ((1280, False), (1280, True), (390, True)):
+            with browser.page(width=width, dark=dark) as page:
+                page.goto(f"{address}{url}")
+                page.run(AXE)
+                assert page.run(RULES) == []
+                assert page.told() == []
