@@ -262,6 +262,18 @@ def order_of_trace(db: sa.Connection, trace_id: str) -> str | None:
     return next((row["order_id"] for row in rows(db, sql, trace_id=trace_id)), None)
 
 
+def trace_kept(db: sa.Connection, trace_id: str) -> Row:
+    """Return a trace's order and how it stands, if any was heard of, and since when traces are kept at all."""
+    sql = """
+SELECT o.order_id, o.status, o.final, o.placed_at, t.heard_at AS oldest_at, coalesce(t.last, 0) AS told
+  FROM (SELECT min(heard_at) AS heard_at, max(number) AS last FROM (
+          (SELECT heard_at, number FROM trace ORDER BY number LIMIT 1) UNION ALL
+          (SELECT NULL, number FROM trace ORDER BY number DESC LIMIT 1)) ends) t
+  LEFT JOIN LATERAL (SELECT * FROM order_view WHERE trace_id = %(trace_id)s AND trace_id <> '' LIMIT 1) o ON true"""
+    [row] = rows(db, sql, trace_id=trace_id)
+    return row
+
+
 def traces(db: sa.Connection, limit: int = FEW, before: int | None = None) -> list[Row]:
     """Return the newest traces: their first span, how many spans, how long they took."""
     sql = """

@@ -35,6 +35,7 @@ from quadrille.web import call_of, events
 
 PAGE = 50
 LATEST = 12
+NEWS_SECONDS = 1.0
 Screen = Callable[[Request, ConsoleApi], Awaitable[Response | Page]]
 REFUSALS = {404: "Not found", 409: "Refused: something stands in the way", 503: "Not to be had now"}
 
@@ -238,7 +239,7 @@ async def trace(request: Request, api: ConsoleApi) -> Response | Page:
     trace_id = request.path_params["trace_id"]
     found = await api.read(reads.spans, trace_id)
     order_id = await api.read(reads.order_of_trace, trace_id)
-    drawn = waterfall(found)
+    drawn = waterfall(found, every=request.query_params.get("all") == "true")
     return page(
         "trace.html", here="/traces", trace_id=trace_id[:64], order_id=order_id, kept=api.told.keep_traces,
         jaeger=(api.told.jaeger_url or "").rstrip("/"), **drawn,
@@ -276,6 +277,7 @@ async def live(request: Request, api: ConsoleApi) -> Response | Page:
         yield b"retry: 2000\n\n"
         async for number in api.news(key, await api.newest(key)):
             yield b"event: news\ndata: %d\n\n" % (number or 0)
+            await asyncio.sleep(NEWS_SECONDS)  # a page is told once a second, and always of the last
 
     return events(call_of(request), lines())
 
@@ -352,7 +354,7 @@ ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 def twins(order_id: str) -> tuple[str, ...]:
     """Return the commands that show what the order's page shows."""
-    verbs = "why", "orders get", "timeline", "watch", "logs --order"
+    verbs = "why", "orders get", "timeline", "trace", "watch", "logs --order"
     return tuple(f"quadrille {verb} {order_id}" for verb in verbs)
 
 

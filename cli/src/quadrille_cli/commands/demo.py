@@ -228,7 +228,8 @@ def _table(stack: Stack, placed: Sequence[Placed], console: Console) -> Table:
     for one in placed:
         mark, colour = ("✓", "green") if one.right else ("✗", "red") if one.final else ("…", "yellow")
         took = f"{one.ended - one.began:.1f}s" if one.final else ""
-        url, order = f"{stack.url('order')}/v1/orders/{one.order_id}", short(one.order_id)
+        page = f"{stack.url('console')}/orders" if "console" in stack.ports else f"{stack.url('order')}/v1/orders"
+        url, order = f"{page}/{one.order_id}", short(one.order_id)
         linked = f"[link={url}]{order}[/]" if console.is_terminal else order
         table.add_row(one.scene.shows, f"[{colour}]{mark} {one.actual}[/]", took, linked)
     return table
@@ -249,7 +250,7 @@ def _conclude(console: Console, stack: Stack, placed: Sequence[Placed], wrong: S
     for one in placed:
         if one.actual == REFUSED:
             console.print(f"resolve   {_resolve(stack, one.order_id)}", soft_wrap=True, markup=False)
-    console.print(f"look      quadrille status | timeline {quick} | logs --order {quick}", soft_wrap=True)
+    console.print(f"look      quadrille status | trace {quick} | logs --order {quick}", soft_wrap=True)
     console.print("place     quadrille orders place --wait      stop  make down", soft_wrap=True)
     console.print(CURL.format(api), soft_wrap=True, markup=False)
 

@@ -239,7 +239,7 @@ def _watch(stack: Stack) -> int:
                     process.ended, process.ended_at = in_words(process.exit_code()), time.time()
                     stack.save()
                     log = "\n".join(f"  | {line}" for line in process.log_tail())
-                    console.fail(f"{name} has ended; its last lines:\n{log}\n  fix: quadrille up starts it again")
+                    console.fail(f"{name} has ended; its last lines:\n{log}\n  fix: quadrille start {name}")
     except KeyboardInterrupt:
         echo(f"all ended in {stack.stop():.1f} s")
     return 0
