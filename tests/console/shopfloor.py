@@ -93,8 +93,9 @@ class Floor:
             placed = self.teller.placed(one.key, timedelta(0))
             body = {"service": "order", "event_id": str(one.id), "error_class": "UNDECODABLE",
                     "error": "the schema could not be read", "behind": 0}  # fmt: skip
-            told = self.teller.says(one.key, "input.parked", timedelta(0), body, one.id, topic="ops.events")
-            self.hears(placed, told)
+            words = "input.parked", "input.dead"
+            told = [self.teller.says(one.key, word, timedelta(0), body, one.id, topic="ops.events") for word in words]
+            self.hears(placed, *told)
 
 
 @contextmanager

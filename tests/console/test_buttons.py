@@ -383,7 +383,7 @@ def test_what_waits_for_a_person_fits_one_screen(
     order, back = teller.order(timedelta(minutes=1)), timedelta(minutes=1)
     body = {"service": "payment", "event_id": str(uuid4()), "error_class": "HANDLER", "behind": 2,
             "type": "stock.reserved", "error": "KeyError, payment/handlers.py:88:charge"}  # fmt: skip
-    floor.hears(teller.placed(order, back), teller.says(order, "input.parked", back, body, topic="ops.events"))
+    floor.hears(teller.placed(order, back), teller.says(order, "input.dead", back, body, topic="ops.events"))
     [(name, secret)] = dict(Desk(here).http.cookies).items()
     for scheme in ("light", "dark"):
         with browser.page(width=1280, height=800, dark=scheme == "dark") as page:

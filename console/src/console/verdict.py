@@ -47,7 +47,8 @@ def judge(
         bad.append(f"consumers of {resting} {'service' if resting == 1 else 'services'} paused")
     if intake and intake["type"] == "intake.paused":
         bad.append(f"no new orders since {_clock(intake['at'])} UTC: {(intake['body'] or {}).get('cause', '')}")
-    warn += _told([one for one in health if one.state == DEGRADED], "degraded", now)
+    # what is parked was said already
+    warn += _told([one for one in health if one.state == DEGRADED and set(one.why) != {"parked"}], "degraded", now)
     if chaos := counts.get("chaos"):
         warn.append(f"chaos in the sandbox, {ago(chaos)} left")
     behind = next((one for one in health if one.name.startswith("console") and one.state in (GONE, NOT_READY)), None)
