@@ -19,7 +19,7 @@ from quadrille.ops.consumers import consumers
 from quadrille.ops.evidence import EvidenceRoutes
 from quadrille.ops.parked import ParkedRoutes
 from quadrille.ops.replays import ReplayRoutes
-from quadrille_cli.services import SERVICES
+from quadrille_cli.services import PROGRAMS
 from quadrille_sandbox.cards import TOKENS
 from quadrille_sandbox.chaos import Plan
 from quadrille_sandbox.testing import running
@@ -31,7 +31,7 @@ RULE = re.compile(r'(?:rule=|_refuse\()"([A-Z_]+)"')
 
 
 def programs() -> list[Program[Any]]:
-    return [importlib.import_module(f"{name}.main").PROGRAM for name in SERVICES]
+    return [importlib.import_module(f"{name}.main").PROGRAM for name in PROGRAMS]
 
 
 def routes() -> Iterator[str]:

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text("utf-8"))
 CONTRACTS: list[dict[str, Any]] = PROJECT["tool"]["importlinter"]["contracts"]
-OPTIONAL = {"__init__", "gateway", "settings", "ops", "problems", "money", "metrics"}
+OPTIONAL = {"__init__", "gateway", "feed", "webhooks", "settings", "ops", "problems", "money", "metrics"}
 OTHERS = {
     "tests", "chassis", "console", "sandbox", "why", "quadrille", "quadrille_cli", "quadrille_sandbox", "quadrille_why",
 }  # fmt: skip

@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -16,7 +17,9 @@ from console import store
 from console.api import make
 from console.domain import TAKES_PART, Keeping, Shown
 from console.handlers import on
+from console.main import PROGRAM as PROGRAM_OF_THE_CONSOLE
 from console.settings import ConsoleSettings
+from quadrille.app import api_routes
 from quadrille.context import ProcessContext
 from quadrille.observability.readiness import NotReadyError
 from quadrille.observability.tracing import Spans
@@ -29,7 +32,8 @@ from quadrille_cli.testing import Start
 from tests.console.browser import PROGRAM, Browser
 from tests.console.stories import Teller, a_day, inputs
 
-EMPTY = "DELETE FROM event; DELETE FROM order_view; DELETE FROM failure; DELETE FROM span; DELETE FROM trace"
+TABLES = ("event", "order_view", "failure", "span", "trace", "login", "session")
+EMPTY = "; ".join(f"DELETE FROM {table}" for table in TABLES)  # noqa: S608 - of this file
 
 
 @pytest.fixture(scope="session")
@@ -48,34 +52,67 @@ def console(logins: Logins, tmp_path: Path) -> Iterator[OnPostgres[Shown]]:
     there.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Console:
+    """A console that is served: where its pages and its ops port are."""
+
+    address: str
+    ops: str
+
+    def link(self, reason: str = "a test") -> str:
+        """Return a new link that logs in, as `quadrille login` asks for it."""
+        made = httpx.post(f"{self.ops}/ops/logins", json={"reason": reason})
+        assert made.status_code == 201, made.text
+        return str(made.json()["url"])
+
+
 @contextmanager
-def served(there: OnPostgres[Shown], *watched: tuple[str, Mapping[str, Check], Mapping[str, Check]]) -> Iterator[str]:
-    """The console's API and pages over a database, beside real ops ports with these checks: its address."""
+def console_served(
+    there: OnPostgres[Shown], ops: Mapping[str, str], apis: Mapping[str, str] | None = None, **settings: object
+) -> Iterator[Console]:
+    """The console's API, pages and ops port over a database, beside ops ports and APIs at these addresses."""
     stop = threading.Event()
-    with ExitStack() as ports:
-        ops = {}
-        for name, checks, warns in (("console-all", {}, {}), *watched):
-            service, _, role = name.rpartition("-")
-            port = ports.enter_context(server.serve("127.0.0.1:0", service, role, checks, warns=warns)).server_port
-            ops[name] = f"127.0.0.1:{port}"
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            bind = Bind(f"127.0.0.1:{probe.getsockname()[1]}")
-        settings = ConsoleSettings.model_validate(
-            {"database_url": "", "kafka_bootstrap": "none", "registry_url": "http://none", "api_bind": bind,
-             "ops_bind": ops.pop("console-all"), "ops": {name: f"http://{at}" for name, at in ops.items()}}
-        )  # fmt: skip
-        app = make(ProcessContext(settings, there.service, there.connect, Spans.disabled(), None, stop))
-        thread = threading.Thread(target=serve, args=(app, bind, stop), daemon=True)
+    bind, own = (Bind(f"127.0.0.1:{_free_port()}") for _ in range(2))
+    told = ConsoleSettings.model_validate(
+        {"database_url": "", "kafka_bootstrap": "none", "registry_url": "http://none", "api_bind": bind,
+         "ops_bind": own, "ops": dict(ops), "apis": dict(apis or {}), **settings}
+    )  # fmt: skip
+    context = ProcessContext(told, there.service, there.connect, Spans.disabled(), None, stop)
+    with server.serve(str(own), "console", "all", {}, routes=api_routes(PROGRAM_OF_THE_CONSOLE, context)):
+        thread = threading.Thread(target=serve, args=(make(context), bind, stop), daemon=True)
         thread.start()
-        answers = httpx.Client(transport=httpx.HTTPTransport(retries=10))
-        with answers:
+        with httpx.Client(transport=httpx.HTTPTransport(retries=10)) as answers:
             assert answers.get(f"http://{bind}/v1/flow").status_code == 200
         try:
-            yield f"http://{bind}"
+            yield Console(f"http://{bind}", f"http://{own}")
         finally:
             stop.set()
             thread.join()
+
+
+@contextmanager
+def ops_ports(*watched: tuple[str, Mapping[str, Check], Mapping[str, Check]]) -> Iterator[dict[str, str]]:
+    """Real ops ports with these checks: their addresses, by process."""
+    with ExitStack() as ports:
+        ops = {}
+        for name, checks, warns in watched:
+            service, _, role = name.rpartition("-")
+            port = ports.enter_context(server.serve("127.0.0.1:0", service, role, checks, warns=warns)).server_port
+            ops[name] = f"http://127.0.0.1:{port}"
+        yield ops
+
+
+@contextmanager
+def served(there: OnPostgres[Shown], *watched: tuple[str, Mapping[str, Check], Mapping[str, Check]]) -> Iterator[str]:
+    """The console's API and pages over a database, beside real ops ports with these checks: its address."""
+    with ops_ports(*watched) as ops, console_served(there, ops) as console:
+        yield console.address
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _lagging() -> None:
@@ -97,15 +134,21 @@ WATCHED: tuple[tuple[str, Mapping[str, Check], Mapping[str, Check]], ...] = (
 
 
 @pytest.fixture(scope="module")
-def shop(logins: Logins, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A console that has heard a bit of everything, served: its address."""
+def day(logins: Logins, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Console]:
+    """A console that has heard a bit of everything, served."""
     there = OnPostgres(on, store, logins, tmp_path_factory.mktemp("schemas"), Keeping())
     for statement in EMPTY.split(";"):
         there.tx.execute(statement.encode())
     there.takes(inputs(*a_day(Teller())))
-    with served(there, *WATCHED) as address:
-        yield address
+    with ops_ports(*WATCHED) as ops, console_served(there, ops) as console:
+        yield console
     there.close()
+
+
+@pytest.fixture
+def shop(day: Console) -> str:
+    """The address of a console that has heard a bit of everything."""
+    return day.address
 
 
 @pytest.fixture(scope="session")

@@ -128,6 +128,7 @@ class Teller:
         body = {"service": "order", "event_id": str(poison.id), "error_class": "UNDECODABLE",
                 "error": "header ce_id is missing", "behind": 1}  # fmt: skip
         yield self.says(order, "input.parked", back - 250 * ms, body, poison.id, topic="ops.events")
+        yield self.says(order, "input.dead", back - 300 * ms, body, poison.id, topic="ops.events")
 
     def waiting(self, back: timedelta) -> Iterator[AnyRecord]:
         """Tell an order whose card is being charged."""

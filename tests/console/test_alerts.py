@@ -23,12 +23,11 @@ import pytest
 
 from console.alerts.domain import AlertRefused, AlertTaken, SendAlert
 from console.alerts.gateway import Notifier, outside
-from console.alerts.sending import NoAnswerError, NotAllowedError, is_allowed, judged, post
 from console.alerts.targets import Target, TargetError, body_of, targets_of
 from console.domain import Keeping, Shown
 from console.settings import ConsoleSettings
 from quadrille import AnyRecord
-from quadrille.gateway import TransientError
+from quadrille.gateway import NoResponseError, NotAllowedError, TransientError, is_allowed, judged, post
 from quadrille.observability.tracing import Spans
 from quadrille.processing.telemetry import Telemetry
 from quadrille.tasks.scheduler import SchedulerPorts, TaskScheduler
@@ -326,7 +325,7 @@ def test_a_name_that_leads_inside_is_refused(receiver: Receiver) -> None:
     for host in ("localhost", "127.0.0.1", "2130706433", "0x7f.1", "[::1]", "[::ffff:127.0.0.1]"):
         with pytest.raises(NotAllowedError):
             post(f"http://{host}:{port}/", {}, b"{}")
-    with pytest.raises(NoAnswerError):
+    with pytest.raises(NoResponseError):
         judged("no.such.name.invalid", 80, loopback=False)
 
     told = Notifier({"ops": Target("ops", "generic", receiver.url, "key")}).tell(said())

@@ -80,8 +80,12 @@ def test_what_is_parked_is_said_before_what_is_owed() -> None:
     parked = Fact("input.parked", AT, "p", 1, {"service": "order", "error": "KeyError while handling payment.charged"})
     order = order.parks("order/e1", parked)
     assert order.waits
-    assert (order.waits.who, order.waits.what, order.attention) == ("order", "parked", "PARKED")
+    assert (order.waits.who, order.waits.what) == ("order", "parked")
     assert "KeyError" in order.waits.because
+    assert order.attention is None, "it is tried again by itself"
+    order = order.parks("order/e1", Fact("input.dead", AT + timedelta(seconds=8), "d", 2, parked.body))
+    assert order.waits
+    assert (order.waits.what, order.attention) == ("parked", "PARKED")
 
     redriven = Fact("input.redriven", AT + timedelta(seconds=9), "r", 2, {"service": "order"})
     order = order.parks("order/e1", redriven).parks("order/e1", parked)

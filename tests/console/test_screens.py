@@ -140,7 +140,8 @@ def test_what_is_new_appears_by_itself_and_can_be_paused(console: OnPostgres[Sho
     teller = Teller()
     with served(console) as address, browser.page() as page:
         page.goto(f"{address}/")
-        assert "All flows. No order has ended yet." in page.text()
+        verdict = page.run("document.querySelector('[data-verdict]').innerText")
+        assert verdict.endswith("All flows. No order has ended yet."), verdict
         assert "No orders yet" in page.text()
         page.until("document.documentElement.classList.contains('scripted')")
         console.takes(inputs(*teller.confirmed(timedelta(seconds=1), "cust_live")))
@@ -199,7 +200,7 @@ def test_odd_addresses_are_answered(shop: str, path: str) -> None:
 
 
 def test_answers_are_closed_to_the_world(shop: str) -> None:
-    """No page may be kept, framed or sniffed, or load anything from elsewhere; nothing but traces can be written."""
+    """No page may be kept, framed or sniffed, load anything from elsewhere; where one reads nothing is written."""
     for path in ("/", "/orders", "/nowhere", "/static/console.css"):
         headers = httpx.get(shop + path).headers
         if path != "/nowhere":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,9 @@ from confluent_kafka import Producer
 
 from quadrille.ids import uuid7
 from quadrille.kafka.config import producer_settings
+from quadrille_cli.client import Client
+from quadrille_cli.demo_data import stock_up
+from quadrille_cli.login_link import offered
 from quadrille_cli.services import CONSOLE
 from quadrille_cli.stack import Stack
 from quadrille_why import explain, gather, over_http
@@ -157,3 +161,64 @@ def test_why_is_the_sentence_of_the_command_line(stack: Stack, order: str) -> No
     assert told["missing"] == {}
     assert told["sentence"] in html.unescape(httpx.get(f"{base}/orders/{order}").text)
     assert httpx.get(f"{base}/v1/orders/{uuid7()}/why").status_code == 404
+
+
+def placed(stack: Stack, token: str) -> str:
+    """Place an order that is paid so, and return its id once it is confirmed."""
+    stock_up(stack, {"SKU-TEA": 1000})
+    key = {"Idempotency-Key": str(uuid7())}
+    made = httpx.post(f"{stack.url('order')}/v1/orders", json=ORDER | {"payment_token": token}, headers=key)
+    order = str(made.json()["order_id"])
+    ended(stack, order, "CONFIRMED")
+    return order
+
+
+def ended(stack: Stack, order: str, status: str) -> None:
+    """Wait until an order has a status."""
+    url = f"{stack.url('order')}/v1/orders/{order}"
+    until(lambda: httpx.get(url).json(), lambda told: told["status"] == status)
+
+
+def test_an_order_is_cancelled_and_its_failed_undo_ended_by_buttons(
+    stack: Stack, order: str, browser: Browser, shots: Path
+) -> None:
+    """Logged in by the link that `quadrille login` gives: cancelled, its refund is refused, a person ends it.
+
+    Each is asked in a dialog over the order's page, with why; payment's and order's audit have it, the page shows it.
+    """
+    bad = placed(stack, "tok_refund_fails_business")
+    with Client(stack.url(f"{CONSOLE}-ops")) as ops:
+        link = offered(ops, "a test")["url"]
+    with browser.page() as page:
+        page.goto(link)
+        page.follow(lambda: page.run("document.querySelector('main form button').click()"))
+
+        def presses(button: str, **fields: str) -> None:
+            page.goto(f"{stack.url(CONSOLE)}/orders/{bad}")
+            page.until("document.documentElement.classList.contains('scripted')")
+            page.until(f"document.querySelector('main a[href^=\"/ask/{button}\"]') !== null")
+            page.run(f"document.querySelector('main a[href^=\"/ask/{button}\"]').click()")
+            page.until("document.getElementById('dialog').open")
+            for name, value in fields.items():
+                page.run(f"document.querySelector('#dialog [name={name}]').value = {value!r}")
+            page.follow(lambda: page.run("document.querySelector('#dialog form button').click()"))
+
+        presses("cancel", reason="the goods are broken")
+        assert "order: ACCEPTED. It is being undone" in page.text()
+        ended(stack, bad, "COMPENSATION_FAILED")
+        heard = f"{stack.url(CONSOLE)}/v1/orders/{bad}/timeline"
+        until(lambda: httpx.get(heard).json(), lambda told: told["attention"] == "UNDO_FAILED")
+        presses("resolve", how="EXTERNAL", evidence="transfer 4711", reason="the card is closed")
+        assert re.search(r"payment: (ASKED|DONE)\. .+ \(audit row \d+\)", page.text()), page.text()
+        ended(stack, bad, "CANCELLED")
+        page.goto(f"{stack.url(CONSOLE)}/orders/{bad}")
+        assert "the goods are broken" in page.text()
+        assert "the card is closed" in page.text()
+        page.shot(shots / "stack-order-resolved.png")
+        assert page.told() == []
+    for service, action, reason in (
+        ("order", "cancel", "the goods are broken"), ("payment", "resolve", "the card is closed"),
+    ):  # fmt: skip
+        with psycopg.connect(stack.database_url(service, "postgres")) as db:
+            found = db.execute("SELECT actor, action, reason FROM audit WHERE subject = %s", [bad]).fetchall()
+        assert found == [("local", action, reason)]

@@ -18,8 +18,10 @@ from tests.model.scope import PROFILES
 PROFILE = os.environ.get("QUADRILLE_MODEL", "quick")
 LEAST = {"quick": 1_000_000, "ci": 5_000_000, "nightly": 6_000_000}
 SECONDS = {"quick": 300, "ci": 900, "nightly": 7200}  # on a busy machine; alone it takes 20, 60 and 240
-ELSEWHERE = {  # clocks of operators, stock keepers, the address book: the services' own tests drive them
+ELSEWHERE = {  # clocks of operators, stock keepers, the address book, clients: the services' own tests drive them
     "order.look_after",  # it decides nothing: tests of its own
+    *("order.add_webhook", "order.rotate_webhook", "order.enable_webhook", "order.remove_webhook"),  # no order's
+    "order.note_pushed",
     "inventory.set_stock",
     "notification.put_contact",
     "notification.delete_contact",

@@ -58,7 +58,7 @@ def test_a_dead_end_ends_with_three_commands_that_are_printed(shop: Shop, operat
 
     [(found,)] = shop.sql("payment", "SELECT id::text FROM parked WHERE line = %s", order)
     code, shown, _ = operator.quadrille("parked", "show", order[-8:], "--service", "payment")
-    assert operator.quadrille("parked", "show", order[-8:])[0] == 6  # order hears it too: it is asked whose is meant
+    assert operator.quadrille("parked", "show", order[-8:])[0] == 0  # order hears it too: both are shown
     assert (code, found in shown, "dead: it waits for a person" in shown) == (0, True, True), shown
     assert (b"\x00\xffjunk!".hex() in shown, "stock" not in shown.partition("raw")[2]) == (True, True)
     again, drop = printed(shown)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, get_args
 
+import httpx
 import psutil
 import pytest
 
@@ -86,6 +87,26 @@ def test_the_demo_places_the_whole_table(played: Played) -> None:
     assert max(map(len, table)) <= 80
     assert shown == Counter(scene.shows for scene in scenes())
     assert {scene.ends for scene in scenes()} == {*ENDS, *(f"CANCELLED {reason}" for reason in get_args(Reason))}
+
+
+def logs_in(link: str) -> None:
+    """Follow a link, press its button, and be somebody."""
+    address, _, token = link.partition("/login?t=")
+    with httpx.Client(base_url=address, headers={"Origin": address}) as http:
+        asked = http.get(link)
+        assert (asked.status_code, ">Log in</button>" in asked.text) == (200, True), asked.text
+        assert http.post("/login", data={"t": token}).status_code == 303
+        assert "You act as <b>local</b>" in http.get("/login").text
+
+
+def test_the_first_link_logs_in_to_the_console(played: Played) -> None:
+    """The demo's first line has a link that logs in, so has `up`'s, and `quadrille login` gives another, with why."""
+    shown = next(line for line in played.out.splitlines() if line.startswith("console"))
+    links = re.findall(r"^console +(http://127\.0\.0\.1:\d+/login\?t=\S+)$", played.ask("up", "--detach"), re.MULTILINE)
+    made = json.loads(played.ask("login", "--reason", "a test", "-o", "json"))
+    for link in (shown.split()[1], *links, made["url"], played.ask("login").strip()):
+        logs_in(link)
+    assert (len(links), made["actor"]) == (1, "local")
 
 
 def test_a_clean_start_has_nothing_fatal_in_it(played: Played) -> None:

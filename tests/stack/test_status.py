@@ -20,6 +20,7 @@ DEBT = {"owes": "payment", "fact": "payment.refunded"}
 ORDER = "01a1fd62-57f0-7eeb-be96-e59ce40f9cb1"
 WAITS = {"order_id": ORDER, "status": "PAYMENT_PENDING", "owed": [DEBT]}
 WELL = Condition("order-worker", 4711, "ready", 600.0, PORTS)
+RESTS = "assignment: what was read waits to be committed: the consumer is paused: by local: a test"
 REASON = "relay: the relay has published nothing for 17 s: Kafka or the relay is away; what is said waits in the outbox"
 
 
@@ -36,7 +37,8 @@ def flow(**more: object) -> Flow:
         (Condition("order-worker", 1, "gone", 60.0, PORTS), flow(), "quadrille start order-worker"),
         (Condition("order-worker", 1, "silent", 60.0, PORTS), flow(), "quadrille restart order-worker"),
         (Condition("order-worker", 1, "not ready", 60.0, PORTS), flow(), "mend what order-worker waits for"),
-        (WELL, flow(stuck={"count": 1, "stuck": [WAITS]}), f"quadrille orders show {ORDER[-8:]}"),
+        (Condition("order-worker", 1, "not ready", 60.0, PORTS, not_ready=[RESTS]), flow(), "consumers resume order"),
+        (WELL, flow(stuck={"count": 1, "stuck": [WAITS]}), f"quadrille why {ORDER[-8:]}"),
         (WELL, flow(parked={"order": "2 parked inputs wait for a person"}), "quadrille parked list"),
         (WELL, flow(intake={**OPEN, "intake": "PAUSED", "cause": "PAUSED"}), "quadrille intake resume"),
         (WELL, flow(intake={**OPEN, "intake": "SHUT", "cause": "SAGA_FAILURE_RATE"}), "too many sagas fail"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import pytest
@@ -61,11 +62,12 @@ def test_the_dead_end_is_told_as_the_design_tells_it() -> None:
 
 
 def test_whoever_else_holds_the_same_record_is_named_too() -> None:
-    """All who hear a topic got the record: after one is rid of it the order would wait for the next."""
+    """All who hear a topic got the record: one command, which names no service, rids all of them of it."""
     given = {"order": parked(GARBAGE, BEHIND), "payment": PAID, "inventory": {"parked": [GARBAGE]}}
-    [also] = [line for line in explain(case(given)).lines if line.label == "also"]
-    assert also.text == "inventory holds the same record:"
-    assert also.more == f"quadrille parked discard --service inventory {GARBAGE['id']} --reason '…'"
+    answer = explain(case(given))
+    [also] = [line for line in answer.lines if line.label == "also"]
+    assert also.text == "inventory holds the same record: the command is for both"
+    assert answer.command == f"quadrille parked discard {GARBAGE['id']} --reason '…'"
 
 
 def parked(*rows: dict[str, Any], **order: Any) -> dict[str, Any]:  # noqa: ANN401 - members of a document
@@ -284,3 +286,30 @@ def test_the_document_names_the_order_and_the_way_out() -> None:
     assert document["waits_for"] == "order"
     assert document["now"]["command"].startswith("quadrille parked discard --service order 01a21c07")
     assert document["now"]["then"] == "then it goes on by itself"
+
+
+def test_consumers_that_rest_are_named_with_the_command_that_ends_it() -> None:
+    """What lies unread for a service that somebody paused is not "being read": who paused it, since when, why."""
+    rests = {"since_at": at("21:42:20"), "cause": "by ann: a move"}
+    payment = {"paused": rests, "unread": [{"topic": "inventory.events", "partition": 5, "next_offset": 7, "end": 9}]}
+    order = {"look": look(), "said": [PLACED], **ALL_HEARD}
+    heard: dict[str, Any] = {"handled": [PLACED["id"]], **payment}
+
+    answer = explain(case({"order": order, "inventory": {"said": [RESERVED], **ALL_HEARD}, "payment": heard}))
+
+    assert (answer.code, answer.waits_for) == ("CONSUMER_PAUSED", "payment")
+    assert answer.sentence.endswith("stock.reserved lies in the broker, unread: payment's consumers are paused")
+    assert answer.command == "quadrille consumers resume payment --reason '…'"
+    assert "payment: since 21:42:20, by ann: a move" in [line.text for line in answer.lines]
+
+
+def test_lines_are_folded_to_the_screen_and_commands_can_be_copied() -> None:
+    """No line is longer; a command goes on with a backslash and is the same when a shell reads it."""
+    given = {"order": parked(GARBAGE, BEHIND), "payment": PAID, "inventory": {"parked": [GARBAGE]}}
+    answer = explain(case(given))
+    told = "\n".join(answer.shown(60))
+
+    assert max(map(len, told.splitlines())) <= 60
+    command = told[told.index("quadrille parked") : told.index("then it goes on")]
+    assert shlex.split(command.replace("\\\n", " ")) == shlex.split(answer.command)
+    assert "\n".join(answer.shown()) == "\n".join(answer.shown(1000))

@@ -23,21 +23,25 @@ from quadrille.system_messages import (
     RetryCompensation,
     not_owed,
 )
-from quadrille.values import Identifier, Moment, Paged, Text, rfc3339
+from quadrille.values import BEGINNING, FeedPage, FeedPlace, Identifier, Moment, Newest, Paged, Text, rfc3339
 
 __all__ = [
+    "BEGINNING",
     "AnyRecord",
     "Command",
     "CompensationAnswered",
     "Decision",
     "Emitted",
     "Event",
+    "FeedPage",
+    "FeedPlace",
     "FindingRaised",
     "HandlerRegistry",
     "Identifier",
     "Intent",
     "Message",
     "Moment",
+    "Newest",
     "NotYet",
     "OrderStuck",
     "Paged",

@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
@@ -41,6 +42,7 @@ from quadrille.settings import Duration, Hidden, Secret, Settings, Url, parse_du
 if TYPE_CHECKING:
     from quadrille.avro.codec import Codec
     from quadrille.consumer.worker import WorkerRole
+    from quadrille.db.audit import Action, record
     from quadrille.ops.actions import Look, OperatorAction, Refusal, Success, compensation_actions
     from quadrille.ops.admission import database, intake
     from quadrille.ops.evidence import held
@@ -52,6 +54,7 @@ else:  # a relay has no operators' actions
     __getattr__ = lazy.face(
         __name__,
         {
+            "quadrille.db.audit": ("Action", "record"),
             "quadrille.ops.actions": ("OperatorAction", "Refusal", "Success", "compensation_actions"),
             "quadrille.ops.admission": ("database", "intake"),
             "quadrille.replay.projection": ("ProjectedTable", "Projection"),
@@ -61,6 +64,7 @@ else:  # a relay has no operators' actions
     )
 
 __all__ = [
+    "Action",
     "Counter",
     "Duration",
     "Gauge",
@@ -85,6 +89,7 @@ __all__ = [
     "intake",
     "main",
     "parse_duration",
+    "record",
     "refuse",
     "register",
     "set_all",
@@ -105,7 +110,8 @@ class Program(Generic[W]):
     committed, ``gauges`` read the service's tables every few seconds; ``operators`` are the commands a person may
     give over the ops port, ``ops`` the names of functions ``routes(context)`` giving what else the api's ops port
     answers; ``projections`` are read models that a shadow replay may rebuild from their topics, ``look`` is what the
-    store tells of a saga, for whoever asks why it waits.
+    store tells of a saga, for whoever asks why it waits; ``forget`` lets go some of the service's rows that are older
+    than events are recognised (``inbox_window``), and returns how many.
     """
 
     on: HandlerRegistry[W]
@@ -121,6 +127,7 @@ class Program(Generic[W]):
     ops: Sequence[str] = ()
     projections: Sequence[Projection] = ()
     look: Look | None = None
+    forget: Callable[[Tx, timedelta], int] | None = None
 
     def tally(self, connect: Callable[[], Tx]) -> SagaOutcomes | None:
         """Return a process's own count of how sagas end, None where that is not counted."""
@@ -217,7 +224,8 @@ def _worker(name: str, found: Settings, stop: threading.Event) -> None:
     spans, connect = _spans(name, "worker", found), connection(found.database_url)
     tally, client = program.tally(connect), program.client(found)
     context = ProcessContext(
-        found, service, connect, spans, tally, stop, codec, client, beats=True, meter=program.meter
+        found, service, connect, spans, tally, stop, codec, client, beats=True, meter=program.meter,
+        forget=program.forget,
     )  # fmt: skip
     looks = (gauges.outbox, gauges.parked, gauges.paused, gauges.heartbeats(name), *program.gauges)
     worker = WorkerRole(lambda: Worker(context))
@@ -317,7 +325,9 @@ def _all(name: str, found: Settings, stop: threading.Event) -> None:
         sys.exit(f"{name} is not for one process: it has no HTTP API, or emits events that a relay must publish")
     service, codec = _service(program, found, relayed=False)
     spans, connect = _spans(name, "all", found), connection(found.database_url)
-    context = ProcessContext(found, service, connect, spans, None, stop, codec, program.client(found))
+    context = ProcessContext(
+        found, service, connect, spans, None, stop, codec, program.client(found), forget=program.forget
+    )
     worker = WorkerRole(lambda: Worker(context))
     app = _named(program.api)(context)
     checks: dict[str, Check] = {

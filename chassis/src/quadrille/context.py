@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 from quadrille.db.retention import Retention
@@ -30,7 +31,7 @@ class ProcessContext:
 
     ``tally`` counts how sagas end, where that is counted, ``meter`` what the service counts itself; ``stop`` is set
     when the process is to end. A worker has a ``decoder`` of what it hears and a ``client`` of the outside; ``beats``
-    says that it says and hears proofs of life.
+    says that it says and hears proofs of life, ``forget`` is what the service itself lets go with time.
     """
 
     settings: Settings
@@ -43,6 +44,7 @@ class ProcessContext:
     client: object = None
     beats: bool = False
     meter: Meter | None = None
+    forget: Callable[[Tx, timedelta], int] | None = None
 
     @property
     def telemetry(self) -> Telemetry:
@@ -57,4 +59,4 @@ class ProcessContext:
     @property
     def retention(self) -> Retention:
         """What the database needs beside its inputs."""
-        return Retention(self.settings.inbox_window, self.settings.idempotency_ttl)
+        return Retention(self.settings.inbox_window, self.settings.idempotency_ttl, self.forget)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from quadrille import lazy
 from quadrille.db import schema
-from quadrille.db.connection import Tx
+from quadrille.db.connection import Tx, connection
 from quadrille.handlers import HandlerRegistry
 from quadrille.ids import floor_of, milliseconds
 from quadrille.intents import Gateway
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 else:
     __getattr__ = lazy.face(__name__, {"quadrille.db.migrations": ("run_migrations",)})  # Alembic is no worker's
 
-__all__ = ["Service", "Store", "Tx", "floor_of", "milliseconds", "run_migrations", "schema"]
+__all__ = ["Service", "Store", "Tx", "connection", "floor_of", "milliseconds", "run_migrations", "schema"]
 W = TypeVar("W")
 
 

@@ -1,11 +1,14 @@
-"""Values as they come over HTTP, checked: texts, identifiers, times, a listing's size; named without HTTP."""
+"""Values as they come over HTTP, checked: texts, identifiers, times, sizes and places of lists; named without HTTP."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Generic, NamedTuple, Protocol, TypeVar
+from uuid import UUID
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 from pydantic_core import PydanticCustomError
@@ -59,6 +62,51 @@ class Paged(BaseModel):
     cursor: str | None = Field(
         default=None, max_length=200, pattern="^[A-Za-z0-9_-]*$", description="From a Link's next."
     )
+
+
+class FeedPlace(NamedTuple):
+    """Where a change stands in its caller's feed: a transaction's number, what has changed, which change of it."""
+
+    xid: int
+    key: UUID
+    number: int
+
+    @classmethod
+    def behind(cls, xid: int) -> FeedPlace:
+        """Return the place behind all that a number stands for."""
+        return cls(xid, UUID(int=2**128 - 1), 2**31 - 1)
+
+
+BEGINNING = FeedPlace(0, UUID(int=0), 0)
+"""The place before all changes."""
+
+
+class HasPlace(Protocol):
+    """A change of a feed."""
+
+    @property
+    def place(self) -> FeedPlace:
+        """Where it stands."""
+        ...
+
+
+C = TypeVar("C", bound=HasPlace)
+
+
+@dataclass(frozen=True, slots=True)
+class FeedPage(Generic[C]):
+    """Changes after a place, oldest first; where some of them are gone, ``oldest_at`` is when what is kept begins."""
+
+    changes: Sequence[C]
+    gone: bool = False
+    oldest_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Newest:
+    """The newest place of a feed that may be told, by its number."""
+
+    version: int
 
 
 def rfc3339(at: datetime) -> str:

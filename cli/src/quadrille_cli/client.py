@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Self
 
+from quadrille_cli import explain
+
 Headers = Mapping[str, str]
 TIMEOUT_SECONDS = 15.0
 
@@ -60,6 +62,7 @@ class Client:
         import httpx  # noqa: PLC0415 - 50 ms that only a request spends
 
         tls = url.startswith("https:")  # certificates take 80 ms to load, and only TLS needs them
+        self._url = url.rstrip("/")
         self._http = httpx.Client(base_url=url, timeout=timeout, trust_env=False, verify=tls)
         self._lost = httpx.RequestError
 
@@ -74,6 +77,7 @@ class Client:
 
         Raises NoAnswerError when nothing answers.
         """
+        explain.tell(method, f"{self._url}{path}", body, dict(headers or {}))
         content = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         kind = {} if content is None else {"Content-Type": "application/json"}
         sent = [(name.encode(), value.encode("latin-1")) for name, value in {**kind, **(headers or {})}.items()]

@@ -12,6 +12,8 @@ from typing import Annotated
 
 import typer
 
+from quadrille_cli import explain
+
 app = typer.Typer(
     name="quadrille",
     help="Four services that dance without a conductor: the local stack, and what one asks of it.",
@@ -23,7 +25,7 @@ app = typer.Typer(
 
 MORE = (
     "schema", "demo", "load", "saga", "orders", "resolve", "replay", "operations", "why", "stuck", "intake", "events",
-    "timeline", "watch", "env", "parked", "audit",
+    "timeline", "trace", "watch", "env", "parked", "consumers", "audit", "webhooks", "login", "version",
 )  # fmt: skip
 """Modules of ``commands`` that bring commands: a typer `app` of their own, or one function `command`."""
 
@@ -37,6 +39,17 @@ RESTART = "Examples:  quadrille restart payment   |   quadrille restart order-wo
 STATUS = "Examples:  quadrille status   |   quadrille status --resources"
 LOGS = "Examples:  quadrille logs --level warning   |   quadrille logs -f --order 01a1fd62-57f0-7eeb-be96-e59ce40f9cb1"
 TOPICS = "Examples:  quadrille topics plan   |   quadrille topics apply"
+
+
+@app.callback()
+def _all(
+    *,
+    explained: Annotated[  # taken off the line before it is parsed, wherever it stands
+        bool, typer.Option(explain.OPTION, help="With any command: tell the API calls behind it, on stderr.")
+    ] = False,
+) -> None:
+    """Four services that dance without a conductor: the local stack, and what one asks of it."""
+    del explained
 
 
 @app.command(epilog=UP)
@@ -207,6 +220,7 @@ def run() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a path, or a terminal, that is not of this world's letters
     try:
+        sys.argv = explain.asked_for(sys.argv)
         _load_more(sys.argv[1] if len(sys.argv) > 1 else "")
         app(prog_name="quadrille")
     except Exception as error:

@@ -55,6 +55,11 @@ def width() -> int:
     return max(COLUMNS, shutil.get_terminal_size((COLUMNS, 24)).columns)
 
 
+def folded(text: str, indent: str = "  ") -> Iterator[str]:
+    """Yield a text in lines that fit the screen, those below the first indented; no id is broken."""
+    yield from textwrap.wrap(text, width(), subsequent_indent=indent, break_on_hyphens=False) or [""]
+
+
 def painted(text: str, colour: str | None) -> str:
     """Return a text in a colour where a person looks at it; NO_COLOR turns that off."""
     if colour is None or os.environ.get("NO_COLOR") or not sys.stdout.isatty():

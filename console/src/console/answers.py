@@ -76,6 +76,35 @@ def commands_of(order: Order, failures: Sequence[Mapping[str, Any]]) -> tuple[st
     return tuple(found)
 
 
+@dataclass(frozen=True, slots=True)
+class Button:
+    """A button of a page: the action it asks for, its words, what the action is to know."""
+
+    action: str
+    words: str
+    given: Mapping[str, str]
+
+
+def buttons_of(order: Order) -> tuple[Button, ...]:
+    """Return what a person can do about an order, the likeliest first."""
+    found = [
+        Button("redrive", f"Redrive at {service}…", {"service": service, "id": which,
+                                                     "error_class": fact.text("error_class") or ""})
+        for name, fact in order.open_parked[:1]
+        for service, _, which in [name.partition("/")]
+    ]  # fmt: skip
+    if order.status == "COMPENSATION_FAILED":
+        who = order.facts["order.compensation_failed"].text("participant") or "payment"
+        owed = {"order": order.order_id, "participant": who}
+        found += [Button("retry-undo", "Retry the undo…", owed), Button("resolve", "End it by hand…", owed)]
+    if order.status in CANCELLABLE:
+        found.append(Button("cancel", "Cancel…", {"order": order.order_id}))
+    return tuple(found)
+
+
+CANCELLABLE = frozenset({"PENDING", "INVENTORY_RESERVED", "PAYMENT_CHARGED", "CONFIRMED"})
+
+
 def _parked(one: Mapping[str, Any]) -> str:
     behind = f", {one['behind']} wait behind it" if one["behind"] else ""
     return f"at {one['service']} since {one['since']:%H:%M:%S}: {one['error_class']}, {one['error']}{behind}"

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 from uuid import UUID
 
-from fastapi import Header, Query, Request, Response
+from fastapi import Header, Path, Query, Request, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from starlette.types import ASGIApp
 
 from console import reads, screens
 from console.console_api import AT_ONCE, ConsoleApi, console_of
+from console.trace_document import TRACE, TraceDocument, trace_document
 from quadrille import rfc3339
 from quadrille.web import EVENTS, Answer, Document, ProcessContext, Routes, call_of, events, json_of, make_app, refuse
 
@@ -234,6 +235,32 @@ async def show_flow(request: Request, minutes: Annotated[int, Query(ge=1, le=144
 async def show_failures(request: Request) -> Response:
     """Tell which inputs are parked, by service, type of event and error."""
     return _told({"groups": _plain(await console_of(request).read(reads.failure_groups))})
+
+
+@routes.on(
+    "GET", "/v1/traces/{trace_id}", scope="events:read", problems=("not-found", "past-retention"),
+    answers=[Answer(200, "The trace, each span after what it came of.", TraceDocument, TRACE)],
+)  # fmt: skip
+async def show_trace(request: Request, trace_id: Annotated[str, Path(pattern="^[0-9a-f]{32}$")]) -> Response:
+    """Show a trace: its spans, and what each has waited for: outbox, relay, queue, retry or parked."""
+    api = console_of(request)
+    found = await api.read(reads.spans, trace_id)
+    kept = await api.read(reads.trace_kept, trace_id)
+    if not found:
+        _refuse_trace(kept, api.told.keep_traces)
+    return _told(trace_document(trace_id, found, kept))
+
+
+def _refuse_trace(kept: reads.Row, most: int) -> NoReturn:
+    """Say why no span of a trace is here: it came before those that are kept, none has come yet, or there is none."""
+    since = kept["oldest_at"] and rfc3339(kept["oldest_at"])
+    if kept["order_id"] is None:
+        refuse("not-found", f"No span of such a trace is kept. The last {most:,} are, back to {since or 'none yet'}.")
+    named = f"the trace of order {kept['order_id']}"
+    if kept["told"] > most and kept["placed_at"] and kept["placed_at"] < kept["oldest_at"]:
+        detail = f"The spans of {named} were dropped: the last {most:,} traces are kept, back to {since}."
+        refuse("past-retention", detail, oldest_at=since)
+    refuse("not-found", f"No span of {named} has come: they are sent some seconds after the fact, if they are sampled.")
 
 
 def make(context: ProcessContext) -> ASGIApp:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-WIDTH, HEIGHT, FOOT = 420, 84, 14
+WIDTH, HEIGHT, FOOT = 540, 58, 14
 KINDS = {"CONFIRMED": "good"}
 
 

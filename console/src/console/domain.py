@@ -269,10 +269,13 @@ class Order:
 
     @property
     def attention(self) -> str | None:
-        """Return why a person is needed: UNDO_FAILED, PARKED, CONFLICT or STUCK; None if nobody is."""
+        """Return why a person is needed: UNDO_FAILED, PARKED, CONFLICT or STUCK; None if nobody is.
+
+        What is parked and not dead is tried again by itself.
+        """
         if self.status == "COMPENSATION_FAILED":
             return "UNDO_FAILED"
-        if self.open_parked:
+        if any(state_of(fact) == "DEAD" for _, fact in self.open_parked):
             return "PARKED"
         if "finding.raised" in self.facts:
             return "CONFLICT"

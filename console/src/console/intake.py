@@ -57,22 +57,27 @@ class TraceIntake:
 
 
 async def _body(request: Request) -> bytes:
-    """Return the body, bounded in size and time; one that is packed unpacked, bounded too."""
+    """Return the body; one that is packed unpacked, bounded too."""
     coding = request.headers.get("content-encoding", "identity").strip().lower()
     if coding not in ("identity", "gzip"):
         refuse("unsupported-content-encoding", accepted=["gzip", "identity"], headers={"Accept-Encoding": "gzip"})
+    body = await whole_body(request, BODY_MAX)
+    return _unpacked(body) if coding == "gzip" else body
+
+
+async def whole_body(request: Request, most: int) -> bytes:
+    """Return a request's body as it came; refuses one that is larger, or does not come in time."""
     parts, size = [], 0
     try:
         async with asyncio.timeout(BODY_SECONDS):
             async for part in request.stream():
                 size += len(part)
-                if size > BODY_MAX:
-                    refuse("body-too-large", limit=BODY_MAX, headers={"Connection": "close"})
+                if size > most:
+                    refuse("body-too-large", limit=most, headers={"Connection": "close"})
                 parts.append(part)
     except TimeoutError:
         refuse("request-timeout", headers={"Connection": "close"})
-    body = b"".join(parts)
-    return _unpacked(body) if coding == "gzip" else body
+    return b"".join(parts)
 
 
 def _unpacked(body: bytes) -> bytes:

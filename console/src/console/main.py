@@ -29,6 +29,7 @@ PROGRAM = Program(
     on,
     store,
     api="console.api:make",
+    ops=("console.ops:routes",),
     outside=gateway.outside,
     client=notifier,
     rules=rules,

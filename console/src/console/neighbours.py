@@ -14,15 +14,16 @@ from typing import Any
 from urllib.parse import urlencode
 
 from urllib3 import PoolManager, Timeout
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
 
 from quadrille_why import Answer as WhyAnswer
-from quadrille_why import explain, gather, over_http
+from quadrille_why import explain, gather, in_the_way, over_http
 
 READY, DEGRADED, NOT_READY, GONE = "ready", "degraded", "not ready", "gone"
 FRESH_SECONDS = 3.0
 PATIENCE_SECONDS = 1.0
 ANSWER_MAX = 1_000_000
+WRITE_SECONDS = 10.0  # an ops port waits five for a lock
 AT_ONCE = 8
 
 
@@ -45,6 +46,27 @@ class Health:
         object.__setattr__(self, "service", service)
         object.__setattr__(self, "role", role)
         object.__setattr__(self, "shown", service if role == "all" else self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A write that is asked of a neighbour: of which process's ops port, or of which service's API."""
+
+    process: str
+    path: str
+    body: Mapping[str, object] = field(default_factory=dict)
+    method: str = "POST"
+    headers: Mapping[str, str] = field(default_factory=dict)
+    api: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a neighbour said to a write; status 0 if nothing, then ``lost`` tells whether it may have heard it."""
+
+    status: int
+    body: Mapping[str, Any]
+    lost: bool = False
 
 
 class Neighbours:
@@ -82,6 +104,30 @@ class Neighbours:
         status, body = await loop.run_in_executor(self._threads, self._get, url)
         return body if status == 200 else None  # noqa: PLR2004 - HTTP
 
+    async def send(self, call: Call) -> Reply:
+        """Ask a neighbour to do something, once: nothing is sent twice."""
+        base = (self.apis if call.api else self.ops).get(call.process)
+        if base is None:
+            return Reply(0, {"detail": f"QUADRILLE_{'APIS' if call.api else 'OPS'} names no address of it"})
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, self._send, base + call.path, call)
+
+    async def version(self, order_id: str) -> int | None:
+        """Return the version of an order's row as its API has it now; None if it does not say."""
+        base = self.apis.get("order")
+        if base is None:
+            return None
+        loop = asyncio.get_running_loop()
+        tag = await loop.run_in_executor(self._threads, self._tag, f"{base}/v1/orders/{order_id}")
+        digits = tag.strip('"').removeprefix("v")
+        return int(digits) if digits.isdecimal() and len(digits) < 19 else None  # noqa: PLR2004 - a bigint's
+
+    async def held(self, order_id: str) -> WhyAnswer | None:
+        """Return what order itself holds parked of an order, so that nothing asked of others would end it."""
+        loop = asyncio.get_running_loop()
+        fetch = over_http(self.ops.__getitem__)
+        return await loop.run_in_executor(self._threads, lambda: in_the_way(gather(fetch, order_id)))
+
     async def why(self, order_id: str) -> WhyAnswer:
         """Return why an order waits, by what all services know of it; whoever is away is named in it."""
         loop = asyncio.get_running_loop()
@@ -101,6 +147,32 @@ class Neighbours:
         state, why = _judged(status, told)
         since = before.since if before and before.state == state else datetime.now(UTC)
         return Health(name, state, why, str(info.get("release", "")), str(info.get("started_at", "")), since)
+
+    def _send(self, url: str, call: Call) -> Reply:
+        body = json.dumps(call.body) if call.method != "DELETE" else None
+        headers = {"Content-Type": "application/json", **call.headers}
+        timeout = Timeout(connect=PATIENCE_SECONDS, read=WRITE_SECONDS)
+        try:
+            answer = self._http.request(
+                call.method, url, body=body, headers=headers, preload_content=False, redirect=False, timeout=timeout
+            )
+            try:
+                told = json.loads(answer.read(ANSWER_MAX) or b"{}")
+            finally:
+                answer.drain_conn()
+                answer.release_conn()
+        except (NewConnectionError, ConnectTimeoutError):
+            return Reply(0, {})
+        except (HTTPError, OSError, ValueError, RecursionError):
+            return Reply(0, {}, lost=True)
+        return Reply(answer.status, told if isinstance(told, dict) else {})
+
+    def _tag(self, url: str) -> str:
+        try:
+            answer = self._http.request("GET", url, redirect=False)
+        except (HTTPError, OSError):
+            return ""
+        return str(answer.headers.get("ETag", ""))
 
     def _get(self, url: str) -> tuple[int, Any]:
         try:

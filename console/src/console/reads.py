@@ -58,6 +58,11 @@ SILENT = """
 SELECT DISTINCT ON (body ->> 'silent') body ->> 'silent' AS service, type, at, body ->> 'since_at' AS since
   FROM (SELECT * FROM event WHERE type IN ('service.silent', 'service.heard') ORDER BY number DESC LIMIT 200) s
  ORDER BY body ->> 'silent', number DESC"""
+RESTING = """
+SELECT DISTINCT ON (body ->> 'service') body ->> 'service' AS service, type, at, body ->> 'detail' AS cause
+  FROM (SELECT * FROM event WHERE type IN ('progress.stalled', 'progress.resumed') AND body ->> 'role' = 'consumer'
+         ORDER BY number DESC LIMIT 200) p
+ ORDER BY body ->> 'service', number DESC"""
 TYPES = """
 SELECT type, source, topic, count(*) AS count, max(at) AS last,
        array_agg(DISTINCT schema_id) FILTER (WHERE schema_id IS NOT NULL) AS schemas
@@ -236,6 +241,11 @@ def silent(db: sa.Connection) -> list[Row]:
     return [row for row in rows(db, SILENT) if row["type"] == "service.silent"]
 
 
+def resting(db: sa.Connection) -> list[Row]:
+    """Return the services whose consumers are paused, by a person or by their brake, with why."""
+    return [row for row in rows(db, RESTING) if row["type"] == "progress.stalled"]
+
+
 def catalogue(db: sa.Connection) -> list[Row]:
     """Return the types among the newest events, with the schemas they were written with."""
     return rows(db, TYPES)
@@ -250,6 +260,18 @@ def order_of_trace(db: sa.Connection, trace_id: str) -> str | None:
     """Return the order of a trace, None if none was heard of."""
     sql = "SELECT order_id FROM order_view WHERE trace_id = %(trace_id)s AND trace_id <> '' LIMIT 1"
     return next((row["order_id"] for row in rows(db, sql, trace_id=trace_id)), None)
+
+
+def trace_kept(db: sa.Connection, trace_id: str) -> Row:
+    """Return a trace's order and how it stands, if any was heard of, and since when traces are kept at all."""
+    sql = """
+SELECT o.order_id, o.status, o.final, o.placed_at, t.heard_at AS oldest_at, coalesce(t.last, 0) AS told
+  FROM (SELECT min(heard_at) AS heard_at, max(number) AS last FROM (
+          (SELECT heard_at, number FROM trace ORDER BY number LIMIT 1) UNION ALL
+          (SELECT NULL, number FROM trace ORDER BY number DESC LIMIT 1)) ends) t
+  LEFT JOIN LATERAL (SELECT * FROM order_view WHERE trace_id = %(trace_id)s AND trace_id <> '' LIMIT 1) o ON true"""
+    [row] = rows(db, sql, trace_id=trace_id)
+    return row
 
 
 def traces(db: sa.Connection, limit: int = FEW, before: int | None = None) -> list[Row]:
@@ -343,6 +365,7 @@ def overview(db: sa.Connection, latest: int) -> dict[str, Any]:
         "told": told(db),
         "intake": last_of(db, "intake.paused", "intake.resumed"),
         "silent": silent(db),
+        "resting": resting(db),
         "last": next(iter(rows(db, LAST_ENDED)), None),
         "orders": orders(db, OrderFilters(), latest),
     }

@@ -30,7 +30,11 @@ def judge(
     counts: Mapping[str, int], health: Sequence[Health], intake: Mapping[str, Any] | None,
     last: Mapping[str, Any] | None, now: datetime,
 ) -> Verdict:  # fmt: skip
-    """Return the verdict; ``counts`` has ``person`` and ``parked``, ``last`` is the order that ended last."""
+    """Return the verdict; ``counts`` has ``person`` and ``parked``, ``last`` is the order that ended last.
+
+    Among the counts ``resting`` is of how many services the consumers are paused, ``chaos`` how many seconds trouble in
+    the sandbox has left.
+    """
     bad: list[str] = []
     warn: list[str] = []
     if person := counts["person"]:
@@ -39,9 +43,14 @@ def judge(
         bad.append(f"{parked} {'input' if parked == 1 else 'inputs'} parked")
     bad += _told([one for one in health if one.state == GONE], "gone", now)
     bad += _told([one for one in health if one.state == NOT_READY], "not ready", now)
+    if resting := counts.get("resting"):
+        bad.append(f"consumers of {resting} {'service' if resting == 1 else 'services'} paused")
     if intake and intake["type"] == "intake.paused":
         bad.append(f"no new orders since {_clock(intake['at'])} UTC: {(intake['body'] or {}).get('cause', '')}")
-    warn += _told([one for one in health if one.state == DEGRADED], "degraded", now)
+    # what is parked was said already
+    warn += _told([one for one in health if one.state == DEGRADED and set(one.why) != {"parked"}], "degraded", now)
+    if chaos := counts.get("chaos"):
+        warn.append(f"chaos in the sandbox, {ago(chaos)} left")
     behind = next((one for one in health if one.name.startswith("console") and one.state in (GONE, NOT_READY)), None)
     stale = None if behind is None else f"what is shown may be old: {'; '.join(behind.why)}"
     if bad or warn:

@@ -63,5 +63,7 @@ def served(on_postgres: Wire) -> Iterator[Shop]:
 @pytest.fixture
 def shop(served: Shop) -> Shop:
     with psycopg.connect(served.db.logins.owner) as tx:
-        tx.execute("TRUNCATE orders, idempotency_key, outbox, stream, task, inbox")
+        tx.execute(
+            "TRUNCATE orders, order_change, order_change_gone, webhook, idempotency_key, outbox, stream, task, inbox"
+        )
     return served

@@ -11,7 +11,9 @@ import pytest
 
 from order.domain import PHASES, Order, Orders, Status
 from order.events import (
+    AddWebhook,
     CancelOrder,
+    EnableWebhook,
     OrderCancellationRequested,
     OrderCancelled,
     OrderCheck,
@@ -27,6 +29,8 @@ from order.events import (
     PaymentResolved,
     PaymentSkipped,
     PlaceOrder,
+    RemoveWebhook,
+    RotateWebhook,
     Shortage,
     StockCommitted,
     StockRejected,
@@ -34,10 +38,13 @@ from order.events import (
     StockReleaseFailed,
     StockReserved,
     StockResolved,
+    WebhookDropped,
+    WebhookGivenUp,
+    WebhookPushed,
 )
 from order.handlers import on
 from quadrille import Emitted, Event, Message
-from quadrille.testing import START, InMemory
+from quadrille.testing import START, InMemory, uuid7
 
 Story: TypeAlias = tuple[Order, tuple[str, ...]]
 Reached: TypeAlias = dict[Story, list[tuple[Story, tuple[Emitted, ...]]]]
@@ -170,12 +177,27 @@ def test_no_state_is_without_an_exit(reached: Reached) -> None:
     assert escape == set(reached)
 
 
+def tells_an_endpoint(order: InMemory[Orders]) -> None:
+    """An endpoint is added, told, given up, enabled, rotated and removed; what is not there is none's."""
+    webhook_id = str(uuid7())
+    order.given(
+        AddWebhook(webhook_id, "local", "https://shop.example/", ("order.confirmed",), "whsec_AAAA"),
+        WebhookPushed(webhook_id, 7, str(uuid7()), 4, 1),
+        RotateWebhook(webhook_id, "local", "whsec_BBBB"),
+        WebhookGivenUp(webhook_id, "it took nothing for a day"),
+        EnableWebhook(webhook_id, "local"),
+        RemoveWebhook(webhook_id, "local"),
+        WebhookDropped(webhook_id),
+    )
+
+
 def test_every_declared_edge_is_said(empty: InMemory[Orders], place: PlaceOrder) -> None:
     """Each handler says everything its signature declares, in some state: the saga map shows nothing that is not."""
     explored(empty, place)
     empty.work.rows.drop("o-1")
     explored(empty, replace(place, customer_id="cust_blocked", reference=None))
     waits_for_a_day(empty, place)
+    tells_an_endpoint(empty)
 
     declared = {(reaction.name, emitted.type) for reaction in on.specs.values() for emitted in reaction.emits}
     assert empty.exercised == declared

@@ -19,4 +19,5 @@ def test_nothing_undocumented(
     """schemathesis, positive and negative, finds no undocumented answer and no 5xx."""
     db = on_postgres(on, store)
     with serving(api.make, db.service, db.connect) as url:
-        fuzz_api(url, 12, tmp_path, ("reference-taken", "idempotency-key-missing"))  # a reference stands in for the key
+        unforeseen = "reference-taken", "idempotency-key-missing", "webhook-url-refused", "webhook-limit"
+        fuzz_api(url, 16, tmp_path, unforeseen)  # a reference stands in for the key

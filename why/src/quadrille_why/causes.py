@@ -111,15 +111,16 @@ def _parked(case: Case, service: str, rows: Sequence[Document]) -> Cause:
     if behind:
         lines.append(Line("behind", ", ".join(f"{row['type']} {place_of(row)}" for row in behind[:4]),
                           f"and {len(behind) - 4} more" if len(behind) > 4 else ""))  # fmt: skip # noqa: PLR2004 - a line
-    lines += _elsewhere(case, service, head)
-    return Cause(code, service, text, tuple(lines), *_way_out(service, head))
+    others = _elsewhere(case, service, head)
+    lines += [Line("also", f"{other} holds the same record: the command is for both") for other in others]
+    return Cause(code, service, text, tuple(lines), *_way_out("" if others else service, head))
 
 
-def _elsewhere(case: Case, service: str, head: Document) -> Iterator[Line]:
-    """Yield who else holds the same record: all who hear its topic got it, and each needs a word of his own."""
-    for other in SERVICES:
-        if other != service and any(row["id"] == head["id"] for row in case.parked(other)):
-            yield Line("also", f"{other} holds the same record:", _way_out(other, head)[0])
+def _elsewhere(case: Case, service: str, head: Document) -> list[str]:
+    """Return who else holds the same record: all who hear its topic got it."""
+    return [
+        other for other in SERVICES if other != service and any(row["id"] == head["id"] for row in case.parked(other))
+    ]
 
 
 def _blame(head: Document) -> tuple[str, str]:
@@ -167,7 +168,7 @@ def _next(head: Document, case: Case) -> str:
 
 
 def _way_out(service: str, head: Document) -> tuple[str, str]:
-    words = f"--service {service} {head['id']}"
+    words = f"--service {service} {head['id']}" if service else str(head["id"])
     match head["error_class"]:
         case "UNDECODABLE":
             return f"quadrille parked discard {words} {REASON}", ON
@@ -225,6 +226,11 @@ def _unread(case: Case, link: Link) -> Cause:
         again = f"quadrille replay --topic {link.fact['topic']} --order {case.order_id} --from beginning"
         text = f"{named} was read past, and is neither handled nor parked"
         return Cause("READ_PAST", link.hearer, text, lines, f"{again} --service {link.hearer}", "then its plan, live")
+    if paused := doc.get("paused"):
+        rests = Line("paused", f"{link.hearer}: since {clock(paused['since_at'], case.now)}, {paused['cause']}")
+        text = f"{named} lies in the broker, unread: {link.hearer}'s consumers are paused"
+        return Cause("CONSUMER_PAUSED", link.hearer, text, (*lines, rests),
+                     f"quadrille consumers resume {link.hearer} {REASON}", ON)  # fmt: skip
     if stalled := doc["stalled"]:
         detail = Line("stalled", f"since {clock(stalled['since_at'], case.now)}: {stalled['detail']}")
         return Cause("STALLED", link.hearer, f"{named} lies in the broker, unread: it stands still", (*lines, detail),

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from quadrille_why.answer import Answer, Line
 from quadrille_why.case import SERVICES, Case, Document
-from quadrille_why.causes import Cause, causes, doing, held_at
+from quadrille_why.causes import REASON, Cause, causes, doing, held_at
 from quadrille_why.words import clock, length, moment, money, short
 
 GOODS = {
@@ -127,20 +127,23 @@ def _unknown(case: Case) -> Answer:
     intake = order["intake"] or {"state": "OPEN"}
     if intake["state"] != "OPEN":
         since = clock(intake["since_at"], case.now)
-        why, way = _intake(intake)
+        why, command, then = _intake(intake)
         text = f"{name} was never taken here: order's intake is {intake['state']} since {since} ({why})"
-        lines = Line("intake", f"order: {intake['state']} since {since}"), Line("now", way)
-        return Answer(case.order_id, "INTAKE_SHUT", text, "order", lines, "", way, None, None, missing, case.took_ms)
+        now = Line("now", command or then, then if command else "")
+        lines = Line("intake", f"order: {intake['state']} since {since}"), now
+        return Answer(case.order_id, "INTAKE_SHUT", text, "order", lines, command, then, None, None, missing,
+                      case.took_ms)  # fmt: skip
     where = f", though {' and '.join(known)} heard of it" if known else ""
     text = f"{name} was never placed here{where}"
     return Answer(case.order_id, "UNKNOWN", text, None, tuple(_missing_lines(case)), missing=missing,
                   took_ms=case.took_ms)  # fmt: skip
 
 
-def _intake(intake: Document) -> tuple[str, str]:
+def _intake(intake: Document) -> tuple[str, str, str]:
+    """Return why no orders are taken, the command that ends it, if there is one, and what follows."""
     if intake["state"] == "PAUSED":
-        return "an operator paused it", "POST /ops/intake/resume at order-api's ops port, with a reason"
-    return "too many orders failed", "it opens by itself when orders end well again"
+        return "an operator paused it", f"quadrille intake resume {REASON}", "then place it again"
+    return "too many orders failed", "", "it opens by itself when orders end well again"
 
 
 def _knows(case: Case, service: str) -> str:

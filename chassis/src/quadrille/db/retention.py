@@ -7,6 +7,7 @@ the database itself would refuse the input.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Protocol
@@ -42,10 +43,14 @@ class DedupHorizon(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """How long days are kept, and the answers of idempotency keys."""
+    """How long days are kept, and the answers of idempotency keys.
+
+    ``forget`` lets go some of what a service keeps as long as the window, and returns how many, 0 when no more are.
+    """
 
     window: timedelta = INBOX_DAYS * DAY
     answers: timedelta = 2 * DAY
+    forget: Callable[[Tx, timedelta], int] | None = None
 
     @property
     def days(self) -> int:
@@ -77,11 +82,11 @@ class Retention:
                 log.info("old day dropped", reason=row[0])
         except psycopg.errors.LockNotAvailable:
             log.info("old day is left for the next time: its table is busy")
-        rows = 0
-        while some := forget_keys(tx, self.answers):
-            rows += some
-        if rows:
+        if rows := _all(lambda: forget_keys(tx, self.answers)):
             log.info("old idempotency keys forgotten", rows=rows)
+        forget = self.forget or _nothing
+        if rows := _all(lambda: forget(tx, self.window)):
+            log.info("old rows of the service forgotten", rows=rows)
 
 
 def make_days(tx: Tx) -> None:
@@ -103,6 +108,18 @@ def forget_keys(tx: Tx, kept: timedelta) -> int:
     As many days must have been lived since: a clock that jumps ahead forgets no key that is still to be honoured.
     """
     return tx.execute(FORGET_KEYS, [kept + MARGIN, -(-kept // DAY) + 1, AT_ONCE]).rowcount
+
+
+def _nothing(_: Tx, __: timedelta) -> int:
+    return 0
+
+
+def _all(forget: Callable[[], int]) -> int:
+    """Forget until nothing is left to be forgotten, and return how much it was."""
+    rows = 0
+    while some := forget():
+        rows += some
+    return rows
 
 
 def _milliseconds(day: date) -> int:

@@ -3,29 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
+from typing import NoReturn
 
 from quadrille.context import ProcessContext
+from quadrille.db import audit
 from quadrille.ops.admission import database
 from quadrille.ops.routes import OpsRequest, OpsResponse, OpsRoutes
 from quadrille.values import rfc3339
 from quadrille.web.problems import refuse
 
 LISTED, LIST_MOST = 50, 200
+COUNT = "SELECT count(*) FROM audit"
 READ = """
 SELECT number, at, actor, action, subject, reason, before, after FROM audit
  WHERE (%(before)b::bigint IS NULL OR number < %(before)b) AND (%(subject)b::text IS NULL OR subject = %(subject)b)
+   AND (%(action)b::text IS NULL OR action = %(action)b) AND (%(actor)b::text IS NULL OR actor = %(actor)b)
+   AND (%(since)b::timestamptz IS NULL OR at >= %(since)b)
  ORDER BY number DESC LIMIT %(limit)b"""
 
 
 def audit_routes(context: ProcessContext) -> OpsRoutes:
-    """Return GET /ops/audit: rows before a ``before``, of one ``subject``, so many."""
+    """Return GET /ops/audit: so many rows before a ``before``, of one subject, action or actor, from ``since`` on.
+
+    GET /ops/audit/verify tells whether the chain is whole.
+    """
 
     def tell(asked: OpsRequest) -> OpsResponse:
         given = _number(asked.query, "limit")
         limit = LISTED if given is None else given
         if not 1 <= limit <= LIST_MOST:
             _invalid("limit", f"Input should be 1 to {LIST_MOST}")
-        wanted = {"before": _number(asked.query, "before"), "subject": asked.query.get("subject"), "limit": limit}
+        texts = {name: asked.query.get(name) for name in ("subject", "action", "actor")}
+        wanted = texts | {"before": _number(asked.query, "before"), "since": _time(asked.query), "limit": limit}
         with database(context) as tx:
             rows = tx.execute(READ, wanted).fetchall()
         shown = [
@@ -35,7 +45,15 @@ def audit_routes(context: ProcessContext) -> OpsRoutes:
         ]  # fmt: skip
         return OpsResponse(200, {"service": context.service.name, "actions": shown})
 
-    return {("GET", "/ops/audit?limit&before&subject"): tell}
+    def verify(_: OpsRequest) -> OpsResponse:
+        with database(context) as tx:
+            flaw, (count,) = audit.flaw(tx), tx.execute(COUNT).fetchone() or (0,)
+        return OpsResponse(200, {"service": context.service.name, "actions": count, "flaw": flaw})
+
+    return {
+        ("GET", "/ops/audit?limit&before&subject&action&actor&since"): tell,
+        ("GET", "/ops/audit/verify"): verify,
+    }
 
 
 def _number(query: Mapping[str, str], name: str) -> int | None:
@@ -47,5 +65,17 @@ def _number(query: Mapping[str, str], name: str) -> int | None:
     return int(text)
 
 
-def _invalid(name: str, message: str) -> None:
+def _time(query: Mapping[str, str]) -> datetime | None:
+    if (text := query.get("since")) is None:
+        return None
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        found = None
+    if found is None or found.tzinfo is None:
+        _invalid("since", "Input should be a time with its offset, such as 2026-11-21T09:14:03Z")
+    return found
+
+
+def _invalid(name: str, message: str) -> NoReturn:
     refuse("validation-failed", errors=[{"pointer": f"query:{name}", "code": "range", "message": message}])

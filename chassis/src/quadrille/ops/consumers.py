@@ -7,11 +7,18 @@ from quadrille.context import ProcessContext
 from quadrille.db.audit import Action, record
 from quadrille.ops.admission import database
 from quadrille.ops.routes import OpsRequest, OpsResponse, OpsRoutes
+from quadrille.values import rfc3339
 from quadrille.web.documents import Document
 
 
 def consumers(context: ProcessContext) -> OpsRoutes:
-    """Return POST /ops/consumers/pause and /resume: both are kept in the audit, a change is announced."""
+    """Return GET /ops/consumers, and POST …/pause and …/resume: both are kept in the audit, a change is announced."""
+
+    def tell(_: OpsRequest) -> OpsResponse:
+        with database(context) as tx:
+            found = brake.paused(tx)
+        told = {"cause": found.cause, "since_at": rfc3339(found.since), "actor": found.actor} if found else {}
+        return OpsResponse(200, {"service": context.service.name, "paused": found is not None, **told})
 
     def pause(asked: OpsRequest) -> OpsResponse:
         asked.read(Document)
@@ -31,4 +38,8 @@ def consumers(context: ProcessContext) -> OpsRoutes:
             record(tx, Action(asked.actor, "consumers.resume", service.name, asked.reason, was, after))
         return OpsResponse(200, {"service": service.name, "paused": False, "changed": before is not None})
 
-    return {("POST", "/ops/consumers/pause"): pause, ("POST", "/ops/consumers/resume"): resume}
+    return {
+        ("GET", "/ops/consumers"): tell,
+        ("POST", "/ops/consumers/pause"): pause,
+        ("POST", "/ops/consumers/resume"): resume,
+    }

@@ -19,6 +19,7 @@ from uuid import UUID
 
 import psycopg
 
+from quadrille.consumer import brake
 from quadrille.context import ProcessContext
 from quadrille.gateway.breaker import Guarded
 from quadrille.ids import id_time
@@ -155,7 +156,7 @@ class _Moment:
             "said": self._said(now, sum(streams.values())), "handled": self._handled(events),
             "positions": self._positions(service.on.topics()), "relay": self._relay(), "intake": self._intake(),
             "silent": self._silent(service.name), "stalled": self._stalled(), "audit": self._audit(),
-            "withheld": self._withheld(),
+            "withheld": self._withheld(), "paused": self._paused(),
         }  # fmt: skip
 
     def _rows(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
@@ -217,6 +218,11 @@ class _Moment:
     def _stalled(self) -> dict[str, object] | None:
         row = next(iter(self._rows(STALL)), None)
         return None if row is None else {"since_at": rfc3339(row[0]), "detail": row[1]}
+
+    def _paused(self) -> dict[str, object] | None:
+        """Return why the service's consumers rest, if they do."""
+        found = brake.paused(self.tx)
+        return {"since_at": rfc3339(found.since), "cause": found.cause} if found else None
 
     def _audit(self) -> list[dict[str, object]]:
         return [

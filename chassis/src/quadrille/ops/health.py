@@ -51,7 +51,7 @@ def nothing_parked(url: str) -> None:
     with psycopg.connect(pinned(url, connect_timeout=CONNECT_SECONDS)) as tx:
         [(count,)] = tx.execute(PARKED).fetchall()
     if count:
-        message = f"{count} parked inputs wait for a person"
+        message = "1 parked input waits for a person" if count == 1 else f"{count} parked inputs wait for a person"
         raise NotReadyError(message)
 
 

@@ -302,10 +302,12 @@ def _failure_outcome(service: Service[Any], envelope: Envelope, raised: Exceptio
         return _unread(service, envelope, envelope.body)
     if sqlstate.is_missing_partition(raised) and id_milliseconds(envelope.id) < time.time() * 1000:
         return _unread(service, envelope, Unreadable(*TOO_OLD))
-    error_class, phrase = "HANDLER", f"{type(raised).__name__} while handling {envelope.type}"
     if isinstance(raised, NotYet):
-        error_class, phrase = "CAUSALITY", "NotYet: came before what it refers to"
-    return Parked(error_class, phrase, cause_of(service, envelope.type, error_class, raised))
+        phrase = "NotYet: came before what it refers to"
+        return Parked("CAUSALITY", phrase, cause_of(service, envelope.type, "CAUSALITY", raised))
+    cause = cause_of(service, envelope.type, "HANDLER", raised)
+    phrase = f"{type(raised).__name__} while handling {envelope.type}"
+    return Parked("HANDLER", f"{phrase} at {cause.place}" if cause.place else phrase, cause)
 
 
 def _collect(batch: _Batch, envelope: Envelope, emitted: tuple[Emitted, ...]) -> None:

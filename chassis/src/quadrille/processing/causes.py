@@ -21,11 +21,15 @@ FINGERPRINT_DIGITS = 12
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """Why an input failed: ``exception`` is a class's name, ``frames`` are ``file:line:function``, innermost last."""
+    """Why an input failed: ``exception`` is a class's name, ``frames`` are ``file:line:function``, innermost last.
+
+    ``place`` is the ``file:line`` of the service's own code in which it was raised.
+    """
 
     fingerprint: str
     exception: str | None = None
     frames: str | None = None
+    place: str | None = None
 
 
 def cause_of(service: Service[Any], kind: str, error_class: str, raised: BaseException | None = None) -> Cause:
@@ -34,9 +38,11 @@ def cause_of(service: Service[Any], kind: str, error_class: str, raised: BaseExc
         return Cause(_fingerprint(service.name, kind, error_class, ""))
     frames = [*_frames(raised)][-FRAMES_MOST:]
     own = _own_packages(service)
-    innermost = next((text for package, text in reversed(frames) if package in own), frames[-1][1] if frames else "")
+    mine = next((text for package, text in reversed(frames) if package in own), None)
+    innermost = mine or (frames[-1][1] if frames else "")
     told = "\n".join(text for _, text in frames)
-    return Cause(_fingerprint(service.name, kind, error_class, innermost), type(raised).__name__, told or None)
+    fingerprint = _fingerprint(service.name, kind, error_class, innermost)
+    return Cause(fingerprint, type(raised).__name__, told or None, mine and mine.rpartition(":")[0])
 
 
 def _fingerprint(*parts: str) -> str:

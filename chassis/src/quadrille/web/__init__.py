@@ -2,7 +2,7 @@
 
 Reading order: ``app`` (routes and the ASGI app), ``api`` (what an endpoint works with), ``command_batcher`` (how
 commands become one transaction), ``problems`` (refusals), ``documents`` (bodies, ETags, cursors), ``sse`` (streams),
-``admission`` (what is let in), ``middleware``.
+``feed`` (all changes of one caller's), ``admission`` (what is let in), ``middleware``.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from quadrille.web.api import EVENTS, Api, TheApi, answer, events
     from quadrille.web.app import Routes, call_of, make_app
     from quadrille.web.documents import Document, Time, etag, json_of, matches, plain, shown, unchanged
+    from quadrille.web.feed import follow_feed, kept, read_place, write_place
     from quadrille.web.idempotency import KEY_PROBLEMS, TheKey
     from quadrille.web.middleware import RequestContext
     from quadrille.web.openapi import Answer, html_page
@@ -39,6 +40,7 @@ else:
             "quadrille.web.documents": (
                 *("Document", "Time", "etag", "json_of", "matches", "plain", "shown", "unchanged"),
             ),
+            "quadrille.web.feed": ("follow_feed", "kept", "read_place", "write_place"),
             "quadrille.web.idempotency": ("KEY_PROBLEMS", "TheKey"),
             "quadrille.web.middleware": ("RequestContext",),
             "quadrille.web.openapi": ("Answer", "html_page"),
@@ -68,12 +70,15 @@ __all__ = [
     "call_of",
     "etag",
     "events",
+    "follow_feed",
     "from_milliseconds",
     "html_page",
     "json_of",
+    "kept",
     "make_app",
     "matches",
     "plain",
+    "read_place",
     "refuse",
     "register",
     "shown",
@@ -81,4 +86,5 @@ __all__ = [
     "unchanged",
     "uuid7",
     "wait_of",
+    "write_place",
 ]

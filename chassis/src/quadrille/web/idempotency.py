@@ -81,7 +81,12 @@ def is_known(db: sa.Connection, key: IdempotencyKey) -> bool:
 async def _key_of(
     request: Request,
     key: Annotated[
-        Idempotency | None, Header(alias=HEADER, description="Yours; the same when you repeat the request.")
+        Idempotency | None,
+        Header(
+            alias=HEADER,
+            description="Yours; the same when you repeat the request.",
+            openapi_examples={"yours": {"summary": "one that is yours", "value": "my-first-try"}},
+        ),
     ] = None,
 ) -> RequestKey:
     route = f"{request.method} {request.scope['route'].path}"

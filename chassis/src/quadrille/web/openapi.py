@@ -35,7 +35,8 @@ ASSETS = {
 }
 _POLICY = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; frame-ancestors 'none'"  # noqa: E501 - one header
 _DOCS = """<!doctype html><html lang=en><head><meta charset=utf-8><title>{title}</title>
-<meta name=viewport content="width=device-width"><link rel=stylesheet href=/docs/assets/swagger-ui.css></head>
+<meta name=viewport content="width=device-width"><link rel=icon href="data:,">
+<link rel=stylesheet href=/docs/assets/swagger-ui.css></head>
 <body><div id=swagger-ui></div>
 <noscript><p>The same, as a document: <a href=/openapi.json>/openapi.json</a></p></noscript>
 <script src=/docs/assets/swagger-ui-bundle.js></script><script src=/docs/assets/docs.js></script></body></html>"""

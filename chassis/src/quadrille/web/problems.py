@@ -129,8 +129,8 @@ _LIST = (
         "past-retention",
         410,
         "Past retention",
-        "The event is no longer on its topic.",
-        "Ask for a later one.",
+        "What is asked for is no longer kept: the event on its topic, or what follows the cursor in a feed.",
+        "Ask for a later one; without a cursor a feed begins with the oldest that is kept.",
         example={"oldest_at": "2026-11-14T09:14:03.120Z"},
     ),
     Kind(

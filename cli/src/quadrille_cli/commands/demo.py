@@ -25,6 +25,7 @@ from quadrille_cli.client import Client, ProblemError
 from quadrille_cli.commands import stack as supervisor
 from quadrille_cli.commands.shared import told
 from quadrille_cli.demo_data import block, order_of, stock_up, write_addresses
+from quadrille_cli.login_link import first_link
 from quadrille_cli.stack import CannotRun, Stack, paths
 from quadrille_cli.terminal import COLUMNS, short
 
@@ -130,7 +131,7 @@ def demo(
     console = Console(highlight=False)
     console.width = max(console.width, COLUMNS)
     if "console" in stack.ports:
-        console.print(f"console   {stack.url('console')}", soft_wrap=True)
+        console.print(f"console   {first_link(stack, 'quadrille demo')}", soft_wrap=True)
     try:
         wrong = _play(stack, console, began)
     except ProblemError as refused:
@@ -227,7 +228,8 @@ def _table(stack: Stack, placed: Sequence[Placed], console: Console) -> Table:
     for one in placed:
         mark, colour = ("✓", "green") if one.right else ("✗", "red") if one.final else ("…", "yellow")
         took = f"{one.ended - one.began:.1f}s" if one.final else ""
-        url, order = f"{stack.url('order')}/v1/orders/{one.order_id}", short(one.order_id)
+        page = f"{stack.url('console')}/orders" if "console" in stack.ports else f"{stack.url('order')}/v1/orders"
+        url, order = f"{page}/{one.order_id}", short(one.order_id)
         linked = f"[link={url}]{order}[/]" if console.is_terminal else order
         table.add_row(one.scene.shows, f"[{colour}]{mark} {one.actual}[/]", took, linked)
     return table
@@ -248,7 +250,7 @@ def _conclude(console: Console, stack: Stack, placed: Sequence[Placed], wrong: S
     for one in placed:
         if one.actual == REFUSED:
             console.print(f"resolve   {_resolve(stack, one.order_id)}", soft_wrap=True, markup=False)
-    console.print(f"look      quadrille status | timeline {quick} | logs --order {quick}", soft_wrap=True)
+    console.print(f"look      quadrille status | trace {quick} | logs --order {quick}", soft_wrap=True)
     console.print("place     quadrille orders place --wait      stop  make down", soft_wrap=True)
     console.print(CURL.format(api), soft_wrap=True, markup=False)
 

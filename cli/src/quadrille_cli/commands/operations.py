@@ -21,13 +21,15 @@ from quadrille_cli.commands import stack as supervisor
 from quadrille_cli.commands.shared import NOT_FOUND, UNREACHABLE, an_id, asked, bad, form, named, reason, running, told
 from quadrille_cli.services import PROGRAMS, worker_ops, worker_process
 from quadrille_cli.stack import Stack
-from quadrille_cli.terminal import short, table
+from quadrille_cli.terminal import folded, short, table
 
 VERDICTS = ("SEEN", "NEW", "FENCED", "PARKED", "OLD", "UNHEARD", "UNDECODABLE")
 GOOD = ("DONE", "SEEN", "DISCARDED", "GONE")
 OUTCOMES = {
     "DONE": "done", "SEEN": "done before", "DISCARDED": "discarded", "GONE": "gone meanwhile", "PARKED": "parked again",
 }  # fmt: skip
+ALWAYS = ("SEEN", "NEW")
+"""Verdicts that have a column whatever was found."""
 WITHHELD = ("FENCED", "PARKED", "OLD")
 PARTLY, MOST, ID_LENGTH = 8, 200, 36
 PARKED = "parked"  # the kind that redrives or discards what is parked
@@ -261,7 +263,7 @@ def lines(document: Document) -> Iterator[str]:
         return
     partitions = sum(since < upto for since, upto in plan["ranges"].values())
     what = "plan" if document["state"] == "PLANNED" else f"{plan['mode']} replay"
-    yield (
+    yield from folded(
         f"{what} {document['operation_id']}  {plan['topic']}, {partitions} of {len(plan['ranges'])} partitions, "
         f"{plan['since']} to {plan['until']}, for {document['service']}: {progress.get('records', 0):,} records"
         + ("" if document["state"] == "PLANNED" else f", {document['state']}")
@@ -274,7 +276,7 @@ def lines(document: Document) -> Iterator[str]:
     yield _outcome(document)
     for one in progress.get("unreadable", ()):
         place = f"{plan['topic']}[{one['partition']}]@{one['offset']}"
-        yield f"undecodable {place}: {one['reason']}; begins {one['bytes'] or 'with nothing'}"
+        yield from folded(f"undecodable {place}: {one['reason']}; begins {one['bytes'] or 'with nothing'}")
     if kept := progress.get("kept_back"):
         effects = ", ".join(f"{count} {effect}" for effect, count in sorted(kept.items()))
         yield f"fenced: {effects}; opened by --allow-effects {','.join(sorted(kept))} --reason TEXT"
@@ -293,10 +295,10 @@ def _shadow(document: Document) -> Iterator[str]:
     head = f"shadow {document['operation_id']}  {plan['model']} of {service}: {progress.get('records', 0):,} records"
     yield f"{head}, {document['state']}"
     if tables := progress.get("tables"):
-        width = max(len("table"), *map(len, tables))
-        yield f"{'table':<{width}}  " + "  ".join(f"{side.replace('_', ' '):>11}" for side in SIDES)
+        first = max(len("table"), *map(len, tables))
+        yield f"{'table':<{first}}  " + "  ".join(f"{side.replace('_', ' '):>11}" for side in SIDES)
         for name, counts in tables.items():
-            yield f"{name:<{width}}  " + "  ".join(f"{counts.get(side, 0):>11,}" for side in SIDES)
+            yield f"{name:<{first}}  " + "  ".join(f"{counts.get(side, 0):>11,}" for side in SIDES)
     for one in progress.get("differences", ()):
         row = ", ".join(f"{name} {value}" for name, value in one["row"].items())
         columns = f": {', '.join(one['columns'])}" if one["columns"] else ""
@@ -338,11 +340,14 @@ def _rows(verdicts: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
     if others:
         plural = "s" if len(others) > 1 else ""
         shown.append((f"others ({len(others)} type{plural})", {"UNHEARD": sum(others)}))
-    width = max([len(kind) for kind, _ in shown] + [16])
-    yield f"{'type':<{width}}  records  " + "  ".join(f"{verdict:>6}" for verdict in VERDICTS)
+    first = max([len(kind) for kind, _ in shown] + [16])
+    told = [one for one in VERDICTS if one in ALWAYS or any(counts.get(one) for _, counts in shown)]
+    yield f"{'type':<{first}}  records  " + "  ".join(f"{verdict:>6}" for verdict in told)
     for kind, counts in shown:
-        columns = (f"{counts.get(verdict, 0):>{max(6, len(verdict))},}" for verdict in VERDICTS)
-        yield f"{kind:<{width}}  {sum(counts.values()):>7,}  " + "  ".join(columns)
+        columns = (f"{counts.get(verdict, 0):>{max(6, len(verdict))},}" for verdict in told)
+        yield f"{kind:<{first}}  {sum(counts.values()):>7,}  " + "  ".join(columns)
+    if none := [one for one in VERDICTS if one not in told]:
+        yield f"none is {', '.join(none)}"
 
 
 def _outcome(document: Document) -> str:

@@ -6,6 +6,7 @@ import json
 import shlex
 import textwrap
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
@@ -18,7 +19,7 @@ from typer import echo
 from quadrille_cli import console
 from quadrille_cli.client import Client, NoAnswerError, ProblemError
 from quadrille_cli.commands import stack as supervisor
-from quadrille_cli.commands.operations import Document, end, follow, lines, services
+from quadrille_cli.commands.operations import PARTLY, Document, end, follow, lines, services
 from quadrille_cli.commands.shared import (
     CONFLICT,
     NOT_FOUND,
@@ -125,8 +126,8 @@ def redrive(  # noqa: PLR0913, PLR0917 - one parameter per option
 ) -> None:
     """Try it again now: one by its id, an order's first, or a group; a discarded one is put back.
 
-    Exit codes: 0 went through, 1 parked again, 2 wrong usage, 5 unknown, 6 against a rule, 7 nothing answers, 8 a group
-    that was stopped, 130 detached.
+    A record that several services hold is tried in each, unless --service names one. Exit codes: 0 went through, 1
+    parked again, 2 wrong usage, 5 unknown, 6 against a rule, 7 nothing answers, 8 a part of it, 130 detached.
     """
     body: dict[str, object] = {"reason": reason(why)} | ({"accept_old": True} if accept_old else {})
     _asked_once(name, group)
@@ -154,7 +155,8 @@ def discard(  # noqa: PLR0913, PLR0917 - one parameter per option
 ) -> None:
     """Drop it: its id counts as handled from now on, and what waited behind it goes on. `redrive ID` puts it back.
 
-    Of an answer the copy alone is dropped: it is asked for again. A timer cannot be discarded. Exit codes as `redrive`.
+    A record that several services hold is dropped in each, unless --service names one. Of an answer the copy alone is
+    dropped: it is asked for again. A timer cannot be discarded. Exit codes as `redrive`.
     """
     body: dict[str, object] = {"reason": reason(why)}
     _asked_once(name, group)
@@ -173,18 +175,29 @@ def _asked_once(name: str, group: str) -> None:
 def _one(  # noqa: PLR0913 - one parameter per option
     verb: str, name: str, service: str, body: Mapping[str, object], data: Path | None, *, dry_run: bool
 ) -> None:
-    """End one parked input and say what became of it, and of those behind it."""
+    """End one parked input and say what became of it, and of those behind it, wherever the same record is held."""
     stack = running(data)
-    document = _find(stack, name, service)
-    record, service = document["record"], document["service"]
-    if dry_run:
-        echo("\n".join(_shown(document)))
-        return
-    with asked(stack.url(worker_ops(service))) as ops:
-        [result] = ops.demand("POST", f"/ops/parked/{verb}", {**body, "id": record["parked_id"]}).body["results"]
-    echo("\n".join(_became(service, result)))
-    if result["outcome"] == "PARKED":
-        raise typer.Exit(supervisor.FAILED)
+    codes: set[int] = set()
+    for document in _found(stack, name, service):
+        if dry_run:
+            echo("\n".join(_shown(document)))
+            continue
+        with _noting(codes), asked(stack.url(worker_ops(document["service"]))) as ops:
+            wanted = {**body, "id": document["record"]["parked_id"]}
+            [result] = ops.demand("POST", f"/ops/parked/{verb}", wanted).body["results"]
+            echo("\n".join(_became(document["service"], result)))
+            codes.add(supervisor.FAILED if result["outcome"] == "PARKED" else 0)
+    if codes - {0}:
+        raise typer.Exit(max(codes) if len(codes) == 1 else PARTLY)
+
+
+@contextmanager
+def _noting(codes: set[int]) -> Iterator[None]:
+    """Note the exit code of a refusal, so that the others are still asked."""
+    try:
+        yield
+    except typer.Exit as refused:
+        codes.add(refused.exit_code)
 
 
 def _became(service: str, result: Mapping[str, Any]) -> Iterator[str]:
@@ -243,7 +256,19 @@ def _many(
 
 
 def _find(stack: Stack, name: str, service: str) -> Document:
-    """Return a parked input from the service that has it; several, none and silence are each said as they are."""
+    """Return a parked input from the first service that has it."""
+    first, *others = _found(stack, name, service)
+    if others:
+        held = ", ".join(str(one["service"]) for one in others)
+        console.fail(f"{held} holds the same record: redrive and discard are for all,\n  unless --service names one")
+    return first
+
+
+def _found(stack: Stack, name: str, service: str) -> list[Document]:
+    """Return a parked input from each service that has it; several of them, none and silence are said as they are.
+
+    All who hear a topic hold the same record under the same id; an order's end may mean another in each.
+    """
     if len(name) < SHORTEST:
         bad("ID", f"an id, or the end of one: {SHORTEST} digits or more")
     path, found, silent = f"/ops/parked/{quote(name, safe='')}", [], []
@@ -261,15 +286,17 @@ def _find(stack: Stack, name: str, service: str) -> Document:
         elif reply.status != HTTPStatus.NOT_FOUND:
             raise typer.Exit(told(ProblemError("GET", path, reply)))
     waiting = [one for one in found if one["record"]["state"] in STATES[:2]] or found
-    if len(waiting) > 1:
+    if len({one["record"]["parked_id"] for one in waiting}) > 1:
         _several(name, waiting)
+    unheard = f"not asked, for they do not answer: {', '.join(silent)}" if silent else ""
     if not waiting:
         where = f" in {service}" if service else ""
-        unheard = f"; not asked, for they do not answer: {', '.join(silent)}" if silent else ""
-        console.fail(f"nothing is parked{where} whose id, or whose order's, ends in {name}{unheard}")
+        told_ = f"nothing is parked{where} whose id, or whose order's, ends in {name}"
+        console.fail(f"{told_}; {unheard}" if unheard else told_)
         raise typer.Exit(UNREACHABLE if silent else NOT_FOUND)
-    document: Document = waiting[0]
-    return document
+    if unheard:
+        console.fail(unheard)
+    return waiting
 
 
 def _several(name: str, found: list[Document]) -> NoReturn:

@@ -23,15 +23,17 @@ from quadrille_cli.commands.shared import (
 )
 from quadrille_cli.commands.why import parked_here
 from quadrille_cli.stack import Stack
+from quadrille_cli.terminal import folded
 
 PARTLY = 8
 LOOK_SECONDS = 0.1
 PARTICIPANTS = ("payment", "inventory")
-SAMPLE = "quadrille resolve 01a1fd62-57f0-7eeb-be96-e59ce40f9cb1 --participant payment"
+SAMPLE = "01a1fd62-57f0-7eeb-be96-e59ce40f9cb1"
 EPILOG = f"""\b
 Examples:
-  {SAMPLE} --retry --reason 'card reopened'
-  {SAMPLE} \\
+  quadrille resolve {SAMPLE} --participant payment \\
+      --retry --reason 'card reopened'
+  quadrille resolve {SAMPLE} --participant payment \\
       --how EXTERNAL --evidence 'transfer 4711' --reason 'card closed'"""
 WAYS = ("EXTERNAL", "WRITTEN_OFF")
 
@@ -72,7 +74,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter per option
 
 def say(text: str) -> None:
     """A line of progress, on stderr: stdout has how the order ended, and nothing else."""
-    echo(text, err=True)
+    echo("\n".join(folded(text)), err=True)
 
 
 def _ending(how: str, evidence: str) -> dict[str, str]:
@@ -93,7 +95,7 @@ def _end(stack: Stack, identity: str, participant: str, wait: float) -> None:
             if code is not None or time.monotonic() >= deadline:
                 break
             time.sleep(LOOK_SECONDS)
-    echo(line(document))
+    echo("\n".join(folded(line(document))))
     if code is None:
         say(f"not ended after {wait:g} s; it may still: quadrille orders show {identity}")
     elif code:

@@ -16,6 +16,7 @@ from quadrille_cli import console
 from quadrille_cli.client import Client, NoAnswerError, ProblemError
 from quadrille_cli.commands import stack as supervisor
 from quadrille_cli.stack import Stack, paths
+from quadrille_cli.terminal import folded
 
 USAGE, REFUSED, TIMEOUT, NOT_FOUND, CONFLICT, UNREACHABLE = 2, 3, 4, 5, 6, supervisor.UNREACHABLE
 CODES = {
@@ -25,12 +26,20 @@ CODES = {
     "order-frozen": REFUSED,
     "operation-refused": CONFLICT,
     "version-mismatch": CONFLICT,
+    "webhook-limit": CONFLICT,
     "validation-failed": USAGE,
+    "webhook-url-refused": USAGE,
     "malformed-json": USAGE,
     "dependency-unavailable": UNREACHABLE,
     "outcome-unknown": UNREACHABLE,
     "overloaded": UNREACHABLE,
 }
+WAYS = {
+    "PAUSED": "quadrille intake show; quadrille intake resume --reason TEXT",
+    "SAGA_FAILURE_RATE": "quadrille status; the intake opens by itself when orders go well again",
+    "OUTBOX_BACKLOG": "quadrille status; new orders are taken when the relay has caught up",
+}
+"""What to type when new orders are refused for a cause."""
 BUSINESS = frozenset({"STILL_FAILED"})  # rules that are the business's, not a conflict with what is the case
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 SUFFIX_LEAST = 4
@@ -113,7 +122,7 @@ def the_order(stack: Stack, wanted: str, option: str = "ID") -> str:
     with asked(stack.url("order-api")) as ops:
         found = ops.demand("GET", f"/ops/names?name={quote(wanted, safe='')}").body["orders"]
     if not found:
-        console.fail(f"no order's id ends in {wanted}, and none has it as its reference or trace")
+        console.fail("\n".join(folded(f"no order's id ends in {wanted}, and none has it as its reference or trace")))
         raise typer.Exit(NOT_FOUND)
     if len(found) > 1:
         listed = "".join(f"\n  {one['order_id']}  {one['status']}  {one['reference'] or ''}".rstrip() for one in found)
@@ -175,5 +184,7 @@ def told(refused: ProblemError) -> int:
     names = ("cause", "rule", "order_status", "cancellable_until", "since", "current_etag", "oldest_at")
     if more := "  ".join(f"{name} {problem[name]}" for name in names if problem.get(name)):
         lines.append(f"  {more}")
-    console.fail("\n".join([*lines, f"  request {problem['request_id']}"]))
+    lines += [f"  fix: {WAYS[cause]}"] if (cause := problem.get("cause")) in WAYS else []
+    lines.append(f"  request {problem['request_id']}")
+    console.fail("\n".join(part for line in lines for part in folded(line, "    ")))
     return REFUSED if problem.get("rule") in BUSINESS else CODES.get(slug, supervisor.FAILED)

@@ -16,7 +16,7 @@ from confluent_kafka import KafkaException
 from typer import echo
 
 from quadrille_cli import console
-from quadrille_cli.services import CONSOLE
+from quadrille_cli.login_link import first_link
 from quadrille_cli.stack import EVERYTHING, CannotRun, Stack, shell
 from quadrille_cli.stack import logs as journal
 from quadrille_cli.stack import paths as places
@@ -218,7 +218,7 @@ def _settings(stack: Stack, process: Process) -> list[tuple[str, str, str, str]]
 def _welcome(stack: Stack, seconds: float, *, detach: bool) -> None:
     running = sum(process.running for process in stack.processes.values())
     echo(f"{running} processes ready in {seconds:.1f} s, data in {stack.data}")
-    echo(f"console   {stack.url(CONSOLE)}")
+    echo(f"console   {first_link(stack, 'quadrille up')}")
     echo(f"API docs  {stack.url('order')}/docs")
     echo(f"mail      {stack.url('sandbox')}/mail")
     if "jaeger" in stack.parts:
@@ -239,7 +239,7 @@ def _watch(stack: Stack) -> int:
                     process.ended, process.ended_at = in_words(process.exit_code()), time.time()
                     stack.save()
                     log = "\n".join(f"  | {line}" for line in process.log_tail())
-                    console.fail(f"{name} has ended; its last lines:\n{log}\n  fix: quadrille up starts it again")
+                    console.fail(f"{name} has ended; its last lines:\n{log}\n  fix: quadrille start {name}")
     except KeyboardInterrupt:
         echo(f"all ended in {stack.stop():.1f} s")
     return 0

@@ -16,6 +16,7 @@ from typer import echo
 from quadrille_cli.commands.shared import asked, bad, form, running
 from quadrille_cli.commands.why import why
 from quadrille_cli.stack import Stack
+from quadrille_cli.terminal import table
 from quadrille_why.words import length, moment, short
 
 EPILOG = "\b\nExamples:\n  quadrille stuck\n  quadrille stuck --older-than 10m --group-by error"
@@ -60,12 +61,14 @@ def _table(rows: Sequence[Row], count: int) -> Iterator[str]:
         yield "nothing is stuck; what waits at all: quadrille stuck --older-than 0s"
         return
     now = datetime.now(UTC)
-    yield f"{'order':<7}{'waits for':<14}{'since':<8}{'level':<10}why"
+    found = []
     for row in rows:
         since = length(max(0.0, (now - moment(row["since_at"])).total_seconds()))
         holder = row["why"]["waits_for"] or ", ".join(sorted({one["owes"] for one in row["owed"]})) or "nobody"
         cause = str(row["why"]["sentence"]).partition(": ")[2]
-        yield f"{short(row['order_id']):<7}{holder:<14}{since:<8}{row['level'] or '–':<10}{cause}"
+        found.append((short(row["order_id"]), holder, since, row["level"] or "–", cause))
+    yield from table(("order", "waits for", "since", "level", "why"), found)
+    yield f"all of one, and what to do now: quadrille why {short(rows[0]['order_id'])}"
     if count > len(rows):
         yield f"{count - len(rows)} more: --limit {count}"
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from quadrille_cli.commands import stack as supervisor
-from quadrille_cli.commands.events import FACTS, follow, opened, told
+from quadrille_cli.commands.events import FACTS, Kind, follow, opened, told
 from quadrille_cli.commands.shared import form, order_id, the_order
 from quadrille_cli.event_log import Reading, Selection
 
@@ -22,6 +22,7 @@ MOST = 10_000
 
 def command(
     order: Annotated[str, typer.Argument(metavar="[ID]", help="The order, or the end of its id; else all.")] = "",
+    kind: Kind = "",
     limit: Annotated[int, typer.Option("--limit", min=0, help="End after so many; 0 is never.")] = 0,
     output: Annotated[str, typer.Option("-o", "--output", help="table or jsonl.")] = "table",
     data: Annotated[Path | None, typer.Option("--data", help="Data directory of the running stack.")] = None,
@@ -32,7 +33,7 @@ def command(
     try:
         with opened(data) as (stack, log):
             identity = the_order(stack, wanted) if wanted else ""
-            ranges, selection = log.ranges(FACTS, None), Selection(FACTS, identity)
+            ranges, selection = log.ranges(FACTS, None), Selection(FACTS, identity, kind)
             past = log.newest(Reading(ranges), selection, MOST) if identity else []
             shown = told(log, past, output, limit)
             if not limit or shown < limit:

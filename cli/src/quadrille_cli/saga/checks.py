@@ -40,17 +40,24 @@ IRREVERSIBLE = {
     "notification.tell_of_confirmation": "a mail cannot be unsent: a cancellation has a mail of its own",
     "notification.tell_of_cancellation": "a mail cannot be unsent, and nothing undoes a cancellation",
 }
+BESIDE = {
+    "order.push_webhook": "tells a client's endpoint what has happened already; no order waits for it",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """What is so on purpose: events that no service hears, events after which nothing need follow, steps for good."""
+    """What is so on purpose: events that no service hears, events after which nothing need follow, steps for good.
+
+    ``beside`` are intents that no saga waits for.
+    """
 
     operators: Mapping[str, str] = field(default_factory=lambda: OPERATORS)
     readers: Mapping[str, str] = field(default_factory=lambda: READERS)
     rests: Mapping[str, str] = field(default_factory=lambda: RESTS)
     undone_by: Mapping[str, str] = field(default_factory=lambda: UNDONE_BY)
     irreversible: Mapping[str, str] = field(default_factory=lambda: IRREVERSIBLE)
+    beside: Mapping[str, str] = field(default_factory=lambda: BESIDE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +113,7 @@ def findings(saga: Saga) -> Iterator[str]:
     yield from orphans(saga)
     yield from unanswered(saga)
     yield from dead_ends(saga)
+    yield from aside(saga)
     yield from undone(saga)
     yield from aborts(saga)
     yield from acknowledgements(saga)
@@ -154,10 +162,24 @@ def dead_ends(saga: Saga) -> Iterator[str]:
     resting = {*declared.operators, *declared.readers, *declared.rests}
     for service in saga.services:
         said = {cls for r in service.specs.values() for cls in r.emits if not issubclass(cls, SystemEvent | Reply)}
-        for cls in sorted(said, key=lambda cls: cls.type):
+        beside = {cls for cls in said if f"{service.service}.{cls.type}" in declared.beside}
+        for cls in sorted(said - beside, key=lambda cls: cls.type):
             warns = issubclass(cls, Timer) and any(issubclass(c, SystemEvent) for c in saga.follows(service, [cls]))
             if not warns and not _leads(saga, service, cls, resting):
                 yield f"{service.service} emits {cls.type}, which leads to no end"
+
+
+def aside(saga: Saga) -> Iterator[str]:
+    """What is declared beside the saga is there, and nothing of the saga follows from it."""
+    for service in saga.services:
+        for kind, cls in service.emits(Intent).items():
+            if f"{service.service}.{kind}" in saga.declared.beside and any(
+                _is_fact(c) for c in saga.follows(service, [cls])
+            ):
+                yield f"{service.service}.{kind} is declared beside the saga, and an event follows from it"
+    there = {f"{service.service}.{kind}" for service in saga.services for kind in service.emits(Intent)}
+    for name in sorted(set(saga.declared.beside) - there):
+        yield f"{name} is declared beside the saga, and is not there"
 
 
 def undone(saga: Saga) -> Iterator[str]:

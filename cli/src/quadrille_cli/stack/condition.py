@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 OURS = ("-api", "-worker", "-relay")
 SECONDS = 5.0
+PAUSED = "the consumer is paused"
 SAMPLE = re.compile(r"^(quadrille_consumer_lag_records|quadrille_breaker_state)\{([^}]*)\} (\S+)$", re.MULTILINE)
 BREAKER = {0.0: "closed", 1.0: "half-open", 2.0: "open"}
 Document = Mapping[str, Any]
@@ -187,6 +188,8 @@ def _mend(found: list[Condition]) -> str:
         return ""
     if first.state == "silent":
         return f"quadrille restart {first.name}   (it lives and does not answer)"
+    if rests := next((one for one in waiting if any(PAUSED in why for why in one.not_ready)), None):
+        return f"quadrille consumers resume {rests.name.rpartition('-')[0]} --reason TEXT   it rests"
     return f"mend what {first.name} waits for, see its note: it goes on by itself"
 
 
@@ -196,8 +199,8 @@ def _frozen(flow: Flow) -> str:
         return ""
     worst = orders[0]
     if worst["status"] == "COMPENSATION_FAILED":
-        return f"quadrille orders show {worst['order_id'][-8:]}   its undo failed; then quadrille resolve"
-    return f"quadrille orders show {worst['order_id'][-8:]}   the first of {len(orders)} stuck"
+        return f"quadrille why {worst['order_id'][-8:]}   its undo failed: it says what is owed, and how to end it"
+    return f"quadrille why {worst['order_id'][-8:]}   the first of {len(orders)} stuck"
 
 
 def _held(flow: Flow) -> str:

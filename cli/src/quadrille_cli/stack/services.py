@@ -65,8 +65,9 @@ def sandbox(data: Path, logs: Path, ports: Mapping[str, int]) -> Process:
 
 
 def outside(service: str, ports: Mapping[str, int]) -> dict[str, str]:
-    """Where a service finds the sandbox instead of the world, in its own settings."""
+    """Where a service finds the sandbox instead of the world, and that what it calls may be on this machine."""
     found = {
+        "order": {"WEBHOOK_LOOPBACK": "true"},
         "payment": {"PROCESSOR_URL": f"http://127.0.0.1:{ports['sandbox']}"},
         "notification": {"SMTP_URL": f"smtp://127.0.0.1:{ports['smtp']}"},
     }

@@ -178,7 +178,7 @@ def _schemas(stack: Stack) -> str:
     try:
         applied = lifecycle.apply(stack.registry_url, lifecycle.root())
     except lifecycle.SchemaRefusedError as refused:
-        fix = "quadrille schema check names what must change"
+        fix = "quadrille schema check, which names what must change"
         raise PartFailed(part="schemas", cause="the registry refused", fix=fix, tail=refused.findings) from refused
     return f"{sum(len(ids) for ids in applied.ids.values())} versions of {len(applied.ids)} records"
 

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from http import HTTPStatus
 
 from console.alerts.domain import AlertRefused, AlertTaken, SendAlert, when_news
-from console.alerts.sending import SECONDS, NoAnswerError, NotAllowedError, post
 from console.alerts.targets import Target, body_of, headers_of
 from console.domain import Shown
 from quadrille import Decision
-from quadrille.gateway import Gateway, TransientError
+from quadrille.gateway import Gateway, NoResponseError, NotAllowedError, TransientError, post
 
 LATER = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS})
 outside = Gateway("console")
@@ -21,7 +20,7 @@ class Notifier:
     """The targets; any thread may tell one. ``base`` is the console's own address, for links."""
 
     def __init__(
-        self, targets: Mapping[str, Target], base: str = "", *, loopback: bool = False, seconds: float = SECONDS
+        self, targets: Mapping[str, Target], base: str = "", *, loopback: bool = False, seconds: float = 10.0
     ) -> None:
         self.targets, self._base, self._loopback, self._seconds = targets, base.rstrip("/"), loopback, seconds
 
@@ -36,8 +35,8 @@ class Notifier:
             status = post(target.url, headers, body, loopback=self._loopback, seconds=self._seconds)
         except NotAllowedError as why:
             return _refused(said, str(why))
-        except NoAnswerError as why:
-            raise TransientError(str(why)) from why
+        except NoResponseError as why:
+            raise TransientError(str(why), address=why.address) from why
         if status in LATER or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             message = f"the target answered {status}"
             raise TransientError(message)

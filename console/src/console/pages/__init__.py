@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from importlib.resources import files
@@ -12,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.responses import Response
 
+from console.sessions import Session
 from console.verdict import ago, lasted
 from quadrille import rfc3339
 
@@ -21,7 +23,7 @@ POLICY = (
 )
 HEADERS = {
     "Content-Security-Policy": POLICY,
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",  # with no-referrer a form of ours would come without its origin
     "Cache-Control": "no-store",
 }
 KINDS = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
@@ -29,10 +31,24 @@ DIGITS = dict.fromkeys(("JPY", "KRW", "CLP", "VND", "ISK", "XAF", "XOF", "XPF"),
 HEX_WIDTH = 16
 
 
-def page(name: str, status: int = 200, **values: object) -> Response:
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page before it is known who reads it: its template, its status, what it shows."""
+
+    name: str
+    status: int
+    values: Mapping[str, object]
+
+    def shown(self, session: Session | None, place: str, *, sandbox: bool) -> Response:
+        """Return it for whoever reads it, at a place to come back to; buttons are for those who are logged in."""
+        values = {"session": session, "place": place, "sandbox": sandbox, **self.values}
+        text = environment().get_template(self.name).render(values)
+        return Response(text, self.status, HEADERS, "text/html; charset=utf-8")
+
+
+def page(name: str, status: int = 200, **values: object) -> Page:
     """Return a page."""
-    text = environment().get_template(name).render(values)
-    return Response(text, status, HEADERS, "text/html; charset=utf-8")
+    return Page(name, status, values)
 
 
 def asset(name: str) -> Response | None:

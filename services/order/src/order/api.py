@@ -14,7 +14,7 @@ from pydantic import AfterValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 from starlette.types import ASGIApp
 
-from order import problems, store
+from order import feed, problems, store, webhooks
 from order.domain import FINAL, PHASES, Attention, Detail, Entry, Order, Phase, Reason, Status, placed
 from order.events import CancelAnswered, CancelOrder, Line, PlaceAnswered, PlaceOrder
 from order.money import SAFE, Currency, Price
@@ -52,7 +52,7 @@ from quadrille.web import (
 )
 
 register(*problems.PROBLEMS)
-routes = Routes("orders:read", "orders:write", "orders:cancel")
+routes = Routes("orders:read", "orders:write", "orders:cancel", "events:read", "webhooks:read", "webhooks:write")
 
 
 def _bounded(lines: list[LineDocument]) -> list[LineDocument]:
@@ -156,8 +156,9 @@ def _links(order: Order, settings: Settings) -> dict[str, str]:
 ABOUT = """
 **Start:** open `POST /v1/orders`, press *Try it out*, then *Execute*: 202 and an order that goes on by itself. Execute
 it again: the same key is the same order. With `Prefer: wait=5` the answer is how it ended; `GET …/stream` tells each
-step. Whatever is refused is a problem document: a program asks its `code`, a person reads its `detail`, and its `type`
-is a page ([all of them](/problems)).
+step. `GET /v1/events` tells every step of all your orders from a cursor on, and a webhook is told how each ends.
+Whatever is refused is a problem document: a program asks its `code`, a person reads its `detail`, and its `type` is a
+page ([all of them](/problems)).
 
 **Test values** of the local stack's sandbox:
 
@@ -293,6 +294,10 @@ async def browse(request: Request, api: TheApi, asked: Annotated[store.Filters, 
     found, more = await api.page(request, asked, store.list_orders, lambda order: order.order_id)
     page = {"orders": [document(order, api.settings) for order in found], "has_more": bool(more)}
     return Response(json_of(page), 200, more, "application/json")
+
+
+feed.register(routes)
+webhooks.register(routes)
 
 
 def limits(settings: OrderSettings) -> AdmissionLimits:

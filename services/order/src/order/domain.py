@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from order import events
-from quadrille import Event, NotYet, Rows, key_of
+from quadrille import Event, FeedPlace, NotYet, Rows, key_of, rfc3339
 
 Phase: TypeAlias = Literal["PENDING", "SUCCEEDED", "COMPENSATING", "COMPENSATED", "COMPENSATION_FAILED"]
 Reason: TypeAlias = Literal[
@@ -179,6 +180,104 @@ class Order:
         return replace(self, detail=replace(self.detail, stuck=0), attention=attention) if self.detail.stuck else self
 
 
+class Change(NamedTuple):
+    """An order's new status as its caller's feed tells it, at its place; ``reference`` is the caller's own name."""
+
+    place: FeedPlace
+    entry: Entry
+    reference: str | None
+
+
+ENDS = {Status.CONFIRMED, Status.CANCELLED, Status.COMPENSATION_FAILED}
+END_TYPES = tuple(sorted(f"order.{status.lower()}" for status in ENDS))
+"""What an endpoint may be told: the ends of orders, one that could not be undone among them."""
+OVERLAP = timedelta(hours=24)
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """A secret an endpoint's deliveries are signed with, and since when."""
+
+    secret: str = field(repr=False)
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """A caller's endpoint: what it is told, how that is signed, up to which place in the feed it was told.
+
+    ``place`` None is from now on. ``waits`` says that an end lies behind that place, ``failure`` is the last one.
+    """
+
+    webhook_id: str
+    caller: str
+    url: str
+    types: tuple[str, ...]
+    keys: tuple[SigningKey, ...]
+    created_at: datetime
+    place: FeedPlace | None = None
+    delivered_at: datetime | None = None
+    disabled_at: datetime | None = None
+    disabled_because: str | None = None
+    failure: Mapping[str, Any] | None = None
+    waits: bool = False
+
+    def rotated(self, secret: str, at: datetime) -> Webhook:
+        """Return it with a new secret beside the one before."""
+        return replace(self, keys=(SigningKey(secret, at), *self.keys[:1]))
+
+
+def live_secrets(keys: Sequence[SigningKey], at: datetime) -> list[str]:
+    """Return the secrets that sign now: the newest, and the one before it for a day."""
+    return [key.secret for n, key in enumerate(keys) if n == 0 or at - keys[0].since < OVERLAP]
+
+
+class Notice(NamedTuple):
+    """An order's new status as endpoints are told it."""
+
+    place: FeedPlace
+    entry: Entry
+    reference: str | None
+    reason: str | None
+    amount_minor: int
+    currency: str
+
+    @property
+    def type(self) -> str:
+        """Its type, by which endpoints choose."""
+        return f"order.{self.entry.status.lower()}"
+
+    @property
+    def identity(self) -> str:
+        """Its id, the same each time and for every endpoint: order and sequence name a change for ever."""
+        return f"evt_{self.place.key}_{self.entry.sequence}"
+
+    @property
+    def body(self) -> bytes:
+        """What is sent."""
+        entry, undone = self.entry, self.entry.status is not Status.CONFIRMED
+        return webhook_body(
+            self.type, entry.at, order_id=str(self.place.key), reference=self.reference, sequence=entry.sequence,
+            status=entry.status, phase=PHASES[entry.status], final=entry.status in FINAL,
+            reason=self.reason if undone else None, amount_minor=self.amount_minor, currency=self.currency,
+            because=entry.because,
+        )  # fmt: skip
+
+
+def webhook_body(kind: str, at: datetime, **data: object) -> bytes:
+    """Return a delivery's body as the Standard Webhooks specification shapes it."""
+    told = {"type": kind, "timestamp": rfc3339(at), "data": data}
+    return json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+class Telling(NamedTuple):
+    """An endpoint with what comes next in its feed, from ``place`` on, wanted there or not."""
+
+    webhook: Webhook
+    place: FeedPlace
+    notices: Sequence[Notice]
+
+
 def placed(command: events.PlaceOrder) -> Order:
     """Return the order as it is when it is placed: the one the 202 shows."""
     bought = command.customer_id, command.lines, command.amount_minor, command.currency
@@ -279,6 +378,7 @@ class Orders:
     references: Rows[Key, str]
     blocked: Rows[str, str]  # customers whose orders are not confirmed
     rules: Rules = field(default_factory=Rules)
+    webhooks: Rows[str, Webhook] = field(default_factory=lambda: Rows((), {}))
 
     def known(self, order_id: str) -> Order:
         """Return the order; raises NotYet for one that was never placed here."""

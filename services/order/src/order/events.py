@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, TypeAlias
 
-from quadrille import Command, Event, Reply, Timer
+from quadrille import Command, Event, Intent, Reply, Result, Timer
 
 Outcome: TypeAlias = Literal["ACCEPTED", "ALREADY", "TOO_LATE", "FROZEN", "CHANGED", "UNKNOWN"]
 
@@ -252,3 +252,80 @@ class PaymentResolved(Event, source="payment"):
 
     order_id: str
     how: str
+
+
+@dataclass(frozen=True, slots=True)
+class AddWebhook(Command):
+    """Tell an endpoint of a caller's the ends of his orders from now on; ``secret`` signs."""
+
+    webhook_id: str
+    caller: str
+    url: str
+    types: tuple[str, ...]
+    secret: str
+
+
+@dataclass(frozen=True, slots=True)
+class RotateWebhook(Command):
+    """Sign with a new secret; the one before it signs too for a day."""
+
+    webhook_id: str
+    caller: str
+    secret: str
+
+
+@dataclass(frozen=True, slots=True)
+class EnableWebhook(Command):
+    """Go on with an endpoint that was given up, where it stopped; one that was not stays as it is."""
+
+    webhook_id: str
+    caller: str
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveWebhook(Command):
+    """Tell an endpoint nothing any more."""
+
+    webhook_id: str
+    caller: str
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookAnswered(Reply):
+    """What became of a command about an endpoint."""
+
+    webhook_id: str
+    outcome: Literal["DONE", "UNKNOWN"]
+
+
+@dataclass(frozen=True, slots=True)
+class PushWebhook(Intent, effect="webhook"):
+    """Tell an endpoint what it has not been told yet, as its row and the feed have it when it is told."""
+
+    webhook_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookPushed(Result):
+    """The endpoint has been told all up to a place in the feed; ``sent`` counts what it has taken."""
+
+    webhook_id: str
+    xid: int
+    order_id: str
+    number: int
+    sent: int
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookGivenUp(Result):
+    """The endpoint is told nothing any more until it is enabled; ``because`` is a fixed phrase."""
+
+    webhook_id: str
+    because: str
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookDropped(Result):
+    """The endpoint is none any more: it was removed, or given up."""
+
+    webhook_id: str

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime
 from typing import TypeAlias
+from uuid import UUID
 
 from order import events
-from order.domain import LEVELS, OPEN, Decision, Order, Orders, Reason, Status, placed
-from quadrille import Event, FindingRaised, HandlerRegistry, OrderStuck
+from order.domain import LEVELS, OPEN, Decision, Order, Orders, Reason, SigningKey, Status, Webhook, placed
+from quadrille import Decision as HandlingDecision
+from quadrille import Event, FeedPlace, FindingRaised, HandlerRegistry, OrderStuck
 
 Timers: TypeAlias = events.OrderDeadline | events.OrderCheck
 Placing: TypeAlias = events.PlaceAnswered | tuple[events.OrderPlaced | Timers | events.PlaceAnswered, ...]
@@ -177,6 +179,87 @@ def freeze_unrefunded(fact: events.PaymentRefundFailed, orders: Orders) -> Freez
     """The money cannot go back: the order is frozen until a person acts."""
     failure = events.OrderCompensationFailed(fact.order_id, "payment", fact.error_class, fact.attempts, fact.code)
     return _frozen(fact, orders, "REFUND_FAILED", failure)
+
+
+@on.command
+def add_webhook(command: events.AddWebhook, orders: Orders) -> tuple[events.WebhookAnswered | events.PushWebhook, ...]:
+    """Take an endpoint in: from now on it is told the ends of its caller's orders."""
+    keys = (SigningKey(command.secret, command.at),)
+    added = Webhook(command.webhook_id, command.caller, command.url, command.types, keys, command.at)
+    orders.webhooks.put(command.webhook_id, added)
+    return events.WebhookAnswered(command.webhook_id, "DONE"), events.PushWebhook(command.webhook_id)
+
+
+@on.command
+def rotate_webhook(command: events.RotateWebhook, orders: Orders) -> events.WebhookAnswered:
+    """Sign with a new secret, and for a day with the one before too."""
+    if webhook := _own(orders, command):
+        orders.webhooks.put(command.webhook_id, webhook.rotated(command.secret, command.at))
+    return _answered(command.webhook_id, webhook)
+
+
+@on.command
+def enable_webhook(
+    command: events.EnableWebhook, orders: Orders
+) -> tuple[events.WebhookAnswered | events.PushWebhook, ...]:
+    """Go on with an endpoint that was given up, where it stopped."""
+    webhook = _own(orders, command)
+    answer = _answered(command.webhook_id, webhook)
+    if webhook is None or webhook.disabled_at is None:
+        return (answer,)
+    orders.webhooks.put(command.webhook_id, replace(webhook, disabled_at=None, disabled_because=None, failure=None))
+    return answer, events.PushWebhook(command.webhook_id)
+
+
+@on.command
+def remove_webhook(command: events.RemoveWebhook, orders: Orders) -> events.WebhookAnswered:
+    """Forget an endpoint; what is under way to it may still arrive."""
+    if webhook := _own(orders, command):
+        orders.webhooks.drop(command.webhook_id)
+    return _answered(command.webhook_id, webhook)
+
+
+@on.answer
+def note_pushed(pushed: events.WebhookPushed, orders: Orders) -> events.PushWebhook | None:
+    """An endpoint was told all up to a place: it goes on from there."""
+    webhook = orders.webhooks.get(pushed.webhook_id)
+    if webhook is None:
+        return None
+    delivered_at = pushed.at if pushed.sent else webhook.delivered_at
+    place = FeedPlace(pushed.xid, UUID(pushed.order_id), pushed.number)
+    orders.webhooks.put(pushed.webhook_id, replace(webhook, place=place, delivered_at=delivered_at, failure=None))
+    return None if webhook.disabled_at else events.PushWebhook(pushed.webhook_id)
+
+
+@on.answer
+def note_given_up(given_up: events.WebhookGivenUp, orders: Orders) -> None:
+    """An endpoint is told nothing any more, and its caller sees why."""
+    if webhook := orders.webhooks.get(given_up.webhook_id):
+        disabled = replace(webhook, disabled_at=given_up.at, disabled_because=given_up.because)
+        orders.webhooks.put(given_up.webhook_id, disabled)
+
+
+@on.answer
+def note_dropped(dropped: events.WebhookDropped, orders: Orders) -> None:
+    """There is no such endpoint any more: nothing is left to do."""
+
+
+def when_news(said: events.PushWebhook, orders: Orders) -> HandlingDecision:
+    """Tell an endpoint when an end lies behind its place; one that was removed or given up, never."""
+    webhook = orders.webhooks.get(said.webhook_id)
+    if webhook is None or webhook.disabled_at:
+        return HandlingDecision.CANCEL
+    return HandlingDecision.PROCEED if webhook.waits else HandlingDecision.DEFER
+
+
+def _own(orders: Orders, command: events.RotateWebhook | events.EnableWebhook | events.RemoveWebhook) -> Webhook | None:
+    """Return the caller's own endpoint."""
+    webhook = orders.webhooks.get(command.webhook_id)
+    return webhook if webhook and webhook.caller == command.caller else None
+
+
+def _answered(webhook_id: str, webhook: Webhook | None) -> events.WebhookAnswered:
+    return events.WebhookAnswered(webhook_id, "DONE" if webhook else "UNKNOWN")
 
 
 def _may_cancel(order: Order, command: events.CancelOrder) -> events.Outcome:

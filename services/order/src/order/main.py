@@ -1,19 +1,25 @@
-"""Order wired: handlers and store, the clocks it decides by, the order API."""
+"""Order wired: handlers and store, the clocks it decides by, the order API, callers' endpoints outside."""
 
 from __future__ import annotations
 
-from order import events, metrics, problems, store
+from order import events, gateway, metrics, problems, store
 from order.domain import Patience, Rules, Status
 from order.handlers import on
 from order.settings import OrderSettings
 from quadrille import Emitted
 from quadrille.app import OperatorAction, Program, Refusal, Success, register
+from quadrille.service import connection
 
 
 def rules(settings: OrderSettings) -> Rules:
     """Return the clocks of this process."""
     patience = Patience(settings.stuck_warn, settings.stuck_page, settings.stuck_escalate)
     return Rules(settings.order_deadline, settings.order_cancel_cutoff, patience)
+
+
+def endpoints(settings: OrderSettings) -> gateway.Endpoints:
+    """Return the way to callers' endpoints."""
+    return gateway.Endpoints(store.Tellings(connection(settings.database_url)), loopback=settings.webhook_loopback)
 
 
 def outcome(said: Emitted) -> tuple[int, int]:
@@ -39,5 +45,6 @@ CANCEL = OperatorAction(
 PROGRAM = Program(
     on, metrics.STORE, api="order.api:make", rules=rules, outcome=outcome, meter=metrics.count,
     gauges=(metrics.look,), operators=(CANCEL,), ops=("order.ops:routes",),
-    look=store.look,
+    look=store.look, forget=store.forget_changes,
+    outside=gateway.outside, client=endpoints,
 )  # fmt: skip

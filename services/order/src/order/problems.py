@@ -42,4 +42,20 @@ PROBLEMS = (
         "Wait, or ask the operator.",
         example={"since": "2026-11-21T09:19:03.120Z"},
     ),
+    Kind(
+        "webhook-url-refused",
+        422,
+        "Webhook address refused",
+        "No delivery would be made to this address: it is not https, has a login or a fragment, its name is not known, "
+        "or it leads to an address that is not public.",
+        "Name an https address that the public reaches.",
+    ),
+    Kind(
+        "webhook-limit",
+        409,
+        "Too many webhooks",
+        "There are as many endpoints of yours as there may be.",
+        "Remove one that you do not need: DELETE /v1/webhooks/{id}.",
+        example={"limit": 20},
+    ),
 )

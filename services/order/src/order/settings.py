@@ -10,7 +10,10 @@ from quadrille.app import Duration, Settings
 
 
 class OrderSettings(Settings):
-    """Order's settings: an order's deadline and cut-off, when one is stuck, and when no new ones are taken."""
+    """Order's settings: an order's deadline and cut-off, when one is stuck, and when no new ones are taken.
+
+    ``webhook_loopback`` lets a caller's endpoint be on this machine, and be told without TLS.
+    """
 
     order_deadline: Duration = timedelta(minutes=5)
     order_cancel_cutoff: Duration = timedelta(minutes=30)
@@ -21,6 +24,7 @@ class OrderSettings(Settings):
     intake_failure_minimum: int = Field(20, ge=1)
     intake_failure_window: Duration = timedelta(minutes=5)
     intake_rest: Duration = timedelta(seconds=30)
+    webhook_loopback: bool = False
 
 
 SETTINGS = OrderSettings

@@ -2,20 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import json
+import uuid
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Any, NamedTuple
 
+import psycopg
 import sqlalchemy as sa
 from pydantic import TypeAdapter
 from sqlalchemy.dialects.postgresql import JSONB, UUID
 
-from order.domain import FINAL, PHASES, Attention, Crowd, Order, Orders, Phase, Reason, States, Status, Waiting
-from order.events import PaymentCharged, PlaceOrder
-from quadrille import Identifier, Message, Moment, Paged, Rows, Text, key_of, rfc3339
+from order.domain import (
+    FINAL,
+    PHASES,
+    Attention,
+    Change,
+    Crowd,
+    Entry,
+    Notice,
+    Order,
+    Orders,
+    Phase,
+    Reason,
+    SigningKey,
+    States,
+    Status,
+    Telling,
+    Waiting,
+    Webhook,
+)
+from order.events import (
+    AddWebhook,
+    EnableWebhook,
+    PaymentCharged,
+    PlaceOrder,
+    PushWebhook,
+    RemoveWebhook,
+    RotateWebhook,
+    WebhookDropped,
+    WebhookGivenUp,
+    WebhookPushed,
+)
+from quadrille import (
+    BEGINNING,
+    FeedPage,
+    FeedPlace,
+    Identifier,
+    Message,
+    Moment,
+    Newest,
+    Paged,
+    Rows,
+    Text,
+    key_of,
+    rfc3339,
+)
 from quadrille.service import Tx, floor_of, milliseconds
 
 # A row is one JSON document each way: pydantic reads and writes the domain's own classes faster than columns do.
-_ORDER, _ORDERS = TypeAdapter(Order), TypeAdapter(list[Order])
+_ORDER, _ORDERS, _ENTRY = TypeAdapter(Order), TypeAdapter(list[Order]), TypeAdapter(Entry)
+_KEYS = TypeAdapter(list[SigningKey])
+AT_ONCE = 1000
+KEPT = 2  # connections that read what endpoints are told, while there are any
 _SKEW = timedelta(minutes=1)  # an order's id and its placed_at may come from two looks at the clock
 
 metadata = sa.MetaData()
@@ -59,13 +110,70 @@ SELECT customer_id FROM blocked
  WHERE customer_id IN (SELECT customer_id FROM orders WHERE order_id = ANY(%b::uuid[])) OR customer_id = ANY(%b)"""
 _COLUMNS = """order_id, caller, customer_id, lines, amount_minor, currency, placed_at, deadline_at, trace_id,
        history, version, status, states, detail, reference, cancellable_until, reason, attention"""
+# With an order's row goes its caller's feed, in one statement: a row for each change that tells of a new status. Its
+# place is the number of the transaction, but no smaller than the first number nobody had been seen to end by then. So
+# what is told when all smaller numbers have ended (NEXT_CHANGES) skips nothing, for a transaction's rows stand at its
+# own number or beyond; and of one order no change stands before an earlier one, for the earlier one's transaction had
+# ended when the later one's lock on the order was granted, and its snapshot taken.
+_TELL = """
+INSERT INTO order_change (caller, place, order_id, since, upto, ends)
+SELECT caller, greatest(pg_current_xact_id(), pg_snapshot_xmax(pg_current_snapshot())), order_id, since, upto,
+       status IN ('CONFIRMED', 'CANCELLED', 'COMPENSATION_FAILED')
+  FROM changed WHERE since < upto"""
 ADD_ORDERS = f"""
-INSERT INTO orders ({_COLUMNS})
-SELECT {_COLUMNS} FROM json_populate_recordset(NULL::orders, %s::json)"""  # noqa: S608 - a constant of this file
-SET_ORDERS = """
-UPDATE orders o SET history = n.history, version = n.version, status = n.status, states = n.states, detail = n.detail,
-                    cancellable_until = n.cancellable_until, reason = n.reason, attention = n.attention
-  FROM json_populate_recordset(NULL::orders, %s::json) n WHERE o.order_id = n.order_id"""
+WITH changed AS (
+  INSERT INTO orders ({_COLUMNS})
+  SELECT {_COLUMNS} FROM json_populate_recordset(NULL::orders, %s::json)
+  RETURNING caller, order_id, 0 AS since, jsonb_array_length(history) AS upto, status){_TELL}"""  # noqa: S608 - constants of this file
+SET_ORDERS = f"""
+WITH changed AS (
+  UPDATE orders o SET history = n.history, version = n.version, status = n.status, states = n.states,
+                      detail = n.detail, cancellable_until = n.cancellable_until, reason = n.reason,
+                      attention = n.attention
+    FROM json_populate_recordset(NULL::orders, %s::json) n WHERE o.order_id = n.order_id
+  RETURNING o.caller, o.order_id, jsonb_array_length(old.history) AS since, jsonb_array_length(new.history) AS upto,
+            o.status){_TELL}"""  # noqa: S608 - as above
+# Settled: every transaction that could still bring a row of a smaller place has ended.
+_SETTLED = "c.place < pg_snapshot_xmin(pg_current_snapshot())"
+NEXT_CHANGES = f"""
+SELECT c.place::text::bigint, c.order_id, h.number, h.entry, o.reference
+  FROM (SELECT place, order_id, since, upto FROM order_change c
+         WHERE caller = :caller AND (place, order_id, upto) > (CAST(:xid AS text)::xid8, CAST(:key AS uuid), :number)
+           AND {_SETTLED} ORDER BY place, order_id, upto LIMIT :limit) c
+  JOIN orders o USING (order_id)
+ CROSS JOIN LATERAL jsonb_array_elements(o.history) WITH ORDINALITY h(entry, number)
+ WHERE h.number > c.since AND h.number <= c.upto
+   AND (c.place, c.order_id, h.number) > (CAST(:xid AS text)::xid8, CAST(:key AS uuid), :number)
+ ORDER BY c.place, c.order_id, h.number LIMIT :limit"""  # noqa: S608 - as above
+# Past what is kept; or ahead of all that may be told, as after a restore to an earlier moment.
+PAST = """
+SELECT (SELECT at FROM order_change WHERE caller = :caller ORDER BY place, order_id, upto LIMIT 1)
+ WHERE CAST(:xid AS text)::xid8 >= pg_snapshot_xmin(pg_current_snapshot())
+    OR EXISTS (SELECT FROM order_change_gone WHERE caller = :caller AND place > CAST(:xid AS text)::xid8)"""
+NEWEST_CHANGES = f"""
+SELECT n.caller, newest.place::text::bigint
+  FROM unnest(CAST(:callers AS text[]), CAST(:xids AS text[])) n(caller, xid)
+ CROSS JOIN LATERAL (SELECT place FROM order_change c WHERE c.caller = n.caller AND c.place > n.xid::xid8
+                        AND {_SETTLED} ORDER BY place DESC LIMIT 1) newest"""  # noqa: S608 - as above
+# Callers are few: each is found by a step in the index, and of each the oldest changes are looked at.
+FORGET_CHANGES = """
+WITH RECURSIVE callers AS (
+  (SELECT caller FROM order_change ORDER BY caller LIMIT 1)
+  UNION ALL
+  SELECT (SELECT caller FROM order_change c WHERE c.caller > callers.caller ORDER BY caller LIMIT 1)
+    FROM callers WHERE callers.caller IS NOT NULL),
+old AS (
+  SELECT o.* FROM callers, LATERAL (SELECT caller, place, order_id, upto, at FROM order_change c
+   WHERE c.caller = callers.caller ORDER BY place, order_id, upto LIMIT %(some)b) o
+   WHERE o.at < least(now() - %(kept)b::interval, lived_since(3))),
+gone AS (
+  DELETE FROM order_change c USING old
+   WHERE (c.caller, c.place, c.order_id, c.upto) = (old.caller, old.place, old.order_id, old.upto)
+  RETURNING c.caller, c.place),
+noted AS (
+  INSERT INTO order_change_gone AS known SELECT caller, max(place) FROM gone GROUP BY caller
+  ON CONFLICT (caller) DO UPDATE SET place = greatest(known.place, excluded.place))
+SELECT count(*) FROM gone"""
 NEWER = """
 SELECT to_json(o)::text
   FROM orders o JOIN unnest(CAST(:ids AS uuid[]), CAST(:versions AS bigint[])) n(order_id, version)
@@ -93,8 +201,57 @@ SELECT status, undone, inventory, payment, width_bucket(waited, %b::float8[]), c
        ) waits GROUP BY 1, 2, 3, 4, 5"""
 
 
+# Of an answer the place it tells of, else the endpoint's own: whether an end lies behind it, all before it being told.
+_WEBHOOKS = f"""
+SELECT w.webhook_id::text, w.caller, w.url, w.types, w.secrets, w.created_at, w.place::text::bigint, w.order_id,
+       w.sequence, w.delivered_at, w.disabled_at, w.disabled_because,
+       coalesce((SELECT failure FROM task WHERE key = w.webhook_id::text AND failure IS NOT NULL LIMIT 1), w.failure),
+       EXISTS (SELECT FROM order_change c
+                WHERE c.caller = w.caller AND c.ends AND {_SETTLED}
+                  AND (c.place, c.order_id, c.upto) > (coalesce(n.place::xid8, w.place),
+                      coalesce(n.order_id, w.order_id), coalesce(n.number, w.sequence)))
+  FROM unnest(%b::uuid[], %b::text[], %b::uuid[], %b::int[]) n(webhook_id, place, order_id, number)
+  JOIN webhook w ON w.webhook_id = n.webhook_id ORDER BY w.webhook_id"""  # noqa: S608 - as above
+WEBHOOKS = f"{_WEBHOOKS} FOR UPDATE OF w"
+_WEBHOOK = """webhook_id, caller, url, types, secrets, created_at, place, order_id, sequence, delivered_at, disabled_at,
+ disabled_because, failure"""
+# From now on: what may still come before this transaction is seen to end is told, what was told before is not.
+ADD_WEBHOOK = f"""
+INSERT INTO webhook ({_WEBHOOK})
+VALUES (%b::uuid, %b, %b, %b, %b::text::jsonb, %b,
+        coalesce(%b::text::xid8, pg_snapshot_xmin(pg_current_snapshot())), %b, %b, %b, %b, %b, %b::text::jsonb)"""  # noqa: S608 - as above
+SET_WEBHOOK = """
+UPDATE webhook SET secrets = %b::text::jsonb, place = coalesce(%b::text::xid8, place), order_id = %b, sequence = %b,
+                   delivered_at = %b, disabled_at = %b, disabled_because = %b, failure = %b::text::jsonb
+ WHERE webhook_id = %b::uuid"""
+DROP_WEBHOOKS = "DELETE FROM webhook WHERE webhook_id = ANY(%b::uuid[])"
+NEXT_NOTICES = f"""
+SELECT c.place::text::bigint, c.order_id, h.number, h.entry, o.reference, o.reason, o.amount_minor, o.currency
+  FROM webhook w
+ CROSS JOIN LATERAL (SELECT place, order_id, since, upto FROM order_change c
+         WHERE c.caller = w.caller AND (c.place, c.order_id, c.upto) > (w.place, w.order_id, w.sequence)
+           AND {_SETTLED} ORDER BY place, order_id, upto LIMIT %b) c
+  JOIN orders o ON o.order_id = c.order_id
+ CROSS JOIN LATERAL jsonb_array_elements(o.history) WITH ORDINALITY h(entry, number)
+ WHERE w.webhook_id = %b::uuid AND h.number > c.since AND h.number <= c.upto
+   AND (c.place, c.order_id, h.number) > (w.place, w.order_id, w.sequence)
+ ORDER BY c.place, c.order_id, h.number"""  # noqa: S608 - as above
+OWN_WEBHOOKS = """
+SELECT w.webhook_id, w.url, w.types, w.secrets, w.created_at, w.delivered_at, w.disabled_at, w.disabled_because,
+       coalesce(t.failure, w.failure) AS failure, CASE WHEN t.failure IS NULL THEN 0 ELSE t.attempts END AS attempts,
+       CASE WHEN t.failure IS NOT NULL THEN t.due END AS due
+  FROM webhook w
+  LEFT JOIN LATERAL (SELECT * FROM task WHERE key = w.webhook_id::text ORDER BY due LIMIT 1) t ON true
+ WHERE w.caller = :caller AND (CAST(:one AS uuid) IS NULL OR w.webhook_id = :one) ORDER BY w.webhook_id"""
+ABOUT_WEBHOOKS = (
+    AddWebhook, RotateWebhook, EnableWebhook, RemoveWebhook, PushWebhook, WebhookPushed, WebhookGivenUp, WebhookDropped
+)  # fmt: skip
+
+
 def load(tx: Tx, messages: Sequence[Message]) -> Orders:
     """Bring the orders, and for those to be placed their references, for those charged who is blocked."""
+    if about := [m for m in messages if isinstance(m, ABOUT_WEBHOOKS)]:
+        messages = [m for m in messages if not isinstance(m, ABOUT_WEBHOOKS)]
     placing = [m for m in messages if isinstance(m, PlaceOrder)]
     later = sorted({key_of(m) for m in messages if not isinstance(m, PlaceOrder)})
     names = sorted({(m.caller, m.customer_id, m.reference) for m in placing if m.reference})
@@ -110,7 +267,15 @@ def load(tx: Tx, messages: Sequence[Message]) -> Orders:
         Rows({*later, *(m.order_id for m in placing)}, found),
         Rows(names, {(r[0], r[1], r[2]): r[3] for r in taken}),
         Rows(customers, {r[0]: r[0] for r in refused}),
+        webhooks=_webhooks(tx, about) if about else Rows((), {}),
     )
+
+
+def _webhooks(tx: Tx, about: Sequence[Message]) -> Rows[str, Webhook]:
+    told = {m.webhook_id: (str(m.xid), m.order_id, m.number) for m in about if isinstance(m, WebhookPushed)}
+    keys = sorted({key_of(message) for message in about})
+    rows = tx.execute(WEBHOOKS, _columns((key, *told.get(key, (None, None, None))) for key in keys))
+    return Rows(keys, {row[0]: _webhook(row) for row in rows})
 
 
 def save(tx: Tx, work: Orders) -> None:
@@ -119,6 +284,13 @@ def save(tx: Tx, work: Orders) -> None:
         tx.execute(ADD_ORDERS, [_ORDERS.dump_json(added).decode()])
     if changed := work.rows.changed:
         tx.execute(SET_ORDERS, [_ORDERS.dump_json(changed, exclude={"__all__": {"lines"}}).decode()])
+    for new in work.webhooks.added:
+        secrets, *told = _told(new)
+        tx.execute(ADD_WEBHOOK, [new.webhook_id, new.caller, new.url, list(new.types), secrets, new.created_at, *told])
+    for other in work.webhooks.changed:
+        tx.execute(SET_WEBHOOK, [*_told(other), other.webhook_id])
+    if gone := work.webhooks.dropped:
+        tx.execute(DROP_WEBHOOKS, [gone])
 
 
 class Filters(Paged):
@@ -235,6 +407,113 @@ def list_orders(
     """Return a page of the caller's orders, newest first, that come after the order ``after``."""
     before = [orders.c.order_id < after] if after else []
     return _read(db, sa.and_(orders.c.caller == caller, *before, *_narrowed(filters)), limit)
+
+
+def changes(db: sa.Connection, caller: str, after: FeedPlace | None, limit: int) -> FeedPage[Change]:
+    """Return the caller's changes after a place, oldest first; None is where what is kept begins."""
+    if after and (past := db.execute(sa.text(PAST), {"caller": caller, "xid": str(after.xid)}).one_or_none()):
+        return FeedPage((), gone=True, oldest_at=past[0])
+    place = after or BEGINNING
+    asked = {"caller": caller, "xid": str(place.xid), "key": str(place.key), "number": place.number, "limit": limit}
+    return FeedPage([_change(row) for row in db.execute(sa.text(NEXT_CHANGES), asked)])
+
+
+def newest_changes(db: sa.Connection, known: Mapping[str, int]) -> dict[str, Newest]:
+    """Return, of the callers whose feeds are known to these places, the newest place of those that have gone on."""
+    asked = {"callers": list(known), "xids": [str(xid) for xid in known.values()]}
+    return {caller: Newest(xid) for caller, xid in db.execute(sa.text(NEWEST_CHANGES), asked)}
+
+
+def forget_changes(tx: Tx, kept: timedelta) -> int:
+    """Forget some changes that are older than they are kept; return how many, 0 when no more are."""
+    row = tx.execute(FORGET_CHANGES, {"some": AT_ONCE, "kept": kept}).fetchone()
+    return int(row[0]) if row else 0
+
+
+class Endpoint(NamedTuple):
+    """An endpoint as its caller sees it; ``attempts`` and ``due`` are of what it could not be told yet."""
+
+    webhook_id: uuid.UUID
+    url: str
+    types: Sequence[str]
+    keys: Sequence[SigningKey]
+    created_at: datetime
+    delivered_at: datetime | None
+    disabled_at: datetime | None
+    disabled_because: str | None
+    failure: Mapping[str, Any] | None
+    attempts: int
+    due: datetime | None
+
+
+def endpoints(db: sa.Connection, caller: str, one: str | None = None) -> list[Endpoint]:
+    """Return the caller's endpoints, oldest first, or the one named."""
+    rows = db.execute(sa.text(OWN_WEBHOOKS), {"caller": caller, "one": one})
+    return [Endpoint._make([*row[:3], _KEYS.validate_python(row[3]), *row[4:]]) for row in rows]
+
+
+class Tellings:
+    """Reads what an endpoint is to be told next, outside any batch; any thread may ask."""
+
+    def __init__(self, connect: Callable[[], Tx]) -> None:
+        self._connect = connect
+        self._idle: deque[Tx] = deque()
+
+    def __call__(self, webhook_id: str) -> Telling | None:
+        """Return an endpoint and what comes next, None for one that was removed; raises OSError without a database."""
+        try:
+            tx = self._idle.pop() if self._idle else self._connect()
+        except (IndexError, psycopg.OperationalError) as away:
+            raise ConnectionError(*away.args) from away
+        try:
+            found = _telling(tx, webhook_id)
+        except psycopg.OperationalError as away:
+            tx.close()
+            raise ConnectionError(*away.args) from away
+        if len(self._idle) < KEPT:
+            self._idle.append(tx)
+        else:
+            tx.close()
+        return found
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        while self._idle:
+            self._idle.pop().close()
+
+
+def _telling(tx: Tx, webhook_id: str) -> Telling | None:
+    with tx.transaction():
+        tx.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ", prepare=False)
+        rows = tx.execute(_WEBHOOKS, [[webhook_id], [None], [None], [None]]).fetchall()
+        notices = tx.execute(NEXT_NOTICES, [AT_ONCE, webhook_id]).fetchall() if rows else []
+    if not rows:
+        return None
+    webhook = _webhook(rows[0])
+    told = [
+        Notice(FeedPlace(xid, order_id, number), _ENTRY.validate_python(entry), *rest)
+        for xid, order_id, number, entry, *rest in notices
+    ]
+    return Telling(webhook, webhook.place or BEGINNING, told)
+
+
+def _webhook(row: Sequence[Any]) -> Webhook:
+    webhook_id, caller, url, types, secrets, created_at, xid, order_id, sequence, *rest, waits = row
+    place, keys = FeedPlace(xid, order_id, sequence), tuple(_KEYS.validate_python(secrets))
+    return replace(Webhook(webhook_id, caller, url, tuple(types), keys, created_at, place, *rest), waits=waits)
+
+
+def _told(one: Webhook) -> list[object]:
+    place = one.place or BEGINNING
+    return [
+        _KEYS.dump_json(list(one.keys)).decode(), one.place and str(one.place.xid), place.key, place.number,
+        one.delivered_at, one.disabled_at, one.disabled_because, one.failure and json.dumps(one.failure),
+    ]  # fmt: skip
+
+
+def _change(row: Sequence[Any]) -> Change:
+    xid, order_id, number, entry, reference = row
+    return Change(FeedPlace(xid, order_id, number), _ENTRY.validate_python(entry), reference)
 
 
 def _read(db: sa.Connection, wanted: sa.ColumnElement[bool], limit: int | None = None) -> list[Order]:

@@ -35,9 +35,34 @@
     say(paused ? "Live updates are paused" : "Live updates go on");
   }
 
+  // What is asked before an action is a page; here it is a dialog over the page it was asked from.
+  function ask(link) {
+    var dialog = document.getElementById("dialog");
+    var opener = document.activeElement;
+    fetch(link.href, { credentials: "same-origin" }).then(function (answer) { return answer.text(); }).then(function (text) {
+      var found = new DOMParser().parseFromString(text, "text/html").getElementById("ask");
+      if (!found) { location.href = link.href; return; }
+      dialog.replaceChildren(document.adoptNode(found));
+      dialog.setAttribute("aria-label", found.querySelector("h1").textContent);
+      dialog.showModal();
+      var first = found.querySelector("input:not([type=hidden]), select, a");
+      (found.querySelector("[autofocus]") || first).focus();
+      dialog.onclose = function () { dialog.replaceChildren(); if (opener) opener.focus(); };
+    }).catch(function () { location.href = link.href; });
+  }
+
+  function redrive(event) {
+    var row = document.activeElement && document.activeElement.closest("tr, li");
+    var link = (row && row.querySelector("[data-redrive]")) || document.querySelector("main [data-redrive]");
+    event.preventDefault();
+    if (link) ask(link);
+    else say(document.querySelector('form[action="/logout"], .who a[title]') ? "Nothing here can be redriven" : "Log in to redrive");
+  }
+
   var went = false;
   document.addEventListener("keydown", function (event) {
     if (event.ctrlKey || event.metaKey || event.altKey || typing(event.target)) return;
+    if (document.getElementById("dialog").open) return;
     if (went) {
       went = false;
       var link = document.querySelector('nav a[data-key="' + event.key + '"]');
@@ -49,6 +74,7 @@
     else if (event.key === "j") step(1);
     else if (event.key === "k") step(-1);
     else if (event.key === "p") pause();
+    else if (event.key === "r") redrive(event);
     else if (event.key === "?") {
       var keys = document.getElementById("keys");
       keys.open = !keys.open;
@@ -57,6 +83,17 @@
   });
 
   document.addEventListener("click", function (event) {
+    var link = event.target.closest("a[data-dialog]");
+    if (link && !event.ctrlKey && !event.metaKey && !event.shiftKey && document.getElementById("dialog").showModal) {
+      event.preventDefault();
+      ask(link);
+      return;
+    }
+    if (event.target.closest("dialog [data-close]")) {
+      event.preventDefault();
+      document.getElementById("dialog").close();
+      return;
+    }
     var button = event.target.closest("button");
     if (!button) return;
     if (button.id === "pause") pause();
@@ -70,7 +107,8 @@
     var live = document.getElementById("live");
     if (!live || event.detail.elt !== live) return;
     var marked = String(window.getSelection && window.getSelection());
-    if (paused || marked || live.querySelector("details[open]") || live.contains(document.activeElement)) {
+    if (paused || marked || live.querySelector("details[open]") || live.contains(document.activeElement) ||
+        document.getElementById("dialog").open) {
       event.preventDefault();
     }
   });
