@@ -20,7 +20,7 @@ LINE = re.compile(r"^failure to (.+?) {2,}p50 ([\d.,]+)  p99 ([\d.,]+)  p99.9 [\
 
 def test_every_order_of_the_mix_ends_where_it_belongs(shop: Shop) -> None:
     """85 good, 5 declined, 5 cancelled, 5 out of stock in a hundred: exit code 0, and undoing is timed of each kind."""
-    options = f"--orders 120 --rate 40 --mix {MIX} --seed 7 --data {shop.stack.data}"
+    options = f"--orders 120 --rate 40 --mix {MIX} --seed 7 --force --data {shop.stack.data}"
     command = [sys.executable, "-m", "quadrille_cli", "load", *options.split()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -12,7 +12,6 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from quadrille_cli.client import Client, NoAnswerError, ProblemError
-from quadrille_cli.loadtest.sender import NotAcceptedError, Sender
 
 NOWHERE = "http://127.0.0.1:1"
 GONE = b"HTTP/1.1 410 Gone\r\nContent-Type: application/problem+json\r\nContent-Length: 2\r\n\r\n{}"
@@ -80,21 +79,6 @@ def test_why_nobody_answers_is_named() -> None:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with Client(url, timeout=0.1) as client, pytest.raises(NoAnswerError, match=r"^TimeoutError$"):
             client.ask("GET", "/")
-
-
-def test_a_load_runs_requests_are_counted_by_what_became_of_them(proxied: None) -> None:
-    """The load generator's requests are refused by status, and go past the shell's proxy too."""
-    for answer, why, times in (
-        (GONE, "410", 1),
-        (b"nonsense\r\n\r\n", "BadStatusLine", 1),
-        (b"", "RemoteDisconnected", 2),
-    ):
-        with answering(answer) as (url, asked), Sender(url) as sender:
-            with pytest.raises(NotAcceptedError, match=f"^{why}$"):
-                sender.post("/v1/orders", {}, "k-1")
-            assert len(asked) == times  # under its key, on a new connection, in case the old one was closed for its age
-    with Sender(NOWHERE) as sender, pytest.raises(NotAcceptedError, match=r"^ConnectionRefusedError$"):
-        sender.post("/v1/orders", {}, "k-1")
 
 
 def test_a_help_page_does_without_httpx() -> None:
