@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import re
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -151,24 +150,6 @@ def test_its_timeline_is_rebuilt_from_the_topics(stack: Stack, order: str) -> No
         [(customer,)] = db.execute("SELECT customer_id FROM order_view WHERE order_id = %s", [order]).fetchall()
     assert customer == "cust_demo"
     assert rebuilt(stack)["unequal"] == 0
-
-
-def test_a_console_whose_database_is_lost_knows_all_again(stack: Stack, order: str) -> None:
-    """Nothing is kept there alone: begun anew it reads every topic from its beginning, and says the same."""
-    url = f"{stack.url(CONSOLE)}/v1/orders/{order}/timeline"
-    before = until(lambda: httpx.get(url), lambda got: got.status_code == 200 and got.json()["final"]).json()
-
-    for name in (CONSOLE, f"postgres:{CONSOLE}"):
-        stack.process(name).stop()
-    shutil.rmtree(stack.postgres_home / CONSOLE)
-    (stack.postgres_home / f"{CONSOLE}.bootstrapped").unlink()
-    stack.start()
-
-    def told() -> dict[str, object]:
-        got = httpx.get(url)
-        return dict(got.json()) if got.status_code == 200 else {}
-
-    until(told, lambda after: after == before)
 
 
 def test_why_is_the_sentence_of_the_command_line(stack: Stack, order: str) -> None:

@@ -361,7 +361,7 @@ def test_a_frozen_worker_costs_no_more_than_the_time_there_is(asking: Asking) ->
         began = time.monotonic()
         answer = why(shop.stack, order)
         assert "no answer within" in answer.missing["payment-worker"]
-        assert answer.took_ms <= (time.monotonic() - began) * 1000
+        assert answer.took_ms <= (time.monotonic() - began) * 1000 + 1  # it is rounded
     finally:
         os.kill(frozen, signal.SIGCONT)
 
