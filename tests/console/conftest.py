@@ -21,6 +21,7 @@ from console.main import PROGRAM as PROGRAM_OF_THE_CONSOLE
 from console.settings import ConsoleSettings
 from quadrille.app import api_routes
 from quadrille.context import ProcessContext
+from quadrille.observability import degraded
 from quadrille.observability.readiness import NotReadyError
 from quadrille.observability.tracing import Spans
 from quadrille.ops import server
@@ -45,6 +46,8 @@ def logins(parts_of_the_stack: Start) -> Logins:
 @pytest.fixture
 def console(logins: Logins, tmp_path: Path) -> Iterator[OnPostgres[Shown]]:
     """The console over its database, emptied."""
+    for name in degraded.shown():  # by another test of this process
+        degraded.Degraded(name).back()
     there = OnPostgres(on, store, logins, tmp_path, Keeping())
     for statement in EMPTY.split(";"):
         there.tx.execute(statement.encode())

@@ -164,7 +164,7 @@ def test_the_examples_of_the_help_pages_run(shop: Shop, operator: Operator, orde
     code, shown, progress = operator.quadrille(*dry)
     plan = found(shown)
     assert (code, "would handle 0 records" in shown, "nothing to do" in progress) == (0, True, True)
-    assert shown.splitlines()[1].split()[:3] == ["type", "records", "SEEN"]
+    assert ["type", "records", "SEEN"] in [line.split()[:3] for line in shown.splitlines()]
     code, shown, _ = operator.quadrille(*(plan if len(word) == len(plan) else word for word in live))
     assert (code, "handled 0 records" in shown) == (0, True)
     code, rebuilt, _ = operator.quadrille(*beside)

@@ -155,3 +155,10 @@ def test_an_order_that_did_not_end_makes_a_rate_invalid() -> None:
 
     [point] = search(losing, Plan(1, 50.0, {"ok": 1.0}), 20.0, Objective())
     assert point.missed == "1 orders (ok) never ended"
+
+
+def test_a_run_that_sent_nothing_is_no_success() -> None:
+    """A sender that ended at once leaves no order, none refused, none late: that is said, and no rate is met by it."""
+    run = Run(Plan(5, 50.0, {"ok": 1.0}), datetime.now(UTC))
+    assert run.wrong() == ["5 orders were not sent: the sender ended early"]
+    assert Objective().missed(run) == run.wrong()[0]

@@ -23,7 +23,7 @@ from confluent_kafka import Producer
 
 from quadrille.ids import uuid7
 from quadrille.kafka.config import producer_settings
-from quadrille_cli.client import Client
+from quadrille_cli.client import Client, ProblemError
 from quadrille_cli.commands.why import why
 from quadrille_cli.services import SERVICES
 from quadrille_why import Answer, explain, gather, over_http
@@ -69,6 +69,13 @@ class Asking:
         except BaseException:
             sys.stderr.write("\n".join(last))
             raise
+
+    def taken(self) -> str | None:
+        """An order's id if order takes one, None while its intake is shut."""
+        try:
+            return self.shop.submit(TEA)
+        except ProblemError:
+            return None
 
     def command(self, *words: str) -> tuple[int, str, str]:
         """Exit code, stdout and stderr of the `quadrille` command."""
@@ -217,6 +224,7 @@ def test_an_intake_that_is_shut_is_named(asking: Asking) -> None:
         finally:
             ops.demand("POST", "/ops/intake/resume", {"reason": "a test"})
     assert asking.why(str(uuid7())).code == "UNKNOWN"
+    asking.shop.until(asking.taken, "its api has looked, and takes orders again")
 
 
 @contextmanager
@@ -353,7 +361,7 @@ def test_a_frozen_worker_costs_no_more_than_the_time_there_is(asking: Asking) ->
         began = time.monotonic()
         answer = why(shop.stack, order)
         assert "no answer within" in answer.missing["payment-worker"]
-        assert answer.took_ms <= (time.monotonic() - began) * 1000
+        assert answer.took_ms <= (time.monotonic() - began) * 1000 + 1  # it is rounded
     finally:
         os.kill(frozen, signal.SIGCONT)
 

@@ -34,7 +34,7 @@ def answer_of(order: Order, failures: Sequence[Mapping[str, Any]], now: datetime
     if told.code in UNTOLD:
         return _by_its_events(order, failures, now)
     level = "bad" if order.attention else "good" if order.final else "going"
-    evidence = [(one.label, f"{one.text}  {one.more}".rstrip()) for one in told.lines if one.label != NOW]
+    evidence = [(one.label, " · ".join(filter(None, (one.text, one.more)))) for one in told.lines if one.label != NOW]
     commands = tuple(dict.fromkeys([*filter(None, [told.command]), *commands_of(order, failures)]))
     return Answer(level, f"{told.sentence}.", tuple(evidence), commands)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -442,6 +443,24 @@ def test_it_pauses_and_goes_on_with_another_worker_exactly_there(db: Database, m
         ask("POST", f"{path}/resume", WHY)
         assert rests(ask, made["operation_id"])["progress"]["outcomes"] == {"DONE": 20}
     assert len(db.emitted()) == 20
+
+
+def test_a_thousand_are_redriven_at_a_rate_with_a_pause_between(db: Database, mended: Ask) -> None:
+    """At 50 a second, paused and resumed by a person: each goes through once, each deed is in the audit."""
+    made = begin(mended, "redrive", group_of(db, 1000), rate=50.0)
+    path = f"/ops/operations/{made['operation_id']}"
+    wait_until(lambda: mended("GET", path)[1]["progress"].get("tried", 0) >= 50)
+    assert mended("POST", f"{path}/pause", WHY)[0] == 200
+    at = mended("GET", path)[1]["progress"]["tried"]
+    assert (at < 1000, len(db.emitted())) == (True, at)
+    assert mended("POST", f"{path}/resume", WHY)[0] == 200
+
+    done = rests(mended, made["operation_id"])
+
+    assert (done["state"], done["progress"]["outcomes"], len(db.emitted())) == ("DONE", {"DONE": 1000}, 1000)
+    actions = Counter(action for action, _, _ in audited(db))
+    assert actions.pop("parked-redrive") == 1000
+    assert set(actions.values()) == {1}, actions
 
 
 def test_a_group_is_discarded_and_one_at_a_time_runs(db: Database, mended: Ask) -> None:

@@ -178,24 +178,23 @@ def test_a_wrong_topic_is_waited_for(ground: Ground) -> None:
     for deleted in admin.delete_topics([ground.topic, dead_letters], operation_timeout=60).values():
         deleted.result()
     ground.make_topics(ground.topic, partitions=3)
+    wrong = f"topic {dead_letters} does not exist; topic {ground.topic} has 3 partitions, wanted 12"
     relay, stop = Relay(ground.plan), threading.Event()
     thread = threading.Thread(target=relay.run, args=(stop,))
     thread.start()
-    with ground.connect() as app:
-        ground.say(app, "a", 1)
-    ground.until(
-        lambda: (
-            relay.trouble == f"topic {dead_letters} does not exist; topic {ground.topic} has 3 partitions, wanted 12"
-        )
-    )
-    assert ground.one("SELECT count(*) FROM relay_progress") == (0,)
-    for deleted in admin.delete_topics([ground.topic], operation_timeout=60).values():
-        deleted.result()
-    ground.make_topics(ground.topic, dead_letters)
-    ground.until(lambda: relay.state == "streaming")
-    assert ground.judge() == 0
-    stop.set()
-    thread.join()
+    try:
+        with ground.connect() as app:
+            ground.say(app, "a", 1)
+        ground.until(lambda: relay.trouble == wrong)
+        assert ground.one("SELECT count(*) FROM relay_progress") == (0,)
+        for deleted in admin.delete_topics([ground.topic], operation_timeout=60).values():
+            deleted.result()
+        ground.make_topics(ground.topic, dead_letters)
+        ground.until(lambda: relay.state == "streaming")
+        assert ground.judge() == 0
+    finally:
+        stop.set()
+        thread.join()
 
 
 def test_a_refused_record_stops_the_key_and_is_not_overtaken(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:

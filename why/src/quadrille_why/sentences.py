@@ -10,7 +10,7 @@ from quadrille_why.causes import REASON, Cause, causes, doing, held_at
 from quadrille_why.words import clock, length, moment, money, short
 
 GOODS = {
-    "RESERVED": "held", "COMMITTED": "committed", "REJECTED": "not there", "RELEASED": "given back",
+    "RESERVED": "held", "COMMITTED": "committed", "REJECTED": "not in stock", "RELEASED": "given back",
     "RELEASE_FAILED": "cannot be given back", "RESOLVED": "ended by a person",
 }  # fmt: skip
 NOTHING = "nothing to do: it goes on by itself"
@@ -193,8 +193,8 @@ def _goods(case: Case) -> str:
     if not hold:
         return "" if "inventory" not in case.found else "none held"
     named = zip(hold["skus"], hold["quantities"], strict=True)
-    lines = ", ".join(f"{quantity} × {sku}" for sku, quantity in named) or "none"
-    return f"{lines} {GOODS.get(hold['state'], hold['state'])}"
+    lines = ", ".join(f"{quantity} × {sku}" for sku, quantity in named)
+    return f"{lines} {GOODS.get(hold['state'], hold['state'])}".lstrip()
 
 
 def _mails(case: Case) -> Iterator[Line]:

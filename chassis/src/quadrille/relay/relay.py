@@ -223,7 +223,8 @@ class Relay:
             raise Halted
         if time.monotonic() - keeper.heard > _BEAT_SECONDS:
             keeper.beat()
-            self.trouble = f"scanning the outbox: {reason}: {sent.delivered} rows delivered so far"
+            scanning = f"scanning the outbox: {reason}: {sent.delivered} rows delivered so far"
+            self.trouble = outlet.trouble or scanning  # topics that are wrong by now hold up the proof
             if self._seldom.met("recovering"):
                 log.info("relay.recovering", cause=reason, rows=sent.delivered)
             waiting = sent.handed > sent.delivered

@@ -139,7 +139,7 @@ def _report(console: Console, run: Run) -> None:
     """Print what was measured."""
     plan = run.plan
     console.print(f"{len(run.sent)} accepted of {plan.orders} at {run.rate:.0f}/s (asked {plan.rate:g}/s)")
-    console.print(f"all ended {run.took:.1f} s after the first was due, {run.confirmed_rate():.0f}/s")
+    console.print(f"all ended {run.took:.1f} s after the first was due, {run.ended_rate():.0f}/s")
     console.print(_line("POST to 202", run.posts()))
     for state in sorted({run.ends[order].state for order in run.sent if order in run.ends}):
         console.print(_line(f"order to {state}", run.took_to(state)))

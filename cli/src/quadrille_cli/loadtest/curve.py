@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from html import escape
@@ -31,8 +32,8 @@ class Objective:
         found = percentile(run.took_to("CONFIRMED"), self.share)
         if found > self.seconds:
             return f"p{self.share * 100:g} of confirmed orders is {found:.3f} s, objective {self.seconds:.3f} s"
-        if run.confirmed_rate() < KEPT_UP * run.rate:
-            return f"a backlog: {run.rate:.0f} orders/s were accepted, {run.confirmed_rate():.0f} ended"
+        if run.ended_rate() < KEPT_UP * run.rate:
+            return f"a backlog: {run.rate:.0f} orders/s were accepted, {run.ended_rate():.0f} ended"
         return ""
 
 
@@ -84,7 +85,7 @@ def drawing(points: Sequence[Point]) -> str:
 
 
 def _panel(points: Sequence[Point], title: str, lines: Sequence[tuple[str, Sequence[float]]], top: int) -> str:
-    most = max((value for _, values in lines for value in values if value == value), default=0.0) or 1.0  # noqa: PLR0124 - not a number
+    most = max((value for _, values in lines for value in values if not math.isnan(value)), default=0.0) or 1.0
     fastest = max(point.rate for point in points)
     bottom, drawn = top + HIGH, [f'<text x="{LEFT}" y="{top - 8}" font-weight="bold">{escape(title)}</text>']
     drawn.append(f'<path d="M{LEFT} {top}V{bottom}H{LEFT + WIDE}" fill="none" stroke="#777"/>')
@@ -101,7 +102,7 @@ def _panel(points: Sequence[Point], title: str, lines: Sequence[tuple[str, Seque
         places = [
             (LEFT + WIDE * point.rate / fastest, bottom - HIGH * value / most, bool(point.missed))
             for point, value in zip(points, values, strict=True)
-            if value == value  # noqa: PLR0124 - not a number where nothing was confirmed
+            if not math.isnan(value)  # nothing was confirmed
         ]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y, _ in places)
         drawn.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')

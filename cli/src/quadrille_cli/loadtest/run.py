@@ -90,10 +90,6 @@ class Run:
         end = self.ends.get(order)
         return end is not None and not (self.sent[order].kind == "cancel" and end.state == "CONFIRMED")
 
-    def ended(self) -> int:
-        """Return how many of this run's orders have ended."""
-        return sum(map(self.over, list(self.sent)))
-
     @property
     def rate(self) -> float:
         """Orders accepted a second, from when the first was due to the last 202."""
@@ -102,7 +98,7 @@ class Run:
             return 0.0
         return len(accepted) / max(0.001, max(s.accepted for s in accepted) - min(s.due for s in accepted))
 
-    def confirmed_rate(self) -> float:
+    def ended_rate(self) -> float:
         """Orders that ended a second, from when the first was due to the last end."""
         ends = [self.ends[order].at for order in self.sent if order in self.ends]
         return len(ends) / max(0.001, max(ends) - min(s.due for s in self.sent.values())) if ends else 0.0
@@ -124,8 +120,11 @@ class Run:
         return {name: seconds * 1000 / max(1, len(self.sent)) for name, seconds in self.spent.items()}
 
     def wrong(self) -> list[str]:
-        """Return what did not go as it should: refused, never ended, ended otherwise; a line each."""
+        """Return what did not go as it should: not sent, refused, never ended, ended otherwise; a line each."""
         found = [f"{n} posts refused: {why}" for why, n in self.refused.items()]
+        answered = len(self.sent) + sum(n for why, n in self.refused.items() if not why.startswith("cancel: "))
+        if unsent := self.plan.orders - answered:
+            found.append(f"{unsent} orders were not sent: the sender ended early")
         lost = Counter(s.kind for order, s in self.sent.items() if not self.over(order))
         found += [f"{n} orders ({kind}) never ended" for kind, n in lost.items()]
         strange = Counter(
