@@ -33,7 +33,7 @@ from quadrille_cli.testing import Start
 from tests.console.browser import PROGRAM, Browser
 from tests.console.stories import Teller, a_day, inputs
 
-TABLES = ("event", "order_view", "failure", "span", "trace", "login", "session")
+TABLES = ("event", "order_view", "failure", "trace_part", "trace", "login", "session")
 EMPTY = "; ".join(f"DELETE FROM {table}" for table in TABLES)  # noqa: S608 - of this file
 
 

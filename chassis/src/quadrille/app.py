@@ -8,6 +8,7 @@ what a person may ask for).
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import signal
@@ -94,6 +95,8 @@ __all__ = [
     "register",
     "set_all",
 ]
+GARBAGE = 20_000
+"""So many more containers made than let go start a collection: a batch makes thousands that die with it."""
 W = TypeVar("W")
 
 
@@ -186,6 +189,13 @@ def _stop_on_signals() -> threading.Event:
     return stop
 
 
+def _settle() -> None:
+    """Take what start has made out of the garbage collector's sight, and let it look seldom: little here is cyclic."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GARBAGE, *gc.get_threshold()[1:])
+
+
 def _program(name: str) -> Program[Any]:
     program: Program[Any] = importlib.import_module(f"{name}.main").PROGRAM
     return program
@@ -246,6 +256,7 @@ def _worker(name: str, found: Settings, stop: threading.Event) -> None:
             draining=stop.is_set,
         ),
     ):
+        _settle()
         worker.run(stop)
     spans.stop()
 
@@ -310,6 +321,7 @@ def _api(name: str, found: Settings, stop: threading.Event) -> None:
             draining=stop.is_set,
         ),
     ):
+        _settle()
         serve(app, found.api_bind, stop)
     spans.stop()
 
@@ -338,6 +350,7 @@ def _all(name: str, found: Settings, stop: threading.Event) -> None:
     workers, managers = _worker_routes(program, context, worker)
     routes = {**api_routes(program, context), **workers}
     with managers, server.serve(found.ops_bind, name, "all", checks, found.shown(), routes=routes, warns=warns):
+        _settle()
         working = _Beside(worker.run, stop)
         serve(app, found.api_bind, stop)
         working.end()
@@ -413,6 +426,7 @@ def _relay(name: str, found: Settings, stop: threading.Event) -> None:
         "relay": relay.ready,
     }
     with server.serve(found.ops_bind, name, "relay", checks, found.shown(), draining=stop.is_set):
+        _settle()
         relay.run(stop)
     spans.stop()
 

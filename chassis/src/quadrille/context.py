@@ -52,9 +52,9 @@ class ProcessContext:
         return Telemetry(self.spans, self.tally, self.meter)
 
     def linger(self, role: str) -> Linger:
-        """Return how long batches of a role wait for company."""
-        said = self.settings
-        return Linger(role, said.linger_max.total_seconds(), said.linger_min.total_seconds())
+        """Return how long batches of a role wait for company; a consumer's least is its broker's."""
+        least = timedelta(0) if role == "consumer" else self.settings.linger_min
+        return Linger(role, self.settings.linger_max.total_seconds(), least.total_seconds())
 
     @property
     def retention(self) -> Retention:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeAlias
 
 from quadrille import Rows
 
@@ -313,9 +313,13 @@ def state_of(fact: Fact) -> str:
     }.get(fact.type, "OPEN")
 
 
+TracePart: TypeAlias = tuple[str, bytes]
+"""Some of a trace's spans: its id, and an export request of OTLP as it came."""
+
+
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A span of a trace, as it is kept."""
+    """A span of a trace, as it is drawn."""
 
     trace_id: str
     span_id: str
@@ -342,11 +346,11 @@ class Keeping:
 
 @dataclass(frozen=True)
 class Shown:
-    """What the console writes: every record once, each order as it stands, what failed, the spans of traces."""
+    """What the console writes: every record once, each order as it stands, what failed, parts of traces."""
 
     events: Rows[Any, Stored]
     orders: Rows[str, Order]
     failures: Rows[tuple[str, str], Failure]
-    spans: Rows[tuple[str, str], Span]
+    parts: Rows[TracePart, TracePart]
     alerts: Rows[str, Any] = field(default_factory=lambda: Rows((), {}))
     rules: Keeping = Keeping()

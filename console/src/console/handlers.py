@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from console.alerts import domain as alerts
-from console.domain import TAKES_PART, Fact, Failure, Order, Shown, Span, state_of
+from console.domain import TAKES_PART, Fact, Failure, Order, Shown, TracePart, state_of
 from console.reading import fact_of, input_of, name_of, stored
 from quadrille import AnyRecord, Command, HandlerRegistry, Reply
 
@@ -21,10 +21,10 @@ on = HandlerRegistry("console", Shown)
 
 @dataclass(frozen=True)
 class KeepSpans(Command):
-    """Spans that a process exported, by its name; a span that came before stays as it was."""
+    """Spans that a process exported, by its name: parts of traces, each with its trace's id, as they came."""
 
     source: str
-    spans: tuple[Span, ...]
+    parts: tuple[TracePart, ...]
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,9 @@ def note_refused(refused: alerts.AlertRefused, shown: Shown) -> Telling:
 
 @on.command
 def keep_spans(command: KeepSpans, shown: Shown) -> SpansKept:
-    """Keep the spans of a trace for its waterfall."""
-    for span in command.spans:
-        if shown.spans.get((span.trace_id, span.span_id)) is None:
-            shown.spans.put((span.trace_id, span.span_id), span)
+    """Keep parts of traces for their waterfalls; what comes twice is drawn once."""
+    for part in command.parts:
+        shown.parts.put(part, part)
     return SpansKept(command.source)
 
 

@@ -1,4 +1,4 @@
-"""Intake of traces: OTLP over HTTP as any exporter posts it; one request is stored at a time, the others come again.
+"""Intake of traces: OTLP over HTTP as any exporter posts it; requests that come together are stored together.
 
 It never slows a service: an exporter works in a thread of its own, and what it cannot deliver it drops and counts.
 """
@@ -13,12 +13,12 @@ from starlette.responses import Response
 
 from console.console_api import ConsoleApi
 from console.handlers import KeepSpans, keep_spans
-from console.otlp import NoSpansError, spans_of
+from console.otlp import NoSpansError, parts_of
 from quadrille.web import refuse
 
 BODY_MAX = 4_000_000
 WHOLE_MAX = 32_000_000
-WAITING_MAX = 4
+WAITING_MAX = 32
 BODY_SECONDS = 10.0
 PROTOBUF = "application/x-protobuf"
 REST = 1
@@ -26,7 +26,7 @@ NOT_OTLP = "The body is no ExportTraceServiceRequest in protobuf."
 
 
 class TraceIntake:
-    """Takes spans in, a request after the other; when too many wait the next is asked to come again."""
+    """Takes spans in, read a request after the other; when too many wait the next is asked to come again."""
 
     def __init__(self) -> None:
         self._turn = asyncio.Lock()
@@ -41,19 +41,19 @@ class TraceIntake:
         self._waiting += 1
         try:
             body = await _body(request)
-            async with self._turn:
-                await self._keep(body, request, api)
+            await self._keep(body, request, api)
         finally:
             self._waiting -= 1
         return Response(b"", 200, {"Cache-Control": "no-store"}, PROTOBUF)
 
     async def _keep(self, body: bytes, request: Request, api: ConsoleApi) -> None:
         try:
-            spans = await asyncio.to_thread(spans_of, body)
+            async with self._turn:
+                parts = await asyncio.to_thread(parts_of, body)
         except NoSpansError:
             refuse("malformed-request", NOT_OTLP)
-        if spans:
-            await api.execute(request, keep_spans, KeepSpans("otlp", tuple(spans)))
+        if parts:
+            await api.execute(request, keep_spans, KeepSpans("otlp", tuple(parts.items())))
 
 
 async def _body(request: Request) -> bytes:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
+
+from console.otlp import NoSpansError, spans_of
 
 Row = Mapping[str, Any]
 ORDER = """order_id, status, final, reason, customer_id, amount_minor, currency, skus, placed_at, ended_at, took_ms,
@@ -20,6 +23,12 @@ PLACE = re.compile(r"([A-Za-z0-9._-]{1,249})\[(\d{1,9})\]@(\d{1,18})")
 TAIL = re.compile(r"[0-9a-f-]{4,36}")
 TRACE = re.compile(r"[0-9a-f]{32}")
 FEW = 50
+SPANS_MAX = 2000
+BYTES_MAX = 4_000_000
+PARTS = """
+SELECT trace_id, spans FROM (
+  SELECT trace_id, spans, sum(octet_length(spans)) OVER (PARTITION BY trace_id ROWS UNBOUNDED PRECEDING) AS upto
+    FROM trace_part WHERE trace_id = ANY(%(trace_ids)s)) p WHERE upto <= %(most)s"""
 MINUTES = 15
 # Money that was taken and is not settled comes first, then the larger amount, then whoever has waited longest.
 PERSON = f"""
@@ -252,8 +261,22 @@ def catalogue(db: sa.Connection) -> list[Row]:
 
 
 def spans(db: sa.Connection, trace_id: str) -> list[Row]:
-    """Return the spans of a trace, in the order of their beginning."""
-    return rows(db, "SELECT * FROM span WHERE trace_id = %(trace_id)s ORDER BY began_ns LIMIT 2000", trace_id=trace_id)
+    """Return the spans of a trace, in the order of their beginning, each once; of a huge trace some."""
+    return _spans(db, [trace_id]).get(trace_id, [])
+
+
+def _spans(db: sa.Connection, trace_ids: Sequence[str]) -> dict[str, list[Row]]:
+    found: dict[str, dict[str, Row]] = {}
+    for row in rows(db, PARTS, trace_ids=list(trace_ids), most=BYTES_MAX):
+        with suppress(NoSpansError):
+            for span in spans_of(row["spans"]):
+                of_trace = found.setdefault(row["trace_id"], {})
+                if len(of_trace) < SPANS_MAX:
+                    of_trace.setdefault(span.span_id, asdict(span))
+    return {
+        trace_id: sorted(of_trace.values(), key=lambda one: int(one["began_ns"]))
+        for trace_id, of_trace in found.items()
+    }
 
 
 def order_of_trace(db: sa.Connection, trace_id: str) -> str | None:
@@ -277,13 +300,19 @@ SELECT o.order_id, o.status, o.final, o.placed_at, t.heard_at AS oldest_at, coal
 def traces(db: sa.Connection, limit: int = FEW, before: int | None = None) -> list[Row]:
     """Return the newest traces: their first span, how many spans, how long they took."""
     sql = """
-SELECT t.number, t.trace_id, t.heard_at, count(*) AS spans, min(s.began_ns) AS began_ns, max(s.ended_ns) AS ended_ns,
-       count(s.error) AS errors, (array_agg(s.service || ': ' || s.name ORDER BY s.began_ns))[1] AS first,
+SELECT t.number, t.trace_id, t.heard_at,
        (SELECT order_id FROM order_view o WHERE o.trace_id = t.trace_id LIMIT 1) AS order_id
-  FROM (SELECT * FROM trace WHERE %(before)s::bigint IS NULL OR number < %(before)s
-         ORDER BY number DESC LIMIT %(limit)s) t JOIN span s USING (trace_id)
- GROUP BY 1, 2, 3 ORDER BY 1 DESC"""
-    return rows(db, sql, limit=limit, before=before)
+  FROM trace t WHERE %(before)s::bigint IS NULL OR number < %(before)s ORDER BY number DESC LIMIT %(limit)s"""
+    newest = rows(db, sql, limit=limit, before=before)
+    kept = _spans(db, [row["trace_id"] for row in newest])
+    return [{**row, **_summary(spans)} for row in newest if (spans := kept.get(row["trace_id"]))]
+
+
+def _summary(spans: Sequence[Row]) -> Row:
+    return {
+        "spans": len(spans), "first": f"{spans[0]['service']}: {spans[0]['name']}", "began_ns": spans[0]["began_ns"],
+        "ended_ns": max(one["ended_ns"] for one in spans), "errors": sum(one["error"] is not None for one in spans),
+    }  # fmt: skip
 
 
 def found(db: sa.Connection, asked: str) -> list[dict[str, str]]:

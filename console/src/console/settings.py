@@ -42,7 +42,7 @@ class ConsoleSettings(Settings):
 
     ops: Addresses = Field(default_factory=dict)
     apis: Addresses = Field(default_factory=dict)
-    linger_min: Duration = Field(timedelta(milliseconds=100), ge=timedelta(0), le=timedelta(seconds=1))
+    linger_min: Duration = Field(timedelta(milliseconds=250), ge=timedelta(0), le=timedelta(seconds=1))
     keep: Duration = Field(timedelta(days=7), ge=timedelta(minutes=1))
     keep_events: int = Field(2_000_000, ge=1_000)
     keep_traces: int = Field(10_000, ge=10)

@@ -8,17 +8,17 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from console.alerts import store as alerts
-from console.domain import Fact, Failure, Order, Shown, Span, Stored
+from console.domain import Fact, Failure, Order, Shown, Stored, TracePart
 from console.handlers import KeepSpans
 from console.reading import fact_of, input_of, is_order
 from quadrille import AnyRecord, Message, Rows
 from quadrille.service import Tx
 
-AT_ONCE = 500
+LET_GO_EVERY = 500
+AT_ONCE = 2 * LET_GO_EVERY
 MILLISECOND = timedelta(milliseconds=1)
 # What is there already is not read again: it never changes.
 KEPT = Stored("", "", "", "", None, datetime.fromtimestamp(0, UTC), None, "", "", 0, 0, None, None, None, (), b"")
-DRAWN = Span("", "", "", "", "", "", 0, 0, 0, None, {})
 KNOWN = "SELECT event_id FROM event WHERE event_id = ANY(%b)"
 ORDERS = """
 SELECT order_id, facts, parked, trace_id FROM order_view WHERE order_id = ANY(%b) ORDER BY order_id FOR UPDATE"""
@@ -26,8 +26,6 @@ FAILURES = """
 SELECT service, event_id, order_id, state, error_class, error, behind, since, at, ended_by, reason, body
   FROM failure WHERE (service, event_id) IN (SELECT * FROM unnest(%b::text[], %b::text[]))
  ORDER BY service, event_id FOR UPDATE"""
-SPANS = """
-SELECT trace_id, span_id FROM span WHERE (trace_id, span_id) IN (SELECT * FROM unnest(%b::text[], %b::text[]))"""
 ADD_EVENTS = """
 INSERT INTO event (event_id, type, source, key, sequence, at, causation, trace_id, topic, partition, "offset",
                    schema_id, body, fault, headers, raw)
@@ -54,13 +52,9 @@ ADD_FAILURE = "INSERT INTO failure VALUES (%b, %b, %b, %b, %b, %b, %b, %b, %b, %
 SET_FAILURE = """
 UPDATE failure SET state = %b, error_class = %b, error = %b, behind = %b, at = %b, ended_by = %b, reason = %b,
                    body = %b::text::jsonb WHERE (service, event_id) = (%b, %b)"""
-ADD_SPANS = """
-INSERT INTO span SELECT trace_id, span_id, parent_id, service, role, name, kind, began, ended, error, attributes::jsonb
-  FROM unnest(%b::text[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[], %b::int[], %b::bigint[],
-              %b::bigint[], %b::text[], %b::text[])
-    n(trace_id, span_id, parent_id, service, role, name, kind, began, ended, error, attributes)"""
+ADD_PARTS = "INSERT INTO trace_part SELECT * FROM unnest(%b::text[], %b::bytea[])"
 ADD_TRACES = "INSERT INTO trace (trace_id) SELECT unnest(%b::text[]) ON CONFLICT DO NOTHING"
-# A little is let go with whatever comes: what is kept stays bounded without a clock of its own.
+# Twice as much is let go as came since the last time: what is kept stays bounded without a clock of its own.
 LET_GO = (
     """DELETE FROM event WHERE number IN (SELECT number FROM event
         WHERE number <= (SELECT max(number) FROM event) - %(events)b ORDER BY number LIMIT %(some)b)""",
@@ -74,23 +68,39 @@ LET_GO = (
 )
 LET_TRACES_GO = """
 WITH gone AS (DELETE FROM trace WHERE number <= (SELECT max(number) FROM trace) - %b RETURNING trace_id)
-DELETE FROM span USING gone WHERE span.trace_id = gone.trace_id"""
+DELETE FROM trace_part p USING gone WHERE p.trace_id = gone.trace_id"""
+
+
+class _Tally:
+    """How many rows of a kind this process has added since it last let some go; the first batch lets go too."""
+
+    def __init__(self) -> None:
+        self._since = LET_GO_EVERY
+
+    def due(self, added: int, kept: int) -> bool:
+        """Count rows in, and tell whether it is time to let some go; ``kept`` is overstepped by a twentieth."""
+        self._since += added
+        if not added or self._since < min(LET_GO_EVERY, kept // 20):
+            return False
+        self._since = 0
+        return True
+
+
+_EVENTS, _TRACES = _Tally(), _Tally()
 
 
 def load(tx: Tx, messages: Sequence[Message]) -> Shown:
-    """Bring what is known of these records, their orders, the inputs they tell of, and the spans."""
+    """Bring what is known of these records, their orders, their inputs; parts of traces are only added."""
     records = [message for message in messages if isinstance(message, AnyRecord)]
-    spans = [span for message in messages if isinstance(message, KeepSpans) for span in message.spans]
+    parts = [part for message in messages if isinstance(message, KeepSpans) for part in message.parts]
     ids, keys = [one.id for one in records], sorted({one.key for one in records if is_order(one.key)})
     inputs = sorted({place for one in records if (place := _place(one))})
     seen = {row[0]: KEPT for row in tx.execute(KNOWN, [ids])} if ids else {}
     orders = {row[0]: _order(row) for row in tx.execute(ORDERS, [keys])} if keys else {}
     failed = tx.execute(FAILURES, _columns(inputs)) if inputs else ()
     failures = {(row[0], row[1]): Failure(*row) for row in failed}
-    named = sorted({(span.trace_id, span.span_id) for span in spans})
-    there = {(row[0], row[1]): DRAWN for row in tx.execute(SPANS, _columns(named))} if named else {}
     told = alerts.load(tx, messages)
-    return Shown(Rows(ids, seen), Rows(keys, orders), Rows(inputs, failures), Rows(named, there), told)
+    return Shown(Rows(ids, seen), Rows(keys, orders), Rows(inputs, failures), Rows(parts, {}), told)
 
 
 def save(tx: Tx, work: Shown) -> None:
@@ -107,17 +117,19 @@ def save(tx: Tx, work: Shown) -> None:
         row = _failure_row(one)
         tx.execute(SET_FAILURE, [*row[3:7], *row[8:], *row[:2]])
     alerts.save(tx, work.alerts)
-    if spans := work.spans.added:
-        _save_spans(tx, spans, work.rules.traces)
-    if added:
+    if parts := work.parts.added:
+        _save_parts(tx, parts, work.rules.traces)
+    if _EVENTS.due(len(added), work.rules.events):
         for statement in LET_GO:
             tx.execute(statement, {"age": work.rules.age, "events": work.rules.events, "some": AT_ONCE})
 
 
-def _save_spans(tx: Tx, spans: Sequence[Span], keep: int) -> None:
-    tx.execute(ADD_TRACES, [sorted({span.trace_id for span in spans})])
-    tx.execute(ADD_SPANS, _columns([_span_row(span) for span in spans]))
-    tx.execute(LET_TRACES_GO, [keep])
+def _save_parts(tx: Tx, parts: Sequence[TracePart], keep: int) -> None:
+    traces = sorted({trace_id for trace_id, _ in parts})
+    tx.execute(ADD_TRACES, [traces])
+    tx.execute(ADD_PARTS, _columns(parts))
+    if _TRACES.due(len(traces), keep):
+        tx.execute(LET_TRACES_GO, [keep])
 
 
 def _place(record: AnyRecord) -> tuple[str, str] | None:
@@ -177,13 +189,6 @@ def _failure_row(one: Failure) -> tuple[object, ...]:
     return (
         one.service, one.event_id, one.order_id, one.state, one.error_class, one.error, one.behind, one.since, one.at,
         one.ended_by, one.reason, json.dumps(one.body),
-    )  # fmt: skip
-
-
-def _span_row(one: Span) -> tuple[object, ...]:
-    return (
-        one.trace_id, one.span_id, one.parent_id, one.service, one.role, one.name, one.kind, one.began_ns, one.ended_ns,
-        one.error, json.dumps(one.attributes),
     )  # fmt: skip
 
 

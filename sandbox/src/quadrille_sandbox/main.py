@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -52,6 +53,9 @@ async def _serve(settings: Settings) -> None:
     connections: set[Connection] = set()
     http = await _listen(settings.http, partial(Connection, routes.handle, connections, places()))
     mail = await _listen(settings.smtp, partial(smtp, Postman(mailbox, chaos)))
+    gc.collect()
+    gc.freeze()  # what start has made is not looked at again
+    gc.set_threshold(20_000)
     _log("info", "listening", http=_shown(http), smtp=_shown(mail), mails=len(mailbox))
     await stop.wait()
     http.close()

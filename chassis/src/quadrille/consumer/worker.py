@@ -48,9 +48,11 @@ class Worker:
         self.reader = reader_of(service, context.decoder)
         telemetry = context.telemetry
 
+        gather = context.settings.linger_min.total_seconds()
+
         def client() -> Consumer:
             told = {"error_cb": self._say, "on_commit": hinted}
-            return Consumer(consumer_settings(bootstrap, service.name) | told)
+            return Consumer(consumer_settings(bootstrap, service.name, gather) | told)
 
         self.topics, batch_max = Topics(bootstrap), context.settings.batch_max
         scheduling = SchedulerPorts(context.client, self._caught_up, batch_max, context.linger("scheduler"))

@@ -9,6 +9,9 @@ ClientSettings: TypeAlias = dict[str, str | int | float | bool]
 QUEUE_MESSAGES = 1_000
 """Most records a producer holds: what a crash can double and a woken zombie can append."""
 
+GATHER_BYTES = 262_144
+"""As much as is worth an answer at once, however long a fetch may wait."""
+
 _CLIENT: ClientSettings = {
     "socket.keepalive.enable": True,
     "socket.timeout.ms": 10_000,  # a network that loses one direction is noticed
@@ -57,6 +60,10 @@ def producer_settings(bootstrap: str) -> ClientSettings:
     return {**client_settings(bootstrap), **_PRODUCER}
 
 
-def consumer_settings(bootstrap: str, group: str) -> ClientSettings:
-    """Return the settings of a worker's consumer."""
-    return {**client_settings(bootstrap), **_CONSUMER, "group.id": group}
+def consumer_settings(bootstrap: str, group: str, gather: float = 0.0) -> ClientSettings:
+    """Return the settings of a worker's consumer; the broker gathers for so many seconds before it answers a fetch.
+
+    A fetch costs the broker more than what it carries: whoever is in no hurry asks seldom.
+    """
+    wait: ClientSettings = {"fetch.min.bytes": GATHER_BYTES, "fetch.wait.max.ms": int(gather * 1000)} if gather else {}
+    return {**client_settings(bootstrap), **_CONSUMER, **wait, "group.id": group}
