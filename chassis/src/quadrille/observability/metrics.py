@@ -45,6 +45,7 @@ REQUEST = Histogram("quadrille_http_request_duration_seconds", "One HTTP request
 IN_FLIGHT = Gauge("quadrille_http_requests_in_flight", "HTTP requests not yet answered")
 CONNECTIONS = Gauge("quadrille_http_connections", "HTTP connections open", ["port"])
 CLOSED = Counter("quadrille_http_connections_closed_total", "HTTP connections closed on our part", ["port", "cause"])
+COMMANDS_MOST = Gauge("quadrille_intake_limit_commands", "Commands that may be in flight now: more are refused at once")
 WAITING = Gauge("quadrille_intake_waiting_commands", "Commands waiting for the committer")
 
 SPANS_SENT = Counter("quadrille_spans_sent_total", "Spans an endpoint took")

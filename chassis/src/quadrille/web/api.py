@@ -112,6 +112,11 @@ class Api:
             await run_in_threadpool(self._gate.close)
         self._reads.close()
 
+    @property
+    def full(self) -> bool:
+        """Whether a command that comes now is refused at once, for it would be answered too late."""
+        return self._intake.full
+
     async def execute(self, request: Request, _: Callable[[C, Any], R], command: C) -> R:
         """Return the reply to a command once it is durable; its handler is named for what it may reply.
 

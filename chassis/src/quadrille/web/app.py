@@ -125,7 +125,7 @@ def make_app(  # noqa: PLR0913 - one of each thing an app is made of
         (Exception, answer_failure),
     ):
         app.add_exception_handler(error, handler)
-    return RequestMiddleware(app, spans, base)
+    return RequestMiddleware(app, spans, base, lambda: bool(getattr(api, "full", False)))
 
 
 async def _not_valid(request: Request, error: Exception) -> Response:

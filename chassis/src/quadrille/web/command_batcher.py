@@ -32,9 +32,9 @@ from quadrille.processing.envelope import Busy, Envelope, Failed, Handled, Outco
 from quadrille.processing.idempotency import KeptAnswer
 from quadrille.processing.telemetry import Telemetry
 from quadrille.service import Service, Tx
+from quadrille.web.concurrency import MOST, ConcurrencyLimit
 from quadrille.web.problems import Problem
 
-LIMIT = 200
 BATCH = 100
 PATIENCE_SECONDS = 2.0
 BUSY_SECONDS = 0.03
@@ -57,7 +57,8 @@ class _Asked:
 class CommandBatcher:
     """The way of a service's commands into its database; open it as a context while serving.
 
-    ``ask`` may be called from the event loop only; at most ``limit`` commands are in flight.
+    ``execute`` may be called from the event loop only; what would be answered too late is refused at once, and never
+    are more than ``limit`` commands in flight.
     """
 
     def __init__(
@@ -65,13 +66,13 @@ class CommandBatcher:
         service: Service[Any],
         connect: Callable[[], Tx],
         telemetry: Telemetry,
-        limit: int = LIMIT,
+        limit: int = MOST,
         linger: Linger | None = None,
     ) -> None:
-        self._service, self._connect, self._telemetry, self._limit = service, connect, telemetry, limit
+        self._service, self._connect, self._telemetry = service, connect, telemetry
+        self._limit = ConcurrencyLimit(most=limit)
         self._linger, self._wait = linger, 0.0
         self._waiting: deque[_Asked] = deque()
-        self._in_flight = 0
         self._closing = False
         self._tx: Tx | None = None
         self._missing = "database"
@@ -98,17 +99,22 @@ class CommandBatcher:
         if self._tx:
             self._tx.close()
 
+    @property
+    def full(self) -> bool:
+        """Whether one more command is refused at once."""
+        return self._closing or self._limit.full
+
     async def execute(self, command: Envelope) -> Reply | KeptAnswer:
         """Return the handler's reply, or the answer that is kept under the command's key, after the durable commit.
 
         Raises Problem: overloaded, idempotency-key-in-use, dependency-unavailable (nothing stored), outcome-unknown
         (perhaps stored); and whatever the handler raised.
         """
-        if self._closing or self._in_flight >= self._limit:
+        if self.full:
             raise Problem(slug="overloaded", cause="DRAINING" if self._closing else "POOL_EXHAUSTED", retry_after=1)
         loop = asyncio.get_running_loop()
+        began = self._limit.began(loop)
         asked = _Asked(command, loop.create_future(), loop.time() + PATIENCE_SECONDS)
-        self._in_flight += 1
         self._put(asked)
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
@@ -116,7 +122,7 @@ class CommandBatcher:
         except TimeoutError:
             raise self._lost(asked) from None
         finally:
-            self._in_flight -= 1
+            self._limit.ended(loop, began, told=_answered(asked.answer))
 
     def _put(self, asked: _Asked) -> None:
         self._waiting.append(asked)
@@ -125,7 +131,7 @@ class CommandBatcher:
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
-        while self._waiting or self._in_flight or not self._closing:
+        while self._waiting or self._limit.in_flight or not self._closing:
             if not self._waiting:
                 self._woken.clear()
                 with suppress(TimeoutError):
@@ -208,6 +214,10 @@ class CommandBatcher:
     def _lost(self, asked: _Asked) -> Problem:
         slug = "outcome-unknown" if asked.unsure else "dependency-unavailable"
         return Problem(slug, dependency=self._missing, retry_after=1)
+
+
+def _answered(answer: asyncio.Future[Outcome]) -> bool:
+    return answer.done() and not answer.cancelled() and answer.exception() is None
 
 
 def _reply(outcome: Outcome) -> Reply | KeptAnswer:

@@ -21,7 +21,7 @@ from quadrille.web.headers import RepeatedHeaderError, settled
 from quadrille.web.problems import MEDIA_TYPE, Problem, refuse
 
 HEADERS_MAX = URL_MAX = 16_384
-IN_FLIGHT_MAX = 200
+IN_FLIGHT_MAX = 600
 RESTING_MAX = 1000  # those who wait for news cost little; each is a socket and some kilobytes
 SERVER_ERROR = 500
 CALL = "quadrille.call"
@@ -29,6 +29,7 @@ UNREAD = "quadrille.unread"  # in the scope of a request that could not be read:
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _LAST = {"Connection": "close"}
 _HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=%:\[\]-]*")
+SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 log = structlog.get_logger()
 
@@ -51,6 +52,7 @@ class RequestContext(RequestIdentity):
     edge: RequestMiddleware
     from_outside: Context | None = None
     order_id: str | None = None
+    shed: bool = False
 
     def join(self, trace_id: str) -> None:
         """Go on in the trace of what is asked about, so that what comes of it is told there; before anything is."""
@@ -76,8 +78,8 @@ class RequestContext(RequestIdentity):
 class RequestMiddleware:
     """Wraps an ASGI app; whatever happens inside, the client gets one answer, without our values."""
 
-    def __init__(self, app: ASGIApp, spans: Spans, base: str) -> None:
-        self.app, self.spans, self.base = app, spans, base
+    def __init__(self, app: ASGIApp, spans: Spans, base: str, full: Callable[[], bool] = lambda: False) -> None:
+        self.app, self.spans, self.base, self._full = app, spans, base, full
         self.in_flight = self.resting = 0
         self.connections = (
             file_limits.shares().api
@@ -107,13 +109,15 @@ class RequestMiddleware:
         try:
             self._check(scope)
         except Problem as problem:
+            scope[CALL].shed = problem.kind.slug == "overloaded"
             await respond(scope, problem)(scope, receive, send)
         else:
             await self.app(scope, receive, send)
 
     def _check(self, scope: Scope) -> None:
         check_head(scope)
-        if self.in_flight > min(IN_FLIGHT_MAX, self.connections // 4):
+        crowded = self.in_flight > min(IN_FLIGHT_MAX, self.connections // 4)
+        if crowded or (scope["method"] not in SAFE and self._full()):  # here it costs a third of what it would inside
             refuse("overloaded", cause="POOL_EXHAUSTED", retry_after=1)
 
     def _end(self, scope: Scope, method: str, began_ns: int, seconds: float, error: str | None) -> None:
@@ -122,6 +126,8 @@ class RequestMiddleware:
         method = method if method in _METHODS else "OTHER"
         metrics.REQUESTS.labels(method, route, call.status).inc()
         metrics.REQUEST.labels(route).observe(seconds)
+        if call.shed:  # counted; a span each would load whoever is too slow already
+            return
         attributes: dict[str, Value] = {
             "http.request.method": method,
             "http.route": route,
