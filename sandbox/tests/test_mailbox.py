@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import smtplib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
+from aiosmtpd.smtp import SMTP
 
+from quadrille_sandbox.mailbox import Postman, smtp
 from quadrille_sandbox.testing import Running, running
 
 SENDER = "orders@quadrille.example"
@@ -127,3 +131,18 @@ def test_an_empty_answer_says_why(sandbox: Running, order_id: str) -> None:
     """An order without a mail is told so, in a page and in JSON."""
     assert sandbox.mails(order_id) == []
     assert b"No mail about this order" in sandbox.get(f"/mail?order_id={order_id}", "text/html")[1]
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["<a@b.example>", "<o'brien+x@shop.example>", "<a@b> SIZE=3", "a@b", '<"q r"@b>', "<a..b@c>", "<ü@b>", "<>"],
+)
+def test_an_address_is_read_as_the_library_reads_it(address: str) -> None:
+    """The short way for plain ones, and the long way for all others, give the same."""
+
+    async def both() -> tuple[object, object]:
+        server = smtp(cast("Postman", None))
+        return server._getaddr(address), SMTP._getaddr(server, address)  # noqa: SLF001 - what is overridden
+
+    ours, theirs = asyncio.run(both())
+    assert ours == theirs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from email import message_from_bytes
@@ -18,6 +19,9 @@ BOUNCING = "bounce.example"  # addresses of this domain do not exist
 ORDER_HEADER = "X-Order-Id"
 SIZE_LIMIT = 256 * 1024
 IDLE_SECONDS = 300.0
+_ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
+PLAIN = re.compile(rf"<({_ATOM}(?:\.{_ATOM})*@{_ATOM}(?:\.{_ATOM})*)>")
+"""An address as RFC 5321 writes nearly all: dot-atoms on both sides, and nothing after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +128,17 @@ class Postman:
         return "250 2.0.0 delivered"
 
 
+class _Smtp(SMTP):
+    """aiosmtpd's server, which parses every address by the grammar of a header: two thirds of what a mail costs."""
+
+    def _getaddr(self, arg: str) -> tuple[str | None, str | None]:
+        plain = PLAIN.fullmatch(arg)
+        return (plain[1], "") if plain else super()._getaddr(arg)
+
+
 def smtp(postman: Postman) -> SMTP:
     """Return the server's side of one SMTP connection; it may carry any number of mails."""
-    return SMTP(
+    return _Smtp(
         postman, hostname="sandbox", ident="quadrille-sandbox", data_size_limit=SIZE_LIMIT, timeout=IDLE_SECONDS
     )
 

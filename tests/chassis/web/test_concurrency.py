@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import heapq
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 from quadrille.web.concurrency import FEWEST, MOST, OBJECTIVE_SECONDS, ConcurrencyLimit
 
 
-class Loop(asyncio.AbstractEventLoop):
+class Loop:
     """An event loop of which only the clock runs: what is due is called when the time is set past it."""
 
     def __init__(self) -> None:
@@ -23,9 +22,9 @@ class Loop(asyncio.AbstractEventLoop):
         """The time it is."""
         return self.now
 
-    def call_at(self, when: float, what: Callable[..., object], *arguments: Any, context: object = None) -> Any:  # noqa: ARG002, ANN401 - a loop's
+    def call_at(self, when: float, callback: Callable[..., object], *args: Any) -> object:  # noqa: ANN401 - a loop's
         """Note what is to be called."""
-        heapq.heappush(self.due, (when, id(what), what, arguments))
+        return heapq.heappush(self.due, (when, id(callback), callback, args))
 
     def until(self, now: float, *, late: float = 0.0) -> None:
         """Let time pass; the loop comes so much later to whatever is due."""

@@ -8,12 +8,10 @@ as long as the event loop is late, so that its lateness counts as waiting too.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from quadrille.observability import metrics
-
-if TYPE_CHECKING:
-    import asyncio
 
 OBJECTIVE_SECONDS = 0.5
 FEWEST, MOST = 20, 500
@@ -22,6 +20,18 @@ DECREASE = 0.9
 INCREASE = 0.2
 """So much of one more for each answer in time."""
 LOOK_SECONDS = 0.05
+
+
+class Loop(Protocol):
+    """As much of an event loop as the limit asks."""
+
+    def time(self) -> float:
+        """Return the loop's time, in seconds."""
+        ...
+
+    def call_at(self, when: float, callback: Callable[..., object], *args: Any) -> object:  # noqa: ANN401 - a loop's
+        """Call back at a time of the loop's."""
+        ...
 
 
 class ConcurrencyLimit:
@@ -45,7 +55,7 @@ class ConcurrencyLimit:
         """Whether one more would be answered too late, as far as can be told."""
         return self.in_flight >= self.limit or self._late > self._objective
 
-    def began(self, loop: asyncio.AbstractEventLoop) -> float:
+    def began(self, loop: Loop) -> float:
         """Count a command in; returns when it began."""
         self.in_flight += 1
         if not self._looking:
@@ -53,7 +63,7 @@ class ConcurrencyLimit:
             self._look_at(loop, loop.time() + LOOK_SECONDS)
         return loop.time()
 
-    def ended(self, loop: asyncio.AbstractEventLoop, began: float, *, told: bool = True) -> None:
+    def ended(self, loop: Loop, began: float, *, told: bool = True) -> None:
         """Count a command out; ``told`` says that how long it took tells of the load."""
         self.in_flight -= 1
         if not told:
@@ -70,10 +80,10 @@ class ConcurrencyLimit:
         self._limit = limit
         metrics.COMMANDS_MOST.set(limit)
 
-    def _look_at(self, loop: asyncio.AbstractEventLoop, due: float) -> None:
+    def _look_at(self, loop: Loop, due: float) -> None:
         loop.call_at(due, self._look, loop, due)
 
-    def _look(self, loop: asyncio.AbstractEventLoop, due: float) -> None:
+    def _look(self, loop: Loop, due: float) -> None:
         """Note how late the event loop comes to what is due; while nothing is in flight nobody asks."""
         now = loop.time()
         self._late = now - due
