@@ -24,7 +24,8 @@ class Loop:
 
     def call_at(self, when: float, callback: Callable[..., object], *args: Any) -> object:  # noqa: ANN401 - a loop's
         """Note what is to be called."""
-        return heapq.heappush(self.due, (when, id(callback), callback, args))
+        heapq.heappush(self.due, (when, id(callback), callback, args))
+        return self
 
     def until(self, now: float, *, late: float = 0.0) -> None:
         """Let time pass; the loop comes so much later to whatever is due."""
