@@ -190,7 +190,7 @@ class Settings(BaseModel):
     inbox_window: Duration = Field(timedelta(days=7), ge=timedelta(hours=48))
     batch_max: int = Field(100, ge=1, le=500)
     # A batch waits so long for company, the more the scarcer cores are (quadrille.observability.linger).
-    linger_max: Duration = Field(timedelta(milliseconds=30), ge=timedelta(0), le=timedelta(seconds=1))
+    linger_max: Duration = Field(timedelta(milliseconds=100), ge=timedelta(0), le=timedelta(seconds=1))
     linger_min: Duration = Field(timedelta(0), ge=timedelta(0), le=timedelta(seconds=1))
     trace_ratio: float = Field(1.0, ge=0, le=1)
     otlp_endpoints: Urls = ()

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from quadrille.observability import metrics
 
 LOOK_SECONDS = 0.05
-FREE, SCARCE = 0.15, 0.6
+FREE, SCARCE = 0.3, 0.7
 """No wait up to the first pressure, the longest from the second on, in between in proportion."""
 SMOOTHING = 0.25
 """The weight of the newest look."""
