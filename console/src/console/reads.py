@@ -262,7 +262,7 @@ def catalogue(db: sa.Connection) -> list[Row]:
 
 def spans(db: sa.Connection, trace_id: str) -> list[Row]:
     """Return the spans of a trace, in the order of their beginning, each once; of a huge trace some."""
-    return _spans(db, [trace_id]).get(trace_id, [])
+    return _spans(db, [trace_id]).get(trace_id, []) if TRACE.fullmatch(trace_id) else []
 
 
 def _spans(db: sa.Connection, trace_ids: Sequence[str]) -> dict[str, list[Row]]:
