@@ -37,7 +37,7 @@ from quadrille.ops.checks import Check
 from quadrille.ops.health import breaker_closed, database_can_write, nothing_parked, relay_publishes
 from quadrille.ops.routes import OpsRequest, OpsResponse, OpsRoutes
 from quadrille.service import Service, Store, Tx
-from quadrille.settings import Duration, Hidden, Secret, Settings, Url, parse_duration
+from quadrille.settings import Duration, Hidden, Secret, Settings, SettingsError, Url, parse_duration
 
 if TYPE_CHECKING:
     from quadrille.avro.codec import Codec
@@ -156,6 +156,8 @@ def main(name: str, arguments: Sequence[str] | None = None) -> None:
         log.warning("setting is not heard", setting=variable, reason="DATABASE_URL alone says how it is reached")
     try:
         ROLES[role](name, found, _stop_on_signals())
+    except SettingsError as refused:
+        _refuse(str(refused))
     except Exception:
         log.critical("stopped", status=1, exc_info=True)
         raise
@@ -244,6 +246,7 @@ def _worker(name: str, found: Settings, stop: threading.Event) -> None:
             routes=routes,
             warns={**_degraded(found), "outside": lambda: breaker_closed(client)},
             draining=stop.is_set,
+            keys=context.keys,
         ),
     ):
         worker.run(stop)
@@ -308,6 +311,7 @@ def _api(name: str, found: Settings, stop: threading.Event) -> None:
             routes=api_routes(program, context),
             warns=_degraded(found),
             draining=stop.is_set,
+            keys=context.keys,
         ),
     ):
         serve(app, found.api_bind, stop)
@@ -337,7 +341,8 @@ def _all(name: str, found: Settings, stop: threading.Event) -> None:
     warns: dict[str, Check] = {"parked": lambda: nothing_parked(found.database_url)}
     workers, managers = _worker_routes(program, context, worker)
     routes = {**api_routes(program, context), **workers}
-    with managers, server.serve(found.ops_bind, name, "all", checks, found.shown(), routes=routes, warns=warns):
+    shown, keys = found.shown(), context.keys
+    with managers, server.serve(found.ops_bind, name, "all", checks, shown, routes=routes, warns=warns, keys=keys):
         working = _Beside(worker.run, stop)
         serve(app, found.api_bind, stop)
         working.end()

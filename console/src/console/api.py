@@ -266,7 +266,7 @@ def _refuse_trace(kept: reads.Row, most: int) -> NoReturn:
 def make(context: ProcessContext) -> ASGIApp:
     """Return the console's API with its pages."""
     api = ConsoleApi(context)
-    return make_app("Quadrille console", routes, api, context.spans, api.base, pages=screens.ROUTES)
+    return make_app("Quadrille console", routes, api, context.spans, api.base, keys=api.keys, pages=screens.ROUTES)
 
 
 async def _facts(api: ConsoleApi, since: int) -> AsyncIterator[bytes]:

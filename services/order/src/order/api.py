@@ -311,7 +311,7 @@ def limits(settings: OrderSettings) -> AdmissionLimits:
 def make(context: ProcessContext) -> ASGIApp:
     """Return order's API."""
     api = Api(context, limits(cast("OrderSettings", context.settings)))
-    return make_app("Quadrille order", routes, api, context.spans, context.settings.public_base, about=ABOUT)
+    return make_app("Quadrille order", routes, api, context.spans, api.base, keys=api.keys, about=ABOUT)
 
 
 async def _mine(call: RequestContext, api: Api, order_id: UUID | str) -> Order:
