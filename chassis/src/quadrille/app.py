@@ -35,7 +35,7 @@ from quadrille.observability.tracing import Spans
 from quadrille.ops import server
 from quadrille.ops.checks import Check
 from quadrille.ops.health import breaker_closed, database_can_write, nothing_parked, relay_publishes
-from quadrille.ops.routes import OpsRequest, OpsResponse, OpsRoutes
+from quadrille.ops.routes import OpsRequest, OpsResponse, OpsRoutes, ScopedRoute
 from quadrille.service import Service, Store, Tx
 from quadrille.settings import Duration, Hidden, Secret, Settings, SettingsError, Url, parse_duration
 
@@ -79,6 +79,7 @@ __all__ = [
     "ProjectedTable",
     "Projection",
     "Refusal",
+    "ScopedRoute",
     "Secret",
     "Settings",
     "Success",
@@ -232,7 +233,7 @@ def _worker(name: str, found: Settings, stop: threading.Event) -> None:
     looks = (gauges.outbox, gauges.parked, gauges.paused, gauges.heartbeats(name), *program.gauges)
     worker = WorkerRole(lambda: Worker(context))
     checks = _worker_checks(worker, found, codec)
-    routes, managers = _worker_routes(program, context, worker)
+    routes, managers = worker_routes(program, context, worker)
     with (
         tally or nullcontext(),
         managers,
@@ -253,7 +254,7 @@ def _worker(name: str, found: Settings, stop: threading.Event) -> None:
     spans.stop()
 
 
-def _worker_routes(
+def worker_routes(
     program: Program[Any], context: ProcessContext, worker: WorkerRole
 ) -> tuple[OpsRoutes, AbstractContextManager[object]]:
     """Return what a worker's ops port answers beside health, and the threads that carry long actions out.
@@ -339,7 +340,7 @@ def _all(name: str, found: Settings, stop: threading.Event) -> None:
         "api": lambda: _listens(found.api_bind),
     }
     warns: dict[str, Check] = {"parked": lambda: nothing_parked(found.database_url)}
-    workers, managers = _worker_routes(program, context, worker)
+    workers, managers = worker_routes(program, context, worker)
     routes = {**api_routes(program, context), **workers}
     shown, keys = found.shown(), context.keys
     with managers, server.serve(found.ops_bind, name, "all", checks, shown, routes=routes, warns=warns, keys=keys):
