@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Self
 
-from quadrille_cli import explain
+from quadrille_cli import credentials, explain
 
 Headers = Mapping[str, str]
 TIMEOUT_SECONDS = 15.0
@@ -77,9 +77,11 @@ class Client:
 
         Raises NoAnswerError when nothing answers.
         """
-        explain.tell(method, f"{self._url}{path}", body, dict(headers or {}))
+        key = credentials.shown_to(self._url)
+        explain.tell(method, f"{self._url}{path}", body, dict(headers or {}), keyed=bool(key))
         content = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         kind = {} if content is None else {"Content-Type": "application/json"}
+        kind |= {"Authorization": f"Bearer {key}"} if key else {}
         sent = [(name.encode(), value.encode("latin-1")) for name, value in {**kind, **(headers or {})}.items()]
         try:
             answer = self._http.request(method, path, content=content, headers=sent)
