@@ -60,8 +60,9 @@ def new(  # noqa: PLR0913 - one parameter per option
     try:
         token, made = keys.mint(owner, _scopes(scope), _life(expires), environment)
     except ValueError as wrong:
-        option = {"owner": "--owner", "an environment": "--env"}
-        bad(next((found for begins, found in option.items() if str(wrong).startswith(begins)), "--scope"), str(wrong))
+        if str(wrong).startswith("owner"):
+            bad("--owner", "at most 64 letters, digits and . _ @ -, the first a letter or a digit")
+        bad("--env", str(wrong))
     with _opened(where := _file(file, data)) as kept:
         kept.append(made)
     if output == "json":
