@@ -126,6 +126,9 @@ def test_an_owner_elsewhere_has_orders_of_his_own(here: Here) -> None:
     assert "not-found" in here.run("orders", "show", mine, code=5, **remote)
     assert "required_scope webhooks:read" in here.run("webhooks", "list", code=2, **remote)
     assert placed["order_id"] not in here.run("orders", "list", "-o", "json")
+    steps = here.run("watch", placed["order_id"], "-o", "jsonl", **remote).splitlines()
+    assert [json.loads(step)["status"] for step in steps] == [step["status"] for step in placed["history"]]
+    assert "events:read" in here.run("watch", "--limit", "1", code=2, **remote)
     here.run("orders", "cancel", placed["order_id"], "--operator", "--reason", "an operator may")
 
     here.run("keys", "revoke", made["id"])
