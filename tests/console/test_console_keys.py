@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import psycopg
@@ -80,7 +81,7 @@ def logged_in(keyed: Shopfront, key: str) -> Desk:
 
 def placed(keyed: Shopfront) -> str:
     """Return a client's new order."""
-    shown = {"Authorization": f"Bearer {keyed.client}", "Idempotency-Key": str(datetime.now(UTC))}
+    shown = {"Authorization": f"Bearer {keyed.client}", "Idempotency-Key": str(uuid4())}
     line = {"sku": "SKU-TEA", "quantity": 1, "unit_price_minor": 1250}
     order = {"customer_id": "cust_demo", "payment_token": "tok_ok", "currency": "EUR", "lines": [line]}
     made = httpx.post(f"{keyed.floor.url}/v1/orders", json=order, headers=shown)

@@ -84,7 +84,7 @@ def test_every_command_shows_the_stacks_own_key(here: Here) -> None:
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert str(file) in here.said
     told = here.run("orders", "place", "--wait", "-o", "json", "--explain")
-    order = json.loads(told[told.index("\n{") :])["order_id"]
+    order = json.JSONDecoder().raw_decode(told)[0]["order_id"]
     assert "Bearer $QUADRILLE_KEY" in told
     told += here.run("orders", "list") + here.run("orders", "show", order) + here.run("why", order, "--explain")
     told += here.run("status") + here.run("env") + here.run("login", "--explain") + here.run("up", "--detach")
@@ -118,11 +118,11 @@ def test_an_owner_elsewhere_has_orders_of_his_own(here: Here) -> None:
     for _ in range(LOOKS):  # within a second every process has heard of it
         if here.ends("orders", "list", **remote)[0] == 0:
             break
-    placed = json.loads(here.run("orders", "place", "--wait", "-o", "json", "--reference", "his", **remote))
+    placed = json.loads(here.run("orders", "place", "--wait", "-o", "json", "--reference", "his-basket", **remote))
     assert placed["status"] == "CONFIRMED"
     listed = json.loads(here.run("orders", "list", "-o", "json", **remote))
     assert [one["order_id"] for one in listed] == [placed["order_id"]]
-    assert placed["order_id"] in here.run("orders", "show", "his", **remote)
+    assert placed["order_id"] in here.run("orders", "show", "his-basket", **remote)
     assert "not-found" in here.run("orders", "show", mine, code=5, **remote)
     assert "required_scope webhooks:read" in here.run("webhooks", "list", code=2, **remote)
     assert placed["order_id"] not in here.run("orders", "list", "-o", "json")

@@ -276,7 +276,8 @@ def parse(wanted: type[S], flags: Sequence[str], environ: Mapping[str, str], fil
         raise SettingsError(
             found=f"{named} with {PREFIX}AUTH={settings.auth}",
             wanted="a file of keys when keys are wanted, and none when they are not",
-            fix=f"set {PREFIX}AUTH=keys and {PREFIX}KEYS_FILE (quadrille keys new makes it), or neither",
+            fix=f"set {PREFIX}AUTH=keys and {PREFIX}KEYS_FILE, or neither; a file is made by"
+            " quadrille keys new --file FILE --owner NAME --scope SCOPE",
         )
     return settings
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import cast
 
 from order import api, store
-from order.settings import OrderSettings
 from quadrille.app import (
     OpsRequest,
     OpsResponse,
@@ -18,7 +16,6 @@ from quadrille.app import (
     parse_duration,
     refuse,
 )
-from quadrille.web import etag
 
 SHOWN = 1000
 SUFFIX_LEAST, NAME_MOST = 4, 255
@@ -47,12 +44,11 @@ def names(context: ProcessContext) -> OpsRoutes:
 
 def orders(context: ProcessContext) -> OpsRoutes:
     """Return GET /ops/orders/{order_id}: an order as its caller sees it, with its version and whose it is."""
-    settings = cast("OrderSettings", context.settings)
 
     def show(asked: OpsRequest) -> OpsResponse:
         with database(context) as tx:
             order = store.find_order(tx, str(asked.identity("order_id"))) or refuse("not-found")
-        return OpsResponse(200, {**api.document(order, settings), "etag": etag(order.version), "caller": order.caller})
+        return OpsResponse(200, api.told_operators(order, context.settings))
 
     return {("GET", "/ops/orders/{order_id}"): show}
 
