@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, NoReturn
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import typer
 
@@ -52,6 +52,7 @@ BUSINESS = frozenset({"STILL_FAILED"})  # rules that are the business's, not a c
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 SUFFIX_LEAST = 4
 _SUFFIX = re.compile(r"[0-9a-f-]{4,35}")
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 LISTED = 5
 """Of the ids that a suffix may mean, as many are named."""
 
@@ -95,6 +96,8 @@ def order_api(data: Path | None, url: str, key: str) -> OrderApi:
             bad("--url", "http:// or https:// of an order API, such as https://orders.shop.example")
         if key:
             credentials.remember([url], key)
+            if url.startswith("http://") and urlsplit(url).hostname not in LOOPBACK:
+                console.fail(f"careful: the key goes to {url} as plain text; https:// hides it")
         return OrderApi(url.rstrip("/"))
     stack = running(data, "order-api")
     if key:
