@@ -188,9 +188,12 @@ def test_without_authentication_only_loopback_is_served() -> None:
 def test_keys_are_served_anywhere_and_never_without_their_file() -> None:
     """With keys any address is served; a file without keys, or keys without one, is a door thought shut."""
     assert settings(API_BIND="0.0.0.0:8001", AUTH="keys", KEYS_FILE="keys.json").keys_file == Path("keys.json")
-    for wrong in ({"AUTH": "keys"}, {"KEYS_FILE": "keys.json"}, {"AUTH": PUBLISHED, "KEYS_FILE": "keys.json"}):
+    wanted: tuple[dict[str, str], ...] = (
+        {"AUTH": "keys"}, {"KEYS_FILE": "keys.json"}, {"AUTH": PUBLISHED, "KEYS_FILE": "keys.json"},
+    )  # fmt: skip
+    for wrong in wanted:
         with pytest.raises(SettingsError, match=r"KEYS_FILE.* with QUADRILLE_AUTH=.*quadrille keys new"):
-            settings(**wrong)
+            of(Settings, **wrong)
 
 
 def test_a_refused_start_is_one_line_and_exit_code_2(
