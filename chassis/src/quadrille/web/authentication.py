@@ -55,7 +55,8 @@ def authorize(principal: Principal, scope: str) -> None:
         refuse("unauthorized", NO_KEY, headers=_CHALLENGE)
     if not principal.may(scope):
         header = f'Bearer realm="quadrille", error="insufficient_scope", scope="{scope}"'
-        refuse("insufficient-scope", required_scope=scope, headers={"WWW-Authenticate": header})
+        detail = f"This needs the scope {scope}, which your API key does not have."
+        refuse("insufficient-scope", detail, required_scope=scope, headers={"WWW-Authenticate": header})
 
 
 def needs(scope: str) -> Callable[[Endpoint], Endpoint]:
