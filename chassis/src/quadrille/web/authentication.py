@@ -1,6 +1,7 @@
 """Authentication of a request by its API key, and authorization by the scope of its route; what is refused says how.
 
-A request that shows no key is nobody's: it gets the pages that need no scope. The key itself goes no further than here.
+A request that shows no key is nobody's: it gets the pages that need no scope. A key is in no log,
+span or answer.
 """
 
 from __future__ import annotations
