@@ -165,7 +165,9 @@ async def on_uvicorn(kind: str, routes: Routes, port: int) -> None:
         from quadrille.web.server import Server, listen  # noqa: PLC0415 - as above
 
         crowd = Crowd[Connection]("sandbox", 1000, expel)
-        await Server(OpsMiddleware(app, "http://x"), crowd, lambda: listen("127.0.0.1", port, ""), 1).run_until_ended()
+        await Server(
+            OpsMiddleware(app, "http://x", None), crowd, lambda: listen("127.0.0.1", port, ""), 1
+        ).run_until_ended()
     else:
         config = uvicorn.Config(
             app, port=port, loop="uvloop", http="httptools", ws="none", log_config=None, access_log=False

@@ -12,7 +12,7 @@ from notification.settings import NotificationSettings
 from order.settings import OrderSettings
 from payment.settings import PaymentSettings
 from quadrille.observability.progress import Patience
-from quadrille.settings import Bind, Settings, SettingsError, parse, parse_duration, read, settings_of
+from quadrille.settings import PUBLISHED, Bind, Settings, SettingsError, parse, parse_duration, read, settings_of
 from quadrille_cli.services import PROGRAMS, SERVICES, all_settings, known_to
 
 NEEDED = {
@@ -183,6 +183,17 @@ def test_without_authentication_only_loopback_is_served() -> None:
         settings(API_BIND="0.0.0.0:8001")
     assert Bind("[::1]:1").loopback
     assert str(settings(API_BIND="[::1]:8001").api_bind) == "[::1]:8001"
+
+
+def test_keys_are_served_anywhere_and_never_without_their_file() -> None:
+    """With keys any address is served; a file without keys, or keys without one, is a door thought shut."""
+    assert settings(API_BIND="0.0.0.0:8001", AUTH="keys", KEYS_FILE="keys.json").keys_file == Path("keys.json")
+    wanted: tuple[dict[str, str], ...] = (
+        {"AUTH": "keys"}, {"KEYS_FILE": "keys.json"}, {"AUTH": PUBLISHED, "KEYS_FILE": "keys.json"},
+    )  # fmt: skip
+    for wrong in wanted:
+        with pytest.raises(SettingsError, match=r"KEYS_FILE.* with QUADRILLE_AUTH=.*quadrille keys new"):
+            of(Settings, **wrong)
 
 
 def test_a_refused_start_is_one_line_and_exit_code_2(

@@ -81,11 +81,13 @@ def console_served(
          "ops_bind": own, "ops": dict(ops), "apis": dict(apis or {}), **settings}
     )  # fmt: skip
     context = ProcessContext(told, there.service, there.connect, Spans.disabled(), None, stop)
-    with server.serve(str(own), "console", "all", {}, routes=api_routes(PROGRAM_OF_THE_CONSOLE, context)):
+    with server.serve(
+        str(own), "console", "all", {}, routes=api_routes(PROGRAM_OF_THE_CONSOLE, context), keys=context.keys
+    ):
         thread = threading.Thread(target=serve, args=(make(context), bind, stop), daemon=True)
         thread.start()
         with httpx.Client(transport=httpx.HTTPTransport(retries=10)) as answers:
-            assert answers.get(f"http://{bind}/v1/flow").status_code == 200
+            assert answers.get(f"http://{bind}/v1/flow").status_code == (401 if context.keys else 200)
         try:
             yield Console(f"http://{bind}", f"http://{own}")
         finally:

@@ -99,13 +99,13 @@ class Floor:
 
 
 @contextmanager
-def order_floor(db: OnPostgres[Orders], console: OnPostgres[Shown]) -> Iterator[Floor]:
+def order_floor(db: OnPostgres[Orders], console: OnPostgres[Shown], **told: Any) -> Iterator[Floor]:  # noqa: ANN401 - settings
     """Order's API, its api's ops port, and a worker's as far as a person asks it, over an emptied database."""
     floor = Floor(db, console)
     floor.sql(EMPTY)
     floor.sql("UPDATE intake SET state = 'OPEN'")
     floor.sql("INSERT INTO position VALUES (%s, 0, 0)", TOPIC)
-    settings = OrderSettings.model_validate(NOWHERE)
+    settings = OrderSettings.model_validate(NOWHERE | told)
     asked = ProcessContext(settings, db.service, db.connect, Spans.disabled())
     working = ProcessContext(settings, db.service, db.connect, Spans.disabled(), decoder=PlainCodec())
     bulk = ParkedBulk(working)
@@ -114,10 +114,10 @@ def order_floor(db: OnPostgres[Orders], console: OnPostgres[Shown]) -> Iterator[
         **ParkedRoutes(bulk).routes(), **consumers(working), **audit_routes(working),
     }  # fmt: skip
     with (
-        serving(api.make, db.service, db.connect) as floor.url,
+        serving(api.make, db.service, db.connect, **told) as floor.url,
         ops_serving(PROGRAM, asked) as port,
         bulk,
-        server.serve("127.0.0.1:0", "order", "worker", {}, routes=routes) as worker,
+        server.serve("127.0.0.1:0", "order", "worker", {}, routes=routes, keys=working.keys) as worker,
     ):
         floor.ops = {"order-api": f"http://127.0.0.1:{port}", "order-worker": f"http://127.0.0.1:{worker.server_port}"}
         yield floor

@@ -60,6 +60,15 @@ def sent(url: str, orders: int = 1, *, cancels: bool = False) -> tuple[list[Post
     return news, spent
 
 
+def test_each_request_shows_the_key() -> None:
+    """An order and its cancellation come with the key of the run, one header each."""
+    news: list[Posted] = []
+    with serving(lambda *_: ACCEPTED) as (url, asked):
+        send(Task(url, "load", [0.0], [0], ["{}"], [0], api_key="qk_x"), news.append)
+    assert [one.count(b"\r\nAuthorization: Bearer qk_x\r\n") for one in asked] == [1, 1]
+    assert [(one.order_id, one.refusal) for one in news] == [(ID, "")]
+
+
 def test_nobody_waits_for_anothers_answer() -> None:
     """A server that answers nobody until all have asked: a closed loop would stand still here."""
     orders, everybody = 100, threading.Barrier(100)

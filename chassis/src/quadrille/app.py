@@ -36,9 +36,9 @@ from quadrille.observability.tracing import Spans
 from quadrille.ops import server
 from quadrille.ops.checks import Check
 from quadrille.ops.health import breaker_closed, database_can_write, nothing_parked, relay_publishes
-from quadrille.ops.routes import OpsRequest, OpsResponse, OpsRoutes
+from quadrille.ops.routes import OpsRequest, OpsResponse, OpsRoutes, ScopedRoute
 from quadrille.service import Service, Store, Tx
-from quadrille.settings import Duration, Hidden, Secret, Settings, Url, parse_duration
+from quadrille.settings import Duration, Hidden, Secret, Settings, SettingsError, Url, parse_duration
 
 if TYPE_CHECKING:
     from quadrille.avro.codec import Codec
@@ -80,6 +80,7 @@ __all__ = [
     "ProjectedTable",
     "Projection",
     "Refusal",
+    "ScopedRoute",
     "Secret",
     "Settings",
     "Success",
@@ -159,6 +160,8 @@ def main(name: str, arguments: Sequence[str] | None = None) -> None:
         log.warning("setting is not heard", setting=variable, reason="DATABASE_URL alone says how it is reached")
     try:
         ROLES[role](name, found, _stop_on_signals())
+    except SettingsError as refused:
+        _refuse(str(refused))
     except Exception:
         log.critical("stopped", status=1, exc_info=True)
         raise
@@ -240,7 +243,7 @@ def _worker(name: str, found: Settings, stop: threading.Event) -> None:
     looks = (gauges.outbox, gauges.parked, gauges.paused, gauges.heartbeats(name), *program.gauges)
     worker = WorkerRole(lambda: Worker(context))
     checks = _worker_checks(worker, found, codec)
-    routes, managers = _worker_routes(program, context, worker)
+    routes, managers = worker_routes(program, context, worker)
     with (
         tally or nullcontext(),
         managers,
@@ -254,6 +257,7 @@ def _worker(name: str, found: Settings, stop: threading.Event) -> None:
             routes=routes,
             warns={**_degraded(found), "outside": lambda: breaker_closed(client)},
             draining=stop.is_set,
+            keys=context.keys,
         ),
     ):
         _settle()
@@ -261,7 +265,7 @@ def _worker(name: str, found: Settings, stop: threading.Event) -> None:
     spans.stop()
 
 
-def _worker_routes(
+def worker_routes(
     program: Program[Any], context: ProcessContext, worker: WorkerRole
 ) -> tuple[OpsRoutes, AbstractContextManager[object]]:
     """Return what a worker's ops port answers beside health, and the threads that carry long actions out.
@@ -319,6 +323,7 @@ def _api(name: str, found: Settings, stop: threading.Event) -> None:
             routes=api_routes(program, context),
             warns=_degraded(found),
             draining=stop.is_set,
+            keys=context.keys,
         ),
     ):
         _settle()
@@ -347,9 +352,10 @@ def _all(name: str, found: Settings, stop: threading.Event) -> None:
         "api": lambda: _listens(found.api_bind),
     }
     warns: dict[str, Check] = {"parked": lambda: nothing_parked(found.database_url)}
-    workers, managers = _worker_routes(program, context, worker)
+    workers, managers = worker_routes(program, context, worker)
     routes = {**api_routes(program, context), **workers}
-    with managers, server.serve(found.ops_bind, name, "all", checks, found.shown(), routes=routes, warns=warns):
+    shown, keys = found.shown(), context.keys
+    with managers, server.serve(found.ops_bind, name, "all", checks, shown, routes=routes, warns=warns, keys=keys):
         _settle()
         working = _Beside(worker.run, stop)
         serve(app, found.api_bind, stop)

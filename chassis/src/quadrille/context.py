@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 from quadrille.db.retention import Retention
+from quadrille.keys import Keyring, keyring_of
 from quadrille.observability.linger import Linger
 from quadrille.observability.tracing import Spans
 from quadrille.processing.telemetry import Meter, SagaOutcomes, Telemetry
@@ -31,7 +32,8 @@ class ProcessContext:
 
     ``tally`` counts how sagas end, where that is counted, ``meter`` what the service counts itself; ``stop`` is set
     when the process is to end. A worker has a ``decoder`` of what it hears and a ``client`` of the outside; ``beats``
-    says that it says and hears proofs of life, ``forget`` is what the service itself lets go with time.
+    says that it says and hears proofs of life, ``forget`` is what the service itself lets go with time. ``keys`` are
+    those of its settings, None where no key is wanted; raises SettingsError when they cannot be read.
     """
 
     settings: Settings
@@ -45,6 +47,10 @@ class ProcessContext:
     beats: bool = False
     meter: Meter | None = None
     forget: Callable[[Tx, timedelta], int] | None = None
+    keys: Keyring | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "keys", keyring_of(self.settings))
 
     @property
     def telemetry(self) -> Telemetry:

@@ -178,7 +178,9 @@ class Settings(BaseModel):
     registry_url: Url
     api_bind: Address = Bind("127.0.0.1:8001")
     ops_bind: Address = Bind("127.0.0.1:8101")
-    auth: Literal["off", "off-published-on-loopback"] = "off"
+    auth: Literal["off", "off-published-on-loopback", "keys"] = "off"
+    keys_file: Path | None = None
+    rate_per_key: int = Field(50, ge=1, le=1_000_000)
     public_url: Url | None = None
     console_url: Url | None = None
     jaeger_url: Url | None = None
@@ -269,7 +271,16 @@ def parse(wanted: type[S], flags: Sequence[str], environ: Mapping[str, str], fil
         raise SettingsError(
             found=f"{PREFIX}API_BIND={settings.api_bind} with {PREFIX}AUTH=off",
             wanted="a loopback address while authentication is off",
-            fix=f"set {PREFIX}API_BIND=127.0.0.1:{settings.api_bind.port}; in a container {PREFIX}AUTH={PUBLISHED}",
+            fix=f"set {PREFIX}API_BIND=127.0.0.1:{settings.api_bind.port}, or {PREFIX}AUTH=keys;"
+            f" in a container {PREFIX}AUTH={PUBLISHED}",
+        )
+    if (settings.auth == "keys") != (settings.keys_file is not None):
+        named = f"no {PREFIX}KEYS_FILE" if settings.keys_file is None else f"{PREFIX}KEYS_FILE={settings.keys_file}"
+        raise SettingsError(
+            found=f"{named} with {PREFIX}AUTH={settings.auth}",
+            wanted="a file of keys when keys are wanted, and none when they are not",
+            fix=f"set {PREFIX}AUTH=keys and {PREFIX}KEYS_FILE, or neither; a file is made by"
+            " quadrille keys new --file FILE --owner NAME --scope SCOPE",
         )
     return settings
 

@@ -6,12 +6,12 @@ httpx is imported when a client is made: the help pages, which load every comman
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Self
 
-from quadrille_cli import explain
+from quadrille_cli import credentials, explain
 
 Headers = Mapping[str, str]
 TIMEOUT_SECONDS = 15.0
@@ -77,9 +77,11 @@ class Client:
 
         Raises NoAnswerError when nothing answers.
         """
-        explain.tell(method, f"{self._url}{path}", body, dict(headers or {}))
+        key = credentials.shown_to(self._url)
+        explain.tell(method, f"{self._url}{path}", body, dict(headers or {}), keyed=bool(key))
         content = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         kind = {} if content is None else {"Content-Type": "application/json"}
+        kind |= {"Authorization": f"Bearer {key}"} if key else {}
         sent = [(name.encode(), value.encode("latin-1")) for name, value in {**kind, **(headers or {})}.items()]
         try:
             answer = self._http.request(method, path, content=content, headers=sent)
@@ -87,12 +89,40 @@ class Client:
             raise NoAnswerError(_cause(lost)) from lost
         return Reply(answer.status_code, dict(answer.headers), answer.content)
 
+    def follow(self, path: str, headers: Headers) -> Iterator[tuple[str, str, str]]:
+        """Yield the server-sent events of a stream, each its name, id and data, until it ends.
+
+        Raises NoAnswerError when nothing answers or it breaks off, ProblemError when it is refused.
+        """
+        method, key = "GET", credentials.shown_to(self._url)
+        explain.tell(method, f"{self._url}{path}", None, dict(headers), keyed=bool(key))
+        sent = {**headers, **({"Authorization": f"Bearer {key}"} if key else {})}
+        try:
+            with self._http.stream(method, path, headers=sent) as answer:
+                if answer.status_code >= HTTPStatus.BAD_REQUEST:
+                    raise ProblemError(method, path, Reply(answer.status_code, dict(answer.headers), answer.read()))
+                yield from _events(answer.iter_lines())
+        except self._lost as lost:
+            raise NoAnswerError(_cause(lost)) from lost
+
     def demand(self, method: str, path: str, body: object = None, headers: Headers | None = None) -> Reply:
         """Return the answer of a request that must succeed; raises ProblemError otherwise."""
         reply = self.ask(method, path, body, headers)
         if reply.status >= HTTPStatus.BAD_REQUEST:
             raise ProblemError(method, path, reply)
         return reply
+
+
+def _events(lines: Iterable[str]) -> Iterator[tuple[str, str, str]]:
+    """Yield what a text/event-stream says; a comment says nothing."""
+    told: dict[str, str] = {}
+    for line in lines:
+        if line:
+            name, _, value = line.partition(":")
+            told[name] = value.removeprefix(" ")
+        elif "event" in told or "data" in told:
+            yield told.get("event", "message"), told.get("id", ""), told.get("data", "")
+            told = {}
 
 
 def _cause(lost: BaseException) -> str:

@@ -6,6 +6,8 @@ import json
 import shlex
 import sys
 
+from quadrille_cli.credentials import VARIABLE
+
 OPTION = "--explain"
 CURL = "curl -s"
 
@@ -23,10 +25,13 @@ def asked_for(words: list[str]) -> list[str]:
     return [word for word in words[:end] if word != OPTION] + words[end:]
 
 
-def tell(method: str, url: str, body: object = None, headers: dict[str, str] | None = None) -> None:
-    """Write a call to stderr as a line that can be typed."""
+def tell(
+    method: str, url: str, body: object = None, headers: dict[str, str] | None = None, *, keyed: bool = False
+) -> None:
+    """Write a call to stderr as a line that can be typed; a key is named, never told."""
     if Explained.on:
-        sys.stderr.write(f"{call(method, url, body, headers or {})}\n")
+        key = f' -H "Authorization: Bearer ${VARIABLE}"' if keyed else ""
+        sys.stderr.write(f"{call(method, url, body, headers or {})}{key}\n")
 
 
 def call(method: str, url: str, body: object, headers: dict[str, str]) -> str:

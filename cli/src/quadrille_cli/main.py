@@ -25,7 +25,7 @@ app = typer.Typer(
 
 MORE = (
     "schema", "demo", "load", "saga", "orders", "resolve", "replay", "operations", "why", "stuck", "intake", "events",
-    "timeline", "trace", "watch", "env", "parked", "consumers", "audit", "webhooks", "login", "version",
+    "timeline", "trace", "watch", "env", "parked", "consumers", "audit", "webhooks", "login", "keys", "version",
 )  # fmt: skip
 """Modules of ``commands`` that bring commands: a typer `app` of their own, or one function `command`."""
 
@@ -187,6 +187,8 @@ def _checked(settings: dict[str, str]) -> dict[str, str]:
         from quadrille_cli.services import all_settings  # noqa: PLC0415 - as above
 
         given = dict.fromkeys(("DATABASE_URL", "KAFKA_BOOTSTRAP", "REGISTRY_URL"), "http://the-stack-knows")
+        if settings.get("AUTH") == "keys":
+            given["KEYS_FILE"] = "the-stack-makes-it"
         try:
             named = {f"{PREFIX}{name}": value for name, value in (given | settings).items()}
             parse(all_settings(), (), named, Path(os.devnull))

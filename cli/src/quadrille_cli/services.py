@@ -13,6 +13,12 @@ SERVICES = ("order", "inventory", "payment", "notification")
 CONSOLE = "console"
 """A service that takes no part in the saga: it hears all of it, says nothing and runs as one process."""
 PROGRAMS = (*SERVICES, CONSOLE)
+SCOPES = (
+    "orders:read", "orders:write", "orders:cancel", "events:read", "webhooks:read", "webhooks:write", "stock:read",
+    "stock:write", "payments:read", "notices:read", "contacts:read", "contacts:write", "traces:write", "ops:read",
+    "ops:redrive", "ops:replay", "ops:resolve", "admin",
+)  # fmt: skip
+"""What an API key may be given: the scopes of all routes; the last one holds every other."""
 
 
 def all_settings() -> type[Settings]:

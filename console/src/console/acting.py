@@ -21,6 +21,7 @@ from console.actions import ACTIONS
 from console.asks import REASON_MOST, Ask, Given, outcome_of, wrong
 from console.console_api import ConsoleApi
 from console.intake import whole_body
+from console.neighbours import ACTING
 from console.pages import HEADERS, Page, page
 from console.sessions import Outcome, Session
 from quadrille.service import Tx
@@ -31,19 +32,22 @@ FORM_MOST = 16_384
 FIELDS_MOST = 30
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 LOG_IN = "quadrille login"
+LOG_IN_FIRST = "What is here is for those who are logged in."
+FOR_ALL = ("/login", "/static/{name}")
 T = TypeVar("T")
 REFUSED = {
     "USED": "This link was used already: it logs in once.",
     "EXPIRED": "This link's time is over.",
     "UNKNOWN": "This is no link of this console.",
+    "KEY": "This key lets nobody in here: it is unknown or over, or lacks the scope ops:read.",
 }
 
 
 class LoginNeededError(HTTPException):
     """Somebody wants to write who is not logged in, or no longer; the page says how to."""
 
-    def __init__(self, command: str = "", given: Given | None = None) -> None:
-        super().__init__(403, "You are not logged in, or your session is over. Nothing was done.")
+    def __init__(self, command: str = "", given: Given | None = None, said: str = "", status: int = 403) -> None:
+        super().__init__(status, said or "You are not logged in, or your session is over. Nothing was done.")
         self.command, self.given = command, given or {}
 
 
@@ -63,6 +67,26 @@ async def session_of(request: Request, api: ConsoleApi) -> Session | None:
     return await api.read(sessions.visit, secret, number)
 
 
+async def admit(request: Request, api: ConsoleApi, path: str) -> None:
+    """Let pass who may read; where keys are wanted that is who is logged in, by a key that still lets in.
+
+    From here on what he asks others to do is asked with his key.
+    """
+    if api.keys is None:
+        return
+    session = await session_of(request, api)
+    if session is not None and (not session.key or may_read(api, session.key)):
+        ACTING.set(session.key)
+    elif path not in FOR_ALL:
+        raise LoginNeededError(said=LOG_IN_FIRST, status=401)
+
+
+def may_read(api: ConsoleApi, key: str) -> str:
+    """Return whose key this is if it may read here; nothing if it is nobody's, or lacks the scope."""
+    principal = api.keys.find(key) if api.keys else None
+    return principal.owner if principal and principal.may("ops:read") else ""
+
+
 async def login(request: Request, _: ConsoleApi) -> Page:
     """Ask before a link is used up; without one say how to get one."""
     return login_page(token=request.query_params.get("t", "")[: sessions.LONGEST])
@@ -74,12 +98,17 @@ def login_page(status: int = 200, *, token: str = "", refused: str = "", does: s
 
 
 async def log_in(request: Request, api: ConsoleApi) -> Response | Page:
-    """Use a link up: the browser that asked has a session now."""
+    """Use a link up, or take an API key: the browser that asked has a session now."""
     _same_origin(request, api)
-    token = (await _form(request)).get("t", "")
-    secret, refused = await _write(api, lambda tx: sessions.begin(tx, token, api.told.session_life))
-    if refused:
-        return login_page(403, refused=REFUSED[refused])
+    given, life = await _form(request), api.told.session_life
+    if key := given.get("key", "").strip():
+        if not (owner := may_read(api, key)):
+            return login_page(403, refused=REFUSED["KEY"])
+        secret = await _write(api, lambda tx: sessions.begin_as(tx, owner, life, key))
+    else:
+        secret, refused = await _write(api, lambda tx: sessions.begin(tx, given.get("t", ""), life))
+        if refused:
+            return login_page(403, refused=REFUSED[refused])
     return _with_cookie(RedirectResponse("/", 303, HEADERS), api, secret, int(api.told.session_life.total_seconds()))
 
 

@@ -16,7 +16,7 @@ from console.trace_document import TRACE, TraceDocument, trace_document
 from quadrille import rfc3339
 from quadrille.web import EVENTS, Answer, Document, ProcessContext, Routes, call_of, events, json_of, make_app, refuse
 
-routes = Routes("events:read", "orders:read", "ops:read")
+routes = Routes("ops:read")
 ORDER = "01a1fd62-57f0-7eeb-be96-e59ce40f9cb1"
 PRIVATE = {"Cache-Control": "no-store"}
 EVENT = {
@@ -151,7 +151,7 @@ def document(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @routes.on(
-    "GET", "/v1/events", scope="events:read", problems=(),
+    "GET", "/v1/events", scope="ops:read", problems=(),
     answers=[Answer(200, "A page of events.", EventList, {"events": [EVENT], "next": None})],
 )  # fmt: skip
 async def list_events(request: Request, asked: Annotated[EventQuery, Query()]) -> Response:
@@ -163,7 +163,7 @@ async def list_events(request: Request, asked: Annotated[EventQuery, Query()]) -
 
 
 @routes.on(
-    "GET", "/v1/events/stream", scope="events:read", problems=(),
+    "GET", "/v1/events/stream", scope="ops:read", problems=(),
     answers=[Answer(200, "fact …, each with its number as id; restart.", None, "event: fact\nid: 7\ndata: {…}\n\n",
                     media_type=EVENTS)],
 )  # fmt: skip
@@ -176,7 +176,7 @@ async def follow_events(request: Request, last_event_id: Annotated[str | None, H
 
 
 @routes.on(
-    "GET", "/v1/events/{event_id}", scope="events:read", problems=("not-found",),
+    "GET", "/v1/events/{event_id}", scope="ops:read", problems=("not-found",),
     answers=[Answer(200, "The event.", EventDocument, EVENT)],
 )  # fmt: skip
 async def show_event(request: Request, event_id: UUID) -> Response:
@@ -188,7 +188,7 @@ async def show_event(request: Request, event_id: UUID) -> Response:
 
 
 @routes.on(
-    "GET", "/v1/orders/{order_id}/timeline", scope="orders:read", problems=("not-found",),
+    "GET", "/v1/orders/{order_id}/timeline", scope="ops:read", problems=("not-found",),
     answers=[Answer(200, "The order with its events, oldest first.", Timeline)],
 )  # fmt: skip
 async def timeline(request: Request, order_id: UUID) -> Response:
@@ -206,7 +206,7 @@ async def timeline(request: Request, order_id: UUID) -> Response:
 
 
 @routes.on(
-    "GET", "/v1/orders/{order_id}/why", scope="orders:read", problems=("not-found",),
+    "GET", "/v1/orders/{order_id}/why", scope="ops:read", problems=("not-found",),
     answers=[Answer(200, "Why it waits, or how it ended.", Why)],
 )  # fmt: skip
 async def why(request: Request, order_id: UUID) -> Response:
@@ -238,7 +238,7 @@ async def show_failures(request: Request) -> Response:
 
 
 @routes.on(
-    "GET", "/v1/traces/{trace_id}", scope="events:read", problems=("not-found", "past-retention"),
+    "GET", "/v1/traces/{trace_id}", scope="ops:read", problems=("not-found", "past-retention"),
     answers=[Answer(200, "The trace, each span after what it came of.", TraceDocument, TRACE)],
 )  # fmt: skip
 async def show_trace(request: Request, trace_id: Annotated[str, Path(pattern="^[0-9a-f]{32}$")]) -> Response:
@@ -266,7 +266,7 @@ def _refuse_trace(kept: reads.Row, most: int) -> NoReturn:
 def make(context: ProcessContext) -> ASGIApp:
     """Return the console's API with its pages."""
     api = ConsoleApi(context)
-    return make_app("Quadrille console", routes, api, context.spans, api.base, pages=screens.ROUTES)
+    return make_app("Quadrille console", routes, api, context.spans, api.base, keys=api.keys, pages=screens.ROUTES)
 
 
 async def _facts(api: ConsoleApi, since: int) -> AsyncIterator[bytes]:

@@ -30,7 +30,7 @@ class ConsoleApi(Api):
         super().__init__(context)
         self.told = cast("ConsoleSettings", context.settings)
         ops = {**self.told.ops, "console-all": f"http://{self.told.ops_bind}"}
-        self.neighbours = Neighbours(ops, self.told.apis)
+        self.neighbours = Neighbours(ops, self.told.apis, self.told.ops_key)
         self.connect, self.loopback = context.connect, context.settings.api_bind.loopback
         self._ends = context.stop
         self._heads: dict[str | None, tuple[float, int]] = {}

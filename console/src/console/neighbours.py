@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -69,11 +70,22 @@ class Reply:
     lost: bool = False
 
 
-class Neighbours:
-    """Asks others over HTTP from threads of its own; what was learnt of their health is kept for three seconds."""
+ACTING: ContextVar[str] = ContextVar("acting", default="")
+"""The API key of the person whose request is answered: with it his writes are sent."""
+KEYLESS = "sandbox"
+"""Whom no key is shown: the outside."""
 
-    def __init__(self, ops: Mapping[str, str], apis: Mapping[str, str]) -> None:
+
+class Neighbours:
+    """Asks others over HTTP from threads of its own; what was learnt of their health is kept for three seconds.
+
+    ``key`` is the console's own, with which it reads.
+    """
+
+    def __init__(self, ops: Mapping[str, str], apis: Mapping[str, str], key: str = "") -> None:
         self.ops, self.apis = dict(ops), dict(apis)
+        self._own = _shown(key)
+        self._keyless = tuple(url for name, url in self.apis.items() if name == KEYLESS)
         timeout = Timeout(connect=PATIENCE_SECONDS / 2, read=PATIENCE_SECONDS)
         self._http = PoolManager(maxsize=2, num_pools=32, timeout=timeout, retries=False)
         self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="neighbours")
@@ -109,29 +121,26 @@ class Neighbours:
         base = (self.apis if call.api else self.ops).get(call.process)
         if base is None:
             return Reply(0, {"detail": f"QUADRILLE_{'APIS' if call.api else 'OPS'} names no address of it"})
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._send, base + call.path, call)
+        loop, key = asyncio.get_running_loop(), {} if call.process == KEYLESS else _shown(ACTING.get())
+        return await loop.run_in_executor(self._threads, self._send, base + call.path, call, key)
 
     async def version(self, order_id: str) -> int | None:
-        """Return the version of an order's row as its API has it now; None if it does not say."""
-        base = self.apis.get("order")
-        if base is None:
-            return None
-        loop = asyncio.get_running_loop()
-        tag = await loop.run_in_executor(self._threads, self._tag, f"{base}/v1/orders/{order_id}")
+        """Return the version of an order's row as order has it now; None if it does not say."""
+        told = await self.ask(self.ops.get("order-api"), f"/ops/orders/{order_id}")
+        tag = str(told.get("etag", "")) if isinstance(told, dict) else ""
         digits = tag.strip('"').removeprefix("v")
         return int(digits) if digits.isdecimal() and len(digits) < 19 else None  # noqa: PLR2004 - a bigint's
 
     async def held(self, order_id: str) -> WhyAnswer | None:
         """Return what order itself holds parked of an order, so that nothing asked of others would end it."""
         loop = asyncio.get_running_loop()
-        fetch = over_http(self.ops.__getitem__)
+        fetch = over_http(self.ops.__getitem__, self._own)
         return await loop.run_in_executor(self._threads, lambda: in_the_way(gather(fetch, order_id)))
 
     async def why(self, order_id: str) -> WhyAnswer:
         """Return why an order waits, by what all services know of it; whoever is away is named in it."""
         loop = asyncio.get_running_loop()
-        fetch = over_http(self.ops.__getitem__)
+        fetch = over_http(self.ops.__getitem__, self._own)
         return await loop.run_in_executor(self._threads, lambda: explain(gather(fetch, order_id)))
 
     async def ask_each(self, role: str, path: str, **query: str) -> dict[str, Any]:
@@ -148,9 +157,9 @@ class Neighbours:
         since = before.since if before and before.state == state else datetime.now(UTC)
         return Health(name, state, why, str(info.get("release", "")), str(info.get("started_at", "")), since)
 
-    def _send(self, url: str, call: Call) -> Reply:
+    def _send(self, url: str, call: Call, key: Mapping[str, str]) -> Reply:
         body = json.dumps(call.body) if call.method != "DELETE" else None
-        headers = {"Content-Type": "application/json", **call.headers}
+        headers = {"Content-Type": "application/json", **call.headers, **key}
         timeout = Timeout(connect=PATIENCE_SECONDS, read=WRITE_SECONDS)
         try:
             answer = self._http.request(
@@ -167,16 +176,10 @@ class Neighbours:
             return Reply(0, {}, lost=True)
         return Reply(answer.status, told if isinstance(told, dict) else {})
 
-    def _tag(self, url: str) -> str:
-        try:
-            answer = self._http.request("GET", url, redirect=False)
-        except (HTTPError, OSError):
-            return ""
-        return str(answer.headers.get("ETag", ""))
-
     def _get(self, url: str) -> tuple[int, Any]:
+        headers = {} if url.startswith(self._keyless) else self._own
         try:
-            answer = self._http.request("GET", url, preload_content=False, redirect=False)
+            answer = self._http.request("GET", url, headers=headers, preload_content=False, redirect=False)
             try:
                 raw = answer.read(ANSWER_MAX)
                 return answer.status, json.loads(raw)
@@ -185,6 +188,10 @@ class Neighbours:
                 answer.release_conn()
         except (HTTPError, OSError, ValueError, RecursionError):
             return 0, None
+
+
+def _shown(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def _judged(status: int, told: object) -> tuple[str, tuple[str, ...]]:

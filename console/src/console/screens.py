@@ -31,7 +31,7 @@ from console.reading import is_order
 from console.store import order_of
 from console.verdict import ago, judge
 from console.waterfall import waterfall
-from quadrille.web import call_of, events
+from quadrille.web import OPEN, call_of, events, needs
 
 PAGE = 50
 LATEST = 12
@@ -47,15 +47,16 @@ def screen(path: str, method: str = "GET") -> Callable[[Screen], Screen]:
         async def endpoint(request: Request) -> Response:
             api = console_of(request)
             try:
+                await acting.admit(request, api, path)
                 made = await make(request, api)
             except LoginNeededError as needed:
-                made = acting.login_page(403, refused=needed.detail, does=needed.command)
+                made = acting.login_page(needed.status_code, refused=str(needed.detail), does=needed.command)
             except HTTPException as refused:
                 words = REFUSALS.get(refused.status_code, "Refused")
                 made = page("error.html", refused.status_code, here="", title=words, detail=str(refused.detail))
             return made if isinstance(made, Response) else await _shown(request, api, made)
 
-        ROUTES.append(Route(path, endpoint, methods=[method], include_in_schema=False))
+        ROUTES.append(Route(path, needs(OPEN)(endpoint), methods=[method], include_in_schema=False))
         return make
 
     return register
@@ -67,7 +68,8 @@ async def _shown(request: Request, api: ConsoleApi, made: Page) -> Response:
     with suppress(HTTPException):
         session = await session_of(request, api)
     place = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-    return made.shown(session, place, sandbox="sandbox" in api.neighbours.apis)
+    keyed = api.keys is not None
+    return made.shown(session, place, sandbox="sandbox" in api.neighbours.apis, keyed=keyed)
 
 
 ROUTES: list[Route] = []
@@ -293,14 +295,14 @@ for place, method, answer in (
 ):  # fmt: skip
     screen(place, method)(answer)
 TRACES = TraceIntake()
-ROUTES.append(Route("/v1/traces", take_traces, methods=["POST"], include_in_schema=False))
+ROUTES.append(Route("/v1/traces", needs("traces:write")(take_traces), methods=["POST"], include_in_schema=False))
 
 
 async def _asked_of(api: ConsoleApi, order_id: str) -> list[tuple[str, Any]]:
     """Return what the services themselves tell of an order now; None of one that does not answer."""
     apis, ask = api.neighbours.apis, api.neighbours.ask
     answers = await asyncio.gather(
-        ask(apis.get("order"), f"/v1/orders/{order_id}"),
+        ask(api.neighbours.ops.get("order-api"), f"/ops/orders/{order_id}"),
         ask(apis.get("payment"), "/v1/payments", order_id=order_id),
         ask(apis.get("notification"), "/v1/notices", order_id=order_id),
     )
@@ -310,7 +312,7 @@ async def _asked_of(api: ConsoleApi, order_id: str) -> list[tuple[str, Any]]:
 async def _found_elsewhere(api: ConsoleApi, asked: str) -> tuple[list[dict[str, str]], list[str]]:
     """Ask order for a reference, and the sandbox's mailbox for an address: events hold neither."""
     apis, unanswered = api.neighbours.apis, []
-    told = await api.neighbours.ask(apis.get("order"), "/v1/orders", reference=asked)
+    told = await api.neighbours.ask(api.neighbours.ops.get("order-api"), "/ops/names", name=asked)
     if told is None:
         unanswered.append("order, for a reference")
     hits = [

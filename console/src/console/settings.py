@@ -35,7 +35,8 @@ class ConsoleSettings(Settings):
 
     ``ops`` are the ops ports whose health is shown, by ``<service>-<role>``; ``apis`` the services' own APIs, asked for
     what their events do not say; ``keep`` and ``keep_events`` bound what is kept of events, ``keep_traces`` of traces.
-    A login link is good for ``login_life``, the session it opens for ``session_life``.
+    ``ops_key`` is the API key with which all of these are asked where they want one (ops:read, payments:read,
+    notices:read). A login link is good for ``login_life``, the session it opens for ``session_life``.
     ``alert_targets`` are the webhooks that are told of alerts, a line each (``alerts/targets.py``), secret for their
     keys: ALERT_TARGETS_FILE names a file with them. ``alert_loopback`` lets them be on this machine.
     """
@@ -46,6 +47,7 @@ class ConsoleSettings(Settings):
     keep: Duration = Field(timedelta(days=7), ge=timedelta(minutes=1))
     keep_events: int = Field(2_000_000, ge=1_000)
     keep_traces: int = Field(10_000, ge=10)
+    ops_key: Hidden = Secret("")
     login_life: Duration = Field(timedelta(minutes=10), ge=timedelta(seconds=1), le=timedelta(hours=1))
     session_life: Duration = Field(timedelta(hours=12), ge=timedelta(seconds=1), le=timedelta(days=7))
     alert_targets: Hidden = Secret("")

@@ -191,13 +191,16 @@ def test_other_media_types_and_web_pages_write_nothing(caller: Caller) -> None:
     assert caller.ask("POST", ACT, wanted, Content_Type="application/json; charset=UTF-8")[0] == 202
 
 
+def address_of_this_machine() -> str:
+    """Return an address of this machine that is not its loopback; without one the test is skipped."""
+    addresses = [a.address for own in psutil.net_if_addrs().values() for a in own if a.family is socket.AF_INET]
+    found = next((a for a in addresses if not ipaddress.ip_address(a).is_loopback), None)
+    return found or pytest.skip("this machine has no address but loopback")
+
+
 def test_a_write_comes_from_this_machine(port: int) -> None:
     """Without keys a write from another address is refused; a read is not."""
-    addresses = [a.address for own in psutil.net_if_addrs().values() for a in own if a.family is socket.AF_INET]
-    outside = next((a for a in addresses if not ipaddress.ip_address(a).is_loopback), None)
-    if outside is None:
-        pytest.skip("this machine has no address but loopback")
-    afar = Caller(port, outside)
+    afar = Caller(port, address_of_this_machine())
 
     assert afar.problem("POST", ACT, {"how": "ONE", **WHY})[0] == "unauthorized"
     assert afar.ask("GET", "/livez")[0] == 200

@@ -16,6 +16,7 @@ from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from quadrille.keys import Keyring
 from quadrille.observability.trace_context import new_trace
 from quadrille.observability.tracing import Spans
 from quadrille.web import app, requests
@@ -78,9 +79,9 @@ def show(number: Annotated[int, Field(ge=1)], limit: Annotated[int, Query(ge=1)]
     return JSONResponse({"lines": [], "number": number, "limit": limit})
 
 
-def app_of(chosen: app.Routes, spans: Spans | None = None) -> Any:  # noqa: ANN401 - an ASGI app
+def app_of(chosen: app.Routes, spans: Spans | None = None, keys: Keyring | None = None) -> Any:  # noqa: ANN401 - an ASGI app
     api: AbstractAsyncContextManager[object] = nullcontext()
-    return app.make_app("parcels", chosen, api, spans or Spans.disabled(), BASE)
+    return app.make_app("parcels", chosen, api, spans or Spans.disabled(), BASE, keys=keys)
 
 
 @pytest.fixture(scope="module", autouse=True)

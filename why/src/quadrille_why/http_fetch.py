@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import http.client
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 from quadrille_why.asking import AwayError, Fetch
 
 
-def over_http(url_of: Callable[[str], str]) -> Fetch:
+def over_http(url_of: Callable[[str], str], headers: Mapping[str, str] | None = None) -> Fetch:
     """Return a fetcher; ``url_of`` gives the base of a process's ops port, and raises KeyError for one there is not."""
 
     def fetch(process: str, path: str, seconds: float) -> tuple[int, Any]:
@@ -23,7 +23,7 @@ def over_http(url_of: Callable[[str], str]) -> Fetch:
         where = f"{place.hostname}:{place.port}"
         asking = http.client.HTTPConnection(place.hostname or "", place.port, timeout=seconds)
         try:
-            asking.request("GET", path, headers={"Accept": "application/json"})
+            asking.request("GET", path, headers={"Accept": "application/json", **(headers or {})})
             answer = asking.getresponse()
             return answer.status, json.loads(answer.read())
         except TimeoutError:

@@ -23,7 +23,7 @@ from quadrille.db import audit
 from quadrille.ids import lock_key, uuid7
 from quadrille.messages import Command, Infrastructure, Reply
 from quadrille.observability.tracing import SERVER
-from quadrille.ops.routes import OpsRequest, OpsResponse, OpsRoutes
+from quadrille.ops.routes import RESOLVE, OpsRequest, OpsResponse, OpsRoutes, ScopedRoute
 from quadrille.processing.batch import OUTAGE, is_outage, process_batch
 from quadrille.processing.envelope import Envelope, Failed, Handled, Outcome
 from quadrille.service import Service, Tx
@@ -68,7 +68,8 @@ class OperatorAction:
 
     ``command`` has the saga's id as its first field; ``fixed`` are fields nobody may choose, ``actor`` is the field
     for who asks, every other one is a member of the body. Its reply has an ``outcome``: ``answers`` has each but
-    UNKNOWN, which is 404. ``look`` is what the store says of the saga, kept before and after.
+    UNKNOWN, which is 404. ``look`` is what the store says of the saga, kept before and after; ``scope`` is what a key
+    needs.
     """
 
     name: str
@@ -78,6 +79,7 @@ class OperatorAction:
     role: str = "worker"
     actor: str = ""
     fixed: Mapping[str, object] = field(default_factory=dict)
+    scope: str = RESOLVE
 
     def model(self) -> type[Document]:
         """Return what the body may say beside its reason."""
@@ -133,7 +135,7 @@ def routes(actions: Sequence[OperatorAction], context: ProcessContext, role: str
     for action in actions:
         _check(action, context.service)
         if action.role == role:
-            found["POST", PATH + action.name] = partial(_do, context, action, action.model())
+            found["POST", PATH + action.name] = ScopedRoute(action.scope, partial(_do, context, action, action.model()))
     return found
 
 

@@ -19,7 +19,7 @@ from quadrille.db import audit, sqlstate
 from quadrille.ids import uuid7
 from quadrille.messages import Event, Infrastructure
 from quadrille.ops.replays import alone
-from quadrille.ops.routes import OpsRequest, OpsResponse, OpsRoutes, Route
+from quadrille.ops.routes import REDRIVE, OpsRequest, OpsResponse, OpsRoutes, Route, ScopedRoute
 from quadrille.processing.envelope import RedriveRequest
 from quadrille.processing.telemetry import Telemetry
 from quadrille.replay import operations
@@ -76,8 +76,8 @@ class ParkedRoutes:
         return {
             ("GET", "/ops/parked?type&error_class&group&order_id&state&limit"): self._list,
             ("GET", "/ops/parked/{name}"): self._show,
-            ("POST", "/ops/parked/redrive"): self._ending("redrive"),
-            ("POST", "/ops/parked/discard"): self._ending("discard"),
+            ("POST", "/ops/parked/redrive"): ScopedRoute(REDRIVE, self._ending("redrive")),
+            ("POST", "/ops/parked/discard"): ScopedRoute(REDRIVE, self._ending("discard")),
         }
 
     def _list(self, asked: OpsRequest) -> OpsResponse:

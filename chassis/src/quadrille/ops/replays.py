@@ -13,7 +13,7 @@ from quadrille.db import audit, sqlstate
 from quadrille.ids import lock_key, uuid7
 from quadrille.kafka.topics import Topics
 from quadrille.messages import Infrastructure
-from quadrille.ops.routes import OpsRequest, OpsResponse, OpsRoutes
+from quadrille.ops.routes import REPLAY, OpsRequest, OpsResponse, OpsRoutes, ScopedRoute
 from quadrille.processing.outbox import announce
 from quadrille.replay import operations, shadow
 from quadrille.replay.manager import KIND, OperationManager, Replays, Shadows
@@ -59,10 +59,13 @@ class ReplayRoutes:
     def routes(self) -> OpsRoutes:
         """Return what the ops port answers."""
         return {
-            ("POST", "/ops/replays"): self._ask,
+            ("POST", "/ops/replays"): ScopedRoute(REPLAY, self._ask),
             ("GET", "/ops/operations?limit&before&state"): self._list,
             ("GET", "/ops/operations/{operation_id}"): self._show,
-            **{("POST", f"/ops/operations/{{operation_id}}/{verb}"): self._turning(verb) for verb in TURNS},
+            **{
+                ("POST", f"/ops/operations/{{operation_id}}/{verb}"): ScopedRoute(REPLAY, self._turning(verb))
+                for verb in TURNS
+            },
         }
 
     def _ask(self, asked: OpsRequest) -> OpsResponse:

@@ -14,11 +14,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route as StarletteRoute
 
+from quadrille.keys import ADMIN, ANONYMOUS, LOCAL, Keyring, Principal
 from quadrille.observability.trace_context import Context, new_trace
 from quadrille.ops.checks import in_thread
+from quadrille.settings import Secret
 from quadrille.values import Text
+from quadrille.web.authentication import CALL, authorize, bearer
 from quadrille.web.documents import json_of
-from quadrille.web.middleware import CALL, RequestIdentity
+from quadrille.web.middleware import RequestIdentity
 from quadrille.web.problems import refuse
 from quadrille.web.requests import StrictRequest, check_query, invalid
 
@@ -36,6 +39,7 @@ class OpsRequest:
     actor: str = "local"
     reason: str = ""
     trace: Context = field(default_factory=new_trace)
+    key: Secret = field(default=Secret(""), repr=False)  # what a writer showed, for a session that acts with it
 
     def read(self, model: type[M]) -> M:
         """Return the body as a model of ours; refuses what does not fit it."""
@@ -59,25 +63,51 @@ class OpsResponse:
 
 
 Route: TypeAlias = Callable[[OpsRequest], OpsResponse]
+READ, REDRIVE, REPLAY, RESOLVE = "ops:read", "ops:redrive", "ops:replay", "ops:resolve"
+"""The scopes of whatever only tells; of what is parked; of replays and long actions; of what is decided by hand."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScopedRoute:
+    """A route that needs a scope of its own; without one whoever reads needs ``ops:read``, whoever writes ``admin``."""
+
+    scope: str
+    route: Route
+
+    def __call__(self, asked: OpsRequest) -> OpsResponse:
+        """Answer a request."""
+        return self.route(asked)
+
+
 OpsRoutes: TypeAlias = Mapping[tuple[str, str], Route]
 """By method and pattern, as ``("GET", "/ops/parked/{order_id}?limit&state")``: after ``?`` is what a query may name."""
 Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 
-def routes_of(routes: OpsRoutes) -> Iterator[StarletteRoute]:
-    """Yield the framework's routes of ours."""
+def scope_of(method: str, route: Route) -> str:
+    """Return the scope a key needs for a route."""
+    if isinstance(route, ScopedRoute):
+        return route.scope
+    return READ if method == "GET" else ADMIN
+
+
+def routes_of(routes: OpsRoutes, keys: Keyring | None) -> Iterator[StarletteRoute]:
+    """Yield the framework's routes of ours; ``keys`` are those that let in, None where none is wanted."""
     for (method, pattern), route in routes.items():
         path, _, query = pattern.partition("?")
-        yield StarletteRoute(path, _endpoint(route, frozenset(query.split("&"))), methods=[method])
+        yield StarletteRoute(
+            path, _endpoint(route, frozenset(query.split("&")), scope_of(method, route), keys), methods=[method]
+        )
 
 
-def _endpoint(route: Route, known: frozenset[str]) -> Endpoint:
+def _endpoint(route: Route, known: frozenset[str], scope: str, keys: Keyring | None) -> Endpoint:
     async def endpoint(request: Request) -> Response:
-        check_query(request, known)
         call: RequestIdentity = request.scope[CALL]
-        asked = OpsRequest(request.path_params, dict(request.query_params), trace=call.trace)
+        actor = _admitted(request, call.principal, scope, keys)
+        check_query(request, known)
+        asked = OpsRequest(request.path_params, dict(request.query_params), actor=actor.owner, trace=call.trace)
         if request.method != "GET":
-            _check_caller(request)
+            asked = replace(asked, key=Secret(bearer(request.scope) or "") if actor is not LOCAL else asked.key)
             body, reason = members(await StrictRequest(request.scope, request.receive).json())
             asked = replace(asked, body=body, reason=reason)
         told = await in_thread(lambda: route(asked))
@@ -93,12 +123,25 @@ def json_response(status: int, document: Mapping[str, object]) -> Response:
     return Response(body, status, {"Cache-Control": "no-store"}, "application/json")
 
 
-def _check_caller(request: Request) -> None:
-    """Refuse a write from another machine, and one a web page had a browser send (browsers name its Origin)."""
+def _admitted(request: Request, principal: Principal, scope: str, keys: Keyring | None) -> Principal:
+    """Return who asks: the owner of a key that has the scope; without a key, somebody of this machine.
+
+    Where no key is wanted, anybody who reaches the port may read.
+    """
+    if principal is not ANONYMOUS and keys is not None:
+        authorize(principal, scope)
+        return principal
+    if keys is not None or request.method != "GET":
+        _check_local(request)
+    return LOCAL
+
+
+def _check_local(request: Request) -> None:
+    """Refuse another machine, and a write that a web page had a browser send (browsers name its Origin)."""
     if request.client is None or not ipaddress.ip_address(request.client.host).is_loopback:
-        refuse("unauthorized", "Without keys a write is taken from this machine only: ask from there.")
+        refuse("unauthorized", "Without a key this is for this machine only: ask from there, or send a key.")
     if "origin" in request.headers:
-        refuse("unauthorized", "Without keys no write is taken from a web page: use the quadrille command.")
+        refuse("unauthorized", "Without a key no write is taken from a web page: use the quadrille command.")
 
 
 def members(value: object) -> tuple[dict[str, Any], str]:

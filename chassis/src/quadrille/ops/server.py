@@ -1,8 +1,9 @@
 """The ops port of every role: is it alive, ready, started; what does it count; what may an operator ask.
 
 Served by a thread of its own, so that no crowd on the API and no check that hangs keeps it from answering; it has a
-share of the process's files, and for one connection more the one that has been silent longest goes. Without keys a
-write is taken from this machine alone, never from a browser; its caller is ``local``.
+share of the process's files, and for one connection more the one that has been silent longest goes. Without a key a
+write is taken from this machine alone, never from a browser; its caller is ``local``. Where keys are wanted, so is a
+read; probes and metrics are for everybody.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from quadrille import file_limits
+from quadrille.keys import Keyring
 from quadrille.observability import degraded
 from quadrille.observability.logs import release
 from quadrille.observability.trace_context import new_trace
@@ -30,9 +32,10 @@ from quadrille.ops.checks import Check, run_all
 from quadrille.ops.routes import Endpoint, OpsRoutes, json_response, routes_of
 from quadrille.values import rfc3339
 from quadrille.web import problems
+from quadrille.web.authentication import CALL, authenticate
 from quadrille.web.connection_limits import Crowd
 from quadrille.web.connections import Connection, expel
-from quadrille.web.middleware import CALL, HEADERS_MAX, RequestIdentity, answer_once, check_head, request_id_of, respond
+from quadrille.web.middleware import HEADERS_MAX, RequestIdentity, answer_once, check_head, request_id_of, respond
 from quadrille.web.problems import KINDS, Problem, refuse
 from quadrille.web.requests import answer_failure, answer_refusal, check_query
 from quadrille.web.server import Server, listen
@@ -49,8 +52,9 @@ class OpsServer:
     """
 
     def __init__(
-        self, address: tuple[str, int], info: Mapping[str, object], checks: Mapping[str, Check], routes: OpsRoutes
-    ) -> None:
+        self, address: tuple[str, int], info: Mapping[str, object], checks: Mapping[str, Check], routes: OpsRoutes,
+        keys: Keyring | None,
+    ) -> None:  # fmt: skip
         sockets = listen(*address, "OPS_BIND")
         self.server_port: int = sockets[0].getsockname()[1]
         self.base = f"http://{address[0]}:{self.server_port}"
@@ -65,11 +69,11 @@ class OpsServer:
         self.draining: Callable[[], bool] = lambda: False
         self.crowd = Crowd[Connection]("ops", file_limits.shares().ops, expel)
         app = Starlette(
-            routes=[*self._own(), *routes_of(routes)],
+            routes=[*self._own(), *routes_of(routes, keys)],
             exception_handlers={HTTPException: answer_refusal, Exception: answer_failure},
         )
         app.router.redirect_slashes = False
-        self.server = Server(OpsMiddleware(app, self.base), self.crowd, lambda: sockets, DRAIN_SECONDS)
+        self.server = Server(OpsMiddleware(app, self.base, keys), self.crowd, lambda: sockets, DRAIN_SECONDS)
 
     def _own(self) -> Iterator[Route]:
         """Yield the routes every process has."""
@@ -124,12 +128,17 @@ def serve(  # noqa: PLR0913 - one of each thing a role tells about itself
     bind: str, service: str, role: str, checks: Mapping[str, Check],
     settings: Mapping[str, object] | None = None, *, routes: OpsRoutes | None = None,
     warns: Mapping[str, Check] | None = None, draining: Callable[[], bool] = lambda: False,
+    keys: Keyring | None = None,
 ) -> Iterator[OpsServer]:  # fmt: skip
-    """Serve the ops port ``host:port`` while the block runs; port 0 takes a free one, see ``server_port``."""
+    """Serve the ops port ``host:port`` while the block runs; port 0 takes a free one, see ``server_port``.
+
+    ``keys`` are those that let in from another machine; whether their file can be read is told in /healthz.
+    """
     host, _, port = bind.rpartition(":")
     info = {"service": service, "role": role, "release": release(), "settings": settings or {}}
-    ops = OpsServer((host.strip("[]"), int(port)), info, checks, routes or {})
-    ops.warns, ops.draining = warns or {}, draining
+    ops = OpsServer((host.strip("[]"), int(port)), info, checks, routes or {}, keys)
+    ops.warns = {**(warns or {}), **({"keys": keys.check} if keys else {})}
+    ops.draining = draining
     with ops.server.runner() as runner:
         thread = threading.Thread(target=runner.run, args=(ops.server.run_until_ended(),), name="ops", daemon=True)
         thread.start()
@@ -143,8 +152,8 @@ def serve(  # noqa: PLR0913 - one of each thing a role tells about itself
 class OpsMiddleware:
     """Every request has an id, a trace of its own and one answer; no span and no count: a probe a second is no news."""
 
-    def __init__(self, app: Starlette, base: str) -> None:
-        self.app, self.base = app, base
+    def __init__(self, app: Starlette, base: str, keys: Keyring | None) -> None:
+        self.app, self.base, self.keys = app, base, keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or pass on what is none (the lifespan)."""
@@ -159,6 +168,8 @@ class OpsMiddleware:
             if len(scope["headers"]) > HEADERS_MOST:
                 refuse("headers-too-large", limit=HEADERS_MAX)
             check_head(scope)
+            call: RequestIdentity = scope[CALL]
+            call.principal, call.quota = authenticate(scope, self.keys)
         except Problem as problem:
             problem.headers = {**(problem.headers or {}), "Connection": "close"}
             await respond(scope, problem)(scope, receive, send)

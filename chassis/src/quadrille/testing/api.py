@@ -27,11 +27,15 @@ def serving(
     service: Service[Any],
     connect: Callable[[], Tx],
     tally: SagaOutcomes | None = None,
+    **told: object,
 ) -> Iterator[str]:
-    """Serve what ``make`` gives while the block runs, at the base url yielded; raises TimeoutError."""
+    """Serve what ``make`` gives while the block runs, at the base url yielded; raises TimeoutError.
+
+    ``told`` are settings by name.
+    """
     bind, stop = Bind(f"127.0.0.1:{_free_port()}"), threading.Event()
     nowhere = {"database_url": "", "kafka_bootstrap": "none", "registry_url": "http://none"}  # an api asks neither
-    settings = settings_of(service.name).model_validate({**nowhere, "api_bind": bind})
+    settings = settings_of(service.name).model_validate({**nowhere, "api_bind": bind, **told})
     app = make(ProcessContext(settings, service, connect, Spans.disabled(), tally, stop))
     thread = threading.Thread(target=serve, args=(app, bind, stop), daemon=True)
     thread.start()

@@ -36,17 +36,19 @@ def valid_data_is_taken(_: CheckContext, response: Response, case: Case[Any]) ->
         assert slug in UNFORESEEN, f"valid data was refused: {slug}"  # noqa: S101 - how a check fails
 
 
-def fuzz_api(url: str, seconds: int, folder: Path, unforeseen: Iterable[str] = ()) -> str:
+def fuzz_api(url: str, seconds: int, folder: Path, unforeseen: Iterable[str] = (), key: str = "") -> str:
     """Run every phase on valid and invalid data, so long at most; return the report, raise AssertionError on a finding.
 
     The same service gets the same requests in every run; ``folder`` is where schemathesis keeps its files.
-    ``unforeseen`` are the service's own problems with data that its description calls valid.
+    ``unforeseen`` are the service's own problems with data that its description calls valid; ``key`` is an API key,
+    without which, and with another, nothing may be answered.
     """
     ran = subprocess.run(  # noqa: S603 - our own arguments
         [
             str(Path(sys.executable).with_name("schemathesis")), "run", f"{url}/openapi.json", "--no-color",
             "--max-time", str(seconds), "--generation-deterministic", "--continue-on-failure",
             "--exclude-checks", "positive_data_acceptance", "--warnings", "off",
+            *(("--header", f"Authorization: Bearer {key}") if key else ()),
             "--exclude-path-regex", "/stream$",  # an answer that ends when its saga does: it has tests of its own
         ],
         env={**os.environ, "SCHEMATHESIS_HOOKS": __name__, "FUZZ_UNFORESEEN": " ".join(unforeseen)},

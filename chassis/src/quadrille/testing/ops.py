@@ -14,5 +14,7 @@ from quadrille.ops import server
 @contextmanager
 def ops_serving(program: Program[Any], context: ProcessContext) -> Iterator[int]:
     """Serve the ops port of a service's api while the block runs, at the port yielded."""
-    with server.serve("127.0.0.1:0", program.on.service, "api", {}, routes=api_routes(program, context)) as serving:
+    with server.serve(
+        "127.0.0.1:0", program.on.service, "api", {}, routes=api_routes(program, context), keys=context.keys
+    ) as serving:
         yield serving.server_port

@@ -2,7 +2,8 @@
 
 Reading order: ``app`` (routes and the ASGI app), ``api`` (what an endpoint works with), ``command_batcher`` (how
 commands become one transaction), ``problems`` (refusals), ``documents`` (bodies, ETags, cursors), ``sse`` (streams),
-``feed`` (all changes of one caller's), ``admission`` (what is let in), ``middleware``.
+``feed`` (all changes of one caller's), ``admission`` (what is let in), ``authentication`` (keys and scopes),
+``middleware``.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from quadrille.web.admission import AdmissionLimits
     from quadrille.web.api import EVENTS, Api, TheApi, answer, events
     from quadrille.web.app import Routes, call_of, make_app
+    from quadrille.web.authentication import OPEN, needs
     from quadrille.web.documents import Document, Time, etag, json_of, matches, plain, shown, unchanged
     from quadrille.web.feed import follow_feed, kept, read_place, write_place
     from quadrille.web.idempotency import KEY_PROBLEMS, TheKey
@@ -37,6 +39,7 @@ else:
             "quadrille.web.admission": ("AdmissionLimits",),
             "quadrille.web.api": ("EVENTS", "Api", "TheApi", "answer", "events"),
             "quadrille.web.app": ("Routes", "call_of", "make_app"),
+            "quadrille.web.authentication": ("OPEN", "needs"),
             "quadrille.web.documents": (
                 *("Document", "Time", "etag", "json_of", "matches", "plain", "shown", "unchanged"),
             ),
@@ -53,6 +56,7 @@ __all__ = [
     "EVENTS",
     "KEY_PROBLEMS",
     "KINDS",
+    "OPEN",
     "AdmissionLimits",
     "Answer",
     "Api",
@@ -77,6 +81,7 @@ __all__ = [
     "kept",
     "make_app",
     "matches",
+    "needs",
     "plain",
     "read_place",
     "refuse",

@@ -89,6 +89,7 @@ class Api:
 
     def __init__(self, context: ProcessContext, limits: AdmissionLimits | None = None) -> None:
         self.settings, self.base = context.settings, context.settings.public_base
+        self.keys = context.keys
         self._intake = CommandBatcher(
             context.service, context.connect, context.telemetry, linger=context.linger("intake")
         )
@@ -213,6 +214,8 @@ def events(call: RequestContext, lines: AsyncIterator[bytes]) -> Response:
     async def resting() -> AsyncIterator[bytes]:
         with call.resting():
             async for line in lines:
+                if not call.welcome:  # its key was revoked, or is over
+                    return
                 yield line
 
     return StreamingResponse(resting(), 200, {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}, EVENTS)

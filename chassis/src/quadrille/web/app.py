@@ -16,9 +16,11 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from quadrille.keys import ADMIN, Keyring
 from quadrille.observability.tracing import Spans
 from quadrille.web import openapi
-from quadrille.web.middleware import CALL, RequestContext, RequestMiddleware, respond
+from quadrille.web.authentication import CALL, authorize, declared
+from quadrille.web.middleware import RequestContext, RequestMiddleware, respond
 from quadrille.web.openapi import Answer
 from quadrille.web.problems import Problem
 from quadrille.web.requests import ERRORS_MAX, StrictRequest, answer_failure, answer_refusal, check_query, pointer
@@ -68,14 +70,16 @@ class Routes:
 
 
 class StrictRoute(APIRoute):
-    """A route that reads its body strictly and refuses query parameters it does not declare."""
+    """A route for those who have its scope, that reads its body strictly and refuses parameters it does not declare."""
 
     def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]  # FastAPI says Coroutine; awaiting is all it does
         """Return the handler behind the checks."""
         handler = super().get_route_handler()
+        scope: str = (self.openapi_extra or {}).get(openapi.SCOPE, ADMIN)
         known = frozenset(name for parameter in self.dependant.query_params for name in _names(parameter))
 
         async def strict(request: Request) -> Response:
+            authorize(call_of(request).principal, scope)
             if request.scope["query_string"]:
                 check_query(request, known)
             if self.body_field is not None:
@@ -96,13 +100,15 @@ def call_of(request: Request) -> RequestContext:
 
 def make_app(  # noqa: PLR0913 - one of each thing an app is made of
     title: str, routes: Routes, api: AbstractAsyncContextManager[object], spans: Spans, base: str,
-    *, pages: Sequence[Route] = (), about: str = "",
+    *, keys: Keyring | None, pages: Sequence[Route] = (), about: str = "",
 ) -> ASGIApp:  # fmt: skip
     """Return the API of a service: its routes, /openapi.json, /docs, /problems; and its ``pages``, which are no API.
 
+    ``keys`` are those that let in, None where none is wanted (``ProcessContext.keys``); a page ``needs`` a scope too.
+
     ``about`` is how one starts, in Markdown, above all routes of /docs.
     ``api`` is what endpoints work with: open while the app serves, found at ``request.app.state.api``. Raises
-    TypeError for a route without a scope.
+    TypeError for a route or a page without a scope.
     """
 
     @asynccontextmanager
@@ -117,7 +123,10 @@ def make_app(  # noqa: PLR0913 - one of each thing an app is made of
     )  # fmt: skip
     app.state.api = api
     app.include_router(routes.router)
-    openapi.describe(app, routes.router, base)
+    openapi.describe(app, routes.router, base, keyed=keys is not None)
+    if open_page := next((page.path for page in pages if not declared(page.endpoint)), None):
+        message = f"{open_page} declares no scope: nothing is served by default"
+        raise TypeError(message)
     app.router.routes.extend(pages)
     for error, handler in (
         (HTTPException, answer_refusal),
@@ -125,7 +134,7 @@ def make_app(  # noqa: PLR0913 - one of each thing an app is made of
         (Exception, answer_failure),
     ):
         app.add_exception_handler(error, handler)
-    return RequestMiddleware(app, spans, base, lambda: bool(getattr(api, "full", False)))
+    return RequestMiddleware(app, spans, base, keys, lambda: bool(getattr(api, "full", False)))
 
 
 async def _not_valid(request: Request, error: Exception) -> Response:

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from quadrille.processing.idempotency import IdempotencyKey
 from quadrille.values import Idempotency
-from quadrille.web.middleware import CALL
+from quadrille.web.authentication import CALL
 from quadrille.web.problems import refuse
 
 HEADER = "Idempotency-Key"

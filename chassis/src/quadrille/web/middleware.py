@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -14,9 +14,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from quadrille import file_limits
 from quadrille.ids import uuid7
+from quadrille.keys import ANONYMOUS, Keyring, Principal
 from quadrille.observability import metrics
 from quadrille.observability.trace_context import Context
 from quadrille.observability.tracing import SERVER, Spans, Value
+from quadrille.web.authentication import CALL, authenticate
 from quadrille.web.headers import RepeatedHeaderError, settled
 from quadrille.web.problems import MEDIA_TYPE, Problem, refuse
 
@@ -24,7 +26,6 @@ HEADERS_MAX = URL_MAX = 16_384
 IN_FLIGHT_MAX = 600
 RESTING_MAX = 1000  # those who wait for news cost little; each is a socket and some kilobytes
 SERVER_ERROR = 500
-CALL = "quadrille.call"
 UNREAD = "quadrille.unread"  # in the scope of a request that could not be read: the Problem to answer it with
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _LAST = {"Connection": "close"}
@@ -36,23 +37,37 @@ log = structlog.get_logger()
 
 @dataclass(slots=True)
 class RequestIdentity:
-    """What every answer tells of its request: its id and its place in a trace; ``base`` is where problems are told."""
+    """What every answer tells of its request: its id and its place in a trace; ``base`` is where problems are told.
+
+    ``principal`` is who asks, ``quota`` the headers that tell what he has left.
+    """
 
     request_id: str
     trace: Context
     base: str
     status: int = field(default=0, kw_only=True)
+    principal: Principal = field(default=ANONYMOUS, kw_only=True)
+    quota: Mapping[str, str] = field(default_factory=dict, kw_only=True)
 
 
 @dataclass(slots=True)
 class RequestContext(RequestIdentity):
     """One request of an API: who asks, and whose trace it was called from."""
 
-    caller: str
     edge: RequestMiddleware
     from_outside: Context | None = None
     order_id: str | None = None
     shed: bool = False
+
+    @property
+    def caller(self) -> str:
+        """Whose the things are that this request makes and sees: the owner of its key."""
+        return self.principal.owner
+
+    @property
+    def welcome(self) -> bool:
+        """Whether the key it came with, if any, would let it in now."""
+        return self.edge.keys is None or self.principal is ANONYMOUS or self.edge.keys.still(self.principal)
 
     def join(self, trace_id: str) -> None:
         """Go on in the trace of what is asked about, so that what comes of it is told there; before anything is."""
@@ -78,8 +93,10 @@ class RequestContext(RequestIdentity):
 class RequestMiddleware:
     """Wraps an ASGI app; whatever happens inside, the client gets one answer, without our values."""
 
-    def __init__(self, app: ASGIApp, spans: Spans, base: str, full: Callable[[], bool] = lambda: False) -> None:
-        self.app, self.spans, self.base, self._full = app, spans, base, full
+    def __init__(
+        self, app: ASGIApp, spans: Spans, base: str, keys: Keyring | None, full: Callable[[], bool] = lambda: False
+    ) -> None:
+        self.app, self.spans, self.base, self.keys, self._full = app, spans, base, keys, full
         self.in_flight = self.resting = 0
         self.connections = (
             file_limits.shares().api
@@ -103,11 +120,13 @@ class RequestMiddleware:
 
     def _begin(self, scope: Scope) -> RequestContext:
         outside = self.spans.caller(scope["headers"])
-        return RequestContext(request_id_of(scope), self.spans.root(), self.base, "local", self, outside)
+        return RequestContext(request_id_of(scope), self.spans.root(), self.base, self, outside)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             self._check(scope)
+            call: RequestContext = scope[CALL]
+            call.principal, call.quota = authenticate(scope, self.keys)
         except Problem as problem:
             scope[CALL].shed = problem.kind.slug == "overloaded"
             await respond(scope, problem)(scope, receive, send)
@@ -207,7 +226,8 @@ def _sender(send: Send, call: RequestIdentity, *, head: bool) -> Callable[[Messa
         if message["type"] == "http.response.start":
             call.status = message["status"]
             trace = b"x-trace-id", call.trace.trace_id.encode()
-            message["headers"] = [*message.get("headers", ()), *ours, trace]
+            quota = [(name.lower().encode(), value.encode()) for name, value in call.quota.items()]
+            message["headers"] = [*message.get("headers", ()), *ours, trace, *quota]
         elif head and message["type"] == "http.response.body":
             message = {**message, "body": b"", "more_body": False}
         if not ended:

@@ -21,12 +21,14 @@ ALWAYS = (
     "malformed-request", "repeated-header", "repeated-parameter", "request-timeout", "uri-too-long",
     "validation-failed", "headers-too-large", "internal", "overloaded", "dependency-unavailable",
 )  # fmt: skip
+OF_KEYS = "unauthorized", "insufficient-scope", "rate-limited"
 WITH_BODY = ("malformed-json", "body-too-large", "unsupported-media-type", "unsupported-content-encoding")
 NOTHING = {
     "description": "Nothing, or an empty object.",
     "required": False,
     "content": {"application/json": {"schema": {"type": "object", "maxProperties": 0}, "example": {}}},
 }
+BEARER = {"type": "http", "scheme": "bearer", "description": "Your API key: qk_…; what it may is in its scopes."}
 ASSETS = {
     "swagger-ui-bundle.js": ("swagger-ui/swagger-ui-bundle.js", "text/javascript"),
     "swagger-ui.css": ("swagger-ui/swagger-ui.css", "text/css"),
@@ -90,13 +92,16 @@ def documented(answer: Answer) -> dict[str, Any]:
     return found
 
 
-def describe(app: FastAPI, router: APIRouter, base: str) -> None:
-    """Serve the description and the pages; raises TypeError for a route that declares no scope."""
+def describe(app: FastAPI, router: APIRouter, base: str, *, keyed: bool) -> None:
+    """Serve the description and the pages; raises TypeError for a route that declares no scope.
+
+    ``keyed`` tells whether a key is wanted: then the description says so, and /docs asks for it.
+    """
     for route in router.routes:
         if not (isinstance(route, APIRoute) and (route.openapi_extra or {}).get(SCOPE)):
             message = f"{getattr(route, 'path', route)} declares no scope: nothing is served by default"
             raise TypeError(message)
-    document = json.dumps(_finished(app.openapi(), base), ensure_ascii=False).encode()
+    document = json.dumps(_finished(app.openapi(), base, keyed=keyed), ensure_ascii=False).encode()
     pages = Pages(app.title, document, base)
     for path, page in (
         ("/openapi.json", pages.document),
@@ -151,10 +156,13 @@ def _page(text: str) -> Response:
     return Response(text, media_type="text/html", headers={"Content-Security-Policy": _POLICY})
 
 
-def _finished(document: dict[str, Any], base: str) -> dict[str, Any]:
+def _finished(document: dict[str, Any], base: str, *, keyed: bool) -> dict[str, Any]:
     """Put every problem into the document FastAPI made, in place of its own idea of 422."""
     document["servers"] = [{"url": base}]
-    schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    components = document.setdefault("components", {})
+    schemas = components.setdefault("schemas", {})
+    if keyed:
+        components["securitySchemes"] = {"key": BEARER}
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
     schemas["ProblemError"] = _ERROR
@@ -166,7 +174,9 @@ def _finished(document: dict[str, Any], base: str) -> dict[str, Any]:
         for method, operation in operations.items():
             if method == "post":
                 operation.setdefault("requestBody", NOTHING)
-            _add_problems(operation, base, WITH_BODY if method != "get" else ())
+            if keyed:
+                operation["security"] = [{"key": [operation[SCOPE]]}]
+            _add_problems(operation, base, (*(WITH_BODY if method != "get" else ()), *(OF_KEYS if keyed else ())))
             for response in operation["responses"].values():
                 response["headers"] = _headers(_HEADERS) | response.get("headers", {})
     return document
@@ -182,8 +192,8 @@ def _extras() -> dict[str, Any]:
     }
 
 
-def _add_problems(operation: dict[str, Any], base: str, of_body: Sequence[str]) -> None:
-    slugs: Sequence[str] = [*operation.pop(PROBLEMS), *ALWAYS, *of_body]
+def _add_problems(operation: dict[str, Any], base: str, more: Sequence[str]) -> None:
+    slugs: Sequence[str] = [*operation.pop(PROBLEMS), *ALWAYS, *more]
     responses = operation["responses"]
     responses.pop("422", None)
     for slug in sorted(set(slugs), key=list(KINDS).index):

@@ -26,7 +26,7 @@ from quadrille_cli.commands import stack as supervisor
 from quadrille_cli.commands.shared import told
 from quadrille_cli.demo_data import block, order_of, stock_up, write_addresses
 from quadrille_cli.login_link import first_link
-from quadrille_cli.stack import CannotRun, Stack, paths
+from quadrille_cli.stack import CannotRun, Stack, dev_keys, paths
 from quadrille_cli.terminal import COLUMNS, short
 
 # Deadlines that pass while one watches; and so many failures on purpose must not shut the intake.
@@ -252,6 +252,9 @@ def _conclude(console: Console, stack: Stack, placed: Sequence[Placed], wrong: S
             console.print(f"resolve   {_resolve(stack, one.order_id)}", soft_wrap=True, markup=False)
     console.print(f"look      quadrille status | trace {quick} | logs --order {quick}", soft_wrap=True)
     console.print("place     quadrille orders place --wait      stop  make down", soft_wrap=True)
+    if dev_keys.own(stack):
+        console.print("key       quadrille env --secrets, or -H 'Authorization: Bearer …' with what is in")
+        console.print(f"          {stack.data / dev_keys.PERSON}", soft_wrap=True, markup=False)
     console.print(CURL.format(api), soft_wrap=True, markup=False)
 
 

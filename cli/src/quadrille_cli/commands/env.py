@@ -12,6 +12,7 @@ import typer
 from typer import echo
 
 from quadrille_cli.commands.shared import form, running
+from quadrille_cli.credentials import shown_to
 from quadrille_cli.services import SERVICES
 from quadrille_cli.stack import Stack
 from quadrille_cli.stack.ports import ROLES
@@ -23,7 +24,7 @@ Examples:
 
 
 def command(
-    secrets: Annotated[bool, typer.Option("--secrets", help="The databases too, with their password.")] = False,  # noqa: FBT002 - a flag
+    secrets: Annotated[bool, typer.Option("--secrets", help="Passwords of databases and the API key too.")] = False,  # noqa: FBT002 - a flag
     output: Annotated[str, typer.Option("-o", "--output", help="shell or json.")] = "shell",
     data: Annotated[Path | None, typer.Option("--data", help="Data directory of the running stack.")] = None,
 ) -> None:
@@ -51,5 +52,7 @@ def addresses(stack: Stack, *, secrets: bool) -> Iterator[tuple[str, str]]:
         yield "KAFKA_BOOTSTRAP", stack.kafka_bootstrap
     if "registry" in stack.ports:
         yield "REGISTRY_URL", stack.registry_url
+    if secrets and (key := shown_to(stack.url("order"))):
+        yield "QUADRILLE_KEY", key
     for service in stack.clusters if secrets else ():
         yield f"{service.upper()}_DATABASE_URL", stack.database_url(service)

@@ -20,14 +20,15 @@ from quadrille_cli.commands.resolve import PARTLY
 from quadrille_cli.commands.shared import (
     REFUSED,
     TIMEOUT,
+    Key,
+    Url,
     asked,
     bad,
     form,
     moment,
+    order_api,
     order_id,
     reason,
-    running,
-    the_order,
 )
 from quadrille_cli.commands.why import parked_here
 from quadrille_cli.demo_data import PRICES
@@ -73,10 +74,12 @@ def place(  # noqa: PLR0913, PLR0917 - one parameter per option
     token: Annotated[str, typer.Option("--token", help="What it is paid with.")] = "tok_ok",  # noqa: S107 - a test token
     customer: Annotated[str, typer.Option("--customer", help="Who orders.")] = "cust_demo",
     reference: Annotated[str, typer.Option("--reference", help="The customer's own name for it.")] = "",
-    key: Annotated[str, typer.Option("--idempotency-key", help="Asked again with it, it is placed once.")] = "",
+    once: Annotated[str, typer.Option("--idempotency-key", help="Asked again with it, it is placed once.")] = "",
     output: Output = "table",
     *,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until it is final.")] = False,
+    url: Url = "",
+    key: Key = "",
     data: Data = None,
 ) -> None:
     """Place an order; what a line is and what it costs is that of the demo's shop, unless it is said.
@@ -87,9 +90,8 @@ def place(  # noqa: PLR0913, PLR0917 - one parameter per option
     body: Document = {"customer_id": customer, "payment_token": token, "currency": "EUR"}
     body |= {"reference": reference} if reference else {}
     body["lines"] = list(_lines(sku or ["SKU-TEA"], qty or [], price or []))
-    stack = running(data, "order-api")
-    with asked(stack.url("order")) as api:
-        headers = {"Idempotency-Key": key or f"quadrille-{uuid.uuid4()}"}
+    with asked(order_api(data, url, key).url) as api:
+        headers = {"Idempotency-Key": once or f"quadrille-{uuid.uuid4()}"}
         document = api.demand("POST", "/v1/orders", body, headers).body
         if wait:
             document = _final(api, document["order_id"])
@@ -111,12 +113,14 @@ def list_(  # noqa: PLR0913 - one parameter per option
     limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="How many at most.")] = 50,
     output: Output = "table",
     *,
+    url: Url = "",
+    key: Key = "",
     data: Data = None,
 ) -> None:
     """List orders, newest first."""
     form(output, FORMS)
     filters = {"status": status, "reason": why, "placed_after": moment("--since", since) if since else ""}
-    with asked(running(data, "order-api").url("order")) as api:
+    with asked(order_api(data, url, key).url) as api:
         found = list(_pages(api, {name: value for name, value in filters.items() if value}, limit + 1))
     shown = found[:limit]
     if output == "json":
@@ -130,23 +134,25 @@ def list_(  # noqa: PLR0913 - one parameter per option
 
 @app.command("get", hidden=True, epilog=SHOW)
 @app.command("show", epilog=SHOW)
-def show(order: Which, output: Output = "table", *, data: Data = None) -> None:
+def show(order: Which, output: Output = "table", *, url: Url = "", key: Key = "", data: Data = None) -> None:
     """Show an order as it stands, with every status it passed through."""
     form(output, FORMS)
     wanted = order_id(order)
-    stack = running(data, "order-api")
-    with asked(stack.url("order")) as api:
-        document = api.demand("GET", f"/v1/orders/{the_order(stack, wanted)}").body
+    there = order_api(data, url, key)
+    with asked(there.url) as api:
+        document = api.demand("GET", f"/v1/orders/{there.named(wanted)}").body
     _show(document, output)
 
 
 @app.command("cancel", epilog=CANCEL)
-def cancel(
+def cancel(  # noqa: PLR0913 - one parameter per option
     order: Which,
     operator: Annotated[bool, typer.Option("--operator", help="As an operator, not as its customer.")] = False,  # noqa: FBT002 - a flag
     why: Annotated[str, typer.Option("--reason", help="Why an operator does it; kept for ever.")] = "",
     output: Output = "table",
     *,
+    url: Url = "",
+    key: Key = "",
     data: Data = None,
 ) -> None:
     """Cancel an order that is not decided yet, or confirmed and before its cut-off.
@@ -158,18 +164,19 @@ def cancel(
     wanted = order_id(order)
     if bool(why) != operator:
         bad("--reason", "an operator says why, a customer need not: --operator --reason TEXT")
-    stack = running(data, "order-api")
-    identity = the_order(stack, wanted)
-    if operator:
-        with asked(stack.url("order-api")) as ops:
+    there = order_api(data, url, key)
+    if operator and there.stack is None:
+        bad("--operator", "the stack's own machine: operators ask its ops port, not an order API elsewhere")
+    identity = there.named(wanted)
+    if operator and there.stack is not None:
+        with asked(there.stack.url("order-api")) as ops:
             ops.demand("POST", f"/ops/orders/{identity}/cancel", {"reason": reason(why)})
-        with asked(stack.url("order")) as api:
-            document = api.demand("GET", f"/v1/orders/{identity}").body
+            document = ops.demand("GET", f"/ops/orders/{identity}").body
     else:
-        with asked(stack.url("order")) as api:
+        with asked(there.url) as api:
             document = api.demand("POST", f"/v1/orders/{identity}/cancel").body
-    _show(document, output)
-    if not document["final"] and parked_here(stack, identity):
+    _show({name: value for name, value in document.items() if name not in ("etag", "caller")}, output)
+    if not document["final"] and there.stack is not None and parked_here(there.stack, identity):
         raise typer.Exit(PARTLY)
 
 

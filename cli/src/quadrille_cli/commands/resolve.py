@@ -88,9 +88,9 @@ def _ending(how: str, evidence: str) -> dict[str, str]:
 def _end(stack: Stack, identity: str, participant: str, wait: float) -> None:
     """Wait until the order has ended or cannot end by this action, print where it stands, and exit accordingly."""
     deadline = time.monotonic() + wait
-    with asked(stack.url("order")) as orders, asked(stack.url("payment")) as payments:
+    with asked(stack.url("order-api")) as orders, asked(stack.url("payment")) as payments:
         while True:
-            document = orders.demand("GET", f"/v1/orders/{identity}").body
+            document = orders.demand("GET", f"/ops/orders/{identity}").body
             code = 0 if document["final"] else _stays(payments, document, participant)
             if code is not None or time.monotonic() >= deadline:
                 break

@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NoReturn
-from urllib.parse import quote
+from typing import Annotated, NoReturn
+from urllib.parse import quote, urlsplit
 
 import typer
 
-from quadrille_cli import console
+from quadrille_cli import console, credentials
 from quadrille_cli.client import Client, NoAnswerError, ProblemError
 from quadrille_cli.commands import stack as supervisor
 from quadrille_cli.stack import Stack, paths
@@ -33,6 +34,9 @@ CODES = {
     "dependency-unavailable": UNREACHABLE,
     "outcome-unknown": UNREACHABLE,
     "overloaded": UNREACHABLE,
+    "rate-limited": UNREACHABLE,
+    "unauthorized": USAGE,
+    "insufficient-scope": USAGE,
 }
 WAYS = {
     "PAUSED": "quadrille intake show; quadrille intake resume --reason TEXT",
@@ -40,12 +44,65 @@ WAYS = {
     "OUTBOX_BACKLOG": "quadrille status; new orders are taken when the relay has caught up",
 }
 """What to type when new orders are refused for a cause."""
+FIXES = {
+    "unauthorized": "a live key, in QUADRILLE_KEY",
+    "insufficient-scope": "a key with that scope: quadrille keys new",
+}
 BUSINESS = frozenset({"STILL_FAILED"})  # rules that are the business's, not a conflict with what is the case
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 SUFFIX_LEAST = 4
 _SUFFIX = re.compile(r"[0-9a-f-]{4,35}")
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 LISTED = 5
 """Of the ids that a suffix may mean, as many are named."""
+
+
+Url = Annotated[
+    str,
+    typer.Option("--url", envvar="QUADRILLE_URL", help="An order API elsewhere; without it, the running stack's."),
+]
+Key = Annotated[
+    str,
+    typer.Option(
+        "--key", envvar=credentials.VARIABLE, help="Your API key there; others see a command line, not $QUADRILLE_KEY."
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class OrderApi:
+    """The order API that is meant: the running stack's, or one elsewhere, of which no stack is known."""
+
+    url: str
+    stack: Stack | None = None
+
+    def named(self, wanted: str) -> str:
+        """Return the id of the order that is meant; elsewhere a whole id or a reference is wanted."""
+        if self.stack is not None:
+            return the_order(self.stack, wanted)
+        if _ID.fullmatch(wanted):
+            return wanted
+        with asked(self.url) as api:
+            found = api.demand("GET", f"/v1/orders?reference={quote(wanted, safe='')}").body["orders"]
+        if len(found) != 1:
+            bad("ID", f"an order's whole id, or a reference that one order has, for {self.url}; {len(found)} have this")
+        return str(found[0]["order_id"])
+
+
+def order_api(data: Path | None, url: str, key: str) -> OrderApi:
+    """Return the order API to ask, and show it this key; a stack that is named goes before an address."""
+    if url and data is None:
+        if not url.startswith(("http://", "https://")):
+            bad("--url", "http:// or https:// of an order API, such as https://orders.shop.example")
+        if key:
+            credentials.remember([url], key)
+            if url.startswith("http://") and urlsplit(url).hostname not in LOOPBACK:
+                console.fail(f"careful: the key goes to {url} as plain text; https:// hides it")
+        return OrderApi(url.rstrip("/"))
+    stack = running(data, "order-api")
+    if key:
+        credentials.remember([stack.url("order")], key)
+    return OrderApi(stack.url("order"), stack)
 
 
 def running(data: Path | None, *processes: str) -> Stack:
@@ -169,7 +226,8 @@ def asked(url: str) -> Iterator[Client]:
     except ProblemError as refused:
         raise typer.Exit(told(refused)) from None
     except NoAnswerError as away:
-        console.fail(f"nothing answers at {url}: {away}\n  fix: quadrille status, quadrille up --detach")
+        fix = "quadrille status, quadrille up --detach" if "//127.0.0.1:" in url else "the address in --url"
+        console.fail(f"nothing answers at {url}: {away}\n  fix: {fix}")
         raise typer.Exit(UNREACHABLE) from None
 
 
@@ -181,9 +239,20 @@ def told(refused: ProblemError) -> int:
         return supervisor.FAILED
     lines = [f"{problem['title']} ({refused.reply.status} {slug}): {problem['detail']}"]
     lines += [f"  {error['pointer'] or 'body'}: {error['message']}" for error in problem.get("errors", ())]
-    names = ("cause", "rule", "order_status", "cancellable_until", "since", "current_etag", "oldest_at")
+    names = (
+        "cause",
+        "rule",
+        "order_status",
+        "cancellable_until",
+        "since",
+        "current_etag",
+        "oldest_at",
+        "required_scope",
+        "retry_after",
+    )
     if more := "  ".join(f"{name} {problem[name]}" for name in names if problem.get(name)):
         lines.append(f"  {more}")
+    lines += [f"  fix: {FIXES[slug]}"] if slug in FIXES else []
     lines += [f"  fix: {WAYS[cause]}"] if (cause := problem.get("cause")) in WAYS else []
     lines.append(f"  request {problem['request_id']}")
     console.fail("\n".join(part for line in lines for part in folded(line, "    ")))

@@ -17,7 +17,7 @@ from typer import echo
 
 from quadrille_cli import console
 from quadrille_cli.login_link import first_link
-from quadrille_cli.stack import EVERYTHING, CannotRun, Stack, shell
+from quadrille_cli.stack import EVERYTHING, CannotRun, Stack, dev_keys, shell
 from quadrille_cli.stack import logs as journal
 from quadrille_cli.stack import paths as places
 from quadrille_cli.stack import topics as declared
@@ -220,6 +220,8 @@ def _welcome(stack: Stack, seconds: float, *, detach: bool) -> None:
     echo(f"{running} processes ready in {seconds:.1f} s, data in {stack.data}")
     echo(f"console   {first_link(stack, 'quadrille up')}")
     echo(f"API docs  {stack.url('order')}/docs")
+    if dev_keys.own(stack):
+        echo(f"API key   in {stack.data / dev_keys.PERSON}, for you alone; every command here shows it by itself")
     echo(f"mail      {stack.url('sandbox')}/mail")
     if "jaeger" in stack.parts:
         echo(f"traces    {stack.url('jaeger')}")

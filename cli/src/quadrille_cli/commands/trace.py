@@ -59,10 +59,9 @@ def _trace_of(stack: Stack, wanted: str) -> str:
     """Return the id of the trace that is meant; one of an order is asked of order."""
     if TRACE_ID.fullmatch(wanted.lower()):
         return wanted.lower()
-    with asked(stack.url("order-api")) as _:
+    with asked(stack.url("order-api")) as ops:
         identity = the_order(stack, wanted)
-    with asked(stack.url("order")) as api:
-        return str(api.demand("GET", f"/v1/orders/{identity}").body["trace_id"])
+        return str(ops.demand("GET", f"/ops/orders/{identity}").body["trace_id"])
 
 
 def _write(file: Path, trace: Document) -> None:

@@ -13,7 +13,7 @@ from typer import echo
 
 from quadrille_cli import console
 from quadrille_cli.client import Client
-from quadrille_cli.commands.shared import REFUSED, an_id, asked, form, named, running
+from quadrille_cli.commands.shared import REFUSED, Key, Url, an_id, asked, form, named, order_api
 from quadrille_cli.terminal import ago, short, table
 
 HEAD = ("webhook", "state", "told", "tries", "next", "url and last failure")
@@ -42,17 +42,19 @@ app = typer.Typer(
 
 
 @app.command("add", epilog=ADD)
-def add(
-    url: Annotated[str, typer.Argument(metavar="URL", help="Where it is told: https, or http on this machine.")],
+def add(  # noqa: PLR0913 - one parameter per option
+    endpoint: Annotated[str, typer.Argument(metavar="URL", help="Where it is told: https, or http on this machine.")],
     kind: Annotated[list[str] | None, typer.Option("--type", help="Only these ends; again for another.")] = None,
     output: Output = "table",
     *,
+    url: Url = "",
+    key: Key = "",
     data: Data = None,
 ) -> None:
     """Have an endpoint told of the ends of orders from now on; the secret that verifies is shown this once."""
     form(output)
-    with asked(running(data, "order-api").url("order")) as api:
-        made = api.demand("POST", "/v1/webhooks", {"url": url, **({"types": kind} if kind else {})}).body
+    with asked(order_api(data, url, key).url) as api:
+        made = api.demand("POST", "/v1/webhooks", {"url": endpoint, **({"types": kind} if kind else {})}).body
     if output == "json":
         echo(json.dumps(made, indent=2))
         return
@@ -61,10 +63,10 @@ def add(
 
 
 @app.command("list", epilog=LIST)
-def list_(output: Output = "table", *, data: Data = None) -> None:
+def list_(output: Output = "table", *, url: Url = "", key: Key = "", data: Data = None) -> None:
     """List the endpoints, each with its last failure and its next try."""
     form(output)
-    with asked(running(data, "order-api").url("order")) as api:
+    with asked(order_api(data, url, key).url) as api:
         found = _all(api)
     if output == "json":
         echo(json.dumps(found, indent=2))
@@ -76,10 +78,10 @@ def list_(output: Output = "table", *, data: Data = None) -> None:
 
 
 @app.command("show", epilog=SHOW)
-def show(webhook: Which, output: Output = "table", *, data: Data = None) -> None:
+def show(webhook: Which, output: Output = "table", *, url: Url = "", key: Key = "", data: Data = None) -> None:
     """Show an endpoint: its state, its last failure, its next try."""
     form(output)
-    with _api(data) as api:
+    with _api(data, url, key) as api:
         document = api.demand("GET", f"/v1/webhooks/{_the_one(api, webhook)}").body
     if output == "json":
         echo(json.dumps(document, indent=2))
@@ -88,13 +90,13 @@ def show(webhook: Which, output: Output = "table", *, data: Data = None) -> None
 
 
 @app.command("test", epilog=TEST)
-def ping(webhook: Which, output: Output = "table", *, data: Data = None) -> None:
+def ping(webhook: Which, output: Output = "table", *, url: Url = "", key: Key = "", data: Data = None) -> None:
     """Send an endpoint a signed ping now; one that was given up and takes it goes on where it stopped.
 
     Exit codes: 0 it took it; 3 it did not.
     """
     form(output)
-    with _api(data) as api:
+    with _api(data, url, key) as api:
         told = api.demand("POST", f"/v1/webhooks/{_the_one(api, webhook)}/test").body
     if output == "json":
         echo(json.dumps(told, indent=2))
@@ -107,10 +109,10 @@ def ping(webhook: Which, output: Output = "table", *, data: Data = None) -> None
 
 
 @app.command("rotate", epilog=ROTATE)
-def rotate(webhook: Which, output: Output = "table", *, data: Data = None) -> None:
+def rotate(webhook: Which, output: Output = "table", *, url: Url = "", key: Key = "", data: Data = None) -> None:
     """Sign with a new secret, which is shown this once; for a day the one before signs too."""
     form(output)
-    with _api(data) as api:
+    with _api(data, url, key) as api:
         made = api.demand("POST", f"/v1/webhooks/{_the_one(api, webhook)}/rotate").body
     if output == "json":
         echo(json.dumps(made, indent=2))
@@ -119,16 +121,16 @@ def rotate(webhook: Which, output: Output = "table", *, data: Data = None) -> No
 
 
 @app.command("remove", epilog=REMOVE)
-def remove(webhook: Which, *, data: Data = None) -> None:
+def remove(webhook: Which, *, url: Url = "", key: Key = "", data: Data = None) -> None:
     """Have an endpoint told nothing any more."""
-    with _api(data) as api:
+    with _api(data, url, key) as api:
         identity = _the_one(api, webhook)
         api.demand("DELETE", f"/v1/webhooks/{identity}")
     echo(f"removed {identity}: it is told nothing any more")
 
 
-def _api(data: Path | None) -> Any:  # noqa: ANN401 - what asked gives
-    return asked(running(data, "order-api").url("order"))
+def _api(data: Path | None, url: str, key: str) -> Any:  # noqa: ANN401 - what asked gives
+    return asked(order_api(data, url, key).url)
 
 
 def _all(api: Client) -> list[Document]:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http.client import HTTPConnection, HTTPException
 
+from quadrille_cli.credentials import shown_to
 from quadrille_cli.demo_data import order_of, stock_up, write_addresses
 from quadrille_cli.loadtest.arrivals import ARRIVALS
 from quadrille_cli.loadtest.observer import End, Observer
@@ -62,7 +63,7 @@ class Plan:
         due = list(ARRIVALS[self.arrivals](self.orders, self.rate, rng))
         bodies = [json.dumps(order_of([(KINDS[kind][1], 1)], KINDS[kind][0])) for kind in kinds]
         cancels = [number for number, kind in enumerate(kinds) if kind == "cancel"]
-        task = Task(url, f"load-{uuid.uuid4()}", due, drawn, bodies, cancels)
+        task = Task(url, f"load-{uuid.uuid4()}", due, drawn, bodies, cancels, shown_to(url))
         return task, [kinds[number] for number in drawn]
 
 

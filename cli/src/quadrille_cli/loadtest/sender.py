@@ -17,7 +17,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -38,7 +38,7 @@ class Task:
     """What is to be sent: ``due`` seconds after the start of each order, ``bodies`` by kind, ``kinds`` an index each.
 
     ``cancels`` are the kinds whose orders are cancelled as soon as they are accepted; ``key`` begins every
-    Idempotency-Key.
+    Idempotency-Key, ``api_key`` is shown with each, if it is one.
     """
 
     url: str
@@ -47,6 +47,7 @@ class Task:
     kinds: Sequence[int]
     bodies: Sequence[str]
     cancels: Sequence[int]
+    api_key: str = field(default="", repr=False)
 
 
 class Posted(NamedTuple):
@@ -147,10 +148,12 @@ class _Sender:
         host = urlsplit(task.url)
         self._report, self._host, self._place = report, host.netloc, (host.hostname or "", host.port or 80)
         self._key, self._due, self._kinds, self._cancels = task.key, task.due, task.kinds, frozenset(task.cancels)
-        head = "POST /v1/orders HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n"
+        self._shown = f"Authorization: Bearer {task.api_key}\r\n" if task.api_key else ""
+        head = "POST /v1/orders HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{}"
         bodies = [body.encode() for body in task.bodies]
         self._orders = [
-            (head.format(self._host, len(body)).encode() + b"Idempotency-Key: ", b"\r\n\r\n" + body) for body in bodies
+            (head.format(self._host, len(body), self._shown).encode() + b"Idempotency-Key: ", b"\r\n\r\n" + body)
+            for body in bodies
         ]
         self._idle: list[_Connection] = []
         self._all: set[_Connection] = set()
@@ -191,7 +194,8 @@ class _Sender:
             self._end(request, "", str(status) if status else "not HTTP")
         elif request.cancels:
             order = found[1].decode()
-            line = f"POST /v1/orders/{order}/cancel HTTP/1.1\r\nHost: {self._host}\r\nContent-Length: 0\r\n\r\n"
+            head = f"POST /v1/orders/{order}/cancel HTTP/1.1\r\nHost: {self._host}\r\n"
+            line = f"{head}{self._shown}Content-Length: 0\r\n\r\n"
             self._post(request.cancel(order, line.encode()))
         else:
             self._end(request, found[1].decode(), "")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from quadrille_cli.services import CONSOLE, PROGRAMS, SERVICES, known_to
-from quadrille_cli.stack import code, last_words, leftovers, paths, ports, services, shell, state, topics
+from quadrille_cli.stack import code, dev_keys, last_words, leftovers, paths, ports, services, shell, state, topics
 from quadrille_cli.stack.errors import CannotRun, PartFailed, PortTaken
 from quadrille_cli.stack.ports import ROLES
 from quadrille_cli.stack.processes import explain
@@ -105,9 +105,13 @@ def environment(stack: Stack, service: str, role: str) -> dict[str, str]:
         settings["CONSOLE_URL"] = stack.url(CONSOLE)
     if service in stack.ports:
         settings["PUBLIC_URL"] = stack.url(service)
+    exporting = {}
+    if dev_keys.own(stack):
+        settings |= dev_keys.settings(stack, console=service == CONSOLE)
+        exporting = dev_keys.headers_of_exporters(stack) if service != CONSOLE else {}
     asked = known_to(service, stack.settings)
     named = {f"QUADRILLE_{name}": value for name, value in (settings | asked).items()}
-    return shell.program() | named
+    return shell.program() | exporting | named
 
 
 MEGABYTE = 10**6
@@ -279,6 +283,7 @@ class Stack:
         stack = cls(data, parts=there.parts, settings=there.settings)
         stack.ports, stack.password = there.ports, there.password
         stack._know(there)
+        dev_keys.remember(stack)
         return stack
 
     def __enter__(self) -> Self:
@@ -457,7 +462,10 @@ class Stack:
             raise CannotRun(what=f"{name} runs on port {kept[name]}", fix="quadrille down, then up with --port")
         self.ports = kept | (self._choose(names, given))
         self.password, known = state.password(self.data, there.password)
+        if dev_keys.own(self):
+            dev_keys.prepare(self)
         self._know(there)
+        dev_keys.remember(self)
         for cluster in self.clusters.values():
             cluster.forgotten = not known
 

@@ -39,9 +39,12 @@ class Page:
     status: int
     values: Mapping[str, object]
 
-    def shown(self, session: Session | None, place: str, *, sandbox: bool) -> Response:
-        """Return it for whoever reads it, at a place to come back to; buttons are for those who are logged in."""
-        values = {"session": session, "place": place, "sandbox": sandbox, **self.values}
+    def shown(self, session: Session | None, place: str, *, sandbox: bool, keyed: bool) -> Response:
+        """Return it for whoever reads it, at a place to come back to; buttons are for those who are logged in.
+
+        ``keyed`` tells that only those may read, and that an API key logs in.
+        """
+        values = {"session": session, "place": place, "sandbox": sandbox, "keyed": keyed, **self.values}
         text = environment().get_template(self.name).render(values)
         return Response(text, self.status, HEADERS, "text/html; charset=utf-8")
 

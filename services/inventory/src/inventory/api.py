@@ -187,4 +187,4 @@ def _sku_of(cursor: str) -> str:
 def make(context: ProcessContext) -> ASGIApp:
     """Return inventory's API."""
     api = Api(context)
-    return make_app("Quadrille inventory", routes, api, context.spans, api.base)
+    return make_app("Quadrille inventory", routes, api, context.spans, api.base, keys=api.keys)

@@ -114,4 +114,4 @@ def _notice(sent: Sent) -> Notice:
 def make(context: ProcessContext) -> ASGIApp:
     """Return notification's API."""
     api = Api(context)
-    return make_app("Quadrille notification", routes, api, context.spans, api.base)
+    return make_app("Quadrille notification", routes, api, context.spans, api.base, keys=api.keys)

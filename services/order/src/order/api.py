@@ -132,6 +132,11 @@ def document(order: Order, settings: Settings) -> dict[str, object]:
     )  # fmt: skip
 
 
+def told_operators(order: Order, settings: Settings) -> dict[str, object]:
+    """Return an order as its clients see it, with its version and whose it is."""
+    return {**document(order, settings), "etag": etag(order.version), "caller": order.caller}
+
+
 def _detail(detail: Detail) -> dict[str, object]:
     refund = detail.refund and {"kind": detail.refund.kind, "amount_minor": detail.refund.amount_minor}
     failed = [{"participant": f.participant, "error_class": f.error_class, "code": f.error} for f in detail.failed]
@@ -311,7 +316,7 @@ def limits(settings: OrderSettings) -> AdmissionLimits:
 def make(context: ProcessContext) -> ASGIApp:
     """Return order's API."""
     api = Api(context, limits(cast("OrderSettings", context.settings)))
-    return make_app("Quadrille order", routes, api, context.spans, context.settings.public_base, about=ABOUT)
+    return make_app("Quadrille order", routes, api, context.spans, api.base, keys=api.keys, about=ABOUT)
 
 
 async def _mine(call: RequestContext, api: Api, order_id: UUID | str) -> Order:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from order import store
+from order import api, store
 from quadrille.app import (
     OpsRequest,
     OpsResponse,
@@ -23,7 +23,7 @@ SUFFIX_LEAST, NAME_MOST = 4, 255
 
 def routes(context: ProcessContext) -> OpsRoutes:
     """Return the routes of all."""
-    return {**intake(context), **queue(context), **names(context)}
+    return {**intake(context), **queue(context), **names(context), **orders(context)}
 
 
 def names(context: ProcessContext) -> OpsRoutes:
@@ -40,6 +40,17 @@ def names(context: ProcessContext) -> OpsRoutes:
         return OpsResponse(200, {"orders": shown})
 
     return {("GET", "/ops/names?name"): find}
+
+
+def orders(context: ProcessContext) -> OpsRoutes:
+    """Return GET /ops/orders/{order_id}: an order as its caller sees it, with its version and whose it is."""
+
+    def show(asked: OpsRequest) -> OpsResponse:
+        with database(context) as tx:
+            order = store.find_order(tx, str(asked.identity("order_id"))) or refuse("not-found")
+        return OpsResponse(200, api.told_operators(order, context.settings))
+
+    return {("GET", "/ops/orders/{order_id}"): show}
 
 
 def queue(context: ProcessContext) -> OpsRoutes:

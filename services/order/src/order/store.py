@@ -328,12 +328,16 @@ def _paid_in_vain(order: Order) -> bool:
     return order.states.payment == "REFUND_FAILED" and not confirmed
 
 
+def find_order(tx: Tx, order_id: str) -> Order | None:
+    """Return an order, whose ever it is; None if there is none."""
+    row = tx.execute("SELECT to_json(o)::text FROM orders o WHERE order_id = %b::uuid", [order_id]).fetchone()
+    return _ORDER.validate_json(row[0]) if row else None
+
+
 def standing(tx: Tx, order_id: str) -> dict[str, object] | None:
     """Return where an order stands, for the operator who acts on it and for the audit; None if there is none."""
-    row = tx.execute("SELECT to_json(o)::text FROM orders o WHERE order_id = %b::uuid", [order_id]).fetchone()
-    if row is None:
+    if (order := find_order(tx, order_id)) is None:
         return None
-    order = _ORDER.validate_json(row[0])
     return {
         "order_status": order.status, "reason": order.reason, "current_etag": f'"v{order.version}"',
         "cancellable_until": order.cancellable_until and rfc3339(order.cancellable_until),
@@ -344,10 +348,8 @@ def standing(tx: Tx, order_id: str) -> dict[str, object] | None:
 
 def look(tx: Tx, order_id: str) -> dict[str, object] | None:
     """Return an order for whoever asks why it waits: all of it but who bought, who owes it what, and what is usual."""
-    row = tx.execute("SELECT to_json(o)::text FROM orders o WHERE order_id = %b::uuid", [order_id]).fetchone()
-    if row is None:
+    if (order := find_order(tx, order_id)) is None:
         return None
-    order = _ORDER.validate_json(row[0])
     return {
         "status": order.status, "phase": PHASES[order.status], "final": order.status in FINAL, "reason": order.reason,
         "attention": order.attention, "stuck": order.detail.stuck, "amount_minor": order.amount_minor,

@@ -28,6 +28,7 @@ from quadrille.web import (
     call_of,
     html_page,
     make_app,
+    needs,
     refuse,
 )
 
@@ -214,5 +215,5 @@ def _money(minor: int, currency: str) -> str:
 def make(context: ProcessContext) -> ASGIApp:
     """Return payment's API."""
     api = Api(context)
-    pages = [Route("/ledger/{order_id}", ledger, methods=["GET"])]
-    return make_app("Quadrille payment", routes, api, context.spans, api.base, pages=pages)
+    pages = [Route("/ledger/{order_id}", needs("payments:read")(ledger), methods=["GET"])]
+    return make_app("Quadrille payment", routes, api, context.spans, api.base, keys=api.keys, pages=pages)
