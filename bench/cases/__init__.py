@@ -1,0 +1,17 @@
+"""The cells, one module a subject."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bench.cases.relay_drain import RelayDrain
+from bench.cases.relay_latency import RelayLatency
+from bench.model import Cell
+
+CELLS: Sequence[Cell] = (
+    RelayDrain(1, must=2.0, aim=3.0),
+    RelayDrain(10, must=2.5, aim=4.0),
+    RelayLatency(100),
+    RelayLatency(1000),
+)
+"""All of them, in the order they are run and shown."""
