@@ -58,7 +58,7 @@ def main() -> int:
 def _asked() -> argparse.Namespace:
     arguments = argparse.ArgumentParser(prog="make bench", description=__doc__)
     arguments.add_argument("--profile", choices=SIZES, default="ci", help="how much is measured")
-    arguments.add_argument("--case", default="", help="only cells of these names or first words of names, a comma between them")
+    arguments.add_argument("--case", default="", help="only cells that are called or begin so, a comma between")
     arguments.add_argument("--force", action="store_true", help="although the machine is busy; the result is marked")
     arguments.add_argument("--baseline", action="store_true", help="keep these ratios as the ones to be held")
     arguments.add_argument("--out", default="", help="write the JSON here, and no page")

@@ -78,3 +78,11 @@ def peak_rss(pid: int) -> float:
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 1024
     return 0.0
+
+
+def own_state(pid: int) -> str:
+    """Return what the kernel calls a process's state, `gone` when it is no more."""
+    try:
+        return str(psutil.Process(pid).status())
+    except psutil.NoSuchProcess:
+        return "gone"

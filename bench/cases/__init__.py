@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from bench.cases.relay_drain import RelayDrain
 from bench.cases.relay_latency import RelayLatency
+from bench.cases.saga import SagaKnee, SagaSteady
 from bench.model import Cell
 
 CELLS: Sequence[Cell] = (
@@ -13,5 +14,7 @@ CELLS: Sequence[Cell] = (
     RelayDrain(10, must=2.5, aim=4.0),
     RelayLatency(100),
     RelayLatency(1000),
+    SagaKnee(),
+    SagaSteady(),
 )
 """All of them, in the order they are run and shown."""
