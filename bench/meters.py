@@ -21,8 +21,11 @@ MEGABYTE = 2**20
 class Meter:
     """Samples the CPU seconds of groups of processes; ``between`` says what a group spent between two moments."""
 
-    def __init__(self, groups: Mapping[str, Sequence[int]]) -> None:
+    def __init__(self, groups: Mapping[str, Sequence[int]], *, families: bool = False) -> None:
         self._groups = {name: list(pids) for name, pids in groups.items()}
+        self._read, self._every = own_cpu, EVERY_SECONDS
+        if families:  # Postgres is its children; they are looked for less often, for that takes a look at every process
+            self._read, self._every = cpu_seconds, 5 * EVERY_SECONDS
         self._samples: list[tuple[float, dict[str, float]]] = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="meter")
@@ -50,12 +53,12 @@ class Meter:
 
     def _sample(self) -> None:
         last = self._samples[-1][1] if self._samples else {}
-        spent = {name: sum(map(own_cpu, pids)) for name, pids in self._groups.items()}
+        spent = {name: sum(map(self._read, pids)) for name, pids in self._groups.items()}
         # one that has ended keeps what it had
         self._samples.append((time.time(), {name: max(value, last.get(name, 0.0)) for name, value in spent.items()}))
 
     def _run(self) -> None:
-        while not self._stop.wait(EVERY_SECONDS):
+        while not self._stop.wait(self._every):
             self._sample()
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from bench.cases.relay_drain import RelayDrain
 from bench.cases.relay_latency import RelayLatency
 from bench.cases.saga import SagaKnee, SagaSteady
+from bench.cases.step import Step
 from bench.model import Cell
 
 CELLS: Sequence[Cell] = (
@@ -14,6 +15,7 @@ CELLS: Sequence[Cell] = (
     RelayDrain(10, must=2.5, aim=4.0),
     RelayLatency(100),
     RelayLatency(1000),
+    Step(),
     SagaKnee(),
     SagaSteady(),
 )
