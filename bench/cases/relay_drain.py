@@ -11,6 +11,7 @@ import psycopg
 
 from bench import outbox, parts
 from bench.cases.relays import Debezium, Ours, until
+from bench.floors.relaying import Producing, Receiving
 from bench.meters import Meter, peak_rss
 from bench.model import CannotMeasureError, Contestant, Ratio, Run, Size
 from quadrille_cli.stack import Stack
@@ -109,6 +110,8 @@ class RelayDrain:
             Ratio("relay CPU a row ÷ tuned", "relay_us", "ours", "debezium tuned", more=False),
             Ratio("broker CPU a row ÷ Debezium's", "broker_us", "ours", "debezium", more=False, must=1.0, aim=0.7),
             Ratio("broker CPU a row ÷ tuned", "broker_us", "ours", "debezium tuned", more=False),
+            Ratio("rows/s ÷ pg_recvlogical to null", "rows_per_s", "ours", Receiving.name, more=True),
+            Ratio("relay CPU a row ÷ librdkafka from memory", "relay_us", "ours", Producing.name, more=False),
             Ratio("memory ÷ Debezium's", "rss_mb", "ours", "debezium", more=False, must=1 / 8, aim=1 / 10),
         ]
 
@@ -128,4 +131,4 @@ class RelayDrain:
                     absent["debezium tuned" if tuned else "debezium"] = str(reason)
             for relay in found:
                 opened.callback(relay.close)
-            yield [Draining(relay, made) for relay in found]
+            yield [*(Draining(relay, made) for relay in found), Receiving(made), Producing(made)]
