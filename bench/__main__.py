@@ -37,10 +37,10 @@ def main() -> int:
     baseline = (report.load(BASELINE / f"{size.name}.json") or {}) if not told_busy else {}
     seen, bad, results = fingerprint(), list[str](), dict[str, Result]()
     for cell in cells:
-        results[cell.name] = _measured(cell, size)
+        results[cell.name] = measured(cell, size)
         if report.worse(cell, results[cell.name], baseline):
             say(f"{cell.name}: worse than the baseline, so it is measured once more")
-            results[cell.name] = _measured(cell, size)
+            results[cell.name] = measured(cell, size)
             bad += report.worse(cell, results[cell.name], baseline)
         # kept as it grows: a bench that is cut short has lost no cell that was done
         told = report.merged(report.load(file), report.document(size.name, seen, told_busy, results))
@@ -72,7 +72,7 @@ def chosen(name: str, wanted: str) -> bool:
     return not wanted or any(f"{name}_".startswith(f"{one.strip()}_") for one in wanted.split(","))
 
 
-def _measured(cell: Cell, size: Size) -> Result:
+def measured(cell: Cell, size: Size) -> Result:
     """Measure a cell: everybody warm, then round by round, each round in the same order."""
     result = Result(cell.name)
     say(f"{cell.name}: {cell.question}")

@@ -185,7 +185,7 @@ def _wait(run: Run, observer: Observer, sender: threading.Thread) -> None:
         time.sleep(0.2)
 
 
-def audit(shop: Shop, runs: Sequence[Run]) -> list[str]:
+def audit(shop: Shop, runs: Sequence[Run], patience: float = STALLED_SECONDS) -> list[str]:
     """Return what is wrong after these runs: orders against the card processor's own ledger, and the stock's books."""
     captures: Counter[str] = Counter()
     for entry in ledger(shop.stack):
@@ -199,13 +199,13 @@ def audit(shop: Shop, runs: Sequence[Run]) -> list[str]:
             found["orders charged too much"] += captures[order] > due
             found["confirmed orders not charged"] += captures[order] < due
     wrong = [f"{n} {what}" for what, n in found.items() if n]
-    return wrong + _books(shop)
+    return wrong + _books(shop, patience)
 
 
-def _books(shop: Shop) -> list[str]:
+def _books(shop: Shop, patience: float) -> list[str]:
     """Return what the stock's books and our parking show wrong, once they have had their time."""
     with psycopg.connect(shop.stack.database_url("inventory", "owner"), autocommit=True) as db:
-        due, end = (0, shop.confirmed, shop.ended), time.monotonic() + STALLED_SECONDS
+        due, end = (0, shop.confirmed, shop.ended), time.monotonic() + patience
         while (found := (*_shelf(db, shop), mails(shop.stack))) != due and time.monotonic() < end:
             time.sleep(0.2)
     wrong = [] if found == due else [f"held, committed and mails are {found}, not {due}"]

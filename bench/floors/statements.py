@@ -67,9 +67,15 @@ class Committing:
         file = self._stack.data / f"floor-{self._n}.sql"
         file.write_text(script(self._n), encoding="utf-8")
         with self._stack:
-            return self._measured(file)
+            return self._measured(file, "-T", str(SECONDS))
 
-    def _measured(self, file: Path) -> Run:
+    def once(self, transactions: int) -> Run:
+        """Run so many transactions of each client, on a server that runs."""
+        file = self._stack.data / f"floor-{self._n}.sql"
+        file.write_text(script(self._n), encoding="utf-8")
+        return self._measured(file, "-t", str(transactions))
+
+    def _measured(self, file: Path, *length: str) -> Run:
         dsn = self._stack.database_url(self._service, "app")
         command: list[str | Path] = [
             postgres.binaries() / "bin" / "pgbench",
@@ -78,8 +84,7 @@ class Committing:
             file,
             "-c",
             str(CLIENTS),
-            "-T",
-            str(SECONDS),
+            *length,
         ]
         server = self._stack.process(f"postgres:{self._service}").pid or 0
         began = time.time()
