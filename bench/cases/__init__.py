@@ -20,3 +20,5 @@ CELLS: Sequence[Cell] = (
     SagaSteady(),
 )
 """All of them, in the order they are run and shown."""
+CI = frozenset({"relay_drain_1", "step"})
+"""Those of the profile ci, unless cells are asked for by name."""

@@ -12,7 +12,7 @@ import pytest
 from bench import __main__ as command
 from bench import report
 from bench.cases import CELLS
-from bench.model import OURS, Contestant, Ratio, Result, Run, Size, Spread
+from bench.model import OURS, SIZES, Contestant, Ratio, Result, Run, Size, Spread
 
 SEEN = dict.fromkeys(("at", "commit", "cpu", "cores", "memory", "kernel", "python", "ours", "peers"), "x")
 RATE = Ratio("rows/s ÷ peer's", "rows", OURS, "peer", more=True, must=2.0)
@@ -147,7 +147,8 @@ def test_a_busy_machine_is_refused_and_a_forced_run_marked(
 
 def test_cells_are_chosen_by_name_or_by_its_first_words() -> None:
     """`relay_drain_1` is one cell, `relay_drain` two."""
-    names = [cell.name for cell in CELLS]
-    assert [n for n in names if command.chosen(n, "relay_drain")] == ["relay_drain_1", "relay_drain_10"]
-    assert [n for n in names if command.chosen(n, "relay_drain_1,step")] == ["relay_drain_1", "step"]
-    assert all(command.chosen(n, "") for n in names)
+    names, ci, full = [cell.name for cell in CELLS], SIZES["ci"], SIZES["full"]
+    assert [n for n in names if command.chosen(n, "relay_drain", ci)] == ["relay_drain_1", "relay_drain_10"]
+    assert [n for n in names if command.chosen(n, "relay_drain_1,step", ci)] == ["relay_drain_1", "step"]
+    assert [n for n in names if command.chosen(n, "", ci)] == ["relay_drain_1", "step"]
+    assert all(command.chosen(n, "", full) for n in names)
