@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import ClassVar
 
 from bench.cases import shops
@@ -21,6 +22,12 @@ STEP_SECONDS = 20.0
 FIRST = {"ours": 200.0}
 """Orders a second the search begins with; of the naive builds 20."""
 ASYNC = "naive, asynchronous commits"
+BUILDS: dict[str, Callable[[], AbstractContextManager[Shop]]] = {
+    "ours": shops.ours,
+    "naive": shops.naive,
+    ASYNC: partial(shops.naive, async_commits=True),
+    "dbos": shops.dbos,
+}
 
 
 def figures(run: Load) -> dict[str, float]:
@@ -59,9 +66,8 @@ class _Saga:
         with ExitStack() as opened:
             found = []
             for name in self.variants:
-                made = shops.ours() if name == "ours" else shops.naive(async_commits=name == ASYNC)
                 try:
-                    found.append(_Shopping(opened.enter_context(made), self.work(size)))
+                    found.append(_Shopping(opened.enter_context(BUILDS[name]()), self.work(size)))
                 except CannotMeasureError as reason:
                     absent[name] = str(reason)
             yield found
@@ -121,6 +127,7 @@ class SagaSteady(_Saga):
     """A trickle: twenty orders a second, where most shops live."""
 
     name = "saga_trickle"
+    variants = ("ours", "naive", "dbos")
     question = "What does an order cost and how long does it take at 20 orders a second?"
     units: ClassVar = {
         "cpu_ms": "CPU an order, ms",
@@ -135,6 +142,8 @@ class SagaSteady(_Saga):
         Ratio("Postgres' part ÷ naive build's", "postgres_ms", "ours", "naive", more=False),
         Ratio("p50 ÷ naive build's", "p50_ms", "ours", "naive", more=False),
         Ratio("p99 ÷ naive build's", "p99_ms", "ours", "naive", more=False),
+        Ratio("CPU an order ÷ DBOS' (other guarantees)", "cpu_ms", "ours", "dbos", more=False),
+        Ratio("p50 ÷ DBOS'", "p50_ms", "ours", "dbos", more=False),
     ]
 
     def work(self, size: Size) -> Callable[[Shop], tuple[dict[str, float], list[Load], list[str]]]:

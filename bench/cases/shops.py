@@ -18,14 +18,16 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http.client import HTTPConnection
 from pathlib import Path
+from typing import Self
 
 import psycopg
 
 from bench import environment
 from bench.cases.relays import until
 from bench.meters import family_cpu, own_state
+from bench.model import OURS
 from quadrille_cli.demo_data import stock_up, write_addresses
-from quadrille_cli.loadtest.observer import Observer
+from quadrille_cli.loadtest.observer import End, Observer
 from quadrille_cli.loadtest.run import Plan, Run, Sent
 from quadrille_cli.loadtest.sender import Posted, send
 from quadrille_cli.services import SERVICES
@@ -35,7 +37,10 @@ from quadrille_cli.stack.usage import cpu_by_group
 
 PLENTY = 1_000_000
 STALLED_SECONDS = 30.0
+STOCK = "inventory"
 SHELVES = {"SKU-TEA": PLENTY, "SKU-NONE": 0}
+SHELF = "SELECT held, committed FROM stock WHERE sku = 'SKU-TEA'"
+ENDINGS = "SELECT id, status, extract(epoch FROM ended_at)::float8 FROM shop_order WHERE ended_at >= %s"
 PARKED = "SELECT count(*) FROM parked WHERE state IN ('OPEN', 'DEAD')"
 
 
@@ -46,6 +51,7 @@ class Shop:
     name: str
     stack: Stack
     shelf: str
+    built: str = OURS
     processes: dict[str, int] = field(default_factory=dict)
     port: int = 0
     confirmed: int = 0
@@ -68,8 +74,8 @@ class Shop:
     def open(self) -> Iterator[Shop]:
         """Start the shop, send twenty orders to warm it, close it after."""
         with self.stack, ExitStack() as opened:
-            if self.port:
-                opened.enter_context(_naive(self))
+            if self.built != OURS:
+                opened.enter_context(_peer(self))
             else:
                 stock_up(self.stack, SHELVES)
                 write_addresses(self.stack)
@@ -92,8 +98,15 @@ def naive(*, async_commits: bool = False) -> Iterator[Shop]:
     name = "naive, asynchronous commits" if async_commits else "naive"
     with _stack("naive", {*INFRASTRUCTURE, "topics", "schemas", "sandbox"}) as stack:
         port = ports.scattered(["order"])["order"]
-        shop = Shop(name, stack, "SELECT held, committed FROM stock WHERE sku = 'SKU-TEA'", port=port)
-        yield shop
+        yield Shop(name, stack, SHELF, "naive", port=port)
+
+
+@contextmanager
+def dbos() -> Iterator[Shop]:
+    """Have a durable workflow of DBOS on one Postgres; raises CannotMeasureError when its packages cannot be had."""
+    environment.python()
+    with _stack("dbos", {"postgres:inventory", "sandbox"}) as stack:
+        yield Shop("dbos", stack, SHELF, "dbos", port=ports.scattered(["order"])["order"])
 
 
 @contextmanager
@@ -107,25 +120,34 @@ def _stack(name: str, parts: set[str], settings: Mapping[str, str] | None = None
             stack.wipe()
 
 
+def _programs(shop: Shop) -> Iterator[tuple[str, list[str], dict[str, str]]]:
+    """Yield what a peer's shop consists of: name, program and settings of each process."""
+    stack, outside = shop.stack, {"PORT": str(shop.port), "PROCESSOR_URL": shop.stack.url("sandbox")}
+    outside["SMTP"] = f"127.0.0.1:{stack.ports['smtp']}"
+    if shop.built == "dbos":
+        yield "dbos-api", ["bench.peers.dbos_shop"], outside | {"DATABASE_URL": stack.database_url(STOCK, "postgres")}
+        return
+    outside |= {"KAFKA_BOOTSTRAP": stack.kafka_bootstrap, "REGISTRY_URL": stack.registry_url}
+    outside |= {"ASYNC_COMMITS": "1"} if "asynchronous" in shop.name else {}
+    for service, role in (("order", "api"), *((service, "worker") for service in SERVICES)):
+        own = {"SERVICE": service, "DATABASE_URL": stack.database_url(service, "owner")}
+        yield f"{service}-{role}", ["bench.peers.naive.service", service, role], outside | own
+
+
 @contextmanager
-def _naive(shop: Shop) -> Iterator[None]:
-    stack = shop.stack
-    outside = {"PROCESSOR_URL": stack.url("sandbox"), "SMTP": f"127.0.0.1:{stack.ports['smtp']}"}
-    address = {"KAFKA_BOOTSTRAP": stack.kafka_bootstrap, "REGISTRY_URL": stack.registry_url, "PORT": str(shop.port)}
-    commits = {"ASYNC_COMMITS": "1"} if "asynchronous" in shop.name else {}
+def _peer(shop: Shop) -> Iterator[None]:
     with ExitStack() as opened:
-        for service, role in (("order", "api"), *((service, "worker") for service in SERVICES)):
-            own = {"SERVICE": service, "DATABASE_URL": stack.database_url(service, "owner")}
-            log = opened.enter_context((stack.logs / f"naive-{service}-{role}.log").open("ab"))
+        for name, program, settings in _programs(shop):
+            log = opened.enter_context((shop.stack.logs / f"peer-{name}.log").open("ab"))
             process = subprocess.Popen(
-                [environment.python(), "-m", "bench.peers.naive.service", service, role],
-                env={"PATH": os.environ["PATH"], **outside, **address, **commits, **own},
+                [environment.python(), "-m", *program],
+                env={"PATH": os.environ["PATH"], **settings},
                 cwd=environment.ROOT, stdout=log, stderr=log,
             )  # fmt: skip
             opened.callback(_ended, process)
-            shop.processes[f"{service}-{role}"] = process.pid
-        until(lambda: listening(shop.port), "the naive build's API")
-        until(lambda: _stocked(stack), "the naive build's tables")
+            shop.processes[name] = process.pid
+        until(lambda: listening(shop.port), f"the API of {shop.name}")
+        until(lambda: _stocked(shop.stack), f"the tables of {shop.name}")
         yield
     shop.processes.clear()
 
@@ -137,7 +159,7 @@ def _ended(process: subprocess.Popen[bytes]) -> None:
 
 def _stocked(stack: Stack) -> bool:
     try:
-        with psycopg.connect(stack.database_url("inventory", "owner")) as db:
+        with psycopg.connect(stack.database_url(STOCK, "postgres")) as db:
             for sku, n in SHELVES.items():
                 db.execute(
                     "INSERT INTO stock (sku, available, held, committed) VALUES (%s, %s, 0, 0) ON CONFLICT DO NOTHING",
@@ -146,6 +168,33 @@ def _stocked(stack: Stack) -> bool:
     except psycopg.errors.UndefinedTable:
         return False
     return True
+
+
+class Endings:
+    """Asks a shop without events how its orders have ended; ``at`` is when that was stored."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._db = psycopg.connect(stack.database_url(STOCK, "postgres"), autocommit=True)
+        self._behind = time.time() - time.monotonic()
+        self._since = self._now()
+        self.ends: dict[str, End] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._db.close()
+
+    def wait(self, seconds: float) -> bool:
+        """Return whether anything ended within so many seconds."""
+        time.sleep(seconds)
+        before = len(self.ends)
+        for order, state, at in self._db.execute(ENDINGS, [self._since]).fetchall():
+            self.ends[order] = End(state, at - self._behind)
+        return len(self.ends) > before
+
+    def _now(self) -> object:
+        return (self._db.execute("SELECT clock_timestamp()").fetchone() or (None,))[0]
 
 
 def measure(shop: Shop, plan: Plan) -> Run:
@@ -161,7 +210,7 @@ def measure(shop: Shop, plan: Plan) -> Run:
     def sending() -> None:
         run.sender = send(task, take)
 
-    with Observer(shop.stack) as observer:
+    with Observer(shop.stack) if shop.built != "dbos" else Endings(shop.stack) as observer:
         run.ends = observer.ends
         before, own, began = shop.spent(), time.process_time(), time.monotonic()
         sender = threading.Thread(target=sending, name="sending")
@@ -175,7 +224,7 @@ def measure(shop: Shop, plan: Plan) -> Run:
     return run
 
 
-def _wait(run: Run, observer: Observer, sender: threading.Thread) -> None:
+def _wait(run: Run, observer: Observer | Endings, sender: threading.Thread) -> None:
     quiet = time.monotonic()
     while sender.is_alive() or any(not run.over(order) for order in list(run.sent)):
         if observer.wait(0.2):
@@ -204,13 +253,13 @@ def audit(shop: Shop, runs: Sequence[Run], patience: float = STALLED_SECONDS) ->
 
 def _books(shop: Shop, patience: float) -> list[str]:
     """Return what the stock's books and our parking show wrong, once they have had their time."""
-    with psycopg.connect(shop.stack.database_url("inventory", "owner"), autocommit=True) as db:
+    with psycopg.connect(shop.stack.database_url(STOCK, "postgres"), autocommit=True) as db:
         due, end = (0, shop.confirmed, shop.ended), time.monotonic() + patience
         while (found := (*_shelf(db, shop), mails(shop.stack))) != due and time.monotonic() < end:
             time.sleep(0.2)
     wrong = [] if found == due else [f"held, committed and mails are {found}, not {due}"]
     wrong += [f"{name} has ended" for name, pid in shop.processes.items() if own_state(pid) == "zombie"]
-    if shop.port:
+    if shop.built != OURS:
         return wrong
     for service in SERVICES:
         with psycopg.connect(shop.stack.database_url(service, "app"), autocommit=True) as db:

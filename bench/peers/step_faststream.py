@@ -18,13 +18,13 @@ app = FastStream(broker, logger=None)
 connections: list[psycopg.AsyncConnection] = []
 
 
-@app.on_startup  # type: ignore[untyped-decorator] # not installed here
+@app.on_startup
 async def connect() -> None:
     """Open the session that every message uses."""
     connections.append(await psycopg.AsyncConnection.connect(os.environ["DATABASE_URL"], autocommit=True))
 
 
-@broker.subscriber(ORDERS, group_id=GROUP, auto_offset_reset="earliest", ack_policy=AckPolicy.NACK_ON_ERROR)  # type: ignore[untyped-decorator]
+@broker.subscriber(ORDERS, group_id=GROUP, auto_offset_reset="earliest", ack_policy=AckPolicy.NACK_ON_ERROR)
 async def on_order(message: KafkaMessage) -> None:
     """Reserve what an order asks for."""
     raw = message.raw_message

@@ -1,4 +1,4 @@
-"""Both shops of the saga's cells take the same paths: happy, declined, out of stock; their books are right after."""
+"""All shops of the saga's cells take the same paths: happy, declined, out of stock; their books are right after."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from quadrille_cli.loadtest.run import Plan
 MIX = {"ok": 2, "declined": 1, "out_of_stock": 1}
 
 
-@pytest.mark.parametrize("build", [shops.ours, shops.naive])
+@pytest.mark.parametrize("build", [shops.ours, shops.naive, shops.dbos])
 def test_a_shop_ends_every_order_as_it_should(build: Callable[[], AbstractContextManager[Shop]]) -> None:
     """Confirmed, PAYMENT_DECLINED, OUT_OF_STOCK: by the events, the processor's ledger, the stock and the mails."""
     try:
