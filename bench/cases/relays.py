@@ -18,7 +18,7 @@ from quadrille_cli.stack import Stack, ports, shell
 from quadrille_cli.stack.servers import jvm
 
 SLOT = f"quadrille_{SERVICE}"
-READY_SECONDS = 60.0
+READY_SECONDS = 180.0
 ENGINE = Path(__file__).parents[1] / "peers" / "debezium"
 HEAP = ("-Xms256m", "-Xmx2g")
 """Kafka Connect's own default."""
