@@ -11,7 +11,7 @@ from pathlib import Path
 from bench import report
 from bench.cases import CELLS, CI
 from bench.fingerprint import busy, fingerprint
-from bench.model import SIZES, CannotMeasureError, Cell, Result, Run, Size
+from bench.model import SIZES, CannotMeasureError, Cell, Contestant, Result, Run, Size
 
 CONFLICT = 6
 RESULTS = report.HERE / "results"
@@ -86,7 +86,7 @@ def measured(cell: Cell, size: Size) -> Result:
             for number in range(size.repeats):
                 round_: dict[str, Run] = {}
                 for contestant in contestants:
-                    round_[contestant.name] = run = contestant.run()
+                    round_[contestant.name] = run = _run(contestant)
                     say(f"  {number + 1}/{size.repeats} {_line(run, cell)}")
                 result.rounds.append(round_)
     except CannotMeasureError as reason:
@@ -94,11 +94,19 @@ def measured(cell: Cell, size: Size) -> Result:
     return result
 
 
-def _warm(contestant: object, size: Size) -> None:
+def _warm(contestant: Contestant, size: Size) -> None:
     """Run as long as a profile warms, and throw away what came out."""
     began = time.monotonic()
     while time.monotonic() - began < size.warm_seconds:
-        contestant.run()  # type: ignore[attr-defined] # a Contestant
+        _run(contestant)
+
+
+def _run(contestant: Contestant) -> Run:
+    """Run a contestant once; one that breaks down has an invalid run, and the others go on."""
+    try:
+        return contestant.run()
+    except (RuntimeError, OSError) as broken:  # a TimeoutError is the latter
+        return Run(contestant.name, {}, [f"broke down: {type(broken).__name__}: {broken}"])
 
 
 def _line(run: Run, cell: Cell) -> str:

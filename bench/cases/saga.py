@@ -10,8 +10,8 @@ from typing import ClassVar
 
 from bench.cases import shops
 from bench.cases.shops import Shop
-from bench.model import CannotMeasureError, Contestant, Ratio, Run, Size
-from quadrille_cli.loadtest import curve
+from bench.model import OURS, CannotMeasureError, Contestant, Ratio, Run, Size
+from quadrille_cli.loadtest import compensation, curve
 from quadrille_cli.loadtest.curve import Objective, Point
 from quadrille_cli.loadtest.run import Plan
 from quadrille_cli.loadtest.run import Run as Load
@@ -19,7 +19,7 @@ from quadrille_cli.stack.usage import percentile
 
 MIX = {"ok": 0.9, "declined": 0.05, "out_of_stock": 0.05}
 STEP_SECONDS = 20.0
-FIRST = {"ours": 200.0}
+FIRST = {"ours": 150.0}
 """Orders a second the search begins with; of the naive builds 20."""
 ASYNC = "naive, asynchronous commits"
 BUILDS: dict[str, Callable[[], AbstractContextManager[Shop]]] = {
@@ -27,6 +27,7 @@ BUILDS: dict[str, Callable[[], AbstractContextManager[Shop]]] = {
     "naive": shops.naive,
     ASYNC: partial(shops.naive, async_commits=True),
     "dbos": shops.dbos,
+    shops.TRACED: shops.traced,
 }
 
 
@@ -88,6 +89,9 @@ class SagaKnee(_Saga):
         "api_ms": "api",
         "half_p50_ms": "p50 at half of it, ms",
         "half_p99_ms": "p99 at half, ms",
+        "undone_p50_ms": "failure → all undone p50 at half, ms",
+        "undone_p99_ms": "p99, ms",
+        "over_202_p99_ms": "accepted POST → 202 p99 at 1.5 of it, ms",
     }
     ratios: ClassVar = [
         Ratio("orders/s ÷ naive build's", "orders_per_s", "ours", "naive", more=True, must=10.0, aim=16.0),
@@ -114,13 +118,49 @@ class SagaKnee(_Saga):
             if not kept:
                 return {}, loads, [f"{first.rate:g}/s is too much: {points[0].missed}"]
             best = max(kept, key=lambda point: point.rate)
-            rate = best.rate / 2
-            half = measure(replace(first, rate=rate, orders=round(rate * seconds)))
+            half, over = (
+                measure(replace(first, rate=best.rate * share, orders=round(best.rate * share * seconds)))
+                for share in (0.5, 1.5)
+            )
             told = figures(half)
-            later = {"half_p50_ms": told["p50_ms"], "half_p99_ms": told["p99_ms"]}
+            later = {"half_p50_ms": told["p50_ms"], "half_p99_ms": told["p99_ms"]} | _undone(shop, half)
+            later["over_202_p99_ms"] = percentile(over.posts(), 0.99) * 1000
             return figures(best.run) | later, loads, half.wrong()
 
         return searched
+
+
+def _undone(shop: Shop, run: Load) -> dict[str, float]:
+    """Return how long undoing took, where the databases are such that it can be read from them."""
+    found = compensation.measure(shop.stack, run.sent, run.since) if shop.built == OURS else None
+    if not found:
+        return {}
+    took = [one.undone * 1000 for one in found]
+    return {"undone_p50_ms": percentile(took, 0.5), "undone_p99_ms": percentile(took, 0.99)}
+
+
+class SagaTraced(_Saga):
+    """What it costs that every order is traced."""
+
+    name = "saga_traced"
+    question = "What does an order cost at 100 orders a second, each traced and its spans taken, and untraced?"
+    variants = (shops.TRACED, "ours")
+    units: ClassVar = {"cpu_ms": "CPU an order, ms", "worker_ms": "of that workers", "p50_ms": "p50, ms"}
+    ratios: ClassVar = [
+        Ratio("CPU an order, traced ÷ untraced", "cpu_ms", shops.TRACED, "ours", more=False, must=1.15, aim=1.08)
+    ]
+
+    def work(self, size: Size) -> Callable[[Shop], tuple[dict[str, float], list[Load], list[str]]]:
+        """Return one run at the rate."""
+        return _at(Plan(max(100, int(100 * 60 * size.share)), 100, MIX))
+
+
+def _at(plan: Plan) -> Callable[[Shop], tuple[dict[str, float], list[Load], list[str]]]:
+    def sent(shop: Shop) -> tuple[dict[str, float], list[Load], list[str]]:
+        run = shops.measure(shop, plan)
+        return figures(run), [run], run.wrong()
+
+    return sent
 
 
 class SagaSteady(_Saga):
@@ -148,10 +188,4 @@ class SagaSteady(_Saga):
 
     def work(self, size: Size) -> Callable[[Shop], tuple[dict[str, float], list[Load], list[str]]]:
         """Return one run at the rate."""
-        plan = Plan(max(60, int(20 * 60 * size.share)), 20, MIX)
-
-        def sent(shop: Shop) -> tuple[dict[str, float], list[Load], list[str]]:
-            run = shops.measure(shop, plan)
-            return figures(run), [run], run.wrong()
-
-        return sent
+        return _at(Plan(max(60, int(20 * 60 * size.share)), 20, MIX))

@@ -26,6 +26,7 @@ from bench import environment
 from bench.cases.relays import until
 from bench.meters import family_cpu, own_state
 from bench.model import OURS
+from bench.tracing import receiver
 from quadrille_cli.demo_data import stock_up, write_addresses
 from quadrille_cli.loadtest.observer import End, Observer
 from quadrille_cli.loadtest.run import Plan, Run, Sent
@@ -37,6 +38,7 @@ from quadrille_cli.stack.usage import cpu_by_group
 
 PLENTY = 1_000_000
 STALLED_SECONDS = 30.0
+TRACED = "ours, every order traced"
 STOCK = "inventory"
 SHELVES = {"SKU-TEA": PLENTY, "SKU-NONE": 0}
 SHELF = "SELECT held, committed FROM stock WHERE sku = 'SKU-TEA'"
@@ -84,11 +86,18 @@ class Shop:
 
 
 @contextmanager
-def ours(settings: Mapping[str, str] | None = None) -> Iterator[Shop]:
+def ours(name: str = OURS, settings: Mapping[str, str] | None = None) -> Iterator[Shop]:
     """Have our shop: four services without the console, as the naive build has none."""
     parts = {*INFRASTRUCTURE, "topics", "schemas", "sandbox", *SERVICES}
     with _stack("ours", parts, settings) as stack:
-        yield Shop("ours", stack, "SELECT held, committed FROM level WHERE sku = 'SKU-TEA'")
+        yield Shop(name, stack, "SELECT held, committed FROM level WHERE sku = 'SKU-TEA'")
+
+
+@contextmanager
+def traced() -> Iterator[Shop]:
+    """Have our shop with every order traced, and somebody who takes the spans."""
+    with receiver() as url, ours(TRACED, {"OTLP_ENDPOINTS": url}) as shop:
+        yield shop
 
 
 @contextmanager

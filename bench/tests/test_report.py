@@ -122,6 +122,25 @@ def test_contestants_take_turns_and_keep_every_run(capsys: pytest.CaptureFixture
     assert told.index("1/2 ours") < told.index("1/2 peer") < told.index("2/2 ours") < told.index("2/2 peer")
 
 
+class Broken:
+    """A contestant that breaks down."""
+
+    name = "peer"
+
+    def run(self) -> Run:
+        """Do so."""
+        message = "its stream not within 180 s"
+        raise TimeoutError(message)
+
+
+def test_a_contestant_that_breaks_down_is_named_and_the_others_go_on() -> None:
+    """It gives no figure, and its reason is among what is invalid."""
+    found = command.measured(Rowing([Broken(), Fixed(OURS, Run(OURS, {"rows": 1.0}))]), Size("x", 1, 1.0, 0.0))
+    assert found.invalid() == ["rowing, peer: broke down: TimeoutError: its stream not within 180 s"]
+    assert found.spread(OURS, "rows") == Spread(1.0, 1.0, 1.0, 1)
+    assert found.ratio(RATE) is None
+
+
 def test_a_busy_machine_is_refused_and_a_forced_run_marked(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
