@@ -70,6 +70,7 @@ class Ours:
         )
         with self._process() as pid:
             yield pid
+        outbox.drop_slot(self._session, SLOT)
 
     @contextmanager
     def _process(self) -> Iterator[int]:
@@ -152,6 +153,7 @@ class Debezium:
         yield self._process.pid
         self._say("stop")
         self._hear("stopped")
+        outbox.drop_slot(self._session, self.slot)  # the server has four, as in production
 
     def _say(self, line: str) -> None:
         assert self._process.stdin is not None
