@@ -49,7 +49,7 @@ def main() -> int:
     text = report.table(CELLS, told, bad)
     print(text)
     if counts:
-        report.write_readme(text)
+        report.write_readme(text, report.README)
         if asked.baseline:
             report.save(BASELINE / f"{size.name}.json", baseline | report.ratios(cells, results))
     wrong = [line for result in results.values() for line in result.invalid()]

@@ -97,7 +97,7 @@ def behind(cell: Cell, result: Result) -> Iterator[str]:
             yield f"{cell.name}: {ratio.name} is {figure(found.median)}"
 
 
-def write_readme(text: str, readme: Path = README) -> None:
+def write_readme(text: str, readme: Path) -> None:
     """Put the tables into the page, between their two marks."""
     page = readme.read_text(encoding="utf-8")
     before, rest = page.split(BEGIN)

@@ -122,6 +122,36 @@ def test_contestants_take_turns_and_keep_every_run(capsys: pytest.CaptureFixture
     assert told.index("1/2 ours") < told.index("1/2 peer") < told.index("2/2 ours") < told.index("2/2 peer")
 
 
+def rounds(*rates: float) -> Sequence[Contestant]:
+    """Have contestants whose ratio of rates is such in each round."""
+    ours = [Run(OURS, {"rows": rate, "cpu": 1.0}) for rate in rates]
+    return [Fixed(OURS, *ours), Fixed("peer", *(Run("peer", {"rows": 1.0, "cpu": 2.0}) for _ in rates))]
+
+
+@pytest.mark.parametrize(("second", "code"), [((1.5, 1.5, 1.5), 1), ((2.0, 2.0, 2.0), 0)])
+def test_a_ratio_fails_when_it_is_worse_than_its_baseline_twice(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], second: list[float], code: int
+) -> None:
+    """Once may be the machine: it is measured again, and only if it is worse again the page opens with it."""
+    cell = Rowing(rounds(1.5, 1.5, 1.5, *second))
+    monkeypatch.setattr(command, "CELLS", [cell])
+    monkeypatch.setattr(command, "busy", lambda: "")
+    monkeypatch.setattr(command, "RESULTS", tmp_path)
+    monkeypatch.setattr(command, "BASELINE", tmp_path / "baseline")
+    monkeypatch.setattr(report, "README", tmp_path / "README.md")
+    (tmp_path / "README.md").write_text(f"{report.BEGIN}\n{report.END}", encoding="utf-8")
+    report.save(tmp_path / "baseline" / "ci.json", report.ratios([cell], {"rowing": result(*[(2.0, 1.0)] * 3)}))
+
+    monkeypatch.setattr("sys.argv", ["bench", "--case", "rowing"])
+    monkeypatch.setattr(command, "SIZES", {"ci": Size("ci", 3, 1.0, 0.0)})
+    assert command.main() == code
+
+    told = capsys.readouterr()
+    assert "worse than the baseline, so it is measured once more" in told.err
+    assert ("**Worse than the baseline, twice**" in told.out) == bool(code)
+    assert told.out.strip() in (tmp_path / "README.md").read_text(encoding="utf-8")
+
+
 class Broken:
     """A contestant that breaks down."""
 
