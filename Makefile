@@ -4,7 +4,8 @@ PYTHON ?= python3
 RUN := "$${QUADRILLE_VENV:-.venv}/bin/python" -I -X utf8
 .DEFAULT_GOAL := help
 TYPED := chassis/src cli/src console/src sandbox/src why/src deploy tests $(wildcard services/*/src sandbox/tests console/tests why/tests services/*/tests bench)
-.PHONY: help setup demo up down status test check jaeger promtool saga format
+PROFILE ?= ci
+.PHONY: help setup demo up down status test check bench jaeger promtool saga format
 
 help: ## list everything
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +36,9 @@ check: setup ## the gates: lint, types, import contracts, schemas, generated pag
 	@$(RUN) -m quadrille_cli schema check
 	@$(RUN) -m quadrille_cli saga --check
 	@$(RUN) tests/architecture/sizes.py
+
+bench: setup ## measure against peers and floors: PROFILE=ci|full, CASE=relay_drain, FORCE=1 on a busy machine
+	@"$${QUADRILLE_VENV:-.venv}/bin/python" -X utf8 -m bench --profile "$(PROFILE)" --case "$(CASE)" $(if $(FORCE),--force) $(if $(BASELINE),--baseline)
 
 jaeger: setup ## build the local Jaeger from its Go modules (minutes, once; needs Go)
 	@$(RUN) -c "from quadrille_cli.stack.servers import jaeger; jaeger.main()"

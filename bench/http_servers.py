@@ -188,7 +188,7 @@ def compare(count: int) -> None:
         port = FIRST_PORT + number
         with tempfile.TemporaryDirectory() as folder:
             command = [sys.executable, __file__, "--serve", kind, folder, str(port)]
-            with subprocess.Popen(command) as started:  # noqa: S603 - ourselves
+            with subprocess.Popen(command) as started:
                 while socket.socket().connect_ex(("127.0.0.1", port)):
                     time.sleep(0.1)
                 process = psutil.Process(started.pid)

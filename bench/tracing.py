@@ -128,7 +128,7 @@ class Bench:
 @contextmanager
 def receiver() -> Iterator[str]:
     """Take spans in a process of its own."""
-    taker = subprocess.Popen([sys.executable, "-c", RECEIVER], stdout=subprocess.PIPE, text=True)  # noqa: S603 - ours
+    taker = subprocess.Popen([sys.executable, "-c", RECEIVER], stdout=subprocess.PIPE, text=True)
     try:
         assert taker.stdout
         yield f"http://127.0.0.1:{taker.stdout.readline().strip()}"

@@ -1,0 +1,1 @@
+"""Floors: what the parts alone can do, under any service."""

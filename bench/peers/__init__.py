@@ -1,0 +1,1 @@
+"""The peers, each on the same parts as we."""
