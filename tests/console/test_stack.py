@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -222,3 +223,21 @@ def test_an_order_is_cancelled_and_its_failed_undo_ended_by_buttons(
         with psycopg.connect(stack.database_url(service, "postgres")) as db:
             found = db.execute("SELECT actor, action, reason FROM audit WHERE subject = %s", [bad]).fetchall()
         assert found == [("local", action, reason)]
+
+
+def test_a_console_whose_database_is_lost_knows_all_again(stack: Stack, order: str) -> None:
+    """Nothing is kept there alone: begun anew it reads every topic from its beginning, and says the same."""
+    url = f"{stack.url(CONSOLE)}/v1/orders/{order}/timeline"
+    before = until(lambda: httpx.get(url), lambda got: got.status_code == 200 and got.json()["final"]).json()
+
+    for name in (CONSOLE, f"postgres:{CONSOLE}"):
+        stack.process(name).stop()
+    shutil.rmtree(stack.postgres_home / CONSOLE)
+    (stack.postgres_home / f"{CONSOLE}.bootstrapped").unlink()
+    stack.start()
+
+    def told() -> dict[str, object]:
+        got = httpx.get(url)
+        return dict(got.json()) if got.status_code == 200 else {}
+
+    until(told, lambda after: after == before)

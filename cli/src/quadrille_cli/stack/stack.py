@@ -464,7 +464,7 @@ class Stack:
     def _choose(self, names: list[str], given: Mapping[str, int]) -> dict[str, int]:
         take = self._claims.take
         if self._scattered:
-            return ports.scattered(names, take)
+            return ports.scattered(names, take, self._had)
         return ports.choose(names, take, given, {**ports.USUAL, **self._had})
 
     def _know(self, there: state.State) -> None:
