@@ -286,6 +286,8 @@ async def intake(_: ConsoleApi, given: Given) -> Ask:
     def tell(told: Mapping[str, Any]) -> Outcome:
         now, before = (str(told.get(name)) for name in ("intake", "before"))
         word = states.get(now, now)
+        if told.get("here", now) != now:
+            return Outcome("going", f"order: noted as {word}; its api does not act by it yet.", "quadrille intake show")
         if now == before:
             return Outcome("warn", f"order: the intake was {word} already: nothing has changed.")
         return Outcome("good", f"order: the intake is {word} now, it was {states.get(before, before.lower())} before.")

@@ -20,7 +20,6 @@ from quadrille.consumer.assignment import Assignment
 from quadrille.consumer.brake import Brake, pause, paused
 from quadrille.consumer.deserializer import RecordDeserializer, record_of
 from quadrille.consumer.heartbeat import HeartbeatMonitor
-from quadrille.consumer.suspects import Suspects
 from quadrille.db.connection import Session
 from quadrille.kafka import headers as record_headers
 from quadrille.kafka.topics import StoppedError, Topics
@@ -30,6 +29,7 @@ from quadrille.observability.readiness import NotReadyError, reason
 from quadrille.processing import unit_of_work
 from quadrille.processing.batch import OUTAGE, BrakedError, process_batch
 from quadrille.processing.envelope import Envelope, Handled, OffsetRange
+from quadrille.processing.suspects import Suspects
 from quadrille.processing.telemetry import Observer
 from quadrille.service import Service, Tx
 

@@ -65,7 +65,7 @@ def pause(service: Which, why: Why, *, data: Data = None) -> None:
     with asked(stack.url(worker_ops(service))) as ops:
         changed = ops.demand("POST", "/ops/consumers/pause", body).body["changed"]
         now = ops.demand("GET", "/ops/consumers").body
-        rests = not changed or _heeded(ops)
+        rests = _heeded(ops, rest=True)
     if not rests:
         console.fail(f"noted, but {worker_process(service)} has not said that it rests\n  fix: quadrille status")
         raise typer.Exit(TIMEOUT)
@@ -78,11 +78,18 @@ def pause(service: Which, why: Why, *, data: Data = None) -> None:
 
 @app.command("resume", epilog=RESUME)
 def resume(service: Which, why: Why, *, data: Data = None) -> None:
-    """Let a service's consumers go on where they stopped, whatever had paused them."""
+    """Let a service's consumers go on where they stopped, whatever had paused them.
+
+    Exit code 4: it is noted, and the worker has not said within 20 s that it goes on.
+    """
     body, stack = {"reason": reason(why)}, _with_worker(service, data)
     with asked(stack.url(worker_ops(service))) as ops:
         before = ops.demand("GET", "/ops/consumers").body
         changed = ops.demand("POST", "/ops/consumers/resume", body).body["changed"]
+        goes_on = _heeded(ops, rest=False)
+    if not goes_on:
+        console.fail(f"noted, but {worker_process(service)} has not said that it goes on\n  fix: quadrille status")
+        raise typer.Exit(TIMEOUT)
     if not changed:
         echo(f"nothing to do: {service}'s consumers run")
     elif before["paused"]:
@@ -98,12 +105,13 @@ def _with_worker(service: str, data: Path | None) -> Stack:
     return running(data, worker_process(service))
 
 
-def _heeded(ops: Client) -> bool:
-    """Wait until the worker says that it rests: it looks once in a while."""
+def _heeded(ops: Client, *, rest: bool) -> bool:
+    """Wait until the worker says that it rests, or no more, or its service is told otherwise: it looks in a while."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
         checks = ops.ask("GET", "/readyz").body["checks"].values()
-        if any(PAUSED in str(one.get("reason")) for one in checks):
+        rests = any(PAUSED in str(one.get("reason")) for one in checks)
+        if rests is rest or ops.demand("GET", "/ops/consumers").body["paused"] is not rest:
             return True
         time.sleep(LOOK_SECONDS)
     return False
