@@ -8,6 +8,7 @@ from uuid import uuid4
 
 from starlette.exceptions import HTTPException
 
+from console import processes
 from console.asks import Ask, FormField, Given, command, identity, number, one_of, outcome_of, why_of, wrong
 from console.console_api import ConsoleApi
 from console.neighbours import Call
@@ -320,6 +321,30 @@ async def consumer(api: ConsoleApi, given: Given) -> Ask:
 
 
 WHY_IN_JSON = "…"
+
+
+@action("restart")
+async def restart(api: ConsoleApi, given: Given) -> Ask:
+    """A process of the local stack is ended and started again."""
+    name, stack = one_of(given, "process", tuple(api.told.ops)), api.told.stack
+    what = (
+        "It ends what it has in hand, stops, and starts with the code and the settings of now; others go on meanwhile."
+    )
+    line = command("restart", name)
+    if stack is None:
+        what = "This console runs beside no local stack: it cannot start a process again. The command below does it."
+        line = processes.elsewhere(name)["restart"]
+
+    def tell(told: Mapping[str, Any]) -> Outcome:
+        row = f"(audit row {told.get('audit_number')})"
+        if told.get("outcome") != "DONE":
+            return Outcome(
+                "going", f"{name} is being started again: look at it in a moment {row}.", link=f"/processes/{name}"
+            )
+        return Outcome("good", f"{name} was started again, and is ready {row}.")
+
+    call = Call("console-all", f"/ops/processes/{name}/restart") if stack else None
+    return Ask(f"Restart {name}", what, "Restart it", line, call, tell, kept={"process": name})
 
 
 @action("operation")
