@@ -25,6 +25,8 @@ from quadrille_cli.services import CONSOLE
 from quadrille_cli.stack import Stack
 from quadrille_why import explain, gather, over_http
 from tests.console.browser import Browser
+from tests.console.conftest import Console
+from tests.console.desk import Desk
 
 PATIENCE_SECONDS = 120.0
 MEMORY_MB = 130
@@ -223,6 +225,38 @@ def test_an_order_is_cancelled_and_its_failed_undo_ended_by_buttons(
         with psycopg.connect(stack.database_url(service, "postgres")) as db:
             found = db.execute("SELECT actor, action, reason FROM audit WHERE subject = %s", [bad]).fetchall()
         assert found == [("local", action, reason)]
+
+
+def test_a_failed_undo_is_tried_again_by_its_button(stack: Stack) -> None:
+    """While the goods are sealed the page says that it failed again; once they are not, it is done: the order ends."""
+    stock = f"{stack.url('inventory')}/v1/stock/SKU-BUTTON"
+
+    def shelf(*, sealed: bool) -> None:
+        body = {"available": 10, "sealed": sealed}
+        assert httpx.put(stock, json=body, headers={"If-Match": "*"}).status_code in (200, 201)
+
+    shelf(sealed=False)
+    lines = [{"sku": "SKU-BUTTON", "quantity": 1, "unit_price_minor": 100}]
+    url, key = f"{stack.url('order')}/v1/orders", {"Idempotency-Key": str(uuid7())}
+    bad = str(httpx.post(url, json=ORDER | {"lines": lines}, headers=key).json()["order_id"])
+    until(lambda: httpx.get(f"{url}/{bad}").json(), lambda told: told["inventory"] == "COMMITTED")
+    shelf(sealed=True)
+    assert httpx.post(f"{url}/{bad}/cancel").status_code == 202
+    ended(stack, bad, "COMPENSATION_FAILED")
+
+    desk = Desk(Console(stack.url(CONSOLE), stack.url(f"{CONSOLE}-ops")))
+    button = f"/ask/retry-undo?order={bad}&amp;participant=inventory"
+    until(lambda: desk.http.get(f"/orders/{bad}").text, lambda text: button in text)
+    failed = desk.act("retry-undo", {"reason": "they are back"}, order=bad, participant="inventory")
+    assert failed.startswith("bad: ✕ inventory-worker refuses it, nothing was done:"), failed
+    assert "(STILL_FAILED)" in failed
+    shelf(sealed=False)
+    came = desk.act("retry-undo", {"reason": "they are open"}, order=bad, participant="inventory")
+    assert re.match(r"good: ✓ inventory: DONE\. .+ \(audit row \d+\)", came), came
+    ended(stack, bad, "CANCELLED")
+    with psycopg.connect(stack.database_url("inventory", "postgres")) as db:
+        found = db.execute("SELECT action, reason FROM audit WHERE subject = %s ORDER BY number", [bad]).fetchall()
+    assert found == [("retry-compensation", "they are back"), ("retry-compensation", "they are open")]
 
 
 def test_a_console_whose_database_is_lost_knows_all_again(stack: Stack, order: str) -> None:

@@ -313,6 +313,8 @@ async def consumer(api: ConsoleApi, given: Given) -> Ask:
         now = "rest now" if told.get("paused") else "go on"
         if not told.get("changed"):
             return Outcome("warn", f"{service}: its consumers did so already: nothing has changed.")
+        if told.get("here") == ("RUNNING" if told.get("paused") else "PAUSED"):
+            return Outcome("going", f"{service}: noted; its worker does not act by it yet.", link="/processes")
         return Outcome("good", f"{service}: its consumers {now}.")
 
     line = f"""curl -X POST {url} -H 'Content-Type: application/json' -d '{{"reason": "{WHY_IN_JSON}"}}'"""

@@ -123,6 +123,10 @@ class ConsumerLoop:
             message = f"what was read waits to be committed: {self.waits}"
             raise NotReadyError(message)
 
+    def state(self, _: bool = False) -> str:  # noqa: FBT001, FBT002 - it looks by itself
+        """Return by which state of its service's consumers this one acts."""
+        return "PAUSED" if self._rests else "RUNNING"
+
     def renew(self) -> None:
         """Ask for a new client: the old one leaves the group, the new one joins it; any thread may call this."""
         self._renew.set()

@@ -60,6 +60,7 @@ class Worker:
             client, self.topics, self.reader, self.scheduler.accept, self.scheduler.room, heartbeat, batch_max
         )  # fmt: skip
         self.consumer_loop = ConsumerLoop(service, self.connect, consuming, telemetry)
+        context.acts_by["consumers"] = self.consumer_loop.state
         self.retrier = Retrier(LaneFeeder(service, self.reader, self.scheduler.accept), self.connect, telemetry.retried)
         self.progress = ConsumerProgress(service, self.topics, self.consumer_loop, context.settings.patience)
         self.life, self._careful_for = WorkerLife(self.connect), batch_max

@@ -17,7 +17,6 @@ from quadrille_cli.commands.operations import services
 from quadrille_cli.commands.shared import TIMEOUT, UNREACHABLE, asked, bad, form, reason, running, told
 from quadrille_cli.services import PROGRAMS, worker_ops, worker_process
 from quadrille_cli.stack import Stack
-from quadrille_cli.stack.condition import PAUSED
 from quadrille_cli.terminal import ago, table
 
 Data = Annotated[Path | None, typer.Option("--data", help="Data directory of the running stack.")]
@@ -106,15 +105,13 @@ def _with_worker(service: str, data: Path | None) -> Stack:
 
 
 def _heeded(ops: Client, *, rest: bool) -> bool:
-    """Wait until the worker says that it rests, or no more, or its service is told otherwise: it looks in a while."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < deadline:
-        checks = ops.ask("GET", "/readyz").body["checks"].values()
-        rests = any(PAUSED in str(one.get("reason")) for one in checks)
-        if rests is rest or ops.demand("GET", "/ops/consumers").body["paused"] is not rest:
-            return True
+    """Wait until the worker acts by what its service is told: it looks once in a while."""
+    deadline, wanted = time.monotonic() + PATIENCE_SECONDS, "PAUSED" if rest else "RUNNING"
+    while (told := ops.demand("GET", "/ops/consumers").body)["here"] != wanted and told["paused"] is rest:
+        if time.monotonic() > deadline:
+            return False
         time.sleep(LOOK_SECONDS)
-    return False
+    return True
 
 
 def _asked(stack: Stack, names: tuple[str, ...]) -> tuple[list[Document], list[str]]:
