@@ -398,7 +398,8 @@ def api_routes(program: Program[Any], context: ProcessContext) -> OpsRoutes:
 
 
 def _relay(name: str, found: Settings, stop: threading.Event) -> None:
-    from quadrille.relay import replication  # noqa: PLC0415 - the relay's alone
+    from quadrille.ops.relay_status import relay_routes  # noqa: PLC0415 - the relay's alone
+    from quadrille.relay import replication  # noqa: PLC0415 - as above
     from quadrille.relay.relay import Relay, RelayConfig, topics_of  # noqa: PLC0415 - as above
 
     spans = _spans(name, "relay", found)
@@ -412,7 +413,8 @@ def _relay(name: str, found: Settings, stop: threading.Event) -> None:
         "database": lambda: database_can_write(replication.conninfo(found.database_url)),
         "relay": relay.ready,
     }
-    with server.serve(found.ops_bind, name, "relay", checks, found.shown(), draining=stop.is_set):
+    routes = relay_routes(name, found.database_url, plan.slot, relay)
+    with server.serve(found.ops_bind, name, "relay", checks, found.shown(), routes=routes, draining=stop.is_set):
         relay.run(stop)
     spans.stop()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
+from datetime import UTC, datetime
 from typing import Annotated, Any, NoReturn
 from uuid import UUID
 
@@ -25,6 +26,12 @@ EVENT = {
     "causation_id": "01a1fd62-57f0-80d0-bc12-39e01842d73c", "correlation_id": ORDER,
     "trace_id": "04a75036e9d520bb983c5ed03b8d0182", "topic": "payment.events", "partition": 7, "offset": 18234,
     "schema_id": 12, "body": {"order_id": ORDER, "code": "insufficient_funds"}, "unreadable": None,
+}  # fmt: skip
+
+
+TRACE_LINE = {
+    "trace_id": "04a75036e9d520bb983c5ed03b8d0182", "order_id": ORDER, "first": "order: POST /v1/orders", "spans": 21,
+    "errors": 0, "began_at": "2026-11-21T09:14:03.118Z", "took_ms": 342.118,
 }  # fmt: skip
 
 
@@ -113,6 +120,25 @@ class Groups(Document):
     """Inputs that are parked, by service, type of event and error."""
 
     groups: list[dict[str, Any]]
+
+
+class TraceLine(Document):
+    """One trace of a list: its first span, how many there are, how long it took."""
+
+    trace_id: str
+    order_id: str | None
+    first: str = Field(description="Service and name of its first span.")
+    spans: int
+    errors: int = Field(description="How many of its spans failed.")
+    began_at: str
+    took_ms: float
+
+
+class TraceList(Document):
+    """A page of traces, newest first; ``next`` is the cursor of the page that follows."""
+
+    traces: list[TraceLine]
+    next: int | None
 
 
 class EventQuery(BaseModel):
@@ -235,6 +261,32 @@ async def show_flow(request: Request, minutes: Annotated[int, Query(ge=1, le=144
 async def show_failures(request: Request) -> Response:
     """Tell which inputs are parked, by service, type of event and error."""
     return _told({"groups": _plain(await console_of(request).read(reads.failure_groups))})
+
+
+@routes.on(
+    "GET", "/v1/traces", scope="events:read", problems=(),
+    answers=[Answer(200, "A page of traces.", TraceList, {"traces": [TRACE_LINE], "next": None})],
+)  # fmt: skip
+async def list_traces(
+    request: Request,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    cursor: Annotated[int | None, Query(ge=0, lt=1 << 62)] = None,
+) -> Response:
+    """List the traces that are kept, the one heard of last first."""
+    found = await console_of(request).read(reads.traces, limit + 1, cursor)
+    page = found[:limit]
+    following = page[-1]["number"] if len(found) > limit else None
+    return _told({"traces": [trace_line(row) for row in page], "next": following})
+
+
+def trace_line(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a trace as a list tells it."""
+    began = datetime.fromtimestamp(row["began_ns"] / 1e9, UTC)
+    return {
+        "trace_id": row["trace_id"], "order_id": row["order_id"], "first": row["first"], "spans": row["spans"],
+        "errors": row["errors"], "began_at": rfc3339(began),
+        "took_ms": round((row["ended_ns"] - row["began_ns"]) / 1e6, 3),
+    }  # fmt: skip
 
 
 @routes.on(
