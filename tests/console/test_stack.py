@@ -235,7 +235,7 @@ def test_a_failed_undo_is_tried_again_by_its_button(stack: Stack) -> None:
         body = {"available": 10, "sealed": sealed}
         assert httpx.put(stock, json=body, headers={"If-Match": "*"}).status_code in (200, 201)
 
-    shelf(sealed=False)
+    stock_up(stack, {"SKU-BUTTON": 10})
     lines = [{"sku": "SKU-BUTTON", "quantity": 1, "unit_price_minor": 100}]
     url, key = f"{stack.url('order')}/v1/orders", {"Idempotency-Key": str(uuid7())}
     bad = str(httpx.post(url, json=ORDER | {"lines": lines}, headers=key).json()["order_id"])

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer import echo
 
-from quadrille_cli import console
+from quadrille_cli import complete, console
 from quadrille_cli.client import Client, NoAnswerError, ProblemError
 from quadrille_cli.commands.operations import services
 from quadrille_cli.commands.shared import TIMEOUT, UNREACHABLE, asked, bad, form, reason, running, told
@@ -21,7 +21,7 @@ from quadrille_cli.terminal import ago, table
 
 Data = Annotated[Path | None, typer.Option("--data", help="Data directory of the running stack.")]
 Why = Annotated[str, typer.Option("--reason", help="Why; kept for ever with the action.")]
-Which = Annotated[str, typer.Argument(metavar="SERVICE", help=", ".join(PROGRAMS))]
+Which = Annotated[str, typer.Argument(metavar="SERVICE", help=", ".join(PROGRAMS), autocompletion=complete.services)]
 Document = Mapping[str, Any]
 LOOK_SECONDS, PATIENCE_SECONDS = 0.1, 20.0
 

@@ -17,7 +17,7 @@ from urllib.parse import urlencode
 import typer
 from typer import echo
 
-from quadrille_cli import console
+from quadrille_cli import complete, console
 from quadrille_cli.client import Client
 from quadrille_cli.commands.resolve import PARTLY
 from quadrille_cli.commands.shared import (
@@ -58,7 +58,12 @@ WIDE = (
 )
 Data = Annotated[Path | None, typer.Option("--data", help="Data directory of the running stack.")]
 Output = Annotated[str, typer.Option("-o", "--output", help="table, wide, json or jsonl.")]
-Which = Annotated[str, typer.Argument(metavar="ID", help="The order, or the last 4 characters or more of its id.")]
+Which = Annotated[
+    str,
+    typer.Argument(
+        metavar="ID", help="The order, or the last 4 characters or more of its id.", autocompletion=complete.orders
+    ),
+]
 Document = dict[str, Any]
 SAMPLE = "01a1fd62-57f0-7eeb-be96-e59ce40f9cb1"
 PLACE = """\b

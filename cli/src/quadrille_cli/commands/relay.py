@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer import echo
 
-from quadrille_cli import console
+from quadrille_cli import complete, console
 from quadrille_cli.client import Client, NoAnswerError, ProblemError
 from quadrille_cli.commands.shared import UNREACHABLE, bad, form, running
 from quadrille_cli.services import SERVICES
@@ -31,7 +31,9 @@ def _all() -> None:
 
 @app.command("status", epilog=STATUS)
 def status(
-    service: Annotated[str, typer.Option("--service", help="Only this service's.")] = "",
+    service: Annotated[
+        str, typer.Option("--service", help="Only this service's.", autocompletion=complete.services)
+    ] = "",
     output: Annotated[str, typer.Option("-o", "--output", help="table or json.")] = "table",
     data: Annotated[Path | None, typer.Option("--data", help="Data directory of the running stack.")] = None,
 ) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer import echo
 
-from quadrille_cli import console
+from quadrille_cli import complete, console
 from quadrille_cli.client import Client
 from quadrille_cli.commands.shared import asked, bad, form, order_id, running, the_order
 from quadrille_cli.otlp_json import otlp_json
@@ -28,7 +28,12 @@ Document = Mapping[str, Any]
 
 
 def command(  # noqa: PLR0913, PLR0917 - one parameter per option
-    name: Annotated[str, typer.Argument(metavar="[ID]", help="An order, the end of its id, or a trace's id.")] = "",
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="[ID]", help="An order, the end of its id, or a trace's id.", autocompletion=complete.orders
+        ),
+    ] = "",
     export: Annotated[Path | None, typer.Option("--export", help="Write it to this file as OTLP JSON.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Statements of databases and connections too.")] = False,  # noqa: FBT002 - a flag
     output: Annotated[str, typer.Option("-o", "--output", help="table, wide or json.")] = "table",
