@@ -66,11 +66,7 @@ Which = Annotated[
 ]
 Document = dict[str, Any]
 SAMPLE = "01a1fd62-57f0-7eeb-be96-e59ce40f9cb1"
-PLACE = """\b
-Examples:
-  quadrille orders place --wait
-  quadrille orders place --sku SKU-TEA --qty 3 -o json
-  quadrille orders place --file orders.jsonl"""
+PLACE = "\b\nExamples:\n  quadrille orders place --wait\n  quadrille orders place --sku SKU-TEA --qty 3 -o json"
 SHOWN_REFUSALS, PROGRESS_SECONDS = 20, 1.0
 LIST = "\b\nExamples:\n  quadrille orders list --status COMPENSATION_FAILED\n  quadrille orders list --limit 5 -o jsonl"
 SHOW = f"\b\nExamples:\n  quadrille orders show {SAMPLE}\n  quadrille orders show {SAMPLE} -o json"
@@ -99,8 +95,9 @@ def place(  # noqa: PLR0913, PLR0917 - one parameter per option
 ) -> None:
     """Place an order; what a line is and what it costs is that of the demo's shop, unless it is said.
 
-    Of a file each order is a document as the API takes it; customer, token and currency may be left out. Exit codes: 0
-    placed, with --wait CONFIRMED; 3 it ended otherwise, or was refused; 4 not final within 60 s; 8 some of a file's.
+    Of a file (--file orders.jsonl) each order is a document as the API takes it; customer, token and currency may be
+    left out. Exit codes: 0 placed, with --wait CONFIRMED; 3 it ended otherwise, or was refused; 4 not final within
+    60 s; 7 no order is taken now; 8 some of a file's are placed, others not.
     """
     form(output, FORMS)
     body: Document = {"customer_id": customer, "payment_token": token, "currency": "EUR"}

@@ -21,7 +21,7 @@ from quadrille_cli.terminal import ago, short, table, width
 from quadrille_cli.waterfall import waterfall
 
 SAMPLE = "01a1fd62-57f0-7eeb-be96-e59ce40f9cb1"
-EPILOG = f"\b\nExamples:\n  quadrille trace {SAMPLE}\n  quadrille trace {SAMPLE} --export trace.json\n  quadrille trace"
+EPILOG = f"\b\nExamples:\n  quadrille trace {SAMPLE}\n  quadrille trace --limit 5"
 PAGE = 200
 TRACE_ID = re.compile(r"[0-9a-f]{32}")
 Document = Mapping[str, Any]
