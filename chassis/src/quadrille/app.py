@@ -334,7 +334,7 @@ def _all(name: str, found: Settings, stop: threading.Event) -> None:
         **_worker_checks(worker, found, codec),
         "api": lambda: _listens(found.api_bind),
     }
-    warns: dict[str, Check] = {"parked": lambda: nothing_parked(found.database_url)}
+    warns: dict[str, Check] = {"parked": lambda: nothing_parked(found.database_url), "behind": worker.at_the_end}
     workers, managers = _worker_routes(program, context, worker)
     routes = {**api_routes(program, context), **workers}
     with managers, server.serve(found.ops_bind, name, "all", checks, found.shown(), routes=routes, warns=warns):

@@ -216,6 +216,11 @@ class WorkerRole:
         if self._worker is not None:
             self._worker.progress.ready()
 
+    def at_the_end(self) -> None:
+        """Raise NotReadyError while what this worker has read lies well before what is there."""
+        if self._worker is not None:
+            self._worker.progress.at_the_end()
+
     def ends(self, places: Collection[Place]) -> Mapping[Place, int]:
         """Return where partitions end at the broker; raises NotReadyError without a worker, or what Kafka raises."""
         if self._worker is None:
