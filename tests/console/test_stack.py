@@ -115,6 +115,47 @@ def test_the_first_screen_shows_the_stack(stack: Stack, order: str, browser: Bro
         assert page.told() == []
 
 
+def test_the_flow_of_each_service_is_shown(stack: Stack, order: str) -> None:
+    """Consumers, what is left to read and publish, relay, slot and canary, as their ports tell; a pause is seen."""
+    url = f"{stack.url(CONSOLE)}/flow"
+    rows = re.findall(r"<tr>\n<td data-name=\"Service\">.*?</tr>", httpx.get(url).text, re.DOTALL)
+    assert len(rows) == 4, "all flow"
+    assert [row.count("✓ streaming") + row.count(">reserved<") for row in rows] == [2] * 4
+    assert [len(re.findall(r"WAL kept\" class=\"num\">[\d.]+ (?:GB|MB|kB|B)<", row)) for row in rows] == [1] * 4
+    assert sum("✓ closed" in row for row in rows) >= 1
+    with Client(stack.url("inventory-worker")) as ops:
+        ops.demand("POST", "/ops/consumers/pause", {"reason": "a test of the flow"})
+        try:
+            text = httpx.get(url).text
+        finally:
+            ops.demand("POST", "/ops/consumers/resume", {"reason": "it is over"})
+    assert "✕ paused</span>: by local: a test of the flow" in text
+    assert "quadrille consumers resume inventory" in text
+
+
+def test_what_operators_ask_is_answered_over_rest(stack: Stack, order: str) -> None:
+    """Who is stuck, long actions, what was done by hand: of all services at once, who is silent is named."""
+    base = stack.url(CONSOLE)
+    assert httpx.get(f"{base}/v1/stuck").json().keys() == {"count", "stuck"}
+    with Client(stack.url("inventory-worker")) as ops:
+        for verb in ("pause", "resume"):
+            ops.demand("POST", f"/ops/consumers/{verb}", {"reason": f"asked over REST to {verb}"})
+    first = httpx.get(f"{base}/v1/audit", params={"subject": "inventory", "limit": 1}).json()
+    [newest] = first["actions"]
+    assert (newest["service"], newest["action"]) == ("inventory", "consumers.resume")
+    again = httpx.get(f"{base}/v1/audit", params={"subject": "inventory", "limit": 1, "cursor": first["next"]}).json()
+    assert [one["reason"] for one in again["actions"]] == ["asked over REST to pause"]
+
+    rebuilt(stack)
+    told = httpx.get(f"{base}/v1/operations").json()
+    assert ("replay" in {one["kind"] for one in told["operations"]}, told["silent"]) == (True, [])
+    stack.process("payment-worker").stop()
+    try:
+        assert httpx.get(f"{base}/v1/operations").json()["silent"] == ["payment"]
+    finally:
+        stack.process("payment-worker").start()
+
+
 def test_it_costs_little(stack: Stack) -> None:
     """Program and database together stay within their part of the memory."""
     names = (CONSOLE, f"postgres:{CONSOLE}")

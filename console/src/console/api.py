@@ -11,7 +11,7 @@ from fastapi import Header, Path, Query, Request, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from starlette.types import ASGIApp
 
-from console import reads, screens
+from console import audit, reads, screens
 from console.console_api import AT_ONCE, ConsoleApi, console_of
 from console.trace_document import TRACE, TraceDocument, trace_document
 from quadrille import rfc3339
@@ -20,6 +20,7 @@ from quadrille.web import EVENTS, Answer, Document, ProcessContext, Routes, call
 routes = Routes("events:read", "orders:read", "ops:read")
 ORDER = "01a1fd62-57f0-7eeb-be96-e59ce40f9cb1"
 PRIVATE = {"Cache-Control": "no-store"}
+AUDITED = ("service", "number", "at", "actor", "action", "subject", "reason", "before", "after")
 EVENT = {
     "event_id": "01a1fd62-57f0-84b3-9e84-5f3f080daefc", "type": "payment.declined", "source": "quadrille/payment",
     "order_id": ORDER, "sequence": 1, "time": "2026-11-21T09:14:03.391Z",
@@ -120,6 +121,39 @@ class Groups(Document):
     """Inputs that are parked, by service, type of event and error."""
 
     groups: list[dict[str, Any]]
+
+
+class StuckList(Document):
+    """The orders that wait too long, those that need a person first."""
+
+    count: int
+    stuck: list[dict[str, Any]]
+
+
+class OperationList(Document):
+    """Long actions of every service; ``silent`` are those that do not answer."""
+
+    operations: list[dict[str, Any]]
+    silent: list[str]
+
+
+class AuditList(Document):
+    """A page of what was done by hand; ``next`` is the cursor of the page that follows."""
+
+    actions: list[dict[str, Any]]
+    silent: list[str]
+    next: str | None
+
+
+class AuditQuery(BaseModel):
+    """On what it was done, by whom, and the page."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    subject: str = Field("", max_length=255)
+    actor: str = Field("", max_length=255)
+    limit: int = Field(audit.PAGE, ge=1, le=200)
+    cursor: str = Field("", max_length=255)
 
 
 class TraceLine(Document):
@@ -261,6 +295,44 @@ async def show_flow(request: Request, minutes: Annotated[int, Query(ge=1, le=144
 async def show_failures(request: Request) -> Response:
     """Tell which inputs are parked, by service, type of event and error."""
     return _told({"groups": _plain(await console_of(request).read(reads.failure_groups))})
+
+
+@routes.on(
+    "GET", "/v1/stuck", scope="ops:read", problems=("dependency-unavailable",),
+    answers=[Answer(200, "Who waits too long, as order tells it now.", StuckList)],
+)  # fmt: skip
+async def show_stuck(request: Request) -> Response:
+    """Tell which orders are stuck or need a person: who owes which fact since when."""
+    neighbours = console_of(request).neighbours
+    told = await neighbours.ask(neighbours.ops.get("order-api"), "/ops/stuck")
+    if not isinstance(told, dict):
+        refuse("dependency-unavailable", "order-api does not answer.", dependency="order-api", retry_after=1)
+    return _told({"count": told.get("count", 0), "stuck": told.get("stuck", [])})
+
+
+@routes.on(
+    "GET", "/v1/operations", scope="ops:read", problems=(),
+    answers=[Answer(200, "Long actions, as each worker tells them now.", OperationList)],
+)  # fmt: skip
+async def show_operations(request: Request) -> Response:
+    """List the long actions of every service; whoever does not answer is named."""
+    neighbours = console_of(request).neighbours
+    told = await neighbours.ask_each("worker", "/ops/operations")
+    told |= {"console": await neighbours.ask(neighbours.ops.get("console-all"), "/ops/operations")}
+    found = [one for body in told.values() if isinstance(body, dict) for one in body.get("operations", ())]
+    silent = [name for name, body in told.items() if not isinstance(body, dict)]
+    return _told({"operations": found, "silent": silent})
+
+
+@routes.on(
+    "GET", "/v1/audit", scope="ops:read", problems=(),
+    answers=[Answer(200, "What was done by hand, newest first.", AuditList)],
+)  # fmt: skip
+async def show_audit(request: Request, asked: Annotated[AuditQuery, Query()]) -> Response:
+    """List what was done by hand, of every service's chain; whoever does not answer is named."""
+    found = await audit.read(console_of(request), asked.subject, asked.actor, asked.cursor, asked.limit)
+    rows = [{name: row.get(name) for name in AUDITED} for row in found.rows]
+    return _told({"actions": rows, "silent": [*found.silent], "next": found.next or None})
 
 
 @routes.on(

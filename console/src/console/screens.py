@@ -23,6 +23,7 @@ from console.actions import CHAOS
 from console.answers import answer_of, buttons_of, commands_of
 from console.bars import bars
 from console.console_api import ConsoleApi, console_of
+from console.currents import currents
 from console.dance import HEARS, arrows, boxes
 from console.domain import Order
 from console.handlers import TOPICS
@@ -195,6 +196,16 @@ async def chaos(_: Request, api: ConsoleApi) -> Response | Page:
     left = ago(seconds_left(told, datetime.now(UTC)))
     names = [(name, label.partition(" (")[0].lower()) for name, label, _, _ in CHAOS if name != "seconds"]
     return page("chaos.html", here="/chaos", told=told, left=left, names=names, where=api.neighbours.apis["sandbox"])
+
+
+@screen("/flow")
+async def flow(_: Request, api: ConsoleApi) -> Response | Page:
+    """What flows at each service now, and how orders ended lately."""
+    now_there, lately = await asyncio.gather(currents(api), api.read(reads.flow))
+    return page(
+        "flow.html", here="/flow", currents=now_there, all={"flow": lately}, now=datetime.now(UTC),
+        bars=bars(lately["per_minute"], lately["minutes"]),
+    )  # fmt: skip
 
 
 @screen("/operations")
