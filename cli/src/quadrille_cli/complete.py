@@ -13,10 +13,11 @@ from typing import Any, TypeAlias
 import typer
 
 from quadrille_cli.services import PROGRAMS, SERVICES, worker_ops
+from quadrille_cli.terminal import short
 
 VARIABLE = "_QUADRILLE_COMPLETE"
 """Set by a shell that asks for completions; the line is in ``COMP_WORDS`` (bash) or ``_TYPER_COMPLETE_ARGS``."""
-SECONDS, SHOWN, TAIL_LEAST = 0.8, 50, 3
+SECONDS, SHOWN = 0.8, 50
 Found: TypeAlias = Sequence[tuple[str, str]]
 
 
@@ -30,12 +31,11 @@ def first_word() -> str:
 
 
 def orders(ctx: typer.Context, incomplete: str) -> Found:
-    """Return the newest orders; by the beginning of an id, or by its end from three characters on."""
+    """Return the newest orders: their ids, else their ends as tables show them."""
     page = _asked(ctx, "order", f"/v1/orders?limit={SHOWN}")
     told = [(str(one["order_id"]), f"{one['status']} {one['reason'] or ''}".strip()) for one in page.get("orders", ())]
-    tail = incomplete.lower().removeprefix("…")
-    ending = [one for one in told if len(tail) >= TAIL_LEAST and one[0].endswith(tail)]
-    return [one for one in told if one[0].startswith(incomplete.lower())] or ending
+    whole = [one for one in told if one[0].startswith(incomplete)]
+    return whole or [(short(name), words) for name, words in told if short(name).startswith(incomplete)]
 
 
 def operations(ctx: typer.Context, incomplete: str) -> Found:

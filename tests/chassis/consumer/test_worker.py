@@ -180,6 +180,7 @@ def test_a_worker_says_how_much_it_has_still_to_read(kitchen: Kitchen, db: Datab
     kitchen.flush()
     worker = kitchen.worker()
     with db.connect() as tx:
+        worker.topics.check(tx, list(kitchen.service().on.subscribed()))
         worker.progress.look(tx)
     with pytest.raises(NotReadyError, match="it has 300 records still to read"):
         worker.progress.at_the_end()
