@@ -13,11 +13,13 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from uuid import uuid4
 
 import httpx
 import pytest
 import yaml
 
+from quadrille_cli.demo_data import order_of
 from quadrille_cli.services import CONSOLE, SERVICES
 from tests.conftest import Shop, away
 
@@ -187,3 +189,22 @@ def test_only_events_of_a_type_are_watched(shop: Shop, declined: str) -> None:
         assert watching.stdout is not None
         seen = json.loads(watching.stdout.read())
     assert (watching.returncode, seen["type"], seen["order_id"] in orders) == (0, "stock.rejected", True)
+
+
+def test_a_name_that_may_mean_two_orders_does_nothing(shop: Shop) -> None:
+    """Two customers call theirs the same: whoever acts on that name is told both, exit 2, and nothing is done."""
+    name = f"basket-{uuid4().hex[:8]}"
+    orders = []
+    for customer in ("cust_demo", "cust_other"):
+        body = order_of(TEA, customer=customer) | {"reference": name}
+        key = {"Idempotency-Key": f"test-{uuid4()}"}
+        orders.append(shop.ask("order", "POST", "/v1/orders", body, key)["order_id"])
+    data = shop.stack.data
+    for words in (("orders", "cancel", name), ("why", name), ("timeline", name), ("trace", name), ("watch", name)):
+        code, out, err = run(data, *words)
+        assert (code, out, [order in err for order in orders]) == (2, "", [True, True]), words
+    assert {shop.ended(order)["status"] for order in orders} == {"CONFIRMED"}
+
+    for odd in ("zzzz9", "%%%%", "'; --", "no-such-basket", "\u202e\x1b[2J"):
+        code, out, err = run(data, "orders", "show", odd)
+        assert (code, out, "\x1b" in err) in {(5, "", False), (2, "", False)}, odd
