@@ -38,7 +38,7 @@ from quadrille_cli.commands.why import parked_here
 from quadrille_cli.demo_data import PRICES
 from quadrille_cli.order_file import PLACED, UNASKED, OrderPlacer, Pace, read
 from quadrille_cli.order_file import REFUSED as REFUSED_THERE
-from quadrille_cli.terminal import ago, money, short, table
+from quadrille_cli.terminal import ago, harmless, money, short, table
 
 PAGE = 200
 LOOK_SECONDS, PATIENCE_SECONDS = 0.1, 60.0
@@ -205,7 +205,7 @@ def _place_file(url: str, file: Path, usual: Document, key: str, output: str) ->
                 if output in ("json", "jsonl"):
                     echo(json.dumps(one.document(), ensure_ascii=False))
                 if one.state == REFUSED_THERE and (shown := shown + 1) <= SHOWN_REFUSALS:
-                    console.fail(f"line {one.line}: {_plain(one.why)}")
+                    console.fail(f"line {one.line}: {harmless(one.why)}")
                 if time.monotonic() - told > PROGRESS_SECONDS:
                     told = time.monotonic()
                     console.fail(f"... {pace.words()}")
@@ -224,17 +224,10 @@ def _end_file(placer: OrderPlacer, pace: Pace, key: str, file: Path, *, quiet: b
         bad("--file", f"a file with orders in it, a JSON document a line or an array of them; {file} has none")
     (console.fail if quiet else echo)(pace.words())
     if unasked:
-        text = f"the rest was not asked for: {_plain(placer.stopped)}"
+        text = f"the rest was not asked for: {harmless(placer.stopped)}"
         console.fail(f"{text}\n  go on: the same with --idempotency-key {key}")
     if refused or unasked:
         raise typer.Exit(PARTLY if placed else UNREACHABLE if unasked else REFUSED)
-
-
-def _plain(text: str) -> str:
-    """Return a text of the API's or the file's that no terminal acts on."""
-    from quadrille_cli.event_log import printable  # noqa: PLC0415 - Kafka's client comes with it
-
-    return printable(text.encode("utf-8", "backslashreplace"))
 
 
 @contextmanager
