@@ -18,7 +18,9 @@ from quadrille.ops.audit_log import audit_routes
 from quadrille.ops.consumers import consumers
 from quadrille.ops.evidence import EvidenceRoutes
 from quadrille.ops.parked import ParkedRoutes
+from quadrille.ops.relay_status import relay_routes
 from quadrille.ops.replays import ReplayRoutes
+from quadrille.relay.relay import Relay
 from quadrille_cli.services import PROGRAMS
 from quadrille_sandbox.cards import TOKENS
 from quadrille_sandbox.chaos import Plan
@@ -41,6 +43,7 @@ def routes() -> Iterator[str]:
     yield from (f"{method} {pattern}" for method, pattern in audit_routes(cast("ProcessContext", None)))
     yield from (f"{method} {pattern}" for method, pattern in ParkedRoutes.routes(ParkedRoutes.__new__(ParkedRoutes)))
     yield from (f"{method} {pattern}" for method, pattern in consumers(cast("ProcessContext", None)))
+    yield from (f"{method} {pattern}" for method, pattern in relay_routes("order", "", "", cast("Relay", None)))
     for program in programs():
         yield from (f"POST /ops/orders/{{order_id}}/{action.name}" for action in program.operators)
         for name in program.ops:

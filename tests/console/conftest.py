@@ -71,8 +71,9 @@ class Console:
 
 @contextmanager
 def console_served(
-    there: OnPostgres[Shown], ops: Mapping[str, str], apis: Mapping[str, str] | None = None, **settings: object
-) -> Iterator[Console]:
+    there: OnPostgres[Shown], ops: Mapping[str, str], apis: Mapping[str, str] | None = None,
+    warns: Mapping[str, Check] | None = None, **settings: object,
+) -> Iterator[Console]:  # fmt: skip
     """The console's API, pages and ops port over a database, beside ops ports and APIs at these addresses."""
     stop = threading.Event()
     bind, own = (Bind(f"127.0.0.1:{_free_port()}") for _ in range(2))
@@ -81,9 +82,8 @@ def console_served(
          "ops_bind": own, "ops": dict(ops), "apis": dict(apis or {}), **settings}
     )  # fmt: skip
     context = ProcessContext(told, there.service, there.connect, Spans.disabled(), None, stop)
-    with server.serve(
-        str(own), "console", "all", {}, routes=api_routes(PROGRAM_OF_THE_CONSOLE, context), keys=context.keys
-    ):
+    routes = api_routes(PROGRAM_OF_THE_CONSOLE, context)
+    with server.serve(str(own), "console", "all", {}, routes=routes, warns=warns or {}, keys=context.keys):
         thread = threading.Thread(target=serve, args=(make(context), bind, stop), daemon=True)
         thread.start()
         with httpx.Client(transport=httpx.HTTPTransport(retries=10)) as answers:

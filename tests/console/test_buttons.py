@@ -342,7 +342,8 @@ def test_every_new_screen_is_accessible(  # noqa: PLR0913, PLR0917 - fixtures
     paths = {
         "login": "/login", "acting-overview": "/", "acting-failures": "/failures", "audit": "/audit",
         "acting-order": f"/orders/{parked[0].key}", "acting-operations": "/operations",
-        "acting-processes": "/processes",
+        "acting-processes": "/processes", "acting-flow": "/flow", "process": "/processes/order-worker",
+        "ask-restart": "/ask/restart?process=order-worker",
         "ask-redrive": f"/ask/redrive?{which}", "ask-discard": f"/ask/discard?{which}",
         "ask-many": "/ask/redrive-many?service=order&error_class=UNDECODABLE",
         "ask-cancel": f"/ask/cancel?order={parked[0].key}", "ask-intake": "/ask/intake?verb=resume",

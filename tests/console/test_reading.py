@@ -10,14 +10,17 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+import httpx
 import sqlalchemy as sa
 
 from console import reads
 from console.domain import Keeping, Shown
 from console.reading import plain
 from quadrille.ids import uuid7
+from quadrille.observability.readiness import NotReadyError
 from quadrille.processing.envelope import Duplicate, Envelope, Handled
 from quadrille.testing import OnPostgres
+from tests.console.conftest import console_served
 from tests.console.stories import Teller, a_day, inputs
 
 
@@ -143,3 +146,20 @@ def test_a_record_read_twice_is_kept_once(console: OnPostgres[Shown]) -> None:
     [first, *_] = teller.confirmed(timedelta(seconds=2))
     outcomes = console.takes(inputs(first, first))
     assert [type(one) for one in outcomes] == [Handled, Duplicate]
+
+
+def test_what_is_not_read_to_the_end_is_not_called_so(console: OnPostgres[Shown]) -> None:
+    """While the console reads what came before, its first screen says how much is left; then that it is at the end."""
+    left = ["it has 4,711 records still to read"]
+
+    def behind() -> None:
+        if left:
+            raise NotReadyError(left[0])
+
+    with console_served(console, {}, warns={"behind": behind}) as here:
+        text = httpx.get(here.address).text
+        assert "what is shown may be old: behind: it has 4,711 records still to read" in text
+        assert "read to the end" not in text
+    left.clear()
+    with console_served(console, {}, warns={"behind": behind}) as here:
+        assert "read to the end" in httpx.get(here.address).text

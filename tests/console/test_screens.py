@@ -29,6 +29,7 @@ SCREENS = {
     "unreadable": "/events?unreadable=true",
     "failures": "/failures",
     "stuck": "/stuck",
+    "flow": "/flow",
     "operations": "/operations",
     "catalogue": "/catalogue",
     "processes": "/processes",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,8 @@ from quadrille_cli.services import CONSOLE
 from quadrille_cli.stack import Stack
 from quadrille_why import explain, gather, over_http
 from tests.console.browser import Browser
+from tests.console.conftest import Console
+from tests.console.desk import Desk
 
 PATIENCE_SECONDS = 120.0
 MEMORY_MB = 130
@@ -110,6 +113,47 @@ def test_the_first_screen_shows_the_stack(stack: Stack, order: str, browser: Bro
         page.follow(lambda: page.run("document.querySelector('main a[href^=\"/traces/\"]').click()"))
         page.shot(shots / "stack-trace.png")
         assert page.told() == []
+
+
+def test_the_flow_of_each_service_is_shown(stack: Stack, order: str) -> None:
+    """Consumers, what is left to read and publish, relay, slot and canary, as their ports tell; a pause is seen."""
+    url = f"{stack.url(CONSOLE)}/flow"
+    rows = re.findall(r"<tr>\n<td data-name=\"Service\">.*?</tr>", httpx.get(url).text, re.DOTALL)
+    assert len(rows) == 4, "all flow"
+    assert [row.count("✓ streaming") + row.count(">reserved<") for row in rows] == [2] * 4
+    assert [len(re.findall(r"WAL kept\" class=\"num\">[\d.]+ (?:GB|MB|kB|B)<", row)) for row in rows] == [1] * 4
+    assert sum("✓ closed" in row for row in rows) >= 1
+    with Client(stack.url("inventory-worker")) as ops:
+        ops.demand("POST", "/ops/consumers/pause", {"reason": "a test of the flow"})
+        try:
+            text = httpx.get(url).text
+        finally:
+            ops.demand("POST", "/ops/consumers/resume", {"reason": "it is over"})
+    assert "✕ paused</span>: by local: a test of the flow" in text
+    assert "quadrille consumers resume inventory" in text
+
+
+def test_what_operators_ask_is_answered_over_rest(stack: Stack, order: str) -> None:
+    """Who is stuck, long actions, what was done by hand: of all services at once, who is silent is named."""
+    base = stack.url(CONSOLE)
+    assert httpx.get(f"{base}/v1/stuck").json().keys() == {"count", "stuck"}
+    with Client(stack.url("inventory-worker")) as ops:
+        for verb in ("pause", "resume"):
+            ops.demand("POST", f"/ops/consumers/{verb}", {"reason": f"asked over REST to {verb}"})
+    first = httpx.get(f"{base}/v1/audit", params={"subject": "inventory", "limit": 1}).json()
+    [newest] = first["actions"]
+    assert (newest["service"], newest["action"]) == ("inventory", "consumers.resume")
+    again = httpx.get(f"{base}/v1/audit", params={"subject": "inventory", "limit": 1, "cursor": first["next"]}).json()
+    assert [one["reason"] for one in again["actions"]] == ["asked over REST to pause"]
+
+    rebuilt(stack)
+    told = httpx.get(f"{base}/v1/operations").json()
+    assert (CONSOLE in {one["service"] for one in told["operations"]}, told["silent"]) == (True, [])
+    stack.process("payment-worker").stop()
+    try:
+        assert httpx.get(f"{base}/v1/operations").json()["silent"] == ["payment"]
+    finally:
+        stack.process("payment-worker").start()
 
 
 def test_it_costs_little(stack: Stack) -> None:
@@ -222,3 +266,53 @@ def test_an_order_is_cancelled_and_its_failed_undo_ended_by_buttons(
         with psycopg.connect(stack.database_url(service, "postgres")) as db:
             found = db.execute("SELECT actor, action, reason FROM audit WHERE subject = %s", [bad]).fetchall()
         assert found == [("local", action, reason)]
+
+
+def test_a_failed_undo_is_tried_again_by_its_button(stack: Stack) -> None:
+    """While the goods are sealed the page says that it failed again; once they are not, it is done: the order ends."""
+    stock = f"{stack.url('inventory')}/v1/stock/SKU-BUTTON"
+
+    def shelf(*, sealed: bool) -> None:
+        body = {"available": 10, "sealed": sealed}
+        assert httpx.put(stock, json=body, headers={"If-Match": "*"}).status_code in (200, 201)
+
+    stock_up(stack, {"SKU-BUTTON": 10})
+    lines = [{"sku": "SKU-BUTTON", "quantity": 1, "unit_price_minor": 100}]
+    url, key = f"{stack.url('order')}/v1/orders", {"Idempotency-Key": str(uuid7())}
+    bad = str(httpx.post(url, json=ORDER | {"lines": lines}, headers=key).json()["order_id"])
+    until(lambda: httpx.get(f"{url}/{bad}").json(), lambda told: told["inventory"] == "COMMITTED")
+    shelf(sealed=True)
+    assert httpx.post(f"{url}/{bad}/cancel").status_code == 202
+    ended(stack, bad, "COMPENSATION_FAILED")
+
+    desk = Desk(Console(stack.url(CONSOLE), stack.url(f"{CONSOLE}-ops")))
+    button = f"/ask/retry-undo?order={bad}&amp;participant=inventory"
+    until(lambda: desk.http.get(f"/orders/{bad}").text, lambda text: button in text)
+    failed = desk.act("retry-undo", {"reason": "they are back"}, order=bad, participant="inventory")
+    assert failed.startswith("bad: ✕ inventory-worker refuses it, nothing was done:"), failed
+    assert "(STILL_FAILED)" in failed
+    shelf(sealed=False)
+    came = desk.act("retry-undo", {"reason": "they are open"}, order=bad, participant="inventory")
+    assert re.match(r"good: ✓ inventory: DONE\. .+ \(audit row \d+\)", came), came
+    ended(stack, bad, "CANCELLED")
+    with psycopg.connect(stack.database_url("inventory", "postgres")) as db:
+        found = db.execute("SELECT action, reason FROM audit WHERE subject = %s ORDER BY number", [bad]).fetchall()
+    assert found == [("retry-compensation", "they are back"), ("retry-compensation", "they are open")]
+
+
+def test_a_console_whose_database_is_lost_knows_all_again(stack: Stack, order: str) -> None:
+    """Nothing is kept there alone: begun anew it reads every topic from its beginning, and says the same."""
+    url = f"{stack.url(CONSOLE)}/v1/orders/{order}/timeline"
+    before = until(lambda: httpx.get(url), lambda got: got.status_code == 200 and got.json()["final"]).json()
+
+    for name in (CONSOLE, f"postgres:{CONSOLE}"):
+        stack.process(name).stop()
+    shutil.rmtree(stack.postgres_home / CONSOLE)
+    (stack.postgres_home / f"{CONSOLE}.bootstrapped").unlink()
+    stack.start()
+
+    def told() -> dict[str, object]:
+        got = httpx.get(url)
+        return dict(got.json()) if got.status_code == 200 else {}
+
+    until(told, lambda after: after == before)

@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+from quadrille_cli.client import Client
+from quadrille_cli.demo_data import order_of
+from quadrille_cli.stack.condition import PAUSED
 from quadrille_why import explain, gather, over_http
 from tests.conftest import Shop, away
 
@@ -91,3 +94,26 @@ def test_the_examples_of_the_help_run(shop: Shop, verb: str) -> None:
     finally:
         for name in ("payment", "notification"):
             run(shop, "consumers", "resume", name, "--reason", "the test is over")
+
+
+def test_intake_is_shut_and_open_when_its_command_has_ended(shop: Shop) -> None:
+    """Orders are refused at once after `intake pause` and taken at once after `resume`, every time."""
+    seen = []
+    try:
+        for verb in ("pause", "resume") * 3:
+            assert run(shop, "intake", verb, "--reason", "a test")[0] == 0
+            body, key = order_of(TEA), {"Idempotency-Key": f"test-{uuid.uuid4()}"}
+            with Client(shop.stack.url("order")) as api:
+                seen.append(api.ask("POST", "/v1/orders", body, key).status)
+    finally:
+        run(shop, "intake", "resume", "--reason", "the test is over")
+    assert seen == [503, 202] * 3
+
+
+def test_a_worker_goes_on_when_its_command_has_ended(shop: Shop) -> None:
+    """After `consumers resume` the worker does not rest any more: its ops port says so."""
+    for _ in range(3):
+        assert run(shop, "consumers", "pause", "inventory", "--reason", "a test")[0] == 0
+        assert run(shop, "consumers", "resume", "inventory", "--reason", "it is over")[0] == 0
+        with Client(shop.stack.url("inventory-worker")) as ops:
+            assert PAUSED not in ops.ask("GET", "/readyz").raw.decode()

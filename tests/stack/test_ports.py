@@ -263,3 +263,18 @@ def test_a_part_that_finds_its_port_taken_names_the_holder(new_stack: Start) -> 
 
     assert failure.value.cause.startswith(f"its port {port} is held by ")
     assert f"(pid {os.getpid()})" in failure.value.cause
+
+
+def test_a_part_of_a_tests_stack_comes_back_where_it_was(new_stack: Start) -> None:
+    """Started again it listens where it did, so that whoever knows its address goes on; held, it moves."""
+    stack = new_stack(parts={"postgres:order"})
+    stack.start()
+    before = stack.ports["postgres:order"]
+    stack.process("postgres:order").stop()
+    stack.start()
+    assert stack.ports["postgres:order"] == before
+
+    stack.process("postgres:order").stop()
+    with held(before):
+        stack.start()
+    assert stack.ports["postgres:order"] != before

@@ -351,7 +351,7 @@ def _all(name: str, found: Settings, stop: threading.Event) -> None:
         **_worker_checks(worker, found, codec),
         "api": lambda: _listens(found.api_bind),
     }
-    warns: dict[str, Check] = {"parked": lambda: nothing_parked(found.database_url)}
+    warns: dict[str, Check] = {"parked": lambda: nothing_parked(found.database_url), "behind": worker.at_the_end}
     workers, managers = worker_routes(program, context, worker)
     routes = {**api_routes(program, context), **workers}
     shown, keys = found.shown(), context.keys
@@ -417,7 +417,8 @@ def api_routes(program: Program[Any], context: ProcessContext) -> OpsRoutes:
 
 
 def _relay(name: str, found: Settings, stop: threading.Event) -> None:
-    from quadrille.relay import replication  # noqa: PLC0415 - the relay's alone
+    from quadrille.ops.relay_status import relay_routes  # noqa: PLC0415 - the relay's alone
+    from quadrille.relay import replication  # noqa: PLC0415 - as above
     from quadrille.relay.relay import Relay, RelayConfig, topics_of  # noqa: PLC0415 - as above
 
     spans = _spans(name, "relay", found)
@@ -431,7 +432,8 @@ def _relay(name: str, found: Settings, stop: threading.Event) -> None:
         "database": lambda: database_can_write(replication.conninfo(found.database_url)),
         "relay": relay.ready,
     }
-    with server.serve(found.ops_bind, name, "relay", checks, found.shown(), draining=stop.is_set):
+    routes = relay_routes(name, found.database_url, plan.slot, relay)
+    with server.serve(found.ops_bind, name, "relay", checks, found.shown(), routes=routes, draining=stop.is_set):
         _settle()
         relay.run(stop)
     spans.stop()

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from quadrille_cli import explain
+from quadrille_cli import complete, explain
 
 app = typer.Typer(
     name="quadrille",
@@ -26,6 +26,7 @@ app = typer.Typer(
 MORE = (
     "schema", "demo", "load", "saga", "orders", "resolve", "replay", "operations", "why", "stuck", "intake", "events",
     "timeline", "trace", "watch", "env", "parked", "consumers", "audit", "webhooks", "login", "keys", "version",
+    "relay", "asyncapi",
 )  # fmt: skip
 """Modules of ``commands`` that bring commands: a typer `app` of their own, or one function `command`."""
 
@@ -93,7 +94,12 @@ def down(
     _end(stack.down(data, wipe=wipe))
 
 
-Names = Annotated[list[str], typer.Argument(metavar="NAME...", help="order-api, order (all three), worker, kafka.")]
+Names = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="NAME...", help="order-api, order (all three), worker, kafka.", autocompletion=complete.processes
+    ),
+]
 
 
 @app.command(epilog=START)
@@ -140,7 +146,9 @@ def status(
 
 @app.command(epilog=LOGS)
 def logs(
-    processes: Annotated[list[str] | None, typer.Argument(help="Only these, e.g. order-api kafka.")] = None,
+    processes: Annotated[
+        list[str] | None, typer.Argument(help="Only these, e.g. order-api kafka.", autocompletion=complete.processes)
+    ] = None,
     *,
     data: Data = None,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with what is written from now on.")] = False,
@@ -223,7 +231,7 @@ def run() -> None:
             stream.reconfigure(errors="backslashreplace")  # a path, or a terminal, that is not of this world's letters
     try:
         sys.argv = explain.asked_for(sys.argv)
-        _load_more(sys.argv[1] if len(sys.argv) > 1 else "")
+        _load_more(sys.argv[1] if len(sys.argv) > 1 else complete.first_word())
         app(prog_name="quadrille")
     except Exception as error:
         from quadrille_cli.stack.errors import foreseen  # noqa: PLC0415 - half a second that only a failure spends

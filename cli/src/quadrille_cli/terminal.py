@@ -50,6 +50,11 @@ def money(minor: int, currency: str) -> str:
     return f"{minor / 10**digits:,.{digits}f} {currency}"
 
 
+def harmless(text: str) -> str:
+    """Return a text that no terminal acts on: what is no printable sign is escaped."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
 def width() -> int:
     """Return the columns there are: the terminal's, at least 80; in a pipe 80, or what COLUMNS says."""
     return max(COLUMNS, shutil.get_terminal_size((COLUMNS, 24)).columns)

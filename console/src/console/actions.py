@@ -8,6 +8,7 @@ from uuid import uuid4
 
 from starlette.exceptions import HTTPException
 
+from console import processes
 from console.asks import Ask, FormField, Given, command, identity, number, one_of, outcome_of, why_of, wrong
 from console.console_api import ConsoleApi
 from console.neighbours import Call
@@ -286,6 +287,8 @@ async def intake(_: ConsoleApi, given: Given) -> Ask:
     def tell(told: Mapping[str, Any]) -> Outcome:
         now, before = (str(told.get(name)) for name in ("intake", "before"))
         word = states.get(now, now)
+        if told.get("here", now) != now:
+            return Outcome("going", f"order: noted as {word}; its api does not act by it yet.", "quadrille intake show")
         if now == before:
             return Outcome("warn", f"order: the intake was {word} already: nothing has changed.")
         return Outcome("good", f"order: the intake is {word} now, it was {states.get(before, before.lower())} before.")
@@ -310,6 +313,8 @@ async def consumer(api: ConsoleApi, given: Given) -> Ask:
         now = "rest now" if told.get("paused") else "go on"
         if not told.get("changed"):
             return Outcome("warn", f"{service}: its consumers did so already: nothing has changed.")
+        if told.get("here") == ("RUNNING" if told.get("paused") else "PAUSED"):
+            return Outcome("going", f"{service}: noted; its worker does not act by it yet.", link="/processes")
         return Outcome("good", f"{service}: its consumers {now}.")
 
     line = f"""curl -X POST {url} -H 'Content-Type: application/json' -d '{{"reason": "{WHY_IN_JSON}"}}'"""
@@ -318,6 +323,30 @@ async def consumer(api: ConsoleApi, given: Given) -> Ask:
 
 
 WHY_IN_JSON = "…"
+
+
+@action("restart")
+async def restart(api: ConsoleApi, given: Given) -> Ask:
+    """A process of the local stack is ended and started again."""
+    name, stack = one_of(given, "process", tuple(api.told.ops)), api.told.stack
+    what = (
+        "It ends what it has in hand, stops, and starts with the code and the settings of now; others go on meanwhile."
+    )
+    line = command("restart", name)
+    if stack is None:
+        what = "This console runs beside no local stack: it cannot start a process again. The command below does it."
+        line = processes.elsewhere(name)["restart"]
+
+    def tell(told: Mapping[str, Any]) -> Outcome:
+        row = f"(audit row {told.get('audit_number')})"
+        if told.get("outcome") != "DONE":
+            return Outcome(
+                "going", f"{name} is being started again: look at it in a moment {row}.", link=f"/processes/{name}"
+            )
+        return Outcome("good", f"{name} was started again, and is ready {row}.")
+
+    call = Call("console-all", f"/ops/processes/{name}/restart") if stack else None
+    return Ask(f"Restart {name}", what, "Restart it", line, call, tell, kept={"process": name})
 
 
 @action("operation")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
+from datetime import UTC, datetime
 from typing import Annotated, Any, NoReturn
 from uuid import UUID
 
@@ -10,7 +11,7 @@ from fastapi import Header, Path, Query, Request, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from starlette.types import ASGIApp
 
-from console import reads, screens
+from console import audit, reads, screens
 from console.console_api import AT_ONCE, ConsoleApi, console_of
 from console.trace_document import TRACE, TraceDocument, trace_document
 from quadrille import rfc3339
@@ -19,12 +20,19 @@ from quadrille.web import EVENTS, Answer, Document, ProcessContext, Routes, call
 routes = Routes("ops:read")
 ORDER = "01a1fd62-57f0-7eeb-be96-e59ce40f9cb1"
 PRIVATE = {"Cache-Control": "no-store"}
+AUDITED = ("service", "number", "at", "actor", "action", "subject", "reason", "before", "after")
 EVENT = {
     "event_id": "01a1fd62-57f0-84b3-9e84-5f3f080daefc", "type": "payment.declined", "source": "quadrille/payment",
     "order_id": ORDER, "sequence": 1, "time": "2026-11-21T09:14:03.391Z",
     "causation_id": "01a1fd62-57f0-80d0-bc12-39e01842d73c", "correlation_id": ORDER,
     "trace_id": "04a75036e9d520bb983c5ed03b8d0182", "topic": "payment.events", "partition": 7, "offset": 18234,
     "schema_id": 12, "body": {"order_id": ORDER, "code": "insufficient_funds"}, "unreadable": None,
+}  # fmt: skip
+
+
+TRACE_LINE = {
+    "trace_id": "04a75036e9d520bb983c5ed03b8d0182", "order_id": ORDER, "first": "order: POST /v1/orders", "spans": 21,
+    "errors": 0, "began_at": "2026-11-21T09:14:03.118Z", "took_ms": 342.118,
 }  # fmt: skip
 
 
@@ -113,6 +121,58 @@ class Groups(Document):
     """Inputs that are parked, by service, type of event and error."""
 
     groups: list[dict[str, Any]]
+
+
+class StuckList(Document):
+    """The orders that wait too long, those that need a person first."""
+
+    count: int
+    stuck: list[dict[str, Any]]
+
+
+class OperationList(Document):
+    """Long actions of every service; ``silent`` are those that do not answer."""
+
+    operations: list[dict[str, Any]]
+    silent: list[str]
+
+
+class AuditList(Document):
+    """A page of what was done by hand; ``next`` is the cursor of the page that follows."""
+
+    actions: list[dict[str, Any]]
+    silent: list[str]
+    next: str | None
+
+
+class AuditQuery(BaseModel):
+    """On what it was done, by whom, and the page."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    subject: str = Field("", max_length=255)
+    actor: str = Field("", max_length=255)
+    limit: int = Field(audit.PAGE, ge=1, le=200)
+    cursor: str = Field("", max_length=255)
+
+
+class TraceLine(Document):
+    """One trace of a list: its first span, how many there are, how long it took."""
+
+    trace_id: str
+    order_id: str | None
+    first: str = Field(description="Service and name of its first span.")
+    spans: int
+    errors: int = Field(description="How many of its spans failed.")
+    began_at: str
+    took_ms: float
+
+
+class TraceList(Document):
+    """A page of traces, newest first; ``next`` is the cursor of the page that follows."""
+
+    traces: list[TraceLine]
+    next: int | None
 
 
 class EventQuery(BaseModel):
@@ -235,6 +295,70 @@ async def show_flow(request: Request, minutes: Annotated[int, Query(ge=1, le=144
 async def show_failures(request: Request) -> Response:
     """Tell which inputs are parked, by service, type of event and error."""
     return _told({"groups": _plain(await console_of(request).read(reads.failure_groups))})
+
+
+@routes.on(
+    "GET", "/v1/stuck", scope="ops:read", problems=("dependency-unavailable",),
+    answers=[Answer(200, "Who waits too long, as order tells it now.", StuckList)],
+)  # fmt: skip
+async def show_stuck(request: Request) -> Response:
+    """Tell which orders are stuck or need a person: who owes which fact since when."""
+    neighbours = console_of(request).neighbours
+    told = await neighbours.ask(neighbours.ops.get("order-api"), "/ops/stuck")
+    if not isinstance(told, dict):
+        refuse("dependency-unavailable", "order-api does not answer.", dependency="order-api", retry_after=1)
+    return _told({"count": told.get("count", 0), "stuck": told.get("stuck", [])})
+
+
+@routes.on(
+    "GET", "/v1/operations", scope="ops:read", problems=(),
+    answers=[Answer(200, "Long actions, as each worker tells them now.", OperationList)],
+)  # fmt: skip
+async def show_operations(request: Request) -> Response:
+    """List the long actions of every service; whoever does not answer is named."""
+    neighbours = console_of(request).neighbours
+    told = await neighbours.ask_each("worker", "/ops/operations")
+    told |= {"console": await neighbours.ask(neighbours.ops.get("console-all"), "/ops/operations")}
+    found = [one for body in told.values() if isinstance(body, dict) for one in body.get("operations", ())]
+    silent = [name for name, body in told.items() if not isinstance(body, dict)]
+    return _told({"operations": found, "silent": silent})
+
+
+@routes.on(
+    "GET", "/v1/audit", scope="ops:read", problems=(),
+    answers=[Answer(200, "What was done by hand, newest first.", AuditList)],
+)  # fmt: skip
+async def show_audit(request: Request, asked: Annotated[AuditQuery, Query()]) -> Response:
+    """List what was done by hand, of every service's chain; whoever does not answer is named."""
+    found = await audit.read(console_of(request), asked.subject, asked.actor, asked.cursor, asked.limit)
+    rows = [{name: row.get(name) for name in AUDITED} for row in found.rows]
+    return _told({"actions": rows, "silent": [*found.silent], "next": found.next or None})
+
+
+@routes.on(
+    "GET", "/v1/traces", scope="ops:read", problems=(),
+    answers=[Answer(200, "A page of traces.", TraceList, {"traces": [TRACE_LINE], "next": None})],
+)  # fmt: skip
+async def list_traces(
+    request: Request,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    cursor: Annotated[int | None, Query(ge=0, lt=1 << 62)] = None,
+) -> Response:
+    """List the traces that are kept, the one heard of last first."""
+    found = await console_of(request).read(reads.traces, limit + 1, cursor)
+    page = found[:limit]
+    following = page[-1]["number"] if len(found) > limit else None
+    return _told({"traces": [trace_line(row) for row in page], "next": following})
+
+
+def trace_line(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a trace as a list tells it."""
+    began = datetime.fromtimestamp(row["began_ns"] / 1e9, UTC)
+    return {
+        "trace_id": row["trace_id"], "order_id": row["order_id"], "first": row["first"], "spans": row["spans"],
+        "errors": row["errors"], "began_at": rfc3339(began),
+        "took_ms": round((row["ended_ns"] - row["began_ns"]) / 1e6, 3),
+    }  # fmt: skip
 
 
 @routes.on(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,8 @@ PATIENCE_SECONDS = 1.0
 ANSWER_MAX = 1_000_000
 WRITE_SECONDS = 10.0  # an ops port waits five for a lock
 AT_ONCE = 8
+SAMPLE = re.compile(r"([a-z_]+)(?:\{.*\})? ([0-9][0-9.e+-]*)")
+"""A line of /metrics with a value that is a number of something: its name, its value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +119,13 @@ class Neighbours:
         status, body = await loop.run_in_executor(self._threads, self._get, url)
         return body if status == 200 else None  # noqa: PLR2004 - HTTP
 
+    async def measured(self, base: str | None) -> dict[str, float]:
+        """Return an ops port's metrics by name, each the sum over its labels; nothing if it does not answer."""
+        if base is None:
+            return {}
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, self._metrics, f"{base}/metrics")
+
     async def send(self, call: Call) -> Reply:
         """Ask a neighbour to do something, once: nothing is sent twice."""
         base = (self.apis if call.api else self.ops).get(call.process)
@@ -176,18 +186,32 @@ class Neighbours:
             return Reply(0, {}, lost=True)
         return Reply(answer.status, told if isinstance(told, dict) else {})
 
+    def _metrics(self, url: str) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for line in self._read(url)[1].decode("utf-8", "replace").splitlines():
+            if sample := SAMPLE.fullmatch(line):
+                found[sample[1]] = found.get(sample[1], 0.0) + float(sample[2])
+        return found
+
     def _get(self, url: str) -> tuple[int, Any]:
-        headers = {} if url.startswith(self._keyless) else self._own
         try:
+            status, raw = self._read(url)
+            return status, json.loads(raw)
+        except (ValueError, RecursionError):
+            return 0, None
+
+    def _read(self, url: str) -> tuple[int, bytes]:
+        """Return status and body, 0 and nothing if it does not answer."""
+        try:
+            headers = {} if url.startswith(self._keyless) else self._own
             answer = self._http.request("GET", url, headers=headers, preload_content=False, redirect=False)
             try:
-                raw = answer.read(ANSWER_MAX)
-                return answer.status, json.loads(raw)
+                return answer.status, answer.read(ANSWER_MAX)
             finally:
                 answer.drain_conn()
                 answer.release_conn()
-        except (HTTPError, OSError, ValueError, RecursionError):
-            return 0, None
+        except (HTTPError, OSError):
+            return 0, b""
 
 
 def _shown(key: str) -> dict[str, str]:

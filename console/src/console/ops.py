@@ -1,4 +1,4 @@
-"""What an operator may ask of the console's ops port: a link that logs in once.
+"""What an operator may ask of the console's ops port: a link that logs in once, a process started again.
 
 Whoever may write there may use the buttons: its caller is the session's, and so is the API key he came with.
 """
@@ -7,15 +7,25 @@ from __future__ import annotations
 
 from typing import cast
 
-from console import sessions
+from console import processes, sessions
 from console.settings import ConsoleSettings
 from quadrille import rfc3339
-from quadrille.app import Action, OpsRequest, OpsResponse, OpsRoutes, ProcessContext, ScopedRoute, database, record
+from quadrille.app import (
+    Action,
+    OpsRequest,
+    OpsResponse,
+    OpsRoutes,
+    ProcessContext,
+    ScopedRoute,
+    database,
+    record,
+    refuse,
+)
 from quadrille.web import Document
 
 
 def routes(context: ProcessContext) -> OpsRoutes:
-    """Return POST /ops/logins: a link for one login, valid for minutes; kept in the audit."""
+    """Return POST /ops/logins, a link for one login, and …/restart of a process of the local stack; both audited."""
 
     def offer(asked: OpsRequest) -> OpsResponse:
         settings = cast("ConsoleSettings", context.settings)
@@ -27,4 +37,23 @@ def routes(context: ProcessContext) -> OpsRoutes:
         link = f"{settings.public_base}/login?t={token}"
         return OpsResponse(201, {"url": link, "actor": asked.actor, **told, "audit_number": number})
 
-    return {("POST", "/ops/logins"): ScopedRoute("ops:read", offer)}
+    def restart(asked: OpsRequest) -> OpsResponse:
+        settings, name = cast("ConsoleSettings", context.settings), asked.path["name"]
+        asked.read(Document)
+        if name not in settings.ops:
+            refuse("not-found", "This console watches no process of this name.")
+        if settings.stack is None:
+            detail = f"It runs in no local stack. In a container: {processes.elsewhere(name)['restart']}"
+            refuse("operation-refused", detail, rule="ELSEWHERE")
+        with database(context) as tx, tx.transaction():
+            number = record(tx, Action(asked.actor, "restart", name, asked.reason, None, {"outcome": "ASKED"}))
+        came = processes.restart(settings.stack, name)
+        if came.status:
+            refuse("operation-refused", came.said, rule="NOT_STARTED", audit_number=number)
+        outcome = "DONE" if came.status == 0 else "BEGUN"
+        return OpsResponse(200, {"process": name, "outcome": outcome, "detail": came.said, "audit_number": number})
+
+    return {
+        ("POST", "/ops/logins"): ScopedRoute("ops:read", offer),
+        ("POST", "/ops/processes/{name}/restart"): restart,
+    }

@@ -10,17 +10,20 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlencode
 
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from console import acting, audit, reads
+from console import processes as local
 from console.acting import LoginNeededError, session_of
 from console.actions import CHAOS
 from console.answers import answer_of, buttons_of, commands_of
 from console.bars import bars
 from console.console_api import ConsoleApi, console_of
+from console.currents import currents
 from console.dance import HEARS, arrows, boxes
 from console.domain import Order
 from console.handlers import TOPICS
@@ -197,6 +200,16 @@ async def chaos(_: Request, api: ConsoleApi) -> Response | Page:
     return page("chaos.html", here="/chaos", told=told, left=left, names=names, where=api.neighbours.apis["sandbox"])
 
 
+@screen("/flow")
+async def flow(_: Request, api: ConsoleApi) -> Response | Page:
+    """What flows at each service now, and how orders ended lately."""
+    now_there, lately = await asyncio.gather(currents(api), api.read(reads.flow))
+    return page(
+        "flow.html", here="/flow", currents=now_there, all={"flow": lately}, now=datetime.now(UTC),
+        bars=bars(lately["per_minute"], lately["minutes"]),
+    )  # fmt: skip
+
+
 @screen("/operations")
 async def operations(_: Request, api: ConsoleApi) -> Response | Page:
     """Long actions of every service."""
@@ -222,7 +235,24 @@ async def catalogue(_: Request, api: ConsoleApi) -> Response | Page:
 async def processes(_: Request, api: ConsoleApi) -> Response | Page:
     """How each process is."""
     health = await api.neighbours.health()
-    return page("processes.html", here="/processes", health=health, ops=api.neighbours.ops)
+    shown = {one.shown for one in health}
+    others = [name for name in local.logs_of(api.told.stack) if name not in shown]
+    return page("processes.html", here="/processes", health=health, ops=api.neighbours.ops, others=others)
+
+
+@screen("/processes/{name}")
+async def process(request: Request, api: ConsoleApi) -> Response | Page:
+    """One process: how it is, the end of its log, how it is started again."""
+    name, stack = request.path_params["name"], api.told.stack
+    logs = local.logs_of(stack)
+    health = next((one for one in await api.neighbours.health() if one.shown == name), None)
+    if name not in logs and health is None:
+        raise HTTPException(404, "No process of this name is known here.")
+    log = await run_in_threadpool(local.tail, name, logs[name]) if name in logs else None
+    return page(
+        "process.html", here="/processes", process=name, health=health, local=stack is not None, log=log,
+        mine=name in api.told.ops, now=datetime.now(UTC), elsewhere=local.elsewhere(name),
+    )  # fmt: skip
 
 
 @screen("/traces")

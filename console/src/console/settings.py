@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field, PlainSerializer, field_validator
@@ -39,6 +40,7 @@ class ConsoleSettings(Settings):
     notices:read). A login link is good for ``login_life``, the session it opens for ``session_life``.
     ``alert_targets`` are the webhooks that are told of alerts, a line each (``alerts/targets.py``), secret for their
     keys: ALERT_TARGETS_FILE names a file with them. ``alert_loopback`` lets them be on this machine.
+    ``stack`` is the data directory of the local stack this console runs in, whose logs it shows.
     """
 
     ops: Addresses = Field(default_factory=dict)
@@ -52,6 +54,7 @@ class ConsoleSettings(Settings):
     session_life: Duration = Field(timedelta(hours=12), ge=timedelta(seconds=1), le=timedelta(days=7))
     alert_targets: Hidden = Secret("")
     alert_loopback: bool = False
+    stack: Path | None = None
 
     @field_validator("alert_targets")
     @classmethod

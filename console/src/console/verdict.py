@@ -10,6 +10,7 @@ from typing import Any
 from console.neighbours import DEGRADED, GONE, NOT_READY, Health
 
 NAMED = 2
+BEHIND = "behind: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +52,7 @@ def judge(
     warn += _told([one for one in health if one.state == DEGRADED and set(one.why) != {"parked"}], "degraded", now)
     if chaos := counts.get("chaos"):
         warn.append(f"chaos in the sandbox, {ago(chaos)} left")
-    behind = next((one for one in health if one.name.startswith("console") and one.state in (GONE, NOT_READY)), None)
-    stale = None if behind is None else f"what is shown may be old: {'; '.join(behind.why)}"
+    stale = _stale(next((one for one in health if one.service == "console"), None))
     if bad or warn:
         return Verdict("bad" if bad else "warn", tuple(bad + warn), stale)
     return Verdict("good", ("All flows.", *_last(last, now)), stale)
@@ -69,6 +69,16 @@ def ago(span: float) -> str:
 def lasted(ms: int) -> str:
     """Return in words how long something took: below a second in milliseconds."""
     return f"{ms} ms" if ms < 1000 else ago(round(ms / 1000, 1))  # noqa: PLR2004 - a second
+
+
+def _stale(console: Health | None) -> str | None:
+    """Return why what is shown may be old; None if it was read to the end."""
+    if console is None:
+        return None
+    behind = [why for why in console.why if why.startswith(BEHIND)]
+    if console.state not in (GONE, NOT_READY) and not behind:
+        return None
+    return f"what is shown may be old: {'; '.join(behind or console.why)}"
 
 
 def _told(found: Sequence[Health], word: str, now: datetime) -> list[str]:

@@ -305,3 +305,19 @@ def test_the_states_are_those_of_the_table(till: Till) -> None:
         till.sql("UPDATE intake SET state = %s", state)
     with pytest.raises(psycopg.errors.CheckViolation):
         till.sql("UPDATE intake SET state = 'AJAR'")
+
+
+def test_a_change_is_acted_by_when_it_is_answered(till: Till) -> None:
+    """Said done, the api that answers lets in by it already, whenever it would have looked; it tells its own state."""
+    context = context_of(till)
+    gate = AdmissionControl(context, LIMITS)
+    context.acts_by["intake"] = gate.state  # it never looks by itself
+    with ops_serving(PROGRAM, context) as port, Client(f"http://127.0.0.1:{port}", timeout=60) as ops:
+        assert ops.ask("GET", "/ops/intake").body["here"] is None
+        for verb, state in (("pause", "PAUSED"), ("resume", "OPEN"), ("pause", "PAUSED"), ("resume", "OPEN")):
+            told = ops.ask("POST", f"/ops/intake/{verb}", {"reason": "a test"}).body
+            assert (told["intake"], told["here"], gate.shut) == (state, state, state != "OPEN")
+        till.sql("UPDATE intake SET state = 'PAUSED'")  # by another process: this one has not looked
+        told = ops.ask("GET", "/ops/intake").body
+        assert (told["intake"], told["here"]) == ("PAUSED", "OPEN")
+    gate._connection.close()  # noqa: SLF001 - nobody has opened it

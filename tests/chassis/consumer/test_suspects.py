@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from quadrille.consumer.suspects import Suspects, WorkerLife
-from tests.chassis.support.database import Database, wait_until
+from datetime import UTC, datetime
+
+import pytest
+
+from quadrille.consumer.deserializer import RecordDeserializer
+from quadrille.consumer.parked_actions import ParkedActions
+from quadrille.consumer.suspects import WorkerLife
+from quadrille.messages import Event
+from quadrille.processing.envelope import RedriveRequest
+from quadrille.processing.suspects import Suspects
+from quadrille.testing.in_memory import PlainCodec
+from tests.chassis.support.database import Database, envelope_of, wait_until
 from tests.chassis.support.kafka_harness import Kitchen
-from tests.chassis.support.sample_messages import OrderDropped
+from tests.chassis.support.sample_gateway import kitchen_with
+from tests.chassis.support.sample_messages import CakeOrdered, OrderDropped, TastingBooked
 
 INBOX = "SELECT count(*) FROM inbox"
 
@@ -28,6 +39,44 @@ def test_a_record_that_kills_the_process_is_quarantined_on_its_third_death(kitch
 
     assert db.parked("line", "error_class", "state") == [("deadly", "FATAL", "DEAD")]
     assert b"deadly" in db.one("SELECT raw FROM parked WHERE error_class = 'FATAL'")
+
+
+OVER = "UPDATE task SET leased_until = now() - interval '1 s' WHERE leased_until < 'infinity'"
+
+
+@pytest.mark.parametrize("what", ["cake_baked", "begin_tasting"])
+def test_an_answer_or_a_timer_that_kills_the_process_is_quarantined(kitchen: Kitchen, db: Database, what: str) -> None:
+    """Three workers die by SIGKILL with it in hand; the fourth parks it as FATAL; mended, it is redriven by hand."""
+    kitchen.start_here()
+    now, said = datetime.now(UTC), {"cake_baked": "cake.ready", "begin_tasting": "tasting.begun"}[what]
+    orders = [CakeOrdered(o) if what == "cake_baked" else TastingBooked(o, now) for o in ("o-1", "deadly", "o-2")]
+    db.commit(*map(envelope_of, orders), service=kitchen_with())
+
+    for _ in range(3):
+        with kitchen.process(plant="deadly") as worker:
+            assert worker.child.wait() != 0
+        assert db.parked() == []
+        db.rows(OVER)
+
+    with kitchen.process(plant="deadly"):
+        wait_until(lambda: db.parked("error_class", "state", "type") == [("FATAL", "DEAD", what)], "it is set aside")
+        wait_until(lambda: sorted(db.emitted("aggregateid", "type")) == [("o-1", said), ("o-2", said)], "the others")
+        wait_until(lambda: db.rows("SELECT * FROM suspect") == [], "nobody is suspected any more")
+    assert db.rows("SELECT key, leased_until = 'infinity' FROM task") == [("deadly", True)]
+
+    assert redriven(kitchen) == "DONE"
+    assert sorted(key for (key,) in db.emitted("aggregateid")) == ["deadly", "o-1", "o-2"]
+    assert db.rows("SELECT * FROM task") == []
+
+
+def redriven(kitchen: Kitchen) -> str:
+    """Redrive what is parked by a program that is mended, as a person does, and return what came of it."""
+    service = kitchen_with()
+    reader = RecordDeserializer(service.on.consumes(Event), PlainCodec())
+    [(parked,)] = kitchen.db.parked("id")
+    with kitchen.db.connect() as tx:
+        actions = ParkedActions(service, reader, kitchen.context().retention)
+        return actions.redrive(tx, parked, RedriveRequest("tester", "it is mended")).outcome
 
 
 def test_a_worker_is_careful_only_after_a_death(db: Database) -> None:
@@ -54,8 +103,15 @@ def test_a_worker_is_careful_only_after_a_death(db: Database) -> None:
 
 def test_another_record_in_its_place_begins_anew(db: Database) -> None:
     """Deaths are a record's own: what stands at another offset of the partition has none."""
-    found = Suspects()
     with db.connect() as tx:
-        assert [found.note(tx, "t", 0, 7) for _ in range(2)] == [False, False]
-        assert not found.note(tx, "t", 0, 8)
-        assert [found.note(tx, "t", 0, 8) for _ in range(2)] == [False, True]
+        assert [Suspects().note(tx, "t", 0, 7) for _ in range(2)] == [False, False]
+        assert not Suspects().note(tx, "t", 0, 8)
+        assert [Suspects().note(tx, "t", 0, 8) for _ in range(2)] == [False, True]
+
+
+def test_an_outage_is_no_death(db: Database) -> None:
+    """What one life takes again and again, for it could not be committed, has killed nobody: it is handled."""
+    with db.connect() as tx:
+        living = Suspects()
+        assert [living.note(tx, "t", 0, 7) for _ in range(9)] == [False] * 9
+        assert [Suspects().note(tx, "t", 0, 7) for _ in range(2)] == [False, True]

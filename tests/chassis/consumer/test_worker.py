@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import UTC, datetime
 
 import pytest
 
 from quadrille.ids import uuid7
+from quadrille.observability.readiness import NotReadyError
 from quadrille_cli.stack import Stack
 from tests.chassis.support.database import Database, envelope_of, wait_until
 from tests.chassis.support.kafka_harness import Kitchen, Running, running
@@ -168,3 +170,28 @@ def test_timers_wait_for_what_another_worker_has_still_to_handle(kitchen: Kitche
         colleague.close()
         wait_until(worker.consumer_loop.caught_up)
         assert db.one(HANDLED) == 12
+
+
+def test_a_worker_says_how_much_it_has_still_to_read(kitchen: Kitchen, db: Database) -> None:
+    """With a backlog before it it is not at the end, and tells how much is left; when all is handled it is."""
+    kitchen.start_here()
+    for number in range(300):
+        kitchen.tell(OrderDropped(f"o-{number}"))
+    kitchen.flush()
+    worker = kitchen.worker()
+    with db.connect() as tx:
+        worker.topics.check(tx, list(kitchen.service().on.subscribed()))
+        worker.progress.look(tx)
+    with pytest.raises(NotReadyError, match="it has 300 records still to read"):
+        worker.progress.at_the_end()
+
+    with running(worker):
+        wait_until(lambda: db.one("SELECT count(*) FROM inbox") == 300, "all are handled")
+
+        def at_the_end() -> bool:
+            with contextlib.suppress(NotReadyError):
+                worker.progress.at_the_end()
+                return True
+            return False
+
+        wait_until(at_the_end, "it has seen that it is at the end")

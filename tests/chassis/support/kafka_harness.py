@@ -206,9 +206,11 @@ def alone() -> None:
     if os.environ["PANTRY_PLANT"] == "deadly":
         sample_service.PantryStore.load = _deadly  # type: ignore[method-assign]  # the fault
     connect = connection(os.environ["PANTRY_URL"])
-    service = sample_service.service(os.environ["PANTRY_GROUP"])
+    from tests.chassis.support.sample_gateway import Oven, kitchen_with  # noqa: PLC0415 - it runs what is made here
+
+    service = sample_service.service(os.environ["PANTRY_GROUP"], kitchen_with().outside)
     context = context_of(os.environ["PANTRY_KAFKA"], service, connect, batch_max=10, patience=HASTY)
-    Worker(context).run(threading.Event())
+    Worker(replace(context, client=Oven())).run(threading.Event())
 
 
 def context_of(bootstrap: str, service: Service[Any], connect: Callable[[], Tx], **more: Any) -> ProcessContext:  # noqa: ANN401 - settings

@@ -16,7 +16,7 @@ from quadrille.kafka import headers as record_headers
 from quadrille.messages import Event, Infrastructure, Message, key_of
 from quadrille.observability.trace_context import new_trace, parse
 from quadrille.observability.tracing import reading, recorder
-from quadrille.processing.envelope import TOO_OLD, Envelope, OffsetRange, Record, Unreadable
+from quadrille.processing.envelope import DEADLY, TOO_OLD, Envelope, OffsetRange, Record, Unreadable
 from quadrille.service import Decoder
 
 KEY_MAX = 512
@@ -44,7 +44,7 @@ class RecordDeserializer:
     def unopened(self, record: Record, key: bytes | None, origin: OffsetRange, at_ms: int) -> Envelope:
         """Return the input of a record that kills whoever opens it: under its key, with its bytes, not decoded."""
         shut = self.read(replace(record, raw=b""), key, origin, at_ms, old=True)
-        body = Unreadable("the process died each time it was handled", "FATAL")
+        body = Unreadable(*DEADLY)
         return replace(shut, body=body, record=record)
 
     def read(

@@ -20,7 +20,6 @@ from quadrille.consumer.assignment import Assignment
 from quadrille.consumer.brake import Brake, pause, paused
 from quadrille.consumer.deserializer import RecordDeserializer, record_of
 from quadrille.consumer.heartbeat import HeartbeatMonitor
-from quadrille.consumer.suspects import Suspects
 from quadrille.db.connection import Session
 from quadrille.kafka import headers as record_headers
 from quadrille.kafka.topics import StoppedError, Topics
@@ -31,6 +30,7 @@ from quadrille.observability.readiness import NotReadyError, reason
 from quadrille.processing import unit_of_work
 from quadrille.processing.batch import OUTAGE, BrakedError, process_batch
 from quadrille.processing.envelope import Envelope, Handled, OffsetRange
+from quadrille.processing.suspects import Suspects
 from quadrille.processing.telemetry import Observer
 from quadrille.service import Service, Tx
 
@@ -127,6 +127,10 @@ class ConsumerLoop:
         if self.waits:
             message = f"what was read waits to be committed: {self.waits}"
             raise NotReadyError(message)
+
+    def state(self, _: bool = False) -> str:  # noqa: FBT001, FBT002 - it looks by itself
+        """Return by which state of its service's consumers this one acts."""
+        return "PAUSED" if self._rests else "RUNNING"
 
     def renew(self) -> None:
         """Ask for a new client: the old one leaves the group, the new one joins it; any thread may call this."""

@@ -43,6 +43,8 @@ ADD = "UPDATE stall SET positions = positions || %b::text::jsonb WHERE role = %b
 END = """
 DELETE FROM stall WHERE role = %b
 RETURNING since_at, (extract(epoch FROM now() - since_at) * 1000)::bigint"""
+BEHIND = 200
+"""Records that may be on their way without anybody calling it behind."""
 log = structlog.get_logger()
 
 
@@ -67,6 +69,16 @@ class ConsumerProgress:
         """Raise NotReadyError while something stands still."""
         if self.reason:
             raise NotReadyError(self.reason)
+
+    def at_the_end(self) -> None:
+        """Raise NotReadyError while what is read lies well before what is there, as of the last look."""
+        behind = sum(max(0, self._ends[place] - at) for place, at in self._at.items() if place in self._ends)
+        if behind > BEHIND:
+            message = f"it has {behind:,} records still to read"
+            raise NotReadyError(message)
+        if not self._consumer_loop.caught_up():
+            message = "it has not read yet what came before it began"
+            raise NotReadyError(message)
 
     def look(self, tx: Tx) -> None:
         """Look at every partition once; raises what an outage of database or Kafka raises."""

@@ -1,4 +1,4 @@
-"""Suspects: a record that kills the process that handles it is set aside on its third death, and costs nobody else.
+"""Lives of workers: one that died without an end makes the next one careful with the records it takes.
 
 A worker's life is a row that its clean end deletes, and a lock that its death lets go of. Who starts and finds a life
 that ended otherwise is careful for a while: it takes records one by one, and writes down each before it is even
@@ -17,18 +17,11 @@ from quadrille.db.connection import Session
 from quadrille.ids import lock_key, uuid7
 from quadrille.service import Tx
 
-DEATHS = 3  # the first is nobody's, for no record was written down: who is written down dies for the second time
 LIVES = "SELECT id FROM worker_life"
 MINE = "SELECT pg_try_advisory_lock(%b)"
 LET_GO = "SELECT pg_advisory_unlock(%b)"
 BEGIN = "INSERT INTO worker_life (id) VALUES (%b)"
 END = "DELETE FROM worker_life WHERE id = %b"
-NOTE = """
-INSERT INTO suspect AS s VALUES (%b, %b, %b, 2)
-ON CONFLICT (topic, partition) DO UPDATE
-   SET deaths = CASE WHEN s."offset" = excluded."offset" THEN s.deaths + 1 ELSE 2 END, "offset" = excluded."offset"
-RETURNING deaths - 1"""
-CLEAR = "DELETE FROM suspect WHERE (topic, partition) = (%b, %b)"
 log = structlog.get_logger()
 
 
@@ -69,20 +62,3 @@ class WorkerLife:
             return False
         tx.execute(LET_GO, [lock_key(str(life))])
         return True
-
-
-class Suspects:
-    """What a consumer loop does with records one by one after a death; ``left`` are those still to be taken so."""
-
-    def __init__(self) -> None:
-        self.left = 0
-
-    def note(self, tx: Tx, topic: str, partition: int, offset: int) -> bool:
-        """Write down what is about to be handled; tell whether it has killed often enough not to be handled at all."""
-        row = tx.execute(NOTE, [topic, partition, offset]).fetchone()
-        return row is not None and row[0] >= DEATHS
-
-    def clear(self, tx: Tx, topic: str, partition: int) -> None:
-        """Forget a record that was handled and killed nobody."""
-        tx.execute(CLEAR, [topic, partition])
-        self.left -= 1

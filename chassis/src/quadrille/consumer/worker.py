@@ -63,6 +63,7 @@ class Worker:
             context.linger("consumer"),
         )  # fmt: skip
         self.consumer_loop = ConsumerLoop(service, self.connect, consuming, telemetry)
+        context.acts_by["consumers"] = self.consumer_loop.state
         self.retrier = Retrier(LaneFeeder(service, self.reader, self.scheduler.accept), self.connect, telemetry.retried)
         self.progress = ConsumerProgress(service, self.topics, self.consumer_loop, context.settings.patience)
         self.life, self._careful_for = WorkerLife(self.connect), batch_max
@@ -217,6 +218,11 @@ class WorkerRole:
         """Raise NotReadyError while records lie ahead that nobody handles."""
         if self._worker is not None:
             self._worker.progress.ready()
+
+    def at_the_end(self) -> None:
+        """Raise NotReadyError while what this worker has read lies well before what is there."""
+        if self._worker is not None:
+            self._worker.progress.at_the_end()
 
     def ends(self, places: Collection[Place]) -> Mapping[Place, int]:
         """Return where partitions end at the broker; raises NotReadyError without a worker, or what Kafka raises."""

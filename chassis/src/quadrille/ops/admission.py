@@ -26,7 +26,11 @@ SET_STATE = "UPDATE intake SET state = %b, since = clock_timestamp()"
 
 
 def intake(context: ProcessContext) -> OpsRoutes:
-    """Return GET /ops/intake, and POST …/pause and …/resume: both are kept in the audit, a change is announced."""
+    """Return GET /ops/intake, and POST …/pause and …/resume: both are kept in the audit, a change is announced.
+
+    ``here`` in an answer is by which state the process that answers acts, where it takes work itself; null before it
+    knows. A change is acted by when it is answered, here; other processes look once a second.
+    """
     return {
         ("GET", "/ops/intake"): _look(context),
         ("POST", "/ops/intake/pause"): _turn(context, "PAUSED"),
@@ -39,7 +43,8 @@ def _look(context: ProcessContext) -> Route:
         with database(context) as tx:
             row = tx.execute(SEEN).fetchone()
         state, since = row or ("OPEN", None)
-        return OpsResponse(200, {"intake": state, "cause": CAUSES.get(state), "since": since and rfc3339(since)})
+        told = {"intake": state, "cause": CAUSES.get(state), "since": since and rfc3339(since)}
+        return OpsResponse(200, {**told, **_here(context)})
 
     return look
 
@@ -58,9 +63,14 @@ def _turn(context: ProcessContext, wanted: AdmissionMode) -> Route:
             verb = "pause" if wanted == "PAUSED" else "resume"
             action = Action(asked.actor, f"intake.{verb}", "intake", asked.reason, {"state": before}, {"state": wanted})
             record(tx, action)
-        return OpsResponse(200, {"intake": wanted, "before": before})
+        return OpsResponse(200, {"intake": wanted, "before": before, **_here(context, look=True)})
 
     return turn
+
+
+def _here(context: ProcessContext, *, look: bool = False) -> dict[str, str | None]:
+    tells = context.acts_by.get("intake")
+    return {"here": tells(look) or None} if tells else {}
 
 
 @contextmanager

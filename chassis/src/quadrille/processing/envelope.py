@@ -15,6 +15,7 @@ from quadrille.processing.idempotency import IdempotencyKey, KeptAnswer
 from quadrille.processing.parked_retry import Setback
 
 TOO_OLD = "the event is older than the inbox can tell", "BELOW_FLOOR"
+DEADLY = "the process died each time it was handled", "FATAL"
 
 
 @dataclass(frozen=True, slots=True)

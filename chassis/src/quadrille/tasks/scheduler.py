@@ -30,7 +30,8 @@ from quadrille.observability.linger import Linger
 from quadrille.observability.logs import ThrottledLog
 from quadrille.processing import compensation, outbox, unit_of_work
 from quadrille.processing.batch import LEASE, OUTAGE, is_outage, process_batch
-from quadrille.processing.envelope import Envelope, Handled, LeasedIntent, Record, Unreadable, due_of
+from quadrille.processing.envelope import DEADLY, Envelope, Handled, LeasedIntent, Record, Unreadable, due_of
+from quadrille.processing.suspects import Suspects
 from quadrille.processing.telemetry import Observer
 from quadrille.service import Service, Tx
 from quadrille.tasks.executor import IntentExecutor
@@ -117,6 +118,7 @@ class TaskScheduler:
         self._inbox: queue.SimpleQueue[Envelope | Rescheduled | None] = queue.SimpleQueue()
         self.calls = IntentExecutor(service, watcher, client, self._inbox.put)
         self.healing = BreakerRecovery(service.name, client, self._intents, self.wake)
+        self._suspects, self._lapsed = Suspects(), set[UUID]()
         self._unsettled: list[Envelope | Rescheduled] = []
         self._more = True  # something is known to be due
         self._starved = False  # something may be due, but both hands are full
@@ -187,8 +189,11 @@ class TaskScheduler:
 
     def _settle(self) -> None:
         """Commit what came back; after an outage it is still here, and its ids make it happen once."""
-        if answers := [one for one in self._unsettled if isinstance(one, Envelope)]:
-            self._commit(answers)
+        answers = [one for one in self._unsettled if isinstance(one, Envelope)]
+        if calm := [one for one in answers if one.from_task not in self._lapsed]:
+            self._commit(calm)
+        for one in answers:
+            self._commit_carefully(one)
         if later := [one for one in self._unsettled if isinstance(one, Rescheduled)]:
             self._postpone([self.healing.sooner(one) for one in later])
         self._unsettled = []
@@ -220,6 +225,21 @@ class TaskScheduler:
                 self._more |= left_for_later(outcome)
         self.watcher.handled(list(zip(inputs, outcomes, strict=True)), began)
 
+    def _commit_carefully(self, one: Envelope) -> None:
+        """Commit what was in hand when its worker was lost: alone, written down first, and not if it killed too often.
+
+        Anything else was committed before.
+        """
+        task = one.from_task
+        if task is None or task not in self._lapsed:
+            return
+        if self._suspects.note_task(self._connection(), task):
+            log.error("task quarantined", event_type=one.type, order_id=one.key)
+            one = replace(one, body=Unreadable(*DEADLY))
+        self._commit([one])
+        self._suspects.clear_task(self._connection(), task)
+        self._lapsed.discard(task)
+
     def _lease_intents(self) -> None:
         if not self._intents:
             return
@@ -230,6 +250,7 @@ class TaskScheduler:
         rows = lease(self._connection(), LEASE, self._intents, room)
         entries = [entry for row in rows if (entry := self._entry(row, expires))]
         lapsed = {row.id: row.at for row in rows if row.lapsed}
+        self._lapsed |= lapsed.keys()
         try:
             self._tell_lost([(entry, lapsed[entry.id]) for entry in entries if entry.id in lapsed])
             self.calls.take(self._judge(entries))
@@ -289,9 +310,13 @@ class TaskScheduler:
         if not self._timers or not self._caught_up():
             return
         rows = lease(self._connection(), LEASE, self._timers, self._batch_max)
+        self._lapsed |= {row.id for row in rows if row.lapsed}
         try:
-            if rows:
-                self._commit([self._timer(row) for row in rows])
+            if calm := [self._timer(row) for row in rows if not row.lapsed]:
+                self._commit(calm)
+            for row in rows:
+                if row.lapsed:
+                    self._commit_carefully(self._timer(row))
         except OUTAGE:
             for row in rows:
                 self._inbox.put(Rescheduled(row.id, row.attempts))

@@ -101,9 +101,10 @@ class AdmissionControl:
     ) -> None:
         self._context, self._clock, self._limits = context, clock, limits
         self._seen: AdmissionState | None = None
+        self._looked = False
         self._trickled = -math.inf
         self._connection, self._troubles = Session(context.connect), ThrottledLog()
-        self._stop = threading.Event()
+        self._stop, self._looking = threading.Event(), threading.Lock()
         self._thread = threading.Thread(target=self._run, name="gate", daemon=True)
 
     def open(self) -> None:
@@ -131,6 +132,14 @@ class AdmissionControl:
             self._trickled = now
             return None
         return Problem(slug="overloaded", cause=CAUSES[seen.state], retry_after=seen.retry_after(self._limits))
+
+    def state(self, look: bool = False) -> str:  # noqa: FBT001, FBT002 - a look or none
+        """Return the mode by which this process lets in, after a look if asked; empty before its first one."""
+        if look and not self._stop.is_set():
+            self._once()
+        if self._seen is None:
+            return "OPEN" if self._looked else ""
+        return self._seen.state
 
     def judge(self, tx: Tx) -> None:
         """Look, and turn the state if it must be and nobody else has."""
@@ -160,9 +169,11 @@ class AdmissionControl:
 
     def _once(self) -> None:
         """Look once; while the database is away what was seen last holds."""
-        try:
-            self.judge(self._connection())
-            self._troubles.over()
-        except OUTAGE as trouble:
-            self._troubles.warn("gate waits", type(trouble).__name__)
-            self._connection.close()
+        with self._looking:
+            try:
+                self.judge(self._connection())
+                self._looked = True
+                self._troubles.over()
+            except OUTAGE as trouble:
+                self._troubles.warn("gate waits", type(trouble).__name__)
+                self._connection.close()

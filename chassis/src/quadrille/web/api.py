@@ -97,6 +97,8 @@ class Api:
         self._reads = Pool(context.connect)
         self._stop = context.stop
         self._gate = AdmissionControl(context, limits) if limits else None
+        if self._gate:
+            context.acts_by["intake"] = self._gate.state
         self._watches: dict[object, Watch[Any]] = {}
 
     async def __aenter__(self) -> Self:

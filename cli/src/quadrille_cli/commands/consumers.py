@@ -11,18 +11,17 @@ from typing import Annotated, Any
 import typer
 from typer import echo
 
-from quadrille_cli import console
+from quadrille_cli import complete, console
 from quadrille_cli.client import Client, NoAnswerError, ProblemError
 from quadrille_cli.commands.operations import services
 from quadrille_cli.commands.shared import TIMEOUT, UNREACHABLE, asked, bad, form, reason, running, told
 from quadrille_cli.services import PROGRAMS, worker_ops, worker_process
 from quadrille_cli.stack import Stack
-from quadrille_cli.stack.condition import PAUSED
 from quadrille_cli.terminal import ago, table
 
 Data = Annotated[Path | None, typer.Option("--data", help="Data directory of the running stack.")]
 Why = Annotated[str, typer.Option("--reason", help="Why; kept for ever with the action.")]
-Which = Annotated[str, typer.Argument(metavar="SERVICE", help=", ".join(PROGRAMS))]
+Which = Annotated[str, typer.Argument(metavar="SERVICE", help=", ".join(PROGRAMS), autocompletion=complete.services)]
 Document = Mapping[str, Any]
 LOOK_SECONDS, PATIENCE_SECONDS = 0.1, 20.0
 
@@ -65,7 +64,7 @@ def pause(service: Which, why: Why, *, data: Data = None) -> None:
     with asked(stack.url(worker_ops(service))) as ops:
         changed = ops.demand("POST", "/ops/consumers/pause", body).body["changed"]
         now = ops.demand("GET", "/ops/consumers").body
-        rests = not changed or _heeded(ops)
+        rests = _heeded(ops, rest=True)
     if not rests:
         console.fail(f"noted, but {worker_process(service)} has not said that it rests\n  fix: quadrille status")
         raise typer.Exit(TIMEOUT)
@@ -78,11 +77,18 @@ def pause(service: Which, why: Why, *, data: Data = None) -> None:
 
 @app.command("resume", epilog=RESUME)
 def resume(service: Which, why: Why, *, data: Data = None) -> None:
-    """Let a service's consumers go on where they stopped, whatever had paused them."""
+    """Let a service's consumers go on where they stopped, whatever had paused them.
+
+    Exit code 4: it is noted, and the worker has not said within 20 s that it goes on.
+    """
     body, stack = {"reason": reason(why)}, _with_worker(service, data)
     with asked(stack.url(worker_ops(service))) as ops:
         before = ops.demand("GET", "/ops/consumers").body
         changed = ops.demand("POST", "/ops/consumers/resume", body).body["changed"]
+        goes_on = _heeded(ops, rest=False)
+    if not goes_on:
+        console.fail(f"noted, but {worker_process(service)} has not said that it goes on\n  fix: quadrille status")
+        raise typer.Exit(TIMEOUT)
     if not changed:
         echo(f"nothing to do: {service}'s consumers run")
     elif before["paused"]:
@@ -98,15 +104,14 @@ def _with_worker(service: str, data: Path | None) -> Stack:
     return running(data, worker_process(service))
 
 
-def _heeded(ops: Client) -> bool:
-    """Wait until the worker says that it rests: it looks once in a while."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < deadline:
-        checks = ops.ask("GET", "/readyz").body["checks"].values()
-        if any(PAUSED in str(one.get("reason")) for one in checks):
-            return True
+def _heeded(ops: Client, *, rest: bool) -> bool:
+    """Wait until the worker acts by what its service is told: it looks once in a while."""
+    deadline, wanted = time.monotonic() + PATIENCE_SECONDS, "PAUSED" if rest else "RUNNING"
+    while (told := ops.demand("GET", "/ops/consumers").body)["here"] != wanted and told["paused"] is rest:
+        if time.monotonic() > deadline:
+            return False
         time.sleep(LOOK_SECONDS)
-    return False
+    return True
 
 
 def _asked(stack: Stack, names: tuple[str, ...]) -> tuple[list[Document], list[str]]:

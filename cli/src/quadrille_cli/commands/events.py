@@ -14,7 +14,7 @@ import typer
 from confluent_kafka import KafkaException, Message
 from typer import echo
 
-from quadrille_cli import console
+from quadrille_cli import complete, console
 from quadrille_cli.commands import stack as supervisor
 from quadrille_cli.commands.shared import NOT_FOUND, UNREACHABLE, an_id, bad, form, moment, named, running, the_order
 from quadrille_cli.event_log import EventLog, NoTopicError, Ranges, Reading, Selection, headers_of, printable
@@ -30,7 +30,10 @@ PLACE = re.compile(r"([a-z.-]+)\[(\d+)\]@(\d+)")
 BYTES, WHOLE, TYPE = 32, 36, 28
 SAMPLE = "order.events[0]@0"
 Data = Annotated[Path | None, typer.Option("--data", help="Data directory of the running stack.")]
-Topic = Annotated[list[str] | None, typer.Option("--topic", help="payment.events; again for more; or all.")]
+Topic = Annotated[
+    list[str] | None,
+    typer.Option("--topic", help="payment.events; again for more; or all.", autocompletion=complete.topics),
+]
 Since = Annotated[str, typer.Option("--from", help="10m (ago), a time, beginning, offset:N of a --partition.")]
 Partition = Annotated[int, typer.Option("--partition", help="Only this one.")]
 Kind = Annotated[str, typer.Option("--type", help="payment.charged; payment. for all that begin so.")]

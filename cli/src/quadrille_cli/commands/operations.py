@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from typer import echo
 
+from quadrille_cli import complete
 from quadrille_cli import console as screen
 from quadrille_cli.client import Client, NoAnswerError, ProblemError
 from quadrille_cli.commands import stack as supervisor
@@ -38,7 +39,7 @@ STATES = ("PLANNED", "RUNNING", "PAUSED", "DONE", "FAILED", "CANCELLED")
 SAMPLE = "01a1fd6b-57f0-7eeb-be96-e59ce40f9cb1"
 Document = Mapping[str, Any]
 Data = Annotated[Path | None, typer.Option("--data", help="Data directory of the running stack.")]
-Identity = Annotated[str, typer.Argument(metavar="ID", help="The operation.")]
+Identity = Annotated[str, typer.Argument(metavar="ID", help="The operation.", autocompletion=complete.operations)]
 Why = Annotated[str, typer.Option("--reason", help="Why; kept for ever with the action.")]
 Output = Annotated[str, typer.Option("-o", "--output", help="table, json; of a list wide and jsonl too.")]
 

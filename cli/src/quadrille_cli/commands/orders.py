@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from io import BytesIO
 from pathlib import Path
-from typing import Annotated, Any
+from typing import IO, Annotated, Any
 from urllib.parse import urlencode
 
 import typer
 from typer import echo
 
-from quadrille_cli import console
+from quadrille_cli import complete, console
 from quadrille_cli.client import Client
 from quadrille_cli.commands.resolve import PARTLY
 from quadrille_cli.commands.shared import (
     REFUSED,
     TIMEOUT,
+    UNREACHABLE,
     Key,
     Url,
     asked,
@@ -30,9 +34,12 @@ from quadrille_cli.commands.shared import (
     order_id,
     reason,
 )
+from quadrille_cli.commands.stack import INTERRUPTED
 from quadrille_cli.commands.why import parked_here
 from quadrille_cli.demo_data import PRICES
-from quadrille_cli.terminal import ago, money, short, table
+from quadrille_cli.order_file import PLACED, UNASKED, OrderPlacer, Pace, read
+from quadrille_cli.order_file import REFUSED as REFUSED_THERE
+from quadrille_cli.terminal import ago, harmless, money, short, table
 
 PAGE = 200
 LOOK_SECONDS, PATIENCE_SECONDS = 0.1, 60.0
@@ -52,10 +59,16 @@ WIDE = (
 )
 Data = Annotated[Path | None, typer.Option("--data", help="Data directory of the running stack.")]
 Output = Annotated[str, typer.Option("-o", "--output", help="table, wide, json or jsonl.")]
-Which = Annotated[str, typer.Argument(metavar="ID", help="The order, or the last 4 characters or more of its id.")]
+Which = Annotated[
+    str,
+    typer.Argument(
+        metavar="ID", help="The order, or the last 4 characters or more of its id.", autocompletion=complete.orders
+    ),
+]
 Document = dict[str, Any]
 SAMPLE = "01a1fd62-57f0-7eeb-be96-e59ce40f9cb1"
 PLACE = "\b\nExamples:\n  quadrille orders place --wait\n  quadrille orders place --sku SKU-TEA --qty 3 -o json"
+SHOWN_REFUSALS, PROGRESS_SECONDS = 20, 1.0
 LIST = "\b\nExamples:\n  quadrille orders list --status COMPENSATION_FAILED\n  quadrille orders list --limit 5 -o jsonl"
 SHOW = f"\b\nExamples:\n  quadrille orders show {SAMPLE}\n  quadrille orders show {SAMPLE} -o json"
 CANCEL = f"""\b
@@ -75,6 +88,7 @@ def place(  # noqa: PLR0913, PLR0917 - one parameter per option
     customer: Annotated[str, typer.Option("--customer", help="Who orders.")] = "cust_demo",
     reference: Annotated[str, typer.Option("--reference", help="The customer's own name for it.")] = "",
     once: Annotated[str, typer.Option("--idempotency-key", help="Asked again with it, it is placed once.")] = "",
+    file: Annotated[Path | None, typer.Option("--file", help="Orders: JSON lines, or an array; - is stdin.")] = None,
     output: Output = "table",
     *,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until it is final.")] = False,
@@ -84,10 +98,17 @@ def place(  # noqa: PLR0913, PLR0917 - one parameter per option
 ) -> None:
     """Place an order; what a line is and what it costs is that of the demo's shop, unless it is said.
 
-    Exit codes: 0 placed, with --wait CONFIRMED; 3 it ended otherwise, or was refused; 4 not final within 60 s.
+    Of a file (--file orders.jsonl) each order is a document as the API takes it; customer, token and currency may be
+    left out. Exit codes: 0 placed, with --wait CONFIRMED; 3 it ended otherwise, or was refused; 4 not final within
+    60 s; 7 no order is taken now; 8 some of a file's are placed, others not.
     """
     form(output, FORMS)
     body: Document = {"customer_id": customer, "payment_token": token, "currency": "EUR"}
+    if file is not None:
+        if wait or sku or qty or price or reference:
+            bad("--file", "the file alone says what is ordered; how they go: quadrille watch, quadrille orders list")
+        _place_file(order_api(data, url, key).url, file, body, once or f"file-{uuid.uuid4()}", output)
+        return
     body |= {"reference": reference} if reference else {}
     body["lines"] = list(_lines(sku or ["SKU-TEA"], qty or [], price or []))
     with asked(order_api(data, url, key).url) as api:
@@ -178,6 +199,56 @@ def cancel(  # noqa: PLR0913 - one parameter per option
     _show({name: value for name, value in document.items() if name not in ("etag", "caller")}, output)
     if not document["final"] and there.stack is not None and parked_here(there.stack, identity):
         raise typer.Exit(PARTLY)
+
+
+def _place_file(url: str, file: Path, usual: Document, key: str, output: str) -> None:
+    """Place the orders of a file; each refusal is told by its line, the end by its exit code."""
+    placer, pace, shown = OrderPlacer(url, key), Pace(), 0
+    try:
+        with _opened(file) as source:
+            told = time.monotonic()
+            for one in placer.place(read(source, usual)):
+                pace.count(one)
+                if output in ("json", "jsonl"):
+                    echo(json.dumps(one.document(), ensure_ascii=False))
+                if one.state == REFUSED_THERE and (shown := shown + 1) <= SHOWN_REFUSALS:
+                    console.fail(f"line {one.line}: {harmless(one.why)}")
+                if time.monotonic() - told > PROGRESS_SECONDS:
+                    told = time.monotonic()
+                    console.fail(f"... {pace.words()}")
+    except KeyboardInterrupt:
+        console.fail(f"interrupted: {pace.words()}\n  go on: the same with --idempotency-key {key}")
+        raise typer.Exit(INTERRUPTED) from None
+    if shown > SHOWN_REFUSALS:
+        console.fail(f"and {shown - SHOWN_REFUSALS:,} more; all of them: -o jsonl")
+    _end_file(placer, pace, key, file, quiet=output in ("json", "jsonl"))
+
+
+def _end_file(placer: OrderPlacer, pace: Pace, key: str, file: Path, *, quiet: bool) -> None:
+    """Say how it went, and exit by it."""
+    placed, refused, unasked = (pace.counts[name] for name in (PLACED, REFUSED_THERE, UNASKED))
+    if not placed + refused + unasked:
+        bad("--file", f"a file with orders in it, a JSON document a line or an array of them; {file} has none")
+    (console.fail if quiet else echo)(pace.words())
+    if unasked:
+        text = f"the rest was not asked for: {harmless(placer.stopped)}"
+        console.fail(f"{text}\n  go on: the same with --idempotency-key {key}")
+    if refused or unasked:
+        raise typer.Exit(PARTLY if placed else UNREACHABLE if unasked else REFUSED)
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[IO[bytes]]:
+    """A file of orders, or stdin, which is read into one."""
+    if str(file) == "-":
+        yield BytesIO(sys.stdin.buffer.read())
+        return
+    try:
+        source = file.open("rb")
+    except OSError as refused:
+        bad("--file", f"a file that can be read: {file}: {refused.strerror}")
+    with source:
+        yield source
 
 
 def _lines(skus: Sequence[str], quantities: Sequence[int], prices: Sequence[int]) -> Iterator[Document]:

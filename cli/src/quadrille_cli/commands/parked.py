@@ -16,7 +16,7 @@ from urllib.parse import quote
 import typer
 from typer import echo
 
-from quadrille_cli import console
+from quadrille_cli import complete, console
 from quadrille_cli.client import Client, NoAnswerError, ProblemError
 from quadrille_cli.commands import stack as supervisor
 from quadrille_cli.commands.operations import PARTLY, Document, end, follow, lines, services
@@ -41,9 +41,11 @@ HEX_SHOWN = 32
 SAMPLE = "e40f9cb1"
 Data = Annotated[Path | None, typer.Option("--data", help="Data directory of the running stack.")]
 Name = Annotated[str, typer.Argument(metavar="ID", help="Id of input or order, or the end of one: 4 digits or more.")]
-Only = Annotated[str, typer.Option("--service", help="Only in this service.")]
+Only = Annotated[str, typer.Option("--service", help="Only in this service.", autocompletion=complete.services)]
 Output = Annotated[str, typer.Option("-o", "--output", help="table or json.")]
-Group = Annotated[str, typer.Option("--group", help="All of a group, as `parked list` names it.")]
+Group = Annotated[
+    str, typer.Option("--group", help="All of a group, as `parked list` names it.", autocompletion=complete.groups)
+]
 Limit = Annotated[int, typer.Option("--limit", min=0, help="Of a group so many at most, the oldest; 0 is all.")]
 Rate = Annotated[float, typer.Option("--rate", min=0.01, max=1000, help="Of a group so many a second.")]
 StopAt = Annotated[int, typer.Option("--stop-at", min=1, max=100, help="Stop when so many per cent have failed.")]

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer import echo
 
-from quadrille_cli import console
+from quadrille_cli import complete, console
 from quadrille_cli.commands.operations import Document, end, find, follow, lines, services, total
 from quadrille_cli.commands.shared import an_id, asked, bad, form, reason, running, the_order, whole_id
 from quadrille_cli.services import worker_ops, worker_process
@@ -27,7 +27,9 @@ BESIDE = "a shadow beside the live one"
 
 
 def command(  # noqa: PLR0913, PLR0917 - one parameter per option
-    topic: Annotated[str, typer.Option("--topic", help="What to read again: payment.events.")] = "",
+    topic: Annotated[
+        str, typer.Option("--topic", help="What to read again: payment.events.", autocompletion=complete.topics)
+    ] = "",
     since: Annotated[str, typer.Option("--from", help="10m ago, a time, offset:N, beginning.")] = "10m",
     until: Annotated[str, typer.Option("--to", help="10m ago, a time, offset:N, end.")] = "end",
     partition: Annotated[int, typer.Option("--partition", help="Only this one; an offset needs it.")] = -1,

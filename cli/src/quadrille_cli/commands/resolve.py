@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer import echo
 
+from quadrille_cli import complete
 from quadrille_cli.client import Client
 from quadrille_cli.commands.shared import (
     CONFLICT,
@@ -39,7 +40,7 @@ WAYS = ("EXTERNAL", "WRITTEN_OFF")
 
 
 def command(  # noqa: PLR0913, PLR0917 - one parameter per option
-    order: Annotated[str, typer.Argument(metavar="ID", help="The order.")],
+    order: Annotated[str, typer.Argument(metavar="ID", help="The order.", autocompletion=complete.orders)],
     participant: Annotated[str, typer.Option("--participant", help="Who owes the undo: payment or inventory.")],
     why: Annotated[str, typer.Option("--reason", help="Why; kept for ever with the action.")],
     retry: Annotated[bool, typer.Option("--retry", help="Try the undo again.")] = False,  # noqa: FBT002 - a flag

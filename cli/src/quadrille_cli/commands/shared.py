@@ -17,7 +17,7 @@ from quadrille_cli import console, credentials
 from quadrille_cli.client import Client, NoAnswerError, ProblemError
 from quadrille_cli.commands import stack as supervisor
 from quadrille_cli.stack import Stack, paths
-from quadrille_cli.terminal import folded
+from quadrille_cli.terminal import folded, harmless
 
 USAGE, REFUSED, TIMEOUT, NOT_FOUND, CONFLICT, UNREACHABLE = 2, 3, 4, 5, 6, supervisor.UNREACHABLE
 CODES = {
@@ -179,11 +179,14 @@ def the_order(stack: Stack, wanted: str, option: str = "ID") -> str:
     with asked(stack.url("order-api")) as ops:
         found = ops.demand("GET", f"/ops/names?name={quote(wanted, safe='')}").body["orders"]
     if not found:
-        console.fail("\n".join(folded(f"no order's id ends in {wanted}, and none has it as its reference or trace")))
+        words = f"no order's id ends in {harmless(wanted)}, and none has it as its reference or trace"
+        console.fail("\n".join(folded(words)))
         raise typer.Exit(NOT_FOUND)
     if len(found) > 1:
-        listed = "".join(f"\n  {one['order_id']}  {one['status']}  {one['reference'] or ''}".rstrip() for one in found)
-        bad(option, f"{wanted} may be any of these: say more of the id{listed}")
+        listed = "".join(
+            f"\n  {one['order_id']}  {one['status']}  {harmless(one['reference'] or '')}".rstrip() for one in found
+        )
+        bad(option, f"{harmless(wanted)} may be any of these: say more of the id{listed}")
     return str(found[0]["order_id"])
 
 

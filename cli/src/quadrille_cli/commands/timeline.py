@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer import echo
 
-from quadrille_cli import console
+from quadrille_cli import complete, console
 from quadrille_cli.commands.events import FACTS, opened
 from quadrille_cli.commands.shared import NOT_FOUND, UNREACHABLE, form, order_id, the_order
 from quadrille_cli.event_log import Reading, Selection
@@ -28,7 +28,9 @@ Document = Mapping[str, Any]
 
 
 def command(
-    order: Annotated[str, typer.Argument(metavar="ID", help="The order, or the end of its id.")],
+    order: Annotated[
+        str, typer.Argument(metavar="ID", help="The order, or the end of its id.", autocompletion=complete.orders)
+    ],
     failed: Annotated[bool, typer.Option("--failed", help="Only what failed, and what led to it.")] = False,  # noqa: FBT002 - a flag
     mermaid: Annotated[bool, typer.Option("--mermaid", help="As a sequence diagram for Mermaid.")] = False,  # noqa: FBT002 - as above
     output: Annotated[str, typer.Option("-o", "--output", help="table or json.")] = "table",

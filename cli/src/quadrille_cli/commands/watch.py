@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from typer import echo
 
+from quadrille_cli import complete
 from quadrille_cli.commands import stack as supervisor
 from quadrille_cli.commands.events import FACTS, Kind, follow, opened, told
 from quadrille_cli.commands.shared import Key, OrderApi, Url, asked, form, order_api, order_id, the_order
@@ -25,7 +26,12 @@ MOST = 10_000
 
 
 def command(  # noqa: PLR0913, PLR0917 - one parameter per option
-    order: Annotated[str, typer.Argument(metavar="[ID]", help="The order, or the end of its id; else all.")] = "",
+    order: Annotated[
+        str,
+        typer.Argument(
+            metavar="[ID]", help="The order, or the end of its id; else all.", autocompletion=complete.orders
+        ),
+    ] = "",
     kind: Kind = "",
     limit: Annotated[int, typer.Option("--limit", min=0, help="End after so many; 0 is never.")] = 0,
     output: Annotated[str, typer.Option("-o", "--output", help="table or jsonl.")] = "table",

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer import echo
 
+from quadrille_cli import complete
 from quadrille_cli.commands.shared import NOT_FOUND, UNREACHABLE, form, order_id, running, the_order
 from quadrille_cli.console import fail
 from quadrille_cli.explain import tell
@@ -27,7 +28,12 @@ CODES = {"UNKNOWN": NOT_FOUND, "INTAKE_SHUT": NOT_FOUND, "ORDER_AWAY": UNREACHAB
 
 
 def command(
-    order: Annotated[str, typer.Argument(metavar="ID", help="Its id, the last 4 characters or more, its reference.")],
+    order: Annotated[
+        str,
+        typer.Argument(
+            metavar="ID", help="Its id, the last 4 characters or more, its reference.", autocompletion=complete.orders
+        ),
+    ],
     output: Annotated[str, typer.Option("-o", "--output", help="table or json.")] = "table",
     data: Annotated[Path | None, typer.Option("--data", help="Data directory of the running stack.")] = None,
 ) -> None:

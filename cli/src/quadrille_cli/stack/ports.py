@@ -8,7 +8,9 @@ import random
 import socket
 import struct
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import psutil
@@ -164,11 +166,13 @@ def refusal(name: str, port: int) -> CannotRun:
     )
 
 
-def scattered(names: Iterable[str], take: Callable[[int], bool] = is_free) -> dict[str, int]:
-    """Free ports anywhere below the range of outgoing connections: for tests beside a running stack."""
+def scattered(
+    names: Iterable[str], take: Callable[[int], bool] = is_free, had: Mapping[str, int] = MappingProxyType({})
+) -> dict[str, int]:
+    """Ports as they were, else free ones anywhere below those of outgoing connections: for tests beside a stack."""
     start = random.SystemRandom().randrange(11_000, 31_000)
     free = iter(range(start, start + 1700))
-    return {name: _first(free, take) for name in names}
+    return {name: _first(chain([had[name]] if name in had else [], free), take) for name in names}
 
 
 def _first(ports: Iterable[int], take: Callable[[int], bool]) -> int:

@@ -98,7 +98,7 @@ def environment(stack: Stack, service: str, role: str) -> dict[str, str]:
     if "jaeger" in stack.parts and CONSOLE not in stack.parts:  # built here, Jaeger has no pages of its own
         settings["JAEGER_URL"] = stack.url("jaeger")
     if service == CONSOLE:
-        settings |= services.watched(stack.ports)
+        settings |= services.watched(stack.ports) | {"STACK": str(stack.data)}
     elif collectors := [stack.url(name) for part, name in COLLECTORS.items() if part in stack.parts]:
         settings["OTLP_ENDPOINTS"] = ",".join(collectors)
     if CONSOLE in stack.parts and service != CONSOLE:  # the console needs no link to itself
@@ -472,7 +472,7 @@ class Stack:
     def _choose(self, names: list[str], given: Mapping[str, int]) -> dict[str, int]:
         take = self._claims.take
         if self._scattered:
-            return ports.scattered(names, take)
+            return ports.scattered(names, take, self._had)
         return ports.choose(names, take, given, {**ports.USUAL, **self._had})
 
     def _know(self, there: state.State) -> None:
