@@ -34,7 +34,7 @@ assert not found, f"siblings are importable: {found}"
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheels")
-    for place in ["chassis", "cli", "console", "sandbox", "why", *(f"services/{name}" for name in SERVICES)]:
+    for place in ["chassis", "cli", "console", "sandbox", "why", "auditor", *(f"services/{name}" for name in SERVICES)]:
         subprocess.run(
             [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)],
             cwd=ROOT / place, check=True, capture_output=True, timeout=120,
