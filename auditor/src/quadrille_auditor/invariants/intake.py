@@ -28,7 +28,7 @@ NO_LOG = "no clients' log was given: judged by what is stored alone"
 def accepted_exists(e: Evidence) -> Verdict:
     """Hold what was answered, and what is kept as an answer, against the orders there are."""
     accepted = [one for one in e.clients or () if one.outcome == "accepted"]
-    unknown = {(one.client, one.key) for one in e.clients or () if one.outcome == "unknown"}
+    unknown = {one.key for one in e.clients or () if one.outcome == "unknown"}
     placed = _placing(e)
     findings = [
         Finding(1, one.order, "an order that a client saw accepted is not there", "an order", "none", (one.key,))
@@ -41,15 +41,13 @@ def accepted_exists(e: Evidence) -> Verdict:
         for key in placed
         if key.subject not in e.orders
     ]  # fmt: skip
-    by_key: defaultdict[str, set[str]] = defaultdict(set)
+    by_key: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
     for key in placed:
-        by_key[key.key].add(key.subject)
-    findings += [
-        Finding(1, "", "a request with an unknown outcome was done more than once", "1 order at most",
-                f"{len(by_key[key])} orders", (key, *sorted(by_key[key])))
-        for _, key in unknown
-        if len(by_key[key]) > 1
-    ]  # fmt: skip
+        by_key[key.caller, key.key].add(key.subject)
+    for (_, text), orders in by_key.items():
+        if text in unknown and len(orders) > 1:
+            says = "a request with an unknown outcome was done more than once"
+            findings.append(Finding(1, "", says, "1 order at most", f"{len(orders)}", (text, *sorted(orders))))
     return judged(len(accepted) + len(unknown) + len(placed), findings, "" if e.clients is not None else NO_LOG)
 
 

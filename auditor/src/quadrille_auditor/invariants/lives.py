@@ -18,6 +18,11 @@ STEPS = {
     ("cancelling", "order.cancelled"): "cancelled",
 }
 """What order may say, and when (law.md, L9): whatever is not here, it may not."""
+SETTLED = {
+    "inventory": frozenset({"REJECTED", "RELEASED", "RESOLVED"}),
+    "payment": frozenset({"DECLINED", "SKIPPED", "REFUNDED", "RESOLVED"}),
+}
+"""What each participant must have acknowledged before an order may be called cancelled (law.md, L3)."""
 ENDS = {"confirmed": "CONFIRMED", "cancelled": "CANCELLED"}
 HEALING = timedelta(seconds=30)
 DEADLINE = "order_deadline"
@@ -51,11 +56,21 @@ def _walked(e: Evidence, order: Order, said: list[Record]) -> Iterator[Finding]:
         if at == "confirmed" and order.cancellable_until and _time(record) > order.cancellable_until:
             says = "a confirmed order was cancelled after its cut-off"
             yield Finding(3, order.id, says, str(order.cancellable_until), str(_time(record)), (record.at,))
+        if following == "cancelled":
+            yield from _unsettled(order, record)
         at = following
     wanted = ENDS.get(at)
     if order.id in e.resting and order.status != wanted:
         says = "an order's row is not at the end that was said"
         yield Finding(3, order.id, says, wanted or f"not at an end ({at})", order.status, (said[-1].at,))
+
+
+def _unsettled(order: Order, record: Record) -> Iterator[Finding]:
+    settlement = dict(record.body.get("settlement", {}))
+    for participant, states in SETTLED.items():
+        if settlement.get(participant) not in states:
+            says, found = f"an order was called cancelled before {participant} had settled", settlement.get(participant)
+            yield Finding(3, order.id, says, " or ".join(sorted(states)), str(found), (record.at,))
 
 
 def _time(record: Record) -> datetime:
