@@ -146,8 +146,8 @@ def repeat_answered_with_a_new_order(e: Evidence) -> Evidence:
 @caught_by(16)
 def status_from_a_stale_cache(e: Evidence) -> Evidence:
     """A client saw the end, and then the beginning again."""
-    order = an_order(e, "CONFIRMED")
-    return replace(e, clients=(*(e.clients or ()), Asked("test", "", order.id, "seen", "PENDING", 1)))
+    last = next(one for one in e.clients or () if one.outcome == "seen" and one.status == "CONFIRMED")
+    return replace(e, clients=(*(e.clients or ()), Asked(last.client, "", last.order, "seen", "PENDING", 1)))
 
 
 @caught_by(16)

@@ -33,7 +33,7 @@ class Customer:
     def look(self, order: str) -> dict[str, Any]:
         """Look at an order, and write down what was seen."""
         document = self.shop.order(order)
-        self._note(order_id=order, outcome="seen", status=document["status"], version=document["version"])
+        self._note(order_id=order, outcome="seen", status=document["status"], version=len(document["history"]))
         return document
 
     def ended(self, order: str) -> None:

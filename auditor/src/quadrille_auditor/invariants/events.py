@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from quadrille_auditor.evidence import BEAT, SERVICES, Database, Evidence, OutboxRow, Record
-from quadrille_auditor.ids import time_of
+from quadrille_auditor.ids import is_root, time_of
 from quadrille_auditor.verdict import Finding, Verdict, invariant, judged
 
 CHASSIS = "quadrille.chassis."
@@ -117,7 +117,7 @@ def causation(e: Evidence) -> Verdict:
         for row in (one for one in db.outbox if of_the_saga(db, one)):
             count += 1
             causes[row.id] = row.cause
-            if row.cause not in db.inbox and not _forgotten(row.cause, db):
+            if not (is_root(row.cause) or row.cause in db.inbox or _forgotten(row.cause, db)):
                 says = f"{db.service} said something for a cause that it has not handled"
                 findings.append(Finding(11, row.key, says, "a cause in its inbox", row.cause, (row.type, row.id)))
     circles = {circle for start in causes if (circle := _circle(start, causes)) is not None}
@@ -170,17 +170,18 @@ def decodes(e: Evidence) -> Verdict:
     21, "one-trace", "One trace per order joins all services that acted.", reads="every outbox, order's orders",
 )  # fmt: skip
 def one_trace(e: Evidence) -> Verdict:
-    """Demand that whatever was said of an order is in the trace that its row names."""
-    traces: defaultdict[str, dict[str, str]] = defaultdict(dict)
+    """Demand that whatever was said of an order is in its trace; what an operator began may be in one of its own."""
+    traces: defaultdict[str, set[tuple[str, str, str]]] = defaultdict(set)
     for service in SERVICES:
         db = e.databases[service]
-        for row in db.outbox:
-            if of_the_saga(db, row):
-                traces[row.key].setdefault(row.traceparent[3:35], f"{service} {row.type} {row.id}")
+        for row in (one for one in db.outbox if of_the_saga(db, one)):
+            traces[row.key].add((row.traceparent[3:35], service, f"{row.type} {row.id}"))
+    by_hand = {row.subject for db in e.databases.values() for row in db.audit}
     findings = []
     for id_, order in e.orders.items():
-        for trace, where in traces.get(id_, {}).items():
-            if trace != order.trace_id:
-                says = "something was said of an order outside its trace"
+        inside = {service for trace, service, _ in traces.get(id_, ()) if trace == order.trace_id}
+        for trace, service, where in traces.get(id_, ()):
+            if trace != order.trace_id and (id_ not in by_hand or service not in inside):
+                says = f"{service} has acted on an order outside its trace"
                 findings.append(Finding(21, id_, says, order.trace_id, trace, (where,)))
     return judged(len(e.orders), findings)

@@ -99,7 +99,7 @@ def charged_implies_reserved(e: Evidence) -> Verdict:
     findings = []
     for line in captures:
         order, reservation = e.orders.get(line.order), reserved.get(line.order)
-        if order is None or order.placed_at < floor + timedelta(days=1):
+        if order is None or order.placed_at < floor:
             continue  # its reservation is past what an outbox keeps
         if reservation is None:
             says = "a card was charged for an order that nothing was reserved for"
