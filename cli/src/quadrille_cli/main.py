@@ -25,7 +25,8 @@ app = typer.Typer(
 
 MORE = (
     "schema", "demo", "load", "saga", "orders", "resolve", "replay", "operations", "why", "stuck", "intake", "events",
-    "timeline", "trace", "watch", "env", "parked", "consumers", "audit", "webhooks", "login", "version",
+    "timeline", "trace", "watch", "env", "parked", "consumers", "audit", "doctor", "webhooks", "login",
+    "version",
 )  # fmt: skip
 """Modules of ``commands`` that bring commands: a typer `app` of their own, or one function `command`."""
 
