@@ -19,17 +19,19 @@ from quadrille_auditor.sources import Sources, StillMovingError
 from quadrille_auditor.topics import Schemas, Topics
 
 PAUSE_SECONDS = 0.2
+QUIET_SECONDS = 5.0
+"""After so long a service that lives has said so, which takes its relay further."""
 
 
 def gather(sources: Sources) -> Evidence:
     """Read everything; raises UnreadableError for what cannot be, StillMovingError for what does not catch up."""
     deadline = time.monotonic() + sources.wait
     began = {name: databases.begin(name, sources.databases[name]) for name in SERVICES}
-    _wait(deadline, lambda: _relays_behind(sources, began))
-    topics = Topics(sources.bootstrap)
+    topics, schemas = Topics(sources.bootstrap), Schemas(sources.registry)
+    _wait_for_relays(sources, began, topics, schemas, deadline)
     ranges = topics.ranges(SERVICES)
     _wait(deadline, lambda: _consumers_behind(sources, ranges))
-    records = topics.read(ranges, Schemas(sources.registry))
+    records = topics.read(ranges, schemas)
     told = Told()
     found = {name: databases.read(name, sources.databases[name], told) for name in SERVICES}
     world = outside.Outside(sources.sandbox) if sources.sandbox else None
@@ -52,6 +54,29 @@ def _wait(deadline: float, behind: Callable[[], tuple[str, ...]]) -> None:
         if time.monotonic() > deadline:
             raise StillMovingError(left)
         pause.wait(PAUSE_SECONDS)
+
+
+def _wait_for_relays(
+    sources: Sources, began: Mapping[str, Moment], topics: Topics, schemas: Schemas, deadline: float
+) -> None:
+    """Wait until every relay has passed what was committed; raises StillMovingError.
+
+    A service that says nothing, not even that it lives, takes its relay no further: then its events are looked for on
+    their topics.
+    """
+    try:
+        _wait(min(deadline, time.monotonic() + QUIET_SECONDS), lambda: _relays_behind(sources, began))
+    except StillMovingError:
+        _wait(deadline, lambda: _unpublished(began, topics, schemas))
+
+
+def _unpublished(began: Mapping[str, Moment], topics: Topics, schemas: Schemas) -> tuple[str, ...]:
+    there = {record.id for record in topics.read(topics.ranges(SERVICES), schemas)}
+    late = []
+    for name, moment in began.items():
+        if lacking := moment.ids - there:
+            late.append(f"{name}'s relay has {len(lacking)} events to publish, among them {min(lacking)}")
+    return tuple(late)
 
 
 def _relays_behind(sources: Sources, began: Mapping[str, Moment]) -> tuple[str, ...]:
