@@ -31,3 +31,13 @@ def captured(audited: Shop, stack_home: Path) -> Evidence:
     """What was read of a run in which orders came to every end there is."""
     log = every_kind(audited).write(stack_home / "clients.jsonl")
     return gather(sources(audited.stack, logs=audited.stack.logs, clients=log))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the audit of the session's stack come after every test on that stack."""
+    last = [item for item in items if item.path.name == "test_the_session.py"]
+    others = [n for n, item in enumerate(items) if "stack" in getattr(item, "fixturenames", ()) and item not in last]
+    if last and others:
+        kept = [item for item in items[: others[-1] + 1] if item not in last]
+        items[:] = [*kept, *last, *(item for item in items[others[-1] + 1 :] if item not in last)]

@@ -456,7 +456,7 @@ def schema_closed(database: Database) -> Seen:
 
 
 @check(
-    "access.audit-chain", wants="whole", fix="quadrille audit verify names the row; restore it from a backup",
+    "access.audit-chain", wants="whole", fix="restore the row from a backup; which one: quadrille audit verify",
 )  # fmt: skip
 def audit_chain(database: Database) -> Seen:
     """Each row holds the hash of the one before it."""
@@ -596,7 +596,7 @@ def compatibility(registry: SchemaRegistry) -> Seen:
 # this machine -------------------------------------------------------------------------------------------------------
 
 
-@check("host.disk-free", wants=f"{ROOM_MB} MB", fix="free some space, or quadrille up --data DIR on another disk")
+@check("host.disk-free", wants=f"{ROOM_MB} MB", fix="free some space; or on another disk: quadrille up --data DIR")
 def disk_free(machine: Machine) -> Seen:
     """A full disk stops intake, then Postgres."""
     free = machine.free(machine.data) // MEGABYTE
@@ -643,7 +643,9 @@ def data_private(machine: Machine) -> Seen:
     return Seen(f"{mode:o}", not mode & 0o077)
 
 
-@check("host.data-whole", wants="state.json, as `up` wrote it", fix="quadrille up --detach finds what runs by its mark")
+@check(
+    "host.data-whole", wants="state.json, as `up` wrote it", fix="what runs is found by its mark: quadrille up --detach"
+)
 def data_whole(machine: Machine) -> Seen:
     """Without it no other command knows what runs."""
     from quadrille_cli.stack import state  # noqa: PLC0415 - what the command line's start can spare
