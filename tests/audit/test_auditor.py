@@ -133,6 +133,17 @@ def test_what_cannot_be_read_is_named_and_nothing_is_green(audited: Shop) -> Non
         assert report.rows == ()
 
 
+def test_without_the_world_outside_money_and_mails_are_not_judged(audited: Shop, captured: Evidence) -> None:
+    """Where no ledger and no mailbox are given, what hangs on them is told as not judged, never as wrong."""
+    del captured
+    report = audit(replace(sources(audited.stack), sandbox=""))
+    assert report.findings == (), "\n".join(lines(report))
+    unjudged = {row.number: row.verdict.unjudged for row in report.rows if not row.verdict.checked}
+    assert "ledger was not given" in unjudged[4]
+    assert "ledger was not given" in unjudged[5]
+    assert "mailbox was not given" in unjudged[15]
+
+
 def test_an_auditor_can_change_nothing(audited: Shop) -> None:
     """Its sessions are read-only: the database itself refuses a write."""
     from quadrille_auditor.databases import snapshot  # noqa: PLC0415 - only here

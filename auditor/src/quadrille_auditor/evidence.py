@@ -216,7 +216,8 @@ class Evidence:
     """All that was read; ``first`` are the ids that each outbox held when reading began, ``moved`` the keys since.
 
     ``clients`` is None where no log of theirs was given, ``healed_at`` where it is not known when the last fault ended;
-    ``extra_mails`` are as many as senders were killed or frozen.
+    ``extra_mails`` are as many as senders were killed or frozen; ``outside`` is False
+    where neither the processor's ledger nor the mailbox was given.
     """
 
     at: datetime
@@ -239,6 +240,7 @@ class Evidence:
     logs: tuple[tuple[str, str], ...] = ()
     healed_at: datetime | None = None
     extra_mails: int = 0
+    outside: bool = True
 
     @cached_property
     def under_way(self) -> frozenset[str]:

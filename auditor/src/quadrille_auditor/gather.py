@@ -45,6 +45,7 @@ def gather(sources: Sources) -> Evidence:
         payments=told.payments, entries=told.entries, notices=told.notices, addresses=told.addresses,
         records=records, ranges=ranges, ledger=ledger, mails=mails, clients=clients, logs=logs,
         healed_at=sources.healed_at, extra_mails=sources.extra_mails,
+        outside=world is not None,
     )  # fmt: skip
 
 

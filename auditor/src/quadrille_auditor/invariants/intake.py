@@ -5,13 +5,10 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterator
-from datetime import timedelta
 
 from quadrille_auditor.evidence import Evidence, Key
 from quadrille_auditor.verdict import Finding, Verdict, invariant, judged
 
-KEYS_LIVE = timedelta(hours=47)
-"""A key is kept 48 h; what is nearly as old is left alone."""
 PLACED = "orders"
 RANKS = {
     "PENDING": 0, "INVENTORY_RESERVED": 1, "PAYMENT_CHARGED": 2, "CONFIRMED": 3, "INVENTORY_FAILED": 4,
@@ -71,8 +68,9 @@ def _keyless(e: Evidence, placed: list[Key]) -> Iterator[Finding]:
     keys: defaultdict[str, list[str]] = defaultdict(list)
     for key in placed:
         keys[key.subject].append(key.key)
+    kept_since = min((key.at for key in placed), default=e.at)  # whose time was over is gone
     for order in e.orders.values():
-        if order.placed_at > e.at - KEYS_LIVE and len(keys[order.id]) != 1:
+        if order.placed_at > kept_since and len(keys[order.id]) != 1:
             found = f"{len(keys[order.id])} keys"
             yield Finding(2, order.id, "an order was not placed under one key", "1 key", found, tuple(keys[order.id]))
 

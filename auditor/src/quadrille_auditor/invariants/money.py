@@ -7,9 +7,11 @@ from collections.abc import Iterable, Iterator
 from datetime import timedelta
 
 from quadrille_auditor.evidence import Evidence, Money, Order
+from quadrille_auditor.ids import time_of
 from quadrille_auditor.verdict import Finding, Verdict, invariant, judged
 
 SIGNS = {"CAPTURE": 1, "VOID": -1, "REFUND": -1}
+NO_LEDGER = "the processor's ledger was not given"
 LONGEST = timedelta(hours=20)
 
 
@@ -20,6 +22,8 @@ LONGEST = timedelta(hours=20)
 )  # fmt: skip
 def money(e: Evidence) -> Verdict:
     """Add up the processor's ledger per order, and hold it against the orders and payment's own ledger."""
+    if not e.outside:
+        return judged(0, (), NO_LEDGER)
     of_order, entries = _by_order(e.ledger), _by_order(e.entries)
     findings: list[Finding] = []
     for id_, lines in of_order.items():
@@ -93,6 +97,8 @@ def _prices(e: Evidence) -> Iterator[Finding]:
 )  # fmt: skip
 def charged_implies_reserved(e: Evidence) -> Verdict:
     """Demand for every capture a reservation that inventory said and payment had handled."""
+    if not e.outside:
+        return judged(0, (), NO_LEDGER)
     reserved = {row.key: row.id for row in e.databases["inventory"].outbox if row.type == "stock.reserved"}
     handled, floor = e.databases["payment"].inbox, e.databases["inventory"].outbox_floor
     captures = [line for line in e.ledger if line.kind == "CAPTURE"]
@@ -104,7 +110,7 @@ def charged_implies_reserved(e: Evidence) -> Verdict:
         if reservation is None:
             says = "a card was charged for an order that nothing was reserved for"
             findings.append(Finding(5, line.order, says, "stock.reserved", "none", (line.key,)))
-        elif reservation not in handled:
+        elif reservation not in handled and time_of(reservation) >= e.databases["payment"].inbox_floor:
             says = "a card was charged before payment had handled the reservation"
             findings.append(Finding(5, line.order, says, "handled by payment", "not", (line.key, reservation)))
     return judged(captures, findings)
