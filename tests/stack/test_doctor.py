@@ -77,40 +77,37 @@ DO $$ BEGIN EXECUTE format('DROP TABLE inbox_%s', to_char((now() AT TIME ZONE 'U
 def sick(stack_home: Path) -> Iterator[Stack]:
     """A Postgres and a Kafka with every setting wrong, and a registry that knows nothing."""
     stack = Stack(stack_home / "sick", parts=PARTS, scattered=True)
-    _with_options(stack, "postgres:inventory", [f"--{name}={value}" for name, value in SETTINGS_OF_SICK.items()])
-    _with_options(stack, "kafka", [w for one in BROKER_OF_SICK.items() for w in ("--override", "=".join(one))])
     with stack:
         upgrade("inventory", stack.database_url("inventory", "owner"))
         with psycopg.connect(stack.database_url("inventory", "postgres"), autocommit=True) as db:
             for statement in SPOILT.strip().split(";\n"):
                 db.execute(statement.encode())
-            db.execute(
-                "CREATE DATABASE letters ENCODING 'SQL_ASCII' LOCALE_PROVIDER libc LOCALE 'C' TEMPLATE template0"
-            )
+            db.execute(LETTERS)
+        _with_options(stack, "postgres:inventory", [f"--{name}={value}" for name, value in SETTINGS_OF_SICK.items()])
+        with psycopg.connect(stack.database_url("inventory", "postgres"), autocommit=True) as db:
             for _ in range(4):  # what the slot needs is no longer kept
                 db.execute("SELECT pg_switch_wal(), pg_logical_emit_message(true, 'more', 'log')")
                 db.execute("CHECKPOINT")
         config = {"cleanup.policy": "compact", "retention.ms": "1000", "retention.bytes": "1000"}
         admin = AdminClient({"bootstrap.servers": stack.kafka_bootstrap})
         admin.create_topics([NewTopic("order.events", 3, 1, config=config)])["order.events"].result(60)
+        _with_options(stack, "kafka", [w for one in BROKER_OF_SICK.items() for w in ("--override", "=".join(one))])
         yield stack
     stack.wipe()
 
 
 def _with_options(stack: Stack, name: str, options: list[str]) -> None:
-    usual = stack.processes[name].spec
-
-    def prepare() -> None:
-        usual.prepare()
-        if name.startswith("postgres"):
-            home = usual.command()[-1]
-            as_user = {} if usual.uid is None else {"user": usual.uid, "group": usual.gid}
-            off = [str(binaries() / "bin" / "pg_checksums"), "--disable", "-D", home]
-            subprocess.run(off, check=True, env=dict(usual.env), capture_output=True, **as_user)  # type: ignore[call-overload]
-
-    stack.processes[name] = Process(
-        replace(usual, command=lambda: [*usual.command(), *options], prepare=prepare),
-    )
+    """Start a server anew with other settings, Postgres without its checksums too."""
+    usual = stack.processes[name]
+    usual.stop()
+    if name.startswith("postgres"):
+        home = Path(usual.spec.command()[2])
+        as_user = {} if usual.spec.uid is None else {"user": usual.spec.uid, "group": usual.spec.gid}
+        off = [str(binaries() / "bin" / "pg_checksums"), "--disable", "-D", str(home)]
+        subprocess.run(off, check=True, env=dict(usual.spec.env), capture_output=True, cwd="/", **as_user)  # type: ignore[call-overload]
+    sick = Process(replace(usual.spec, command=lambda: [*usual.spec.command(), *options]))
+    stack.processes[name] = sick
+    sick.start()
 
 
 def _database(stack: Stack, service: str = "inventory") -> Database:

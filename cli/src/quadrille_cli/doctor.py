@@ -584,12 +584,10 @@ def registered(registry: SchemaRegistry) -> Seen:
 @check("schema.compatibility", wants="FULL_TRANSITIVE", fix="quadrille schema apply")
 def compatibility(registry: SchemaRegistry) -> Seen:
     """The registry itself refuses what old or new readers could not read."""
-    from quadrille_cli.schema import lifecycle, published  # noqa: PLC0415 - as above
+    from quadrille_cli.schema import lifecycle  # noqa: PLC0415 - as above
 
-    found, _ = published.load(lifecycle.root())
-    name = min(found.versions)
-    status, config = registry.client.ask("GET", f"/config/{name}")
-    level = str((config or {}).get("compatibilityLevel", "the registry's own")) if status == 200 else "none"  # noqa: PLR2004
+    _, config = registry.client.ask("GET", "/config")
+    level = str((config or {}).get("compatibilityLevel", "none"))
     return Seen(level, level == lifecycle.LEVEL)
 
 
