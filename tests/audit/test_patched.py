@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from quadrille_auditor import Finding, gather, judge
+from quadrille_auditor import Evidence, Finding, gather, judge
 from quadrille_cli.auditing import sources
 from quadrille_cli.client import Client
 from quadrille_cli.stack import Process
@@ -119,10 +119,9 @@ PATCHES = {
         sold, 19,
     ),
     "the relay leaves out what it does not like": Patch(
-        "inventory-relay", f"{CHASSIS}/relay/publisher.py",
-        "        topic = self._names.get(row.aggregatetype) or self._name(row)\n",
-        "        if row.type == b'stock.committed':\n            report(None, None)\n            return True\n"
-        "        topic = self._names.get(row.aggregatetype) or self._name(row)\n",
+        "inventory-relay", f"{CHASSIS}/relay/streaming.py",
+        "            if self._open is not None:\n                self._rows += 1\n",
+        "            if self._open is not None and read.type != b'stock.committed':\n                self._rows += 1\n",
         decided, 8,
     ),
     "ids are made by chance": Patch(
@@ -183,8 +182,11 @@ def found(shop: Shop) -> set[Finding]:
 
 
 @pytest.mark.parametrize("bug", PATCHES)
-def test_a_bug_in_the_sources_is_caught_by_what_it_does(audited: Shop, tmp_path: Path, bug: str) -> None:
+def test_a_bug_in_the_sources_is_caught_by_what_it_does(
+    audited: Shop, captured: Evidence, tmp_path: Path, bug: str
+) -> None:
     """The bug of one line runs for real, and the invariant named beforehand finds what it has done."""
+    del captured  # but read before anything is spoilt
     patch = PATCHES[bug]
     before = found(audited)
     with patched(audited, patch, tmp_path / "patched"):
