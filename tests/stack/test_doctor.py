@@ -18,8 +18,6 @@ from pathlib import Path
 import psycopg
 import pytest
 from confluent_kafka.admin import AdminClient
-from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
-from confluent_kafka.admin._resource import ResourceType
 from confluent_kafka.cimpl import NewTopic
 
 from quadrille.db.migrations import upgrade
@@ -34,6 +32,7 @@ from quadrille_cli.doctor import (
     Seen,
     clock_skew,
     looks_at,
+    min_insync,
     oldest_transaction,
     postgres_version,
 )
@@ -94,16 +93,8 @@ def sick(stack_home: Path) -> Iterator[Stack]:
         admin = AdminClient({"bootstrap.servers": stack.kafka_bootstrap})
         admin.create_topics([NewTopic("order.events", 3, 1, config=config)])["order.events"].result(60)
         _with_options(stack, "kafka", [w for one in BROKER_OF_SICK.items() for w in ("--override", "=".join(one))])
-        _ask_for_two(AdminClient({"bootstrap.servers": stack.kafka_bootstrap}))
         yield stack
     stack.wipe()
-
-
-def _ask_for_two(admin: AdminClient) -> None:
-    """Want more brokers in step than there are; of this setting Kafka hears its own store alone, not its file."""
-    entry = ConfigEntry("min.insync.replicas", "2", incremental_operation=AlterConfigOpType.SET)
-    resource = ConfigResource(ResourceType.BROKER, "", incremental_configs=[entry])
-    admin.incremental_alter_configs([resource])[resource].result(60)
 
 
 def _with_options(stack: Stack, name: str, options: list[str]) -> None:
@@ -196,6 +187,7 @@ OTHERWISE: dict[str, Callable[[Stack], Seen]] = {
     "postgres.encoding": _letters,
     "postgres.clock": lambda stack: _with(stack, lambda it: clock_skew(it, lambda: datetime.now(UTC) + HOUR)),
     "postgres.oldest-transaction": _old_transaction,
+    "kafka.min-insync": lambda stack: min_insync(Broker(stack.kafka_bootstrap), 3),
     "kafka.reachable": lambda _: CHECKS["kafka.reachable"].look(Broker("127.0.0.1:9")),
     "schema.registry": lambda _: CHECKS["schema.registry"].look(SchemaRegistry("http://127.0.0.1:9")),
     "host.disk-free": lambda s: CHECKS["host.disk-free"].look(_machine(s, free=lambda _: 10**8)),

@@ -530,9 +530,9 @@ def retention_bytes(broker: Broker) -> Seen:
 
 
 @check("kafka.min-insync", wants="1 of one broker, 2 of three", fix=BROKER)
-def min_insync(broker: Broker) -> Seen:
+def min_insync(broker: Broker, of: int = 0) -> Seen:
     """An acknowledgement of one broker of three is lost with it; more than there are is never given."""
-    brokers, least = len(broker.metadata.brokers), int(broker.settings["min.insync.replicas"])
+    brokers, least = of or len(broker.metadata.brokers), int(broker.settings["min.insync.replicas"])
     return Seen(f"{least} of {brokers}", least <= brokers and (brokers < 3 or least >= 2))  # noqa: PLR2004 - as wanted
 
 
