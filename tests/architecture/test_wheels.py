@@ -78,5 +78,5 @@ def test_every_wheel_carries_the_licence(wheels: Path) -> None:
         assert {"License-Expression: Apache-2.0", "License-File: LICENSE"} <= set(fields), one.name
         assert licence == text, one.name
 
-    assert len(built) == len(SERVICES) + 5
+    assert len(built) == len(SERVICES) + 6
     assert text.splitlines()[0].strip() == b"Apache License"
