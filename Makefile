@@ -3,7 +3,7 @@ PYTHON ?= python3
 # Never by the scripts beside it, whose first line cannot name every path; isolated from the shell's Python settings.
 RUN := "$${QUADRILLE_VENV:-.venv}/bin/python" -I -X utf8
 .DEFAULT_GOAL := help
-TYPED := chassis/src cli/src console/src sandbox/src why/src deploy tests $(wildcard services/*/src sandbox/tests console/tests why/tests services/*/tests bench)
+TYPED := chassis/src cli/src console/src sandbox/src why/src auditor/src deploy tests $(wildcard services/*/src sandbox/tests console/tests why/tests services/*/tests bench)
 PROFILE ?= ci
 .PHONY: help setup demo up down status test check bench jaeger promtool saga format
 

@@ -7,6 +7,7 @@ import statistics
 import sys
 from pathlib import Path
 
+PACKAGES = ("chassis", "cli", "console", "sandbox", "why", "auditor")
 FUNCTION_LINES = 60
 P90_LINES = 25
 PARAMETERS = 5
@@ -17,7 +18,7 @@ def sources(root: Path) -> list[Path]:
     """Return the product's own source files below a checkout, tests and migrations left out."""
     found = [
         *root.glob("services/*/src/**/*.py"),
-        *(p for top in ("chassis", "cli", "console", "sandbox", "why") for p in root.glob(f"{top}/src/**/*.py")),
+        *(p for top in PACKAGES for p in root.glob(f"{top}/src/**/*.py")),
     ]
     return sorted(found)
 

@@ -21,6 +21,7 @@ OURS = [
     "cli",
     "sandbox",
     "why",
+    "auditor",
     "console",
     *(f"services/{name}" for name in SERVICES),
 ]
@@ -30,7 +31,9 @@ BY_NAME = {
     "opentelemetry-propagator-b3": "a propagator, chosen by name in OTEL_PROPAGATORS",
     "uvloop": "uvicorn's event loop, chosen by name in quadrille.web.server",
 }
-OWN = {"quadrille": "quadrille-chassis", "quadrille_why": "quadrille-why"}  # what others may import of ours
+OWN = {  # what others may import of ours
+    "quadrille": "quadrille-chassis", "quadrille_why": "quadrille-why", "quadrille_auditor": "quadrille-auditor",
+}  # fmt: skip
 INSIDE = {"pydantic_core": "pydantic"}  # a part that is pinned and brought by its whole
 SHARED = {
     "opentelemetry": ("sdk", "proto")

@@ -16,7 +16,8 @@ import pytest
 from quadrille_cli.services import SERVICES
 
 ROOT = Path(__file__).parents[2]
-SOURCES = [f"services/{name}/src" for name in SERVICES] + ["chassis/src", "cli/src", "console/src", "sandbox/src"]
+SOURCES = [f"services/{name}/src" for name in SERVICES]
+SOURCES += ["chassis/src", "cli/src", "console/src", "sandbox/src", "auditor/src"]
 TESTS = [f"services/{name}/tests" for name in SERVICES] + ["sandbox/tests", "tests"]
 # not `-m quadrille`: the command hears no PYTHONPATH, by which the copy is found here
 SAGA_CHECK = (sys.executable, "-c", "from quadrille_cli import main; main.run()", "saga", "--check")
@@ -87,6 +88,9 @@ def test_imports_run_one_way(copied: Path) -> None:
         ),
         pytest.param(
             _append("services/notification/src/notification/events.py", "\nimport notification.domain\n"), id="upwards"
+        ),
+        pytest.param(
+            _append("auditor/src/quadrille_auditor/ids.py", "\nimport quadrille.ids\n"), id="auditor-judges-itself"
         ),
     ],
 )

@@ -22,6 +22,7 @@ CONTRACTS: list[dict[str, Any]] = PROJECT["tool"]["importlinter"]["contracts"]
 OPTIONAL = {"__init__", "gateway", "feed", "webhooks", "settings", "ops", "problems", "money", "metrics"}
 OTHERS = {
     "tests", "chassis", "console", "sandbox", "why", "quadrille", "quadrille_cli", "quadrille_sandbox", "quadrille_why",
+    "auditor", "quadrille_auditor",
 }  # fmt: skip
 LIST = "cli/src/quadrille_cli/services.py"
 WHY = "why/src/quadrille_why/case.py"  # plain Python that imports nothing of ours: its list is held against the folders

@@ -34,7 +34,7 @@ assert not found, f"siblings are importable: {found}"
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheels")
-    for place in ["chassis", "cli", "console", "sandbox", "why", *(f"services/{name}" for name in SERVICES)]:
+    for place in ["chassis", "cli", "console", "sandbox", "why", "auditor", *(f"services/{name}" for name in SERVICES)]:
         subprocess.run(
             [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)],
             cwd=ROOT / place, check=True, capture_output=True, timeout=120,
@@ -78,5 +78,5 @@ def test_every_wheel_carries_the_licence(wheels: Path) -> None:
         assert {"License-Expression: Apache-2.0", "License-File: LICENSE"} <= set(fields), one.name
         assert licence == text, one.name
 
-    assert len(built) == len(SERVICES) + 5
+    assert len(built) == len(SERVICES) + 6
     assert text.splitlines()[0].strip() == b"Apache License"

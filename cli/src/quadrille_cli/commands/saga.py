@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from quadrille_cli.reference import asyncapi, metrics
+from quadrille_cli.reference import asyncapi, invariants, metrics
 from quadrille_cli.saga import checks, proofs, saga_map, sequences
 from quadrille_cli.services import SERVICES
 
@@ -20,6 +20,7 @@ def command(
     saga = saga_map.whole_saga()
     wrong = [*checks.findings(saga), *sequences.findings(saga), *proofs.findings(root)]
     made = saga_map.files(root) | proofs.files(root) | metrics.files(root) | asyncapi.files(root)
+    made |= invariants.files(root)
     stale = [path for path, text in made.items() if not path.exists() or path.read_text() != text]
     if not check:
         for path in stale:

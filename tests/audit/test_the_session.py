@@ -1,0 +1,30 @@
+"""The session's own stack, audited after whatever the other tests have done to it: the last word of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from quadrille_auditor import Evidence, Finding, Report, gather, judge
+from quadrille_cli.auditing import sources
+from tests.conftest import Shop
+
+BY_TESTS = frozenset({8, 9, 12, 14})
+"""What breaks where a test itself puts records on topics that no service has said."""
+
+
+def test_the_session_s_stack_holds_all_invariants(shop: Shop) -> None:
+    """Faults, replays, cancellations, redrives: whatever this session did, the whole agrees in the end."""
+    shop.until(shop.all_read, "all is read")
+    evidence = gather(sources(shop.stack, wait=120.0))
+    wrong = list(_unplanted(evidence, judge(evidence)))
+    assert not wrong, "\n".join(map(str, wrong))
+
+
+def _unplanted(e: Evidence, report: Report) -> Iterator[Finding]:
+    """Yield the findings that no test has put there: of records that no service has committed."""
+    said = {row.id for db in e.databases.values() for row in db.outbox}
+    strange = [record for record in e.records if record.id not in said]
+    places = {record.at for record in strange} | {record.id for record in strange if record.id}
+    for finding in report.findings:
+        if not (finding.invariant in BY_TESTS and places & set(finding.shown_by)):
+            yield finding
