@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import psycopg
 
 from bench import outbox, parts
-from bench.cases.relays import Debezium, Ours, until
+from bench.cases.relays import GATHERING, Debezium, Ours, until
 from bench.floors.relaying import Producing, Receiving
 from bench.meters import Meter, peak_rss
 from bench.model import CannotMeasureError, Contestant, Ratio, Run, Size
@@ -110,6 +110,8 @@ class RelayDrain:
             Ratio("relay CPU a row ÷ tuned", "relay_us", "ours", "debezium tuned", more=False),
             Ratio("broker CPU a row ÷ Debezium's", "broker_us", "ours", "debezium", more=False, must=1.0, aim=0.7),
             Ratio("broker CPU a row ÷ tuned", "broker_us", "ours", "debezium tuned", more=False),
+            Ratio("rows/s, linger 2 ms ÷ 0", "rows_per_s", "ours, linger 2 ms", "ours", more=True),
+            Ratio("broker CPU a row, linger 2 ms ÷ 0", "broker_us", "ours, linger 2 ms", "ours", more=False),
             Ratio("rows/s ÷ pg_recvlogical to null", "rows_per_s", "ours", Receiving.name, more=True),
             Ratio("relay CPU a row ÷ librdkafka from memory", "relay_us", "ours", Producing.name, more=False),
             Ratio("memory ÷ Debezium's", "rss_mb", "ours", "debezium", more=False, must=1 / 8, aim=1 / 10),
@@ -123,7 +125,7 @@ class RelayDrain:
             ours = Ours(made.stack, made.session)
             ours.first_start()
             outbox.fill(made.session, made.backlog)
-            found: list[Ours | Debezium] = [ours]
+            found: list[Ours | Debezium] = [ours, Ours(made.stack, made.session, GATHERING, "ours, linger 2 ms")]
             for tuned in (False, True):
                 try:
                     found.append(Debezium(made.stack, made.session, tuned=tuned))

@@ -34,12 +34,18 @@ def until(there: Callable[[], object], what: str, seconds: float = READY_SECONDS
         time.sleep(0.01)
 
 
+GATHERING = {"RELAY_LINGER": "2ms"}
+
+
 class Ours:
     """Our relay: `inventory relay`, a process a run; its stored position is set back to the backlog's beginning."""
 
-    name, slot = "ours", SLOT
+    slot = SLOT
 
-    def __init__(self, stack: Stack, session: psycopg.Connection, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, stack: Stack, session: psycopg.Connection, settings: Mapping[str, str] | None = None, name: str = "ours"
+    ) -> None:
+        self.name = name
         self._session, self._log = session, stack.logs / "bench-relay.log"
         named = {
             "DATABASE_URL": stack.database_url(SERVICE, "relay"),

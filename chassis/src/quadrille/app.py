@@ -425,6 +425,7 @@ def _relay(name: str, found: Settings, stop: threading.Event) -> None:
     plan = RelayConfig(
         name, found.database_url, found.kafka_bootstrap, topics_of(name), found.inbox_window,
         accepted=found.kafka_cluster, patience=found.patience, linger=found.linger_max.total_seconds(),
+        producer_linger=found.relay_linger.total_seconds(),
     )  # fmt: skip
     relay = Relay(plan, spans)
     checks: dict[str, Check] = {

@@ -29,7 +29,7 @@ _PRODUCER: ClientSettings = {
     "enable.gapless.guarantee": True,  # a record refused for good stops the producer before a later one overtakes it
     "message.timeout.ms": 0,  # a finite one turns an outage into a gap
     "partitioner": "murmur2_random",  # as Java and Debezium hash
-    "linger.ms": 0,  # under load the relay's nap gathers; 1 ms adds 1 to 2 to each hop and saves nothing
+    "linger.ms": 0,  # RELAY_LINGER: what each hop waits for at a trickle, a backlog gains (adr/0011-relay.md)
     "queue.buffering.max.messages": QUEUE_MESSAGES,
     "queue.buffering.max.kbytes": 16_384,
     "message.max.bytes": 1_000_000,  # a payload has at most 262,144: the table's CHECK
@@ -55,9 +55,9 @@ def client_settings(bootstrap: str) -> ClientSettings:
     return {"bootstrap.servers": bootstrap, **_CLIENT}
 
 
-def producer_settings(bootstrap: str) -> ClientSettings:
-    """Return the settings of a relay's producer."""
-    return {**client_settings(bootstrap), **_PRODUCER}
+def producer_settings(bootstrap: str, linger: float = 0.0) -> ClientSettings:
+    """Return the settings of a relay's producer, which gathers for so many seconds before each request."""
+    return {**client_settings(bootstrap), **_PRODUCER, "linger.ms": linger * 1000}
 
 
 def consumer_settings(bootstrap: str, group: str, gather: float = 0.0) -> ClientSettings:

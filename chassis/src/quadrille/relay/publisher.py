@@ -194,7 +194,9 @@ class Care:
 class Publisher:
     """One producer; after a failed delivery it is discarded, never used again."""
 
-    def __init__(self, bootstrap: str, service: str, topics: Sequence[str], spans: Spans, care: Care) -> None:
+    def __init__(  # noqa: PLR0913, PLR0917 - where to, whose, of what, and how
+        self, bootstrap: str, service: str, topics: Sequence[str], spans: Spans, care: Care, linger: float = 0.0
+    ) -> None:
         self._source = f"quadrille/{service}".encode()
         self._topics = topics
         self._names: dict[bytes, str] = {}
@@ -208,7 +210,7 @@ class Publisher:
         """The last acknowledged offset of each partition."""
         self._witness = Witness(bootstrap, topics, self.offsets, service)
         self._witness.losses = lambda: self._losses
-        self._producer = Producer({**producer_settings(bootstrap), "error_cb": self._noticed}, logger=_SILENT)
+        self._producer = Producer({**producer_settings(bootstrap, linger), "error_cb": self._noticed}, logger=_SILENT)
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="reports", daemon=True)
         self._thread.start()

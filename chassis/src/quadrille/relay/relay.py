@@ -53,6 +53,8 @@ class RelayConfig:
     patience: Patience = field(default_factory=Patience)
     linger: float = 0.0
     """How long a full machine may make it wait for more rows, in seconds."""
+    producer_linger: float = 0.0
+    """How long its producer gathers for each request, in seconds, however idle the machine is."""
 
     @property
     def slot(self) -> str:
@@ -169,8 +171,9 @@ class Relay:
         while self._outlet is None:
             if time.monotonic() >= self._build_at:
                 self._outlet = Publisher(
-                    self._plan.bootstrap, self._plan.service, self._plan.topics, self._spans, self._care
-                )
+                    self._plan.bootstrap, self._plan.service, self._plan.topics, self._spans, self._care,
+                    self._plan.producer_linger,
+                )  # fmt: skip
                 self._build_at = time.monotonic() + REBUILD_SECONDS
             else:
                 self._wait_refused(keeper, stop, _STANDBY_SECONDS)
