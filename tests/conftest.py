@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import httpx
 import psycopg
 import pytest
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, Producer, TopicPartition
@@ -33,6 +34,8 @@ SIGNS = {"CAPTURE": 1, "VOID": -1, "REFUND": -1}  # of the processor's ledger
 READING = {"enable.partition.eof": True, "fetch.wait.max.ms": 10}
 PATIENCE_SECONDS = 180.0
 """Until a test gives up: no promise, and many times what a machine with other things to do needs."""
+for part in ("connect", "read", "write", "pool"):  # httpx's own are five seconds: a bound on the machine's speed
+    setattr(httpx._config.DEFAULT_TIMEOUT_CONFIG, part, PATIENCE_SECONDS)  # noqa: SLF001 - the one default all calls share
 HASTY = {"ORDER_DEADLINE": "4s", "STUCK_WARN": "2s", **PATIENT}
 
 

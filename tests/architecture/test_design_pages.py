@@ -187,10 +187,10 @@ def test_the_roles_have_the_settings_with_a_reason() -> None:
 
 
 def defaults() -> dict[str, object]:
-    """Return every setting of every service with its default."""
+    """Return every setting of every service with its default; one that all have with the default of most."""
     for service in PROGRAMS:  # a service may have settings of its own
         importlib.import_module(f"{service}.main")
-    classes: list[type[settings.Settings]] = [settings.Settings, *settings.Settings.__subclasses__()]
+    classes: list[type[settings.Settings]] = [*settings.Settings.__subclasses__(), settings.Settings]
     return {
         name: field.get_default(call_default_factory=True)
         for cls in classes

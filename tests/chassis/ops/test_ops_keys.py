@@ -6,6 +6,7 @@ from pathlib import Path
 
 from quadrille import keys
 from quadrille.keys import Keyring
+from quadrille.observability import degraded
 from quadrille.ops import server as ops
 from quadrille.ops.routes import OpsRoutes, ScopedRoute
 from tests.chassis.ops.test_routes import ACT, ORDER, ROUTES, WHY, Caller, address_of_this_machine
@@ -57,6 +58,8 @@ def test_with_keys_an_ops_port_takes_them_from_anywhere(tmp_path: Path) -> None:
 
 def test_a_broken_file_of_keys_is_told_in_healthz(tmp_path: Path) -> None:
     """A port whose keys cannot be read any more says so, and stays ready."""
+    for name in degraded.shown():  # by another test of this process
+        degraded.Degraded(name).back()
     file, watch = tmp_path / "keys.json", Watch()
     write_keys(file)
     with ops.serve("127.0.0.1:0", "payment", "worker", {}, keys=Keyring(file, 50, watch)) as server:

@@ -70,8 +70,9 @@ def _keyless(e: Evidence, placed: list[Key]) -> Iterator[Finding]:
         keys[key.subject].append(key.key)
     kept_since = min((key.at for key in placed), default=e.at)  # whose time was over is gone
     for order in e.orders.values():
-        if order.placed_at > kept_since and len(keys[order.id]) != 1:
-            found = f"{len(keys[order.id])} keys"
+        many = len(keys[order.id])
+        if many > 1 or (many == 0 and order.placed_at > kept_since):
+            found = f"{many} keys"
             yield Finding(2, order.id, "an order was not placed under one key", "1 key", found, tuple(keys[order.id]))
 
 

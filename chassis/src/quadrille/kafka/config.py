@@ -57,7 +57,7 @@ def client_settings(bootstrap: str) -> ClientSettings:
 
 def producer_settings(bootstrap: str, linger: float = 0.0) -> ClientSettings:
     """Return the settings of a relay's producer, which gathers for so many seconds before each request."""
-    return {**client_settings(bootstrap), **_PRODUCER, "linger.ms": linger * 1000}
+    return {**client_settings(bootstrap), **_PRODUCER, "linger.ms": int(linger * 1000)}
 
 
 def consumer_settings(bootstrap: str, group: str, gather: float = 0.0) -> ClientSettings:
