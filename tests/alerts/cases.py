@@ -54,6 +54,11 @@ CASES: dict[str, Case] = {
         of_order("quadrille_intake_state", 'state="SHUT"', "0x79 1x1")
         | of_order("quadrille_intake_state", 'state="PAUSED"', "1x80"),
     ),
+    "QuadrilleIntakeGuarded": Case(
+        of_order("quadrille_intake_state", 'state="GUARDED"', "0x40 1x40"),
+        of_order("quadrille_intake_state", 'state="GUARDED"', "0x79 1x1")
+        | of_order("quadrille_intake_state", 'state="SHUT"', "1x80"),
+    ),
     "QuadrilleIntakePaused": Case(
         of_order("quadrille_intake_state", 'state="PAUSED"', "1x80"),
         of_order("quadrille_intake_state", 'state="PAUSED"', "0x40 1x40"),

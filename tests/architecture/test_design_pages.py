@@ -206,6 +206,8 @@ def _shown(text: str, default: object) -> object:
         return default if default in (None, (), "", {}, PydanticUndefined) else text
     if isinstance(default, bool):
         return text == "true"
+    if isinstance(default, int) and text.endswith("B"):
+        return settings.parse_size(text)
     return default if text == str(default) else text
 
 

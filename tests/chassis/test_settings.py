@@ -42,6 +42,8 @@ def test_the_defaults_are_the_published_ones() -> None:
     assert [order.stuck_warn, order.stuck_page, order.stuck_escalate] == [timedelta(minutes=m) for m in (5, 10, 30)]
     assert (order.intake_failure_rate, order.intake_failure_minimum) == (0.05, 20)
     assert (order.intake_failure_window, order.intake_rest) == (timedelta(minutes=5), timedelta(seconds=30))
+    assert (order.intake_wal_kept, order.intake_disk_free) == (1_500_000_000, 256_000_000)
+    assert (order.intake_database_size, order.intake_disk_directory) == (0, None)
     assert (payment.processor_timeout, payment.batch_max) == (timedelta(seconds=3), 100)
     assert (found.trace_ratio, found.log_level) == (1.0, "info")
     assert found.patience == Patience(stalled_after=30, renew_after=60)
@@ -268,3 +270,25 @@ def test_a_registrys_password_is_used_and_not_shown() -> None:
 def test_a_path_too_much_is_left_out(given: str, wanted: str) -> None:
     """An endpoint is a base address, as OpenTelemetry has it: what names the traces' own path is the same place."""
     assert settings(OTLP_ENDPOINTS=given).otlp_endpoints == (wanted,)
+
+
+@pytest.mark.parametrize(("text", "size"), [("0B", 0), ("256MB", 256_000_000), ("1.5GB", 1_500_000_000), ("3kB", 3000)])
+def test_a_size_has_its_unit(text: str, size: int) -> None:
+    """It is read in bytes, and shown in the largest unit that it is whole in."""
+    found = of(OrderSettings, INTAKE_WAL_KEPT=text)
+
+    assert found.intake_wal_kept == size
+    assert found.shown()["intake_wal_kept"] == text.replace("1.5GB", "1500MB")
+
+
+@pytest.mark.parametrize("text", ["256", "-1MB", "1 MB", "1mb", "many"])
+def test_a_size_without_its_unit_is_refused(text: str) -> None:
+    """What was given, what is wanted, by the setting's name."""
+    with pytest.raises(SettingsError, match=r"QUADRILLE_INTAKE_WAL_KEPT.*a size such as"):
+        of(OrderSettings, INTAKE_WAL_KEPT=text)
+
+
+def test_a_directory_that_is_not_there_is_refused() -> None:
+    """The disk guard is not to believe that it sees a disk when it does not."""
+    with pytest.raises(SettingsError, match=r"QUADRILLE_INTAKE_DISK_DIRECTORY.*/nowhere"):
+        of(OrderSettings, INTAKE_DISK_DIRECTORY="/nowhere")

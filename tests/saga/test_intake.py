@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 TEA, NONE = [("SKU-TEA", 1)], [("SKU-NONE", 1)]
 REST = 2
 BREAKER = {"INTAKE_FAILURE_MINIMUM": "20", "INTAKE_REST": f"{REST}s", "ORDER_DEADLINE": "1m"}
+GUARD = {"INTAKE_WAL_KEPT": "100MB", "INTAKE_REST": "1h", "ORDER_DEADLINE": "1h"}
+FILL = "SELECT pg_logical_emit_message(false, 'test', repeat('x', 1000000)) FROM generate_series(1, 130)"
+RESTED = "UPDATE intake SET since = since - interval '1 h' RETURNING state"
 ENDED = "SELECT 1 FROM intake WHERE (SELECT sum(ended) FROM tally WHERE tally.at >= intake.since) >= %s"
 
 
@@ -114,3 +117,39 @@ def trickled(shop: Shop) -> list[str]:
     assert PROBES - 1 <= len(let_in) <= (time.monotonic() - began) / TRICKLE_SECONDS + 2  # one is the saga that ran on
     assert {answer.status for answer in answers} == {202, 503}
     return [answer.body["order_id"] for answer in let_in]
+
+
+@pytest.fixture
+def scarce(hasty: Shop) -> Iterator[Shop]:
+    """The stack with an intake that bears no more than 100 MB of log for a slot; open again afterwards."""
+    with told_otherwise(hasty.stack, "order-api", **GUARD):
+        yield hasty
+        operate(hasty, "pause")
+        operate(hasty, "resume")
+
+
+@pytest.mark.proves("F16")
+def test_log_kept_for_a_relay_that_is_away_shuts_the_intake_and_what_runs_ends(scarce: Shop) -> None:
+    """503 DISK_GUARD while the slot keeps too much; with the relay back the order ends, and the intake opens itself."""
+    before, key, relay = len(news(scarce)), f"test-{uuid.uuid4()}", scarce.stack.process("order-relay")
+    relay.stop()
+    try:
+        running = place(scarce, key)
+        assert running.status == 202
+        scarce.sql("order", FILL)
+        refused = scarce.until(lambda: next((r for r in [place(scarce)] if r.status != 202), None), "POST is refused")
+        assert (refused.status, refused.body["cause"], refused.headers["retry-after"]) == (503, "DISK_GUARD", "30")
+        assert (again := place(scarce, key)).raw == running.raw
+        assert again.headers["idempotent-replayed"] == "true"
+    finally:
+        relay.start()
+    told = scarce.ask("order-api", "GET", "/ops/intake")
+    assert told["detail"].endswith("of log kept for a slot, 100.0 MB is the limit")
+    assert scarce.ended(running.body["order_id"])["status"] == "CONFIRMED"
+    assert state(scarce) == "GUARDED"
+
+    assert scarce.sql("order", RESTED) == [("GUARDED",)]
+    scarce.until(lambda: place(scarce).status == 202, "the intake opens by itself")
+    why = {"service": "order", "cause": "DISK_GUARD"}
+    scarce.until(lambda: len(news(scarce)) >= before + 2, "operators are told")
+    assert news(scarce)[before:] == [("intake.paused", why), ("intake.resumed", why)]

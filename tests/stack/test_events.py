@@ -7,11 +7,13 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from confluent_kafka import Producer
 
 from quadrille.kafka.config import producer_settings
+from quadrille_cli.archive import records, verify
 from quadrille_cli.commands.timeline import tree
 from quadrille_cli.event_log import Reading, printable
 from tests.conftest import Shop
@@ -167,3 +169,32 @@ def test_a_tree_shows_each_event_once_and_every_root() -> None:
 def test_text_for_a_terminal_cannot_act_on_it() -> None:
     """Escapes, directions of text and line ends are written out; letters of any script stay."""
     assert printable("a\x1b[2J\u202eé\n\udcff".encode("utf-8", "surrogateescape")) == "a\\x1b[2J\\u202eé\\n\\xff"
+
+
+def test_topics_are_exported_as_they_lie_there(shop: Shop, ended: str, tmp_path: Path) -> None:
+    """Every record of an order, byte for byte, with the schemas of all; what came before a time only, if asked."""
+    code, out, err = run(shop, "events", "export", "--topic", "order.events", "--topic", "payment.events",
+                         str(tmp_path / "made" / "archive"))  # fmt: skip
+
+    assert (code, err) == (0, "")
+    manifest = verify(tmp_path / "made" / "archive")
+    kept = [one for file in manifest["files"] for one in records(tmp_path / "made" / "archive", file)]
+    there = {(r.topic, r.partition, r.offset): r.value for r in shop.records(ended) if r.topic in manifest["topics"]}
+    assert {(r.topic, r.partition, r.offset): r.value for r in kept if r.key == ended.encode()} == there
+    assert len(there) >= 3
+    assert manifest["schemas_missing"] == []
+    assert {int.from_bytes((r.value or b"")[1:5], "big") for r in kept} <= {one["id"] for one in manifest["schemas"]}
+    assert f"{len(kept):,} records" in out
+
+    middle = sorted(r.at for r in kept)[len(kept) // 2]
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert run(shop, "events", "export", "--topic", "order.events", "--until", middle.isoformat(), str(first))[0] == 0
+    assert run(shop, "events", "export", "--topic", "order.events", "--since", middle.isoformat(), str(second))[0] == 0
+    parts = [[r for file in verify(made)["files"] for r in records(made, file)] for made in (first, second)]
+    assert all(r.at < middle for r in parts[0])
+    assert all(r.at >= middle for r in parts[1])
+    whole = {(r.partition, r.offset) for r in kept if r.topic == "order.events"}
+    assert whole <= {(r.partition, r.offset) for part in parts for r in part}
+    assert run(shop, "events", "export", "--topic", "order.events", str(first))[0] == 3
+    assert run(shop, "events", "export", "--topic", "nothing.events", str(tmp_path / "none"))[0] == 2
+    assert not (tmp_path / "none").exists()

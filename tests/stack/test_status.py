@@ -16,6 +16,7 @@ from quadrille_cli.stack.processes import Process, Spec
 
 PORTS = {"order-worker": 8201}
 OPEN = {"intake": "OPEN", "cause": None, "since": "2026-11-21T09:14:03.120Z"}
+GUARDED = {"intake": "GUARDED", "cause": "DISK_GUARD", "detail": "1.6 GB of log kept for a slot, 1.5 GB is the limit"}
 DEBT = {"owes": "payment", "fact": "payment.refunded"}
 ORDER = "01a1fd62-57f0-7eeb-be96-e59ce40f9cb1"
 WAITS = {"order_id": ORDER, "status": "PAYMENT_PENDING", "owed": [DEBT]}
@@ -42,6 +43,7 @@ def flow(**more: object) -> Flow:
         (WELL, flow(parked={"order": "2 parked inputs wait for a person"}), "quadrille parked list"),
         (WELL, flow(intake={**OPEN, "intake": "PAUSED", "cause": "PAUSED"}), "quadrille intake resume"),
         (WELL, flow(intake={**OPEN, "intake": "SHUT", "cause": "SAGA_FAILURE_RATE"}), "too many sagas fail"),
+        (WELL, flow(intake={**OPEN, **GUARDED}), "1.6 GB of log kept for a slot, 1.5 GB is the limit"),
         (WELL, flow(breakers={"payment": "open"}), "what payment calls"),
         (WELL, flow(lag={"order": 7}), "order has 7 records ahead"),
     ],

@@ -226,6 +226,16 @@ def test_each_cause_has_its_sentence(code: str, told: tuple[Case, str]) -> None:
     assert answer.document()["sentence"] == told[1]
 
 
+def test_an_intake_that_the_disk_guard_holds_says_what_is_full() -> None:
+    """The measure stands in the sentence; whose relay is behind is the command."""
+    intake = {"state": "GUARDED", "since_at": at("21:40:00"), "detail": "1.6 GB of log kept"}
+    answer = explain(case({"order": {"intake": intake}}))
+
+    assert (answer.code, answer.command) == ("INTAKE_SHUT", "quadrille relay status")
+    assert answer.sentence.endswith("is GUARDED since 21:40:00 (the disk is filling: 1.6 GB of log kept)")
+    assert answer.then == "it opens by itself when there is room"
+
+
 @pytest.mark.parametrize("service", ["order", "payment"])
 def test_whoever_waits_is_asked_first(service: str) -> None:
     """The charge is in flight, its worker gone, its relay too: what order itself holds is named all the same."""

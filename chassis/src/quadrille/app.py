@@ -38,7 +38,7 @@ from quadrille.ops.checks import Check
 from quadrille.ops.health import breaker_closed, database_can_write, nothing_parked, relay_publishes
 from quadrille.ops.routes import OpsRequest, OpsResponse, OpsRoutes, ScopedRoute
 from quadrille.service import Service, Store, Tx
-from quadrille.settings import Duration, Hidden, Secret, Settings, SettingsError, Url, parse_duration
+from quadrille.settings import Duration, Hidden, Secret, Settings, SettingsError, Size, Url, parse_duration
 
 if TYPE_CHECKING:
     from quadrille.avro.codec import Codec
@@ -83,6 +83,7 @@ __all__ = [
     "ScopedRoute",
     "Secret",
     "Settings",
+    "Size",
     "Success",
     "Url",
     "compensation_actions",

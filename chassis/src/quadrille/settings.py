@@ -46,6 +46,8 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _LOGIN = re.compile(r"//[^/@\s]*@")
 _BASE_URL = re.compile(r"https?://([a-zA-Z0-9._-]+|\[[0-9a-fA-F:.]+\])(:\d+)?(/[^\s?#]*)?")
 LONGEST_SECONDS = 36_500 * 86_400.0  # what a time may be moved by, and still be a time
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)(B|kB|MB|GB|TB)")
+_BYTES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -102,6 +104,16 @@ def parse_duration(text: object) -> timedelta:
     return timedelta(seconds=float(found[1]) * _UNITS[found[2]])
 
 
+def parse_size(text: object) -> int:
+    """Return the bytes of ``0B``, ``256MB`` or ``1.5GB``, where a kB is a thousand; raises ValueError."""
+    if isinstance(text, int) and not isinstance(text, bool) and text >= 0:
+        return text
+    if not (found := _SIZE.fullmatch(str(text))):
+        message = "a size such as 0B, 256MB or 1.5GB"
+        raise ValueError(message)
+    return round(float(found[1]) * _BYTES[found[2]])
+
+
 def parse_bind(text: object) -> Bind:
     """Return the address of ``host:port``; raises ValueError."""
     host, colon, port = str(text).rpartition(":")
@@ -115,6 +127,11 @@ def _duration_text(value: timedelta) -> str:
     seconds = value.total_seconds()
     unit = next((u for u in ("d", "h", "m", "s") if seconds >= _UNITS[u] and seconds % _UNITS[u] == 0), "ms")
     return f"{seconds / _UNITS[unit]:g}{unit}"
+
+
+def _size_text(value: int) -> str:
+    unit = next((u for u in ("TB", "GB", "MB", "kB") if value >= _BYTES[u] and value % _BYTES[u] == 0), "B")
+    return f"{value // _BYTES[unit]}{unit}"
 
 
 def _with_port(url: str) -> str:
@@ -154,6 +171,8 @@ def _endpoint(url: str) -> str:
 
 Duration = Annotated[timedelta, BeforeValidator(parse_duration), PlainSerializer(_duration_text, return_type=str)]
 """A time span, written ``250ms``, ``3s``, ``5m``, ``48h`` or ``7d``."""
+Size = Annotated[int, BeforeValidator(parse_size), PlainSerializer(_size_text, return_type=str)]
+"""A number of bytes, written ``0B``, ``256MB`` or ``1.5GB``."""
 Address = Annotated[Bind, PlainValidator(parse_bind), PlainSerializer(str, return_type=str)]
 Hidden = Annotated[Secret, PlainValidator(Secret), PlainSerializer(repr, return_type=str)]
 """A secret: shown as ``***``."""

@@ -92,8 +92,8 @@ class EventLog:
     def __init__(self, stack: Stack) -> None:
         self.bootstrap = stack.kafka_bootstrap
         self.topics = Topics(self.bootstrap)
-        ids = SchemaIds(Registry(stack.registry_url), Cache(stack.data / "schemas" / "cli"))
-        self.codec = Codec((), ids)
+        self.ids = SchemaIds(Registry(stack.registry_url), Cache(stack.data / "schemas" / "cli"))
+        self.codec = Codec((), self.ids)
 
     def ranges(self, topics: Sequence[str], since: datetime | None, partition: int = -1, offset: int = -1) -> Ranges:
         """Return what there is to read of each partition, from a time or an offset on; raises NoTopicError."""

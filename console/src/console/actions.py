@@ -280,7 +280,7 @@ async def intake(_: ConsoleApi, given: Given) -> Ask:
     verb = one_of(given, "verb", ("pause", "resume"))
     what = {
         "pause": "New orders are refused with 503 until somebody resumes; what is under way goes on.",
-        "resume": "New orders are taken again, whatever had stopped them.",
+        "resume": "New orders are taken again, unless the disk guard holds: then when there is room.",
     }[verb]
     states = {"OPEN": "open", "PAUSED": "shut"}
 
@@ -289,6 +289,8 @@ async def intake(_: ConsoleApi, given: Given) -> Ask:
         word = states.get(now, now)
         if told.get("here", now) != now:
             return Outcome("going", f"order: noted as {word}; its api does not act by it yet.", "quadrille intake show")
+        if now == "GUARDED":
+            return Outcome("warn", "order: resumed, and the disk is filling: it opens by itself when there is room.")
         if now == before:
             return Outcome("warn", f"order: the intake was {word} already: nothing has changed.")
         return Outcome("good", f"order: the intake is {word} now, it was {states.get(before, before.lower())} before.")

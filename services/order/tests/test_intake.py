@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,7 +29,7 @@ from order.settings import OrderSettings
 from quadrille import Emitted
 from quadrille.app import ProcessContext
 from quadrille.testing import PROBES, AdmissionControl, AdmissionMode, Spans, ops_serving
-from quadrille.web import AdmissionLimits
+from quadrille.web import AdmissionLimits, DiskLimits
 from quadrille_cli.client import Client
 
 LIMITS = AdmissionLimits()
@@ -228,6 +229,51 @@ def test_an_operator_pauses_and_resumes(till: Till, ask: Ask) -> None:
         ("intake.pause", "intake", "again", "PAUSED", "PAUSED"),
         ("intake.resume", "intake", "done", "PAUSED", "OPEN"),
     ]
+
+
+@pytest.mark.proves("F16")
+def test_the_disk_guard_shuts_the_intake_and_it_opens_by_itself(till: Till, ask: Ask) -> None:
+    """503 DISK_GUARD with Retry-After for what is new alone; no word of a person opens it; with room it opens."""
+    known = till.place("known")
+    full = AdmissionControl(context_of(till), AdmissionLimits(disk=DiskLimits(database=1)))
+    with till.shop.db.connect() as tx:
+        full.judge(tx)
+
+    till.until(lambda: till.place().status == 503)
+    refused = till.place()
+    assert (refused.slug, refused.body["cause"], refused.headers["retry-after"]) == ("overloaded", "DISK_GUARD", "30")
+    again = till.place("known")
+    assert (again.status, again.raw, again.headers["idempotent-replayed"]) == (202, known.raw, "true")
+    assert till.shop.cancel(known.body["order_id"]).status == 202  # what runs goes on
+    told = ask("GET", "/ops/intake")[1]
+    assert (told["intake"], told["cause"]) == ("GUARDED", "DISK_GUARD")
+    assert re.fullmatch(r"a database of [0-9.]+ MB, 1 B is the limit", told["detail"])
+    status, problem = ask("POST", "/ops/intake/resume", {"reason": "no"})
+    assert (status, problem["rule"], told["detail"] in problem["detail"]) == (409, "DISK_GUARD", True)
+    assert (till.state(), till.sql("SELECT count(*) FROM audit")) == ("GUARDED", [(0,)])
+
+    till.later(30)  # the api's own limits are far
+    till.until(lambda: till.place().status == 202)
+    assert till.sql(NEWS) == [("intake.paused",), ("intake.resumed",)]
+    assert "detail" not in ask("GET", "/ops/intake")[1]
+
+
+def test_a_resumed_intake_whose_disk_is_full_says_so(till: Till) -> None:
+    """The pause is over, and the answer does not say OPEN: the guard holds; pause and resume take a dead one away."""
+    context = context_of(till)
+    gate = AdmissionControl(context, AdmissionLimits(disk=DiskLimits(database=1)))
+    context.acts_by["intake"] = gate.state
+    with ops_serving(PROGRAM, context) as port, Client(f"http://127.0.0.1:{port}", timeout=60) as ops:
+
+        def act(verb: str) -> tuple[str, str]:
+            told = ops.ask("POST", f"/ops/intake/{verb}", {"reason": "a test"}).body
+            return told["intake"], told["before"]
+
+        assert [act("pause"), act("resume")] == [("PAUSED", "OPEN"), ("GUARDED", "PAUSED")]
+        context.acts_by.pop("intake")  # nobody measures it any more
+        assert [act("pause"), act("resume")] == [("PAUSED", "GUARDED"), ("OPEN", "PAUSED")]
+    assert till.sql("SELECT measure, detail FROM intake") == [(None, "")]
+    gate._connection.close()  # noqa: SLF001 - nobody has opened it
 
 
 @pytest.mark.proves("F11")

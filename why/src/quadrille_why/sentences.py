@@ -143,6 +143,9 @@ def _intake(intake: Document) -> tuple[str, str, str]:
     """Return why no orders are taken, the command that ends it, if there is one, and what follows."""
     if intake["state"] == "PAUSED":
         return "an operator paused it", f"quadrille intake resume {REASON}", "then place it again"
+    if intake["state"] == "GUARDED":
+        then = "it opens by itself when there is room"
+        return f"the disk is filling: {intake['detail']}", "quadrille relay status", then
     return "too many orders failed", "", "it opens by itself when orders end well again"
 
 

@@ -34,6 +34,8 @@ HEARD_AGE = Gauge("quadrille_service_heard_age_seconds", "How long ago a service
 SILENT = Gauge("quadrille_service_silent", "A service whose heartbeats are missed: 1 until it is heard", ["source"])
 GAUGES_READ = Gauge("quadrille_gauges_read_timestamp_seconds", "When the gauges kept in the database were last read")
 INTAKE = Gauge("quadrille_intake_state", "1 for the state the intake is in, 0 for others", ["state"])
+DISK = Gauge("quadrille_disk_bytes", "What the disk guard knows of the database's disk", ["measure"])
+DISK_PRESSURE = Gauge("quadrille_disk_pressure_ratio", "How near its limit that is: at 1 intake shuts", ["measure"])
 CONSUMER_PAUSED = Gauge("quadrille_consumer_paused", "1 while the service's consumers are paused, by hand or by alarm")
 
 CALLS = Counter("quadrille_outside_calls_total", "Calls to the outside", ["intent", "answer"])

@@ -20,9 +20,10 @@ from quadrille.web.admission import CAUSES, AdmissionMode
 from quadrille.web.documents import Document
 from quadrille.web.problems import refuse
 
-STATE = "SELECT state FROM intake FOR UPDATE"
-SEEN = "SELECT state, since FROM intake"
-SET_STATE = "UPDATE intake SET state = %b, since = clock_timestamp()"
+STATE = "SELECT state, detail FROM intake FOR UPDATE"
+SEEN = "SELECT state, since, detail FROM intake"
+SET_STATE = "UPDATE intake SET state = %b, since = clock_timestamp(), measure = NULL, detail = ''"
+HELD = "It opens by itself when there is room. If nobody measures that any more: pause the intake, then resume it."
 
 
 def intake(context: ProcessContext) -> OpsRoutes:
@@ -30,6 +31,7 @@ def intake(context: ProcessContext) -> OpsRoutes:
 
     ``here`` in an answer is by which state the process that answers acts, where it takes work itself; null before it
     knows. A change is acted by when it is answered, here; other processes look once a second.
+    What the disk guard holds for is told as ``detail``; while it does, a resume is refused.
     """
     return {
         ("GET", "/ops/intake"): _look(context),
@@ -42,8 +44,9 @@ def _look(context: ProcessContext) -> Route:
     def look(_: OpsRequest) -> OpsResponse:
         with database(context) as tx:
             row = tx.execute(SEEN).fetchone()
-        state, since = row or ("OPEN", None)
+        state, since, detail = row or ("OPEN", None, "")
         told = {"intake": state, "cause": CAUSES.get(state), "since": since and rfc3339(since)}
+        told |= {"detail": detail} if detail else {}
         return OpsResponse(200, {**told, **_here(context)})
 
     return look
@@ -55,6 +58,8 @@ def _turn(context: ProcessContext, wanted: AdmissionMode) -> Route:
         with database(context) as tx, tx.transaction():
             row = tx.execute(STATE).fetchone()
             before: AdmissionMode = row[0] if row else "OPEN"
+            if (before, wanted) == ("GUARDED", "OPEN"):
+                refuse("operation-refused", f"The disk guard holds: {row[1] if row else ''}. {HELD}", rule="DISK_GUARD")
             if before != wanted:
                 tx.execute(SET_STATE, [wanted])
                 name = context.service.name
@@ -63,7 +68,9 @@ def _turn(context: ProcessContext, wanted: AdmissionMode) -> Route:
             verb = "pause" if wanted == "PAUSED" else "resume"
             action = Action(asked.actor, f"intake.{verb}", "intake", asked.reason, {"state": before}, {"state": wanted})
             record(tx, action)
-        return OpsResponse(200, {"intake": wanted, "before": before, **_here(context, look=True)})
+        here = _here(context, look=True)
+        state = "GUARDED" if here.get("here") == "GUARDED" else wanted  # resumed, and shut again by the disk guard
+        return OpsResponse(200, {"intake": state, "before": before, **here})
 
     return turn
 

@@ -69,7 +69,7 @@ STALL = "SELECT since_at, detail FROM stall WHERE role = 'worker'"
 AUDIT = """
 SELECT number, at, actor, action, reason, after->>'outcome' FROM audit WHERE subject = %b ORDER BY number LIMIT %b"""
 HAS_INTAKE = "SELECT to_regclass('intake') IS NOT NULL"
-INTAKE = "SELECT state, since FROM intake"
+INTAKE = "SELECT state, since, detail FROM intake"
 REPLAYS = """
 SELECT id::text, state, plan, progress, actor, reason, changed_at FROM operation
  WHERE kind = 'replay' AND plan->>'mode' = 'live' AND jsonb_path_exists(progress, '$.verdicts.*.FENCED')
@@ -208,7 +208,7 @@ class _Moment:
 
     def _intake(self) -> dict[str, object] | None:
         row = next(iter(self._rows(INTAKE)), None) if self._rows(HAS_INTAKE)[0][0] else None
-        return None if row is None else {"state": row[0], "since_at": rfc3339(row[1])}
+        return None if row is None else {"state": row[0], "since_at": rfc3339(row[1]), "detail": row[2]}
 
     def _silent(self, name: str) -> list[dict[str, object]]:
         rows = self._rows(SILENT, name)

@@ -2,8 +2,8 @@
 
 Reading order: ``app`` (routes and the ASGI app), ``api`` (what an endpoint works with), ``command_batcher`` (how
 commands become one transaction), ``problems`` (refusals), ``documents`` (bodies, ETags, cursors), ``sse`` (streams),
-``feed`` (all changes of one caller's), ``admission`` (what is let in), ``authentication`` (keys and scopes),
-``middleware``.
+``feed`` (all changes of one caller's), ``admission`` and ``disk_guard`` (what is let in), ``authentication`` (keys and
+scopes), ``middleware``.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from quadrille.web.api import EVENTS, Api, TheApi, answer, events
     from quadrille.web.app import Routes, call_of, make_app
     from quadrille.web.authentication import OPEN, needs
+    from quadrille.web.disk_guard import DiskLimits
     from quadrille.web.documents import Document, Time, etag, json_of, matches, plain, shown, unchanged
     from quadrille.web.feed import follow_feed, kept, read_place, write_place
     from quadrille.web.idempotency import KEY_PROBLEMS, TheKey
@@ -40,6 +41,7 @@ else:
             "quadrille.web.api": ("EVENTS", "Api", "TheApi", "answer", "events"),
             "quadrille.web.app": ("Routes", "call_of", "make_app"),
             "quadrille.web.authentication": ("OPEN", "needs"),
+            "quadrille.web.disk_guard": ("DiskLimits",),
             "quadrille.web.documents": (
                 *("Document", "Time", "etag", "json_of", "matches", "plain", "shown", "unchanged"),
             ),
@@ -60,6 +62,7 @@ __all__ = [
     "AdmissionLimits",
     "Answer",
     "Api",
+    "DiskLimits",
     "Document",
     "Envelope",
     "Kind",

@@ -15,8 +15,20 @@ from confluent_kafka import KafkaException, Message
 from typer import echo
 
 from quadrille_cli import complete, console
+from quadrille_cli.archive import ArchiveError, export_to, summary, verify
 from quadrille_cli.commands import stack as supervisor
-from quadrille_cli.commands.shared import NOT_FOUND, UNREACHABLE, an_id, bad, form, moment, named, running, the_order
+from quadrille_cli.commands.shared import (
+    NOT_FOUND,
+    REFUSED,
+    UNREACHABLE,
+    an_id,
+    bad,
+    form,
+    moment,
+    named,
+    running,
+    the_order,
+)
 from quadrille_cli.event_log import EventLog, NoTopicError, Ranges, Reading, Selection, headers_of, printable
 from quadrille_cli.services import SERVICES
 from quadrille_cli.stack import Stack
@@ -46,7 +58,14 @@ Examples:
   quadrille events list --topic payment.events --type payment.charged -o jsonl"""
 SHOW = f"\b\nExamples:\n  quadrille events show '{SAMPLE}'\n  quadrille events show '{SAMPLE}' -o json"
 TAIL = "\b\nExamples:\n  quadrille events tail\n  quadrille events tail --topic order.events -o jsonl"
-app = typer.Typer(help="Topics, decoded: list, show, tail.", no_args_is_help=True, rich_markup_mode=None, epilog=LIST)
+EXPORT = """\b
+Examples:
+  quadrille events export --topic order.events --until 2026-11-21T00:00:00Z orders
+  quadrille events export --topic all archive"""
+VERIFY = "\b\nExamples:\n  quadrille events verify archive\n  quadrille events verify archive -o json"
+app = typer.Typer(
+    help="Topics, decoded: list, show, tail; exported.", no_args_is_help=True, rich_markup_mode=None, epilog=LIST
+)
 
 
 @app.command("list", epilog=LIST)
@@ -130,6 +149,54 @@ def tail(  # noqa: PLR0913, PLR0917 - one parameter per option
             follow(log, selection, _ranges(log, selection, since, partition), output, limit)
     except KeyboardInterrupt:
         raise typer.Exit(supervisor.INTERRUPTED) from None
+
+
+@app.command("export", epilog=EXPORT)
+def export(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where to; made, and not there yet.")],
+    topic: Annotated[
+        list[str], typer.Option("--topic", help="order.events; again for more; or all.", autocompletion=complete.topics)
+    ],
+    since: Annotated[str, typer.Option("--since", help="10m (ago), a time, or beginning.")] = "beginning",
+    until: Annotated[str, typer.Option("--until", help="A time before which; the end of the topic without.")] = "",
+    *,
+    data: Data = None,
+) -> None:
+    """Write records as they lie there to Avro container files by topic and day, with a manifest of their hashes.
+
+    DIR is there when all of it is written; else nothing is. Exit code 7: the broker is away, or went away meanwhile.
+    """
+    first = None if since == "beginning" else datetime.fromisoformat(moment("--since", since))
+    last = datetime.fromisoformat(moment("--until", until)) if until else None
+    with opened(data) as (stack, log):
+        selection = _selection(stack, topic, "", "", beats=True)
+        reading = Reading(log.ranges(selection.topics, first))
+        try:
+            made = export_to(directory, log, reading, selection, (first, last))
+        except ArchiveError as refused:
+            console.fail(str(refused))
+            raise typer.Exit(REFUSED) from None
+    if made is None:
+        console.fail("\n".join(["the broker went away before the end was read: nothing is kept", *reading.lines()]))
+        raise typer.Exit(UNREACHABLE)
+    echo(f"{directory}: {summary(made)}")
+    if missing := made["schemas_missing"]:
+        console.fail(f"schemas that the registry does not have or give: {', '.join(map(str, missing))}")
+
+
+@app.command("verify", epilog=VERIFY)
+def verify_archive(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="What `export` has made.")],
+    output: Annotated[str, typer.Option("-o", "--output", help="table or json.")] = "table",
+) -> None:
+    """Read an archive whole and say whether it is what was written; exit code 3 names what is not."""
+    form(output)
+    try:
+        manifest = verify(directory)
+    except ArchiveError as broken:
+        console.fail(str(broken))
+        raise typer.Exit(REFUSED) from None
+    echo(json.dumps(manifest, indent=2) if output == "json" else f"{directory}: whole, {summary(manifest)}")
 
 
 def follow(log: EventLog, selection: Selection, ranges: Ranges, output: str, limit: int) -> None:

@@ -11,7 +11,7 @@ from typer import echo
 
 from quadrille_cli import console
 from quadrille_cli.client import Client
-from quadrille_cli.commands.shared import TIMEOUT, asked, reason, running
+from quadrille_cli.commands.shared import CONFLICT, TIMEOUT, asked, reason, running
 from quadrille_cli.terminal import ago
 
 Data = Annotated[Path | None, typer.Option("--data", help="Data directory of the running stack.")]
@@ -29,6 +29,8 @@ def show(*, data: Data = None) -> None:
         told = ops.demand("GET", "/ops/intake").body
     since = f" for {ago(told['since'])}, since {told['since']}" if told["since"] else ""
     echo(f"{told['intake']}{since}" + (f": {told['cause']}" if told["cause"] else ""))
+    if detail := told.get("detail"):
+        echo(f"  {detail}; it opens by itself when there is room")
 
 
 @app.command("pause", epilog=PAUSE)
@@ -42,7 +44,10 @@ def pause(why: Why, *, data: Data = None) -> None:
 
 @app.command("resume", epilog=SHOW)
 def resume(why: Why, *, data: Data = None) -> None:
-    """Take new orders again, whatever had stopped them; done when order's api takes them."""
+    """Take new orders again; done when order's api takes them.
+
+    Refused while the disk of order's database is filling: it opens by itself when there is room.
+    """
     _turn("resume", why, data)
 
 
@@ -55,6 +60,9 @@ def _turn(verb: str, why: str, data: Path | None) -> None:
         console.fail(f"noted as {told['intake']}, but order-api has not said that it heeds it\n  fix: quadrille status")
         raise typer.Exit(TIMEOUT)
     echo(f"{told['intake']}, it was {told['before']} before")
+    if told["intake"] == "GUARDED":
+        console.fail("resumed, and the disk guard holds: no orders are taken yet\n  fix: quadrille intake show")
+        raise typer.Exit(CONFLICT)
 
 
 def _heeded(ops: Client, wanted: str) -> bool:

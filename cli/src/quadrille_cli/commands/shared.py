@@ -41,6 +41,7 @@ CODES = {
 WAYS = {
     "PAUSED": "quadrille intake show; quadrille intake resume --reason TEXT",
     "SAGA_FAILURE_RATE": "quadrille status; the intake opens by itself when orders go well again",
+    "DISK_GUARD": "quadrille intake show; the intake opens by itself when the disk of order's database has room",
     "OUTBOX_BACKLOG": "quadrille status; new orders are taken when the relay has caught up",
 }
 """What to type when new orders are refused for a cause."""

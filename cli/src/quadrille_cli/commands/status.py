@@ -88,6 +88,8 @@ def _flow(flow: Flow) -> Iterator[tuple[str, str]]:
             else ""
         )
         yield "intake", f"{flow.intake['intake'].lower()}{cause}{since}"
+        if detail := flow.intake.get("detail"):
+            yield "", detail
     if flow.stuck is not None:
         yield from _stuck(flow.stuck)
     for what, why in flow.unknown.items():

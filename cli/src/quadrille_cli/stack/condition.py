@@ -212,6 +212,8 @@ def _shut(flow: Flow) -> str:
         return ""
     if flow.intake["intake"] == "PAUSED":
         return "quadrille intake resume --reason TEXT   when orders are to be taken again"
+    if flow.intake["intake"] == "GUARDED":
+        return f"{flow.intake['detail']}: free space, or mend the relay; the intake opens by itself"
     return "too many sagas fail: mend why; the intake opens by itself, step by step"
 
 

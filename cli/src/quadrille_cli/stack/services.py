@@ -74,6 +74,11 @@ def outside(service: str, ports: Mapping[str, int]) -> dict[str, str]:
     return found.get(service, {})
 
 
+def disk(service: str, data: Path) -> dict[str, str]:
+    """Where the disk is of which a service must know how full it is: order's intake shuts while it is filling."""
+    return {"INTAKE_DISK_DIRECTORY": str(data)} if service == "order" else {}
+
+
 def watched(ports: Mapping[str, int]) -> dict[str, str]:
     """Whom the console asks: the services' APIs, and every ops port of ours."""
     here = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}

@@ -88,6 +88,7 @@ def environment(stack: Stack, service: str, role: str) -> dict[str, str]:
         "DATABASE_URL": stack.database_url(service, services.DATABASE_ROLE[role]),
         "SCHEMA_CACHE": str(stack.data / "schemas" / service),
         "LOG_EVENTS": "true",  # an order's story is in the logs
+        **services.disk(service, stack.data),
     }
     if "kafka" in stack.parts:
         settings["KAFKA_BOOTSTRAP"] = stack.kafka_bootstrap

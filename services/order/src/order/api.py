@@ -26,6 +26,7 @@ from quadrille.web import (
     AdmissionLimits,
     Answer,
     Api,
+    DiskLimits,
     Document,
     Envelope,
     ProcessContext,
@@ -310,6 +311,8 @@ def limits(settings: OrderSettings) -> AdmissionLimits:
     return AdmissionLimits(
         settings.intake_failure_rate, settings.intake_failure_minimum, settings.intake_failure_window,
         settings.intake_rest,
+        DiskLimits(settings.intake_wal_kept, settings.intake_database_size, settings.intake_disk_free,
+                   settings.intake_disk_directory),
     )  # fmt: skip
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from pydantic import Field
+from pydantic import DirectoryPath, Field
 
-from quadrille.app import Duration, Settings
+from quadrille.app import Duration, Settings, Size
 
 
 class OrderSettings(Settings):
@@ -24,6 +24,11 @@ class OrderSettings(Settings):
     intake_failure_minimum: int = Field(20, ge=1)
     intake_failure_window: Duration = timedelta(minutes=5)
     intake_rest: Duration = timedelta(seconds=30)
+    # The disk of its database: log kept for a slot, the database, and what is free where a directory of it is seen.
+    intake_wal_kept: Size = 1_500_000_000
+    intake_database_size: Size = 0
+    intake_disk_free: Size = 256_000_000
+    intake_disk_directory: DirectoryPath | None = None
     webhook_loopback: bool = False
 
 
