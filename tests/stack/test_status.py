@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
 
 from quadrille_cli.commands.status import lines
-from quadrille_cli.stack import code, condition, logs
+from quadrille_cli.services import SERVICES
+from quadrille_cli.stack import code, condition, logs, services
 from quadrille_cli.stack.condition import Condition, Flow
 from quadrille_cli.stack.last_words import BY_HAND, ending, in_words
+from quadrille_cli.stack.ports import ROLES
 from quadrille_cli.stack.processes import Process, Spec
 
 PORTS = {"order-worker": 8201}
@@ -142,6 +145,17 @@ def test_a_process_knows_that_its_code_was_edited(tmp_path: Path, monkeypatch: p
         assert part.edited
     finally:
         part.kill()
+
+
+def test_every_process_of_ours_is_known_by_its_package(tmp_path: Path) -> None:
+    """The console's too: of one without, `up --reload` would never see that its code was edited."""
+    ports = defaultdict[str, int](int)
+    roles = [services.role(service, name, {}, tmp_path, ports) for service in SERVICES for name in ROLES]
+    made = [services.sandbox(tmp_path, tmp_path, ports), services.console({}, tmp_path, ports), *roles]
+    ours = {one.name: one.spec.package for one in made}
+
+    assert [name for name, package in ours.items() if not package] == []
+    assert all(any(code.files(package)) for package in ours.values())
 
 
 def test_a_flow_is_a_document_too() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
+from importlib.resources import files
 from typing import Annotated, Any, NoReturn
 from uuid import UUID
 
@@ -19,6 +20,8 @@ from quadrille.web import EVENTS, Answer, Document, ProcessContext, Routes, call
 
 routes = Routes("ops:read")
 ORDER = "01a1fd62-57f0-7eeb-be96-e59ce40f9cb1"
+SANDBOX = "sandbox"
+ASYNCAPI = files("console") / "asyncapi.json"
 PRIVATE = {"Cache-Control": "no-store"}
 AUDITED = ("service", "number", "at", "actor", "action", "subject", "reason", "before", "after")
 EVENT = {
@@ -29,7 +32,12 @@ EVENT = {
     "schema_id": 12, "body": {"order_id": ORDER, "code": "insufficient_funds"}, "unreadable": None,
 }  # fmt: skip
 
-
+GROUP = {
+    "service": "order", "type": "payment.charged", "error_class": "HANDLER", "error": "KeyError: 'amount_minor'",
+    "fingerprint": "5f0c1a9be2d4", "count": 3, "dead": 1, "orders": 3, "behind": 2,
+    "first": "2026-11-21T09:14:03.391Z", "last": "2026-11-21T09:19:41.020Z", "order_id": ORDER,
+    "event_id": "01a1fd62-57f0-84b3-9e84-5f3f080daefc",
+}  # fmt: skip
 TRACE_LINE = {
     "trace_id": "04a75036e9d520bb983c5ed03b8d0182", "order_id": ORDER, "first": "order: POST /v1/orders", "spans": 21,
     "errors": 0, "began_at": "2026-11-21T09:14:03.118Z", "took_ms": 342.118,
@@ -58,7 +66,10 @@ class EventDocument(Document):
 
 
 class EventList(Document):
-    """A page of events, newest first; ``next`` is the cursor of the page that follows."""
+    """A page of events, newest first; ``next`` is the cursor of the page that follows.
+
+    Asked for a header, a page looks at so many records only: it may be short, even empty, and not the last.
+    """
 
     events: list[EventDocument]
     next: int | None
@@ -121,6 +132,44 @@ class Groups(Document):
     """Inputs that are parked, by service, type of event and error."""
 
     groups: list[dict[str, Any]]
+
+
+class FailureGroup(Document):
+    """Inputs of one service that are parked for one reason; ``order_id`` and ``event_id`` are one of them."""
+
+    service: str
+    type: str = Field(description="Empty where nobody could tell.")
+    error_class: str
+    error: str
+    fingerprint: str = Field(description="Of service, type, error and the frame it came from; empty without a frame.")
+    count: int
+    dead: int = Field(description="How many are not tried again by themselves.")
+    orders: int
+    behind: int = Field(description="How many inputs wait behind these.")
+    first: str
+    last: str
+    order_id: str
+    event_id: str
+
+
+class FailureGroups(Document):
+    """Inputs that are parked, grouped."""
+
+    groups: list[FailureGroup]
+
+
+class TestValue(Document):
+    """A value that the sandbox knows."""
+
+    given_as: str = Field(description="payment_token of an order, or email of a contact.")
+    value: str
+    does: str
+
+
+class TestValues(Document):
+    """What the sandbox knows."""
+
+    test_values: list[TestValue]
 
 
 class StuckList(Document):
@@ -187,6 +236,7 @@ class EventQuery(BaseModel):
     trace_id: str | None = Field(None, pattern="^[0-9a-f]{32}$")
     unreadable: bool = False
     until: AwareDatetime | None = None
+    header: str | None = Field(None, max_length=512, pattern="^[^=]", description="A header's name, or name=value.")
     limit: int = Field(50, ge=1, le=200)
     cursor: int | None = Field(None, ge=0, lt=1 << 62)
 
@@ -194,8 +244,9 @@ class EventQuery(BaseModel):
     def filters(self) -> reads.EventFilters:
         """Return them as the read side takes them."""
         return reads.EventFilters(
-            self.topic, self.type, self.key, self.source, self.trace_id, self.unreadable, self.until
-        )
+            self.topic, self.type, self.key, self.source, self.trace_id, self.unreadable, self.until,
+            self.header,
+        )  # fmt: skip
 
 
 def document(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -216,10 +267,8 @@ def document(row: Mapping[str, Any]) -> dict[str, Any]:
 )  # fmt: skip
 async def list_events(request: Request, asked: Annotated[EventQuery, Query()]) -> Response:
     """List every record of every topic, newest first."""
-    found = await console_of(request).read(reads.events, asked.filters, asked.limit + 1, asked.cursor)
-    page = found[: asked.limit]
-    following = page[-1]["number"] if len(found) > asked.limit else None
-    return _told({"events": [document(row) for row in page], "next": following})
+    found = await console_of(request).read(reads.events, asked.filters, asked.limit, asked.cursor)
+    return _told({"events": [document(row) for row in found.events], "next": found.next})
 
 
 @routes.on(
@@ -295,6 +344,40 @@ async def show_flow(request: Request, minutes: Annotated[int, Query(ge=1, le=144
 async def show_failures(request: Request) -> Response:
     """Tell which inputs are parked, by service, type of event and error."""
     return _told({"groups": _plain(await console_of(request).read(reads.failure_groups))})
+
+
+@routes.on(
+    "GET", "/v1/failures/groups", scope="ops:read", problems=(),
+    answers=[Answer(200, "What is parked, the largest group first.", FailureGroups, {"groups": [GROUP]})],
+)  # fmt: skip
+async def list_failure_groups(request: Request) -> Response:
+    """Group the inputs that are parked by service, type of event, error and the place where it was raised."""
+    return _told({"groups": _plain(await console_of(request).read(reads.failure_groups))})
+
+
+@routes.on(
+    "GET", "/v1/meta/test-values", scope="ops:read", problems=("not-found", "dependency-unavailable"),
+    answers=[Answer(200, "What may be given where, and what it does.", TestValues)],
+)  # fmt: skip
+async def list_test_values(request: Request) -> Response:
+    """Tell what the sandbox's processor and mailbox do to which values, as it tells it itself."""
+    neighbours = console_of(request).neighbours
+    if SANDBOX not in neighbours.apis:
+        refuse("not-found", "No sandbox is set here: QUADRILLE_APIS names none, so there are no test values.")
+    told = await neighbours.ask(neighbours.apis[SANDBOX], "/test-values")
+    if not isinstance(told, dict):
+        refuse("dependency-unavailable", "The sandbox does not answer.", dependency=SANDBOX, retry_after=1)
+    return _told({"test_values": told.get("test_values", [])})
+
+
+@routes.on(
+    "GET", "/asyncapi.json", scope="ops:read", problems=(),
+    answers=[Answer(200, "AsyncAPI 3: a channel a topic, a message a type, who says and who hears each.")],
+)  # fmt: skip
+async def asyncapi(request: Request) -> Response:
+    """Describe what lies on Kafka, as schemas, topics and handlers of this release have it."""
+    del request
+    return Response(ASYNCAPI.read_bytes(), 200, PRIVATE, "application/json")
 
 
 @routes.on(

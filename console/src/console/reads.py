@@ -23,6 +23,10 @@ PLACE = re.compile(r"([A-Za-z0-9._-]{1,249})\[(\d{1,9})\]@(\d{1,18})")
 TAIL = re.compile(r"[0-9a-f-]{4,36}")
 TRACE = re.compile(r"[0-9a-f]{32}")
 FEW = 50
+LOOKED = 10_000
+HAS_HEADER = """number >= %(least)s AND EXISTS (
+  SELECT FROM jsonb_array_elements(headers) h
+   WHERE h ->> 0 = %(name)s AND (%(value)s::text IS NULL OR h ->> 1 = %(value)s))"""
 SPANS_MAX = 2000
 BYTES_MAX = 4_000_000
 PARTS = """
@@ -105,7 +109,7 @@ class OrderFilters:
 
 @dataclass(frozen=True, slots=True)
 class EventFilters:
-    """What narrows a list of events down; ``until`` is their own time."""
+    """What narrows a list of events down; ``until`` is their own time, ``header`` a name, or name=value."""
 
     topic: str | None = None
     type: str | None = None
@@ -114,6 +118,7 @@ class EventFilters:
     trace_id: str | None = None
     unreadable: bool = False
     until: datetime | None = None
+    header: str | None = None
 
     def where(self) -> tuple[list[str], dict[str, object]]:
         """Return the conditions and their values."""
@@ -146,8 +151,7 @@ def orders_sql(filters: OrderFilters, before: str | None) -> tuple[str, dict[str
     if before:
         conditions.append("order_id < %(before)s")
         values["before"] = before
-    where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
-    return f"SELECT {ORDER} FROM order_view {where} ORDER BY order_id DESC LIMIT %(limit)s", values  # noqa: S608 - of this file
+    return f"SELECT {ORDER} FROM order_view {_where(conditions)} ORDER BY order_id DESC LIMIT %(limit)s", values  # noqa: S608 - of this file
 
 
 def order(db: sa.Connection, order_id: str) -> Row | None:
@@ -168,15 +172,48 @@ def failures_of(db: sa.Connection, order_id: str) -> list[Row]:
     return rows(db, sql, order_id=order_id)
 
 
-def events(db: sa.Connection, filters: EventFilters, limit: int, before: int | None = None) -> list[Row]:
-    """Return events as they came, newest first, those before a number."""
+@dataclass(frozen=True, slots=True)
+class EventPage:
+    """A page of events; ``next`` is the number before which the next one begins, None after the last.
+
+    ``looked`` tells that only so many records were looked at for a header: the page may be short, even empty.
+    """
+
+    events: list[Row]
+    next: int | None
+    looked: int | None = None
+
+
+def events(db: sa.Connection, filters: EventFilters, limit: int, before: int | None = None) -> EventPage:
+    """Return events as they came, newest first, those before a number.
+
+    No index knows headers: for one, at most ``LOOKED`` of the records that all else leaves over are looked at.
+    """
     conditions, values = filters.where()
     if before is not None:
         conditions.append("number < %(before)s")
         values["before"] = before
-    where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
-    sql = f"SELECT {EVENT} FROM event {where} ORDER BY number DESC LIMIT %(limit)s"  # noqa: S608 - as above
-    return rows(db, sql, limit=limit, **values)
+    least = None
+    if filters.header:
+        least = _least(db, conditions, values)
+        name, equals, value = filters.header.partition("=")
+        conditions.append(HAS_HEADER)
+        values |= {"name": name, "value": value if equals else None, "least": least or 0}
+    sql = f"SELECT {EVENT} FROM event {_where(conditions)} ORDER BY number DESC LIMIT %(limit)s"  # noqa: S608 - as above
+    found = rows(db, sql, limit=limit + 1, **values)
+    if len(found) > limit:
+        return EventPage(found[:limit], found[limit - 1]["number"])
+    return EventPage(found, least, LOOKED if least else None)
+
+
+def _least(db: sa.Connection, conditions: Sequence[str], values: Mapping[str, object]) -> int | None:
+    """Return the number of the last record to be looked at, None if that would be all."""
+    sql = f"SELECT number FROM event {_where(conditions)} ORDER BY number DESC OFFSET %(looked)s LIMIT 1"  # noqa: S608 - as above
+    return next((int(row["number"]) for row in rows(db, sql, looked=LOOKED - 1, **values)), None)
+
+
+def _where(conditions: Sequence[str]) -> str:
+    return f"WHERE {' AND '.join(conditions)}" if conditions else ""
 
 
 def events_after(db: sa.Connection, number: int, limit: int) -> list[Row]:

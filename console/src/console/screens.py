@@ -130,17 +130,17 @@ async def order(request: Request, api: ConsoleApi) -> Response | Page:
 @screen("/events")
 async def browse(request: Request, api: ConsoleApi) -> Response | Page:
     """Browse every record, decoded, narrowed down by what the address says."""
-    names = ("topic", "type", "key", "source")
+    names = ("topic", "type", "key", "source", "header")
     given: dict[str, Any] = {name: _text(request, name) for name in names}
     given["unreadable"] = request.query_params.get("unreadable") == "true"
     given["until"] = _time(request, "until")
     before = _text(request, "before")
     number = int(before) if before and before.isdecimal() and len(before) < 19 else None  # noqa: PLR2004 - a bigint's
-    found = await api.read(reads.events, reads.EventFilters(**given), PAGE + 1, number)
-    following = _next(request, "before", str(found[PAGE - 1]["number"])) if len(found) > PAGE else None
+    found = await api.read(reads.events, reads.EventFilters(**given), PAGE, number)
+    following = _next(request, "before", str(found.next)) if found.next else None
     return page(
-        "events.html", here="/events", events=[_listed(row) for row in found[:PAGE]], next=following, given=given,
-        narrowed=any(given.values()), topics=TOPICS,
+        "events.html", here="/events", events=[_listed(row) for row in found.events], next=following, given=given,
+        narrowed=any(given.values()), topics=TOPICS, looked=found.looked,
     )  # fmt: skip
 
 
@@ -221,14 +221,17 @@ async def operations(_: Request, api: ConsoleApi) -> Response | Page:
 
 @screen("/catalogue")
 async def catalogue(_: Request, api: ConsoleApi) -> Response | Page:
-    """The events, who says and who hears them."""
+    """The events, who says and who hears them; beside a sandbox, what its test values do."""
     heard: dict[str, list[str]] = {}
     for (_source, target), types in HEARS.items():
         for kind in types:
             heard.setdefault(kind, []).append(target)
-    types_found = await api.read(reads.catalogue)
+    types_found, told = await asyncio.gather(
+        api.read(reads.catalogue), api.neighbours.ask(api.neighbours.apis.get("sandbox"), "/test-values")
+    )
+    values = told.get("test_values", []) if isinstance(told, dict) else []
     shown = [dict(row) | {"heard_by": ", ".join(heard.get(row["type"], ()))} for row in types_found]
-    return page("catalogue.html", here="/catalogue", types=shown)
+    return page("catalogue.html", here="/catalogue", types=shown, values=values)
 
 
 @screen("/processes")

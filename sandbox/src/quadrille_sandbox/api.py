@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TypeAlias
 
+from quadrille_sandbox import cards
 from quadrille_sandbox.chaos import Chaos, InvalidChaosError, plan_of
 from quadrille_sandbox.http_server import Answer, Later, Lost, Reply, Request, Streamed, pieces, refusal, reply
-from quadrille_sandbox.mailbox import Mailbox
+from quadrille_sandbox.mailbox import BOUNCING, Mailbox
 from quadrille_sandbox.pages import asset, mail_page
 from quadrille_sandbox.processor import UNAVAILABLE, ChargeAsked, Processor, RefundAsked
 
@@ -20,6 +21,7 @@ WRONG_CURRENCY = "currency is three capital letters"
 WRONG_AMOUNT = "amount_minor is positive and at most 2^53 - 1"
 WRONG_KEY = "Idempotency-Key is 1 to 255 visible ASCII characters"
 NOT_JSON = "the body is not JSON"
+BOUNCES = {"given_as": "email", "value": f"nobody@{BOUNCING}", "does": "bounces: the address does not exist"}
 _CURRENCY = re.compile(r"[A-Z]{3}")
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _NUMBER = re.compile(r"[0-9]{1,18}")
@@ -46,6 +48,7 @@ class Routes:
             ("DELETE", "/chaos"): self._end_chaos,
             ("GET", "/mail"): self._mail,
             ("GET", "/mail.css"): lambda _: asset("mail.css", "text/css; charset=utf-8"),
+            ("GET", "/test-values"): lambda _: reply(200, {"test_values": [*cards.test_values(), BOUNCES]}),
             ("GET", "/livez"): lambda _: reply(200, {"status": "live"}),
             ("GET", "/readyz"): lambda _: reply(200, {"status": "ready", "mails": len(self._mailbox)}),
             ("GET", "/"): lambda _: Reply(302, b"", "text/plain", (("Location", "/mail"),)),

@@ -19,6 +19,22 @@ class Behaviour:
     refund_slow: float = 0.0
     refund_refused: str = ""
 
+    @property
+    def words(self) -> str:
+        """What it does, as a list of test values tells it."""
+        told = {
+            f"declines: {self.declines}": self.declines,
+            f"charges, and answers after {self.slow:g} s": self.slow,
+            f"says `processing` for {self.pending:g} s, then charges": self.pending,
+            f"answers 503 {self.errors} times, then charges": self.errors,
+            "loses its first answer: nothing was charged": self.loses == "before",
+            "charges, and loses its first answer": self.loses == "after",
+            f"charges; answers 503 to {self.refund_errors} refunds, then gives it back": self.refund_errors,
+            f"charges; gives it back after {self.refund_slow:g} s": self.refund_slow,
+            f"charges; refuses the refund: {self.refund_refused}": self.refund_refused,
+        }
+        return "; ".join(words for words, so in told.items() if so) or "charges"
+
 
 TOKENS = {
     "tok_ok": Behaviour(),
@@ -39,3 +55,8 @@ UNKNOWN_CARD = Behaviour(declines="invalid_token")
 def behaviour(token: str) -> Behaviour:
     """Return what a token does; a token that no table names is declined as ``invalid_token``."""
     return TOKENS.get(token, UNKNOWN_CARD)
+
+
+def test_values() -> list[dict[str, str]]:
+    """Return the table for programs: what may be given where, and what it does."""
+    return [{"given_as": "payment_token", "value": token, "does": does.words} for token, does in TOKENS.items()]

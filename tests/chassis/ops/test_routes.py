@@ -13,12 +13,14 @@ from typing import Any, Literal
 import psutil
 import pytest
 
+from order.problems import PROBLEMS
 from quadrille.ops import server as ops
 from quadrille.ops.routes import OpsRequest, OpsResponse
 from quadrille.web import requests
 from quadrille.web.documents import Document
-from quadrille.web.problems import KINDS, refuse
+from quadrille.web.problems import KINDS, refuse, register
 
+register(*PROBLEMS)  # one of the routes refuses with a type of order's
 WHY = {"reason": "a customer called"}
 JSON = {"Content-Type": "application/json"}
 

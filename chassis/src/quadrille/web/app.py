@@ -59,7 +59,7 @@ class Routes:
                 methods=[method],
                 status_code=declared["answers"][0].status,
                 summary=(endpoint.__doc__ or "").partition("\n")[0].rstrip("."),
-                tags=[path.split("/")[2]],
+                tags=[*(path.split("/")[2:3] or [path.strip("/")])],
                 response_model=None,
                 responses={answer.status: openapi.documented(answer) for answer in declared["answers"]},
                 openapi_extra={openapi.SCOPE: declared["scope"], openapi.PROBLEMS: list(declared["problems"])},

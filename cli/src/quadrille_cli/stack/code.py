@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 CHASSIS = "quadrille"
-SUFFIXES = frozenset({".py", ".html", ".css", ".js", ".json", ".avsc"})
+SUFFIXES = frozenset({".py", ".html", ".css", ".js", ".json", ".svg", ".avsc"})
 
 
 def files(package: str) -> Iterator[Path]:

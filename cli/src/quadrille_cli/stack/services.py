@@ -94,6 +94,7 @@ def console(env: Mapping[str, str], logs: Path, ports: Mapping[str, int]) -> Pro
     return Process(
         Spec(
             name=CONSOLE,
+            package=CONSOLE,
             command=lambda: command(CONSOLE, "all"),
             log=logs / f"{CONSOLE}.log",
             env=dict(env) | settings,
