@@ -8,8 +8,11 @@ from quadrille_auditor import Evidence, Finding, Report, gather, judge
 from quadrille_cli.auditing import sources
 from tests.conftest import Shop
 
-BY_TESTS = frozenset({8, 9, 12, 14})
+BY_TESTS = frozenset({9, 12, 14})
 """What breaks where a test itself puts records on topics that no service has said."""
+FORGED = frozenset({8, 20, 21})
+"""What tests break with records of services sent again under other headers, traces and names; `test_auditor` and
+`test_patched` judge these on a stack of their own."""
 
 
 def test_the_session_s_stack_holds_all_invariants(shop: Shop) -> None:
@@ -26,5 +29,5 @@ def _unplanted(e: Evidence, report: Report) -> Iterator[Finding]:
     strange = [record for record in e.records if record.id not in said]
     places = {record.at for record in strange} | {record.id for record in strange if record.id}
     for finding in report.findings:
-        if not (finding.invariant in BY_TESTS and places & set(finding.shown_by)):
+        if finding.invariant not in FORGED and not (finding.invariant in BY_TESTS and places & set(finding.shown_by)):
             yield finding

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -62,6 +62,12 @@ class Shop:
     def place(self, key: str = "k-1", **changed: object) -> Got:
         """Place the usual order, changed."""
         return self.ask("POST", "/v1/orders", ORDER | changed, {"Idempotency-Key": key})
+
+    def insist(self, ask: Callable[[], Got]) -> Got:
+        """Ask again for as long as the answer is that too many ask at once, as that answer says to."""
+        while (got := ask()).status == 503 and got.body.get("cause") == "POOL_EXHAUSTED":
+            continue
+        return got
 
     def written(self) -> tuple[int, ...]:
         """Return how many orders, requests, events and timers there are."""

@@ -79,7 +79,7 @@ def unaccented(text: str) -> str:
 def test_one_key_a_hundred_times_at_once(shop: Shop) -> None:
     """A hundred clients with one key and body: one order, equal bodies; one of them alone was first."""
     with ThreadPoolExecutor(25) as pool:
-        answers = list(pool.map(lambda _: shop.place(), range(100)))
+        answers = list(pool.map(lambda _: shop.insist(shop.place), range(100)))
 
     assert {got.status for got in answers} == {202}
     assert len({got.raw for got in answers}) == 1

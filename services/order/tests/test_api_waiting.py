@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from uuid import uuid4
 
 import psycopg
@@ -81,7 +82,7 @@ def test_waiting_changes_the_snapshot_alone(shop: Shop) -> None:
 def test_who_waits_holds_up_nobody(shop: Shop) -> None:
     """More clients may wait than requests may be in flight: others are answered meanwhile."""
     with ThreadPoolExecutor(250) as pool:
-        coming = [pool.submit(waiting, shop, f"k-{n}", 2) for n in range(250)]
+        coming = [pool.submit(shop.insist, partial(waiting, shop, f"k-{n}", 2)) for n in range(250)]
         orders = shop.ask("GET", "/v1/orders?limit=1")
         assert orders.status == 200
         answers = Counter(one.result().status for one in coming)

@@ -96,13 +96,13 @@ def test_a_loop_that_is_late_takes_nothing_until_it_is_not(loop: Loop) -> None:
     """What it comes late to has waited in the kernel; looked at only while somebody waits."""
     limit = ConcurrencyLimit()
     began = limit.began(loop)
-    loop.until(2.0, late=1.0)
+    loop.until(3.0, late=2 * OBJECTIVE_SECONDS + 0.1)
     assert limit.full
 
-    loop.until(3.0)
+    loop.until(4.0)
     assert not limit.full
     limit.ended(loop, began, told=False)
-    loop.until(4.0)
+    loop.until(5.0)
     assert not loop.due
 
 

@@ -52,8 +52,8 @@ class ConcurrencyLimit:
 
     @property
     def full(self) -> bool:
-        """Whether one more would be answered too late, as far as can be told."""
-        return self.in_flight >= self.limit or self._late > self._objective
+        """Whether one more would be answered too late, as far as can be told; a burst may make the loop late once."""
+        return self.in_flight >= self.limit or self._late > 2 * self._objective
 
     def began(self, loop: Loop) -> float:
         """Count a command in; returns when it began."""
