@@ -61,6 +61,17 @@ def test_a_record_comes_decoded_with_all_its_headers_say(reader: WholeRecordRead
 
 
 @pytest.mark.parametrize(
+    ("raw", "schema_id"),
+    [(b"\0\x7f\xff\xff\xff", 2**31 - 1), (b"\0\x80\0\0\0", None), (b"\0\xffjunk!", None), (b"\0\0\0", None)],
+)
+def test_what_can_be_no_id_of_a_registry_names_no_schema(
+    reader: WholeRecordReader, raw: bytes, schema_id: int | None
+) -> None:
+    """Ids are of 32 bits and positive: junk with a zero in front is not taken for a huge one."""
+    assert read(reader, Record(raw, record_headers(uuid7(NOW_MS), "order.placed"))).schema_id == schema_id
+
+
+@pytest.mark.parametrize(
     ("raw", "headers", "fault"),
     [
         pytest.param(b"poison!", (), "header ce_id is missing", id="no-headers"),

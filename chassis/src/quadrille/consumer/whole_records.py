@@ -115,4 +115,6 @@ def _day(identity: UUID) -> object:
 
 
 def _schema_id(raw: bytes) -> int | None:
-    return int.from_bytes(raw[1:SCHEMA_ID_END]) if len(raw) >= SCHEMA_ID_END and raw[0] == 0 else None
+    """Return the id of the schema a value names; a registry's ids are positive and of 32 bits, others are no ids."""
+    named = len(raw) >= SCHEMA_ID_END and raw[0] == 0 and raw[1] <= 0x7F  # noqa: PLR2004 - the sign bit
+    return int.from_bytes(raw[1:SCHEMA_ID_END]) if named else None
