@@ -8,7 +8,7 @@ import time
 import pytest
 
 from quadrille.observability import linger
-from quadrille.observability.linger import LOOK_SECONDS, Linger
+from quadrille.observability.linger import FREE, LOOK_SECONDS, SCARCE, Linger
 
 MOST, LEAST = 0.03, 0.002
 
@@ -50,7 +50,7 @@ def test_a_full_machine_makes_it_wait_and_a_free_one_ends_it(machine: Machine) -
     """Up to the most, in proportion below, and back to nothing."""
     wait = of(machine)
     assert machine.goes_on(0.9, wait=wait) == MOST
-    assert 0 < machine.goes_on(0.375, wait=wait) < MOST
+    assert 0 < machine.goes_on((FREE + SCARCE) / 2, wait=wait) < MOST
     assert machine.goes_on(0.0, wait=wait) == 0
 
 

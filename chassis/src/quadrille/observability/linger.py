@@ -14,7 +14,7 @@ from collections.abc import Callable
 from quadrille.observability import metrics
 
 LOOK_SECONDS = 0.05
-FREE, SCARCE = 0.3, 0.7
+FREE, SCARCE = 0.5, 0.8
 """No wait up to the first pressure, the longest from the second on, in between in proportion."""
 SMOOTHING = 0.25
 """The weight of the newest look."""
