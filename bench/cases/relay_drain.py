@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import psycopg
 
 from bench import outbox, parts
-from bench.cases.relays import GATHERING, Debezium, Ours, until
+from bench.cases.relays import Debezium, Ours, others, until
 from bench.floors.relaying import Producing, Receiving
 from bench.meters import Meter, peak_rss
-from bench.model import CannotMeasureError, Contestant, Ratio, Run, Size
+from bench.model import Contestant, Ratio, Run, Size
 from quadrille_cli.stack import Stack
 from quadrille_cli.stack.stack import migrate
 
@@ -125,12 +125,7 @@ class RelayDrain:
             ours = Ours(made.stack, made.session)
             ours.first_start()
             outbox.fill(made.session, made.backlog)
-            found: list[Ours | Debezium] = [ours, Ours(made.stack, made.session, GATHERING, "ours, linger 2 ms")]
-            for tuned in (False, True):
-                try:
-                    found.append(Debezium(made.stack, made.session, tuned=tuned))
-                except CannotMeasureError as reason:
-                    absent["debezium tuned" if tuned else "debezium"] = str(reason)
+            found = [ours, *others(made.stack, made.session, absent)]
             for relay in found:
                 opened.callback(relay.close)
             yield [*(Draining(relay, made) for relay in found), Receiving(made), Producing(made)]

@@ -16,9 +16,9 @@ from confluent_kafka import Consumer, TopicPartition
 
 from bench import outbox
 from bench.cases.relay_drain import Bench, bench
-from bench.cases.relays import GATHERING, Debezium, Ours, until
+from bench.cases.relays import Debezium, Ours, others, until
 from bench.meters import Meter
-from bench.model import CannotMeasureError, Contestant, Ratio, Run, Size
+from bench.model import Contestant, Ratio, Run, Size
 from bench.parts import SERVICE, TOPIC
 from quadrille.kafka.config import client_settings
 from quadrille_cli.stack.usage import percentile
@@ -140,12 +140,7 @@ class RelayLatency:
         with bench(1, 1) as made, ExitStack() as opened:
             ours = Ours(made.stack, made.session)
             ours.first_start()
-            found: list[Ours | Debezium] = [ours, Ours(made.stack, made.session, GATHERING, "ours, linger 2 ms")]
-            for tuned in (False, True):
-                try:
-                    found.append(Debezium(made.stack, made.session, tuned=tuned))
-                except CannotMeasureError as reason:
-                    absent["debezium tuned" if tuned else "debezium"] = str(reason)
+            found = [ours, *others(made.stack, made.session, absent)]
             for relay in found:
                 opened.callback(relay.close)
             yield [Steady(relay, made, self._rate, seconds) for relay in found]

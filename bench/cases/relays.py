@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import psycopg
 
 from bench import environment, outbox
+from bench.model import CannotMeasureError
 from bench.parts import SERVICE
 from quadrille_cli.stack import Stack, ports, shell
 from quadrille_cli.stack.servers import jvm
@@ -180,6 +181,20 @@ class Debezium:
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()
+
+
+def others(stack: Stack, session: psycopg.Connection, absent: dict[str, str]) -> list[Ours | Debezium]:
+    """Return who is measured beside our relay: itself with a producer that gathers, Debezium as it comes and tuned.
+
+    Who cannot run here is named in ``absent`` with the reason.
+    """
+    found: list[Ours | Debezium] = [Ours(stack, session, GATHERING, "ours, linger 2 ms")]
+    for tuned in (False, True):
+        try:
+            found.append(Debezium(stack, session, tuned=tuned))
+        except CannotMeasureError as reason:
+            absent["debezium tuned" if tuned else "debezium"] = str(reason)
+    return found
 
 
 def _written(file: Path, settings: Mapping[str, str]) -> str:

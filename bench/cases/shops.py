@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Self
@@ -29,8 +30,8 @@ from bench.model import OURS
 from bench.tracing import receiver
 from quadrille_cli.demo_data import stock_up, write_addresses
 from quadrille_cli.loadtest.observer import End, Observer
-from quadrille_cli.loadtest.run import Plan, Run, Sent
-from quadrille_cli.loadtest.sender import Posted, send
+from quadrille_cli.loadtest.run import Plan, Run
+from quadrille_cli.loadtest.sender import send
 from quadrille_cli.services import SERVICES
 from quadrille_cli.stack import INFRASTRUCTURE, Stack, ports
 from quadrille_cli.stack.servers.kafka import listening
@@ -210,14 +211,8 @@ def measure(shop: Shop, plan: Plan) -> Run:
     """Send a plan's orders from the open loop, wait for every end, return what was measured."""
     run, (task, kinds) = Run(plan, datetime.now(UTC)), plan.task(shop.url)
 
-    def take(one: Posted) -> None:
-        if one.refusal:
-            run.refused[one.refusal] += 1
-        if one.order_id:
-            run.sent[one.order_id] = Sent(kinds[one.number], one.due, one.answered)
-
     def sending() -> None:
-        run.sender = send(task, take)
+        run.sender = send(task, partial(run.note, kinds))
 
     with Observer(shop.stack) if shop.built != "dbos" else Endings(shop.stack) as observer:
         run.ends = observer.ends

@@ -19,6 +19,7 @@ from console.domain import TAKES_PART, Keeping, Shown
 from console.handlers import on
 from console.main import PROGRAM as PROGRAM_OF_THE_CONSOLE
 from console.settings import ConsoleSettings
+from order.domain import Orders
 from quadrille.app import api_routes
 from quadrille.context import ProcessContext
 from quadrille.observability import degraded
@@ -31,6 +32,7 @@ from quadrille.testing import Logins, OnPostgres
 from quadrille.web.server import serve
 from quadrille_cli.testing import Start
 from tests.console.browser import PROGRAM, Browser
+from tests.console.shopfloor import order_on
 from tests.console.stories import Teller, a_day, inputs
 
 TABLES = ("event", "order_view", "failure", "trace_part", "trace", "login", "session")
@@ -51,6 +53,16 @@ def console(logins: Logins, tmp_path: Path) -> Iterator[OnPostgres[Shown]]:
     there = OnPostgres(on, store, logins, tmp_path, Keeping())
     for statement in EMPTY.split(";"):
         there.tx.execute(statement.encode())
+    yield there
+    there.close()
+
+
+@pytest.fixture(scope="session")
+def order_db(parts_of_the_stack: Start, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnPostgres[Orders]]:
+    """Order over its own Postgres."""
+    stack = parts_of_the_stack("postgres:order")
+    logins = Logins(stack.database_url("order", "owner"), stack.database_url("order", "app"))
+    there = order_on(logins, tmp_path_factory.mktemp("order"))
     yield there
     there.close()
 

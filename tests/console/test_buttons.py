@@ -14,29 +14,19 @@ import pytest
 from console.domain import Shown
 from order.domain import Orders
 from order.events import StockReserved
-from quadrille.testing import Logins, OnPostgres
+from quadrille.testing import OnPostgres
 from quadrille_cli.testing import Start
 from tests.chassis.support.database import wait_until
 from tests.console.browser import Browser
 from tests.console.conftest import Console, console_served
 from tests.console.desk import Desk, form
-from tests.console.shopfloor import Floor, order_floor, order_on
+from tests.console.shopfloor import Floor, order_floor
 from tests.console.stories import a_day
 from tests.console.test_screens import AXE, RULES
 
 STATES = "SELECT id::text, state FROM parked ORDER BY place"
 STATUS = "SELECT status FROM orders WHERE order_id = %s"
 SEEN = "a test"
-
-
-@pytest.fixture(scope="session")
-def order_db(parts_of_the_stack: Start, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnPostgres[Orders]]:
-    """Order over its own Postgres."""
-    stack = parts_of_the_stack("postgres:order")
-    logins = Logins(stack.database_url("order", "owner"), stack.database_url("order", "app"))
-    there = order_on(logins, tmp_path_factory.mktemp("order"))
-    yield there
-    there.close()
 
 
 @pytest.fixture

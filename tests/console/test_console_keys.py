@@ -17,13 +17,12 @@ from console.domain import Shown
 from order.domain import Orders
 from quadrille import keys
 from quadrille.settings import Secret
-from quadrille.testing import Logins, OnPostgres
-from quadrille_cli.testing import Start
+from quadrille.testing import OnPostgres
 from tests.chassis.support.key_files import write
 from tests.console.browser import Browser
 from tests.console.conftest import Console, console_served
 from tests.console.desk import Desk, form
-from tests.console.shopfloor import Floor, order_floor, order_on
+from tests.console.shopfloor import Floor, order_floor
 from tests.console.test_screens import AXE, RULES
 
 KEPT = "SELECT coalesce(string_agg(s::text, ' '), '') || coalesce((SELECT string_agg(l::text, ' ') FROM login l), '') FROM session s"  # noqa: E501 - one question
@@ -42,18 +41,8 @@ class Shopfront:
     file: Path
 
 
-@pytest.fixture(scope="module")
-def order_shop(parts_of_the_stack: Start, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnPostgres[Orders]]:
-    """Order over its own Postgres."""
-    stack = parts_of_the_stack("postgres:order")
-    logins = Logins(stack.database_url("order", "owner"), stack.database_url("order", "app"))
-    there = order_on(logins, tmp_path_factory.mktemp("order"))
-    yield there
-    there.close()
-
-
 @pytest.fixture
-def keyed(order_shop: OnPostgres[Orders], console: OnPostgres[Shown], tmp_path: Path) -> Iterator[Shopfront]:
+def keyed(order_db: OnPostgres[Orders], console: OnPostgres[Shown], tmp_path: Path) -> Iterator[Shopfront]:
     """A console with keys beside order with keys."""
     file = tmp_path / "keys.json"
     own, kept = keys.mint("console", ["ops:read"], None)
@@ -62,7 +51,7 @@ def keyed(order_shop: OnPostgres[Orders], console: OnPostgres[Shown], tmp_path: 
     write(file, kept, *(one for _, one in minted))
     told: dict[str, Any] = {"auth": "keys", "keys_file": file, "rate_per_key": 100_000}
     with (
-        order_floor(order_shop, console, **told) as floor,
+        order_floor(order_db, console, **told) as floor,
         console_served(console, floor.ops, {"order": floor.url}, ops_key=own, **told) as served,
     ):
         medic, watcher, client = (token for token, _ in minted)

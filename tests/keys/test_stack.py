@@ -75,6 +75,11 @@ def test_nobody_gets_in_without_a_key(here: Here) -> None:
         assert httpx.get(f"{here.stack.url(process)}/readyz").status_code == 200
         assert httpx.get(f"{here.stack.url(process)}/metrics").status_code == 200
     assert httpx.get(f"{here.stack.url('order-api')}/ops/intake").status_code == 200
+    for process, path in (
+        ("order-api", "intake"), ("payment-worker", "parked"), ("payment-relay", "relay"), ("console-ops", "parked"),
+    ):  # fmt: skip
+        got = httpx.get(f"{here.stack.url(process)}/ops/{path}", headers={"Authorization": "Bearer qk_live_nobody"})
+        assert got.status_code == 401, process
 
 
 def test_every_command_shows_the_stacks_own_key(here: Here) -> None:

@@ -418,6 +418,7 @@ def api_routes(program: Program[Any], context: ProcessContext) -> OpsRoutes:
 
 
 def _relay(name: str, found: Settings, stop: threading.Event) -> None:
+    from quadrille.keys import keyring_of  # noqa: PLC0415 - others have them of their context
     from quadrille.ops.relay_status import relay_routes  # noqa: PLC0415 - the relay's alone
     from quadrille.relay import replication  # noqa: PLC0415 - as above
     from quadrille.relay.relay import Relay, RelayConfig, topics_of  # noqa: PLC0415 - as above
@@ -434,8 +435,8 @@ def _relay(name: str, found: Settings, stop: threading.Event) -> None:
         "database": lambda: database_can_write(replication.conninfo(found.database_url)),
         "relay": relay.ready,
     }
-    routes = relay_routes(name, found.database_url, plan.slot, relay)
-    with server.serve(found.ops_bind, name, "relay", checks, found.shown(), routes=routes, draining=stop.is_set):
+    routes, shown, keys = relay_routes(name, found.database_url, plan.slot, relay), found.shown(), keyring_of(found)
+    with server.serve(found.ops_bind, name, "relay", checks, shown, routes=routes, draining=stop.is_set, keys=keys):
         _settle()
         relay.run(stop)
     spans.stop()

@@ -129,7 +129,7 @@ class Postman:
 
 
 class _Smtp(SMTP):
-    """aiosmtpd's server, which parses every address by the grammar of a header: two thirds of what a mail costs."""
+    """aiosmtpd's server, which parses every address by the grammar of a header: a short way for plain ones."""
 
     def _getaddr(self, arg: str) -> tuple[str | None, str | None]:
         plain = PLAIN.fullmatch(arg)

@@ -17,7 +17,7 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from quadrille.kafka import topics as questions
-from quadrille.kafka.config import client_settings
+from quadrille.kafka.config import client_settings, producer_settings
 from quadrille.kafka.topics import Topics
 from quadrille.observability.tracing import Spans
 from quadrille.relay.publisher import Care, DeliveryFailedError, Publisher
@@ -145,3 +145,9 @@ def test_the_clients_own_question_ends_the_process(fenced: str) -> None:
     done = _ask(fenced, "admin.describe_cluster(request_timeout=2).result(3)")
 
     assert (done.returncode, "rko_result" in done.stderr) == (-signal.SIGABRT, True), done.stdout + done.stderr
+
+
+def test_a_relay_gathers_as_long_as_its_setting_says() -> None:
+    """Nothing is waited for unless it is said; what is said is librdkafka's, in whole milliseconds."""
+    assert producer_settings("127.0.0.1:9")["linger.ms"] == 0
+    assert producer_settings("127.0.0.1:9", 0.002)["linger.ms"] == 2

@@ -47,7 +47,6 @@ class Worker:
         self.service, self.connect, self.retention = service, context.connect, context.retention
         self.reader = reader_of(service, context.decoder)
         telemetry = context.telemetry
-
         gather = context.settings.linger_min.total_seconds()
 
         def client() -> Consumer:

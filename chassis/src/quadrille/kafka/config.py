@@ -29,7 +29,7 @@ _PRODUCER: ClientSettings = {
     "enable.gapless.guarantee": True,  # a record refused for good stops the producer before a later one overtakes it
     "message.timeout.ms": 0,  # a finite one turns an outage into a gap
     "partitioner": "murmur2_random",  # as Java and Debezium hash
-    "linger.ms": 0,  # RELAY_LINGER: what each hop waits for at a trickle, a backlog gains (adr/0011-relay.md)
+    "linger.ms": 0,  # unless RELAY_LINGER says otherwise: each hop would be so much later (adr/0011-relay.md)
     "queue.buffering.max.messages": QUEUE_MESSAGES,
     "queue.buffering.max.kbytes": 16_384,
     "message.max.bytes": 1_000_000,  # a payload has at most 262,144: the table's CHECK

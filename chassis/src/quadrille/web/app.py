@@ -105,7 +105,6 @@ def make_app(  # noqa: PLR0913 - one of each thing an app is made of
     """Return the API of a service: its routes, /openapi.json, /docs, /problems; and its ``pages``, which are no API.
 
     ``keys`` are those that let in, None where none is wanted (``ProcessContext.keys``); a page ``needs`` a scope too.
-
     ``about`` is how one starts, in Markdown, above all routes of /docs.
     ``api`` is what endpoints work with: open while the app serves, found at ``request.app.state.api``. Raises
     TypeError for a route or a page without a scope.

@@ -136,7 +136,7 @@ class RequestMiddleware:
     def _check(self, scope: Scope) -> None:
         check_head(scope)
         crowded = self.in_flight > min(IN_FLIGHT_MAX, self.connections // 4)
-        if crowded or (scope["method"] not in SAFE and self._full()):  # here it costs a third of what it would inside
+        if crowded or (scope["method"] not in SAFE and self._full()):  # before its body is read
             refuse("overloaded", cause="POOL_EXHAUSTED", retry_after=1)
 
     def _end(self, scope: Scope, method: str, began_ns: int, seconds: float, error: str | None) -> None:

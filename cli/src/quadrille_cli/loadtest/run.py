@@ -13,10 +13,11 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from http.client import HTTPConnection, HTTPException
 
 from quadrille_cli.credentials import shown_to
@@ -86,6 +87,13 @@ class Run:
     observer: float = 0.0
     took: float = 0.0
 
+    def note(self, kinds: Sequence[str], one: Posted) -> None:
+        """Note what the sender was answered; ``kinds`` are those of the plan's orders."""
+        if one.refusal:
+            self.refused[one.refusal] += 1
+        if one.order_id:
+            self.sent[one.order_id] = Sent(kinds[one.number], one.due, one.answered)
+
     def over(self, order: str) -> bool:
         """Tell whether an order has ended; one that is cancelled may be confirmed on its way."""
         end = self.ends.get(order)
@@ -143,14 +151,8 @@ def measure(stack: Stack, plan: Plan, show: Callable[[Run], None] = lambda _: No
     run = Run(plan, datetime.now(UTC))
     task, kinds = plan.task(stack.url("order"))
 
-    def take(one: Posted) -> None:
-        if one.refusal:
-            run.refused[one.refusal] += 1
-        if one.order_id:
-            run.sent[one.order_id] = Sent(kinds[one.number], one.due, one.answered)
-
     def sending() -> None:
-        run.sender = send(task, take)
+        run.sender = send(task, partial(run.note, kinds))
 
     with Observer(stack) as observer:
         run.ends = observer.ends
