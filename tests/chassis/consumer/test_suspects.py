@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 
 import pytest
 
@@ -18,7 +19,7 @@ from quadrille.replay import operations
 from quadrille.replay.parked_bulk import KIND
 from quadrille.testing.in_memory import PlainCodec
 from tests.chassis.support.database import Database, envelope_of, wait_until
-from tests.chassis.support.kafka_harness import Kitchen
+from tests.chassis.support.kafka_harness import Alone, Kitchen
 from tests.chassis.support.records import record_headers
 from tests.chassis.support.sample_gateway import kitchen_with
 from tests.chassis.support.sample_messages import BreadOrdered, CakeOrdered, Mode, OrderDropped, TastingBooked
@@ -124,6 +125,27 @@ def test_a_bulk_redrive_goes_on_past_an_input_that_kills_the_process(kitchen: Ki
         wait_until(lambda: db.rows(PROGRESS) == [("DONE", {"PARKED": 1, "DONE": 1})], "the others are redriven")
     assert db.parked("line", "error_class", "state") == [("deadly", "FATAL", "DEAD")]
     assert db.rows("SELECT * FROM suspect") == []
+
+
+def test_what_waits_behind_is_not_blamed_on_what_is_redriven(kitchen: Kitchen, db: Database) -> None:
+    """The one behind kills: what was to be redriven is handled after the first death, the killer is set aside."""
+    kitchen.start_here()
+    ids = parked_dearly(db, BreadOrdered("deadly", mode=Mode.FORCED), OrderDropped("deadly"))
+    db.rows(DYING)
+    redrive_all(db, ids[:1])
+    assert len(ids) == 2
+
+    def aside() -> bool:
+        return db.parked("type", "error_class", "state") == [(OrderDropped.type, "FATAL", "DEAD")]
+
+    def over(worker: Alone) -> bool:
+        return worker.child.poll() is not None or aside()
+
+    for _ in range(5):  # the first death is the bulk's; of the others the retrier's may be one
+        with kitchen.process(plant=f"deadly:{OrderDropped.type}") as worker:
+            wait_until(partial(over, worker), "it dies, or has set it aside")
+    assert aside()
+    assert db.rows(PROGRESS) == [("DONE", {"DONE": 1})]
 
 
 def redrive_all(db: Database, ids: list[str]) -> None:
