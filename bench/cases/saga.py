@@ -56,6 +56,7 @@ class _Saga:
     """What the saga's cells share: both shops, one open at a time."""
 
     variants: Sequence[str] = ("ours", "naive")
+    warm = False
 
     def work(self, size: Size) -> Callable[[Shop], tuple[dict[str, float], list[Load], list[str]]]:
         """Return what is done with an open shop: its figures, its load runs, what was wrong."""
@@ -99,6 +100,13 @@ class SagaKnee(_Saga):
         Ratio("CPU an order ÷ naive build's", "cpu_ms", "ours", "naive", more=False),
         Ratio("p50 at half of the own maximum ÷ naive", "half_p50_ms", "ours", "naive", more=False),
         Ratio("p99 at half of the own maximum ÷ naive", "half_p99_ms", "ours", "naive", more=False),
+        Ratio("orders/s", "orders_per_s", "ours", "", more=True, must=600, aim=1000),
+        Ratio("CPU an order there, ms", "cpu_ms", "ours", "", more=False, must=2.8, aim=1.8),
+        Ratio("p50 at half of the own maximum, ms", "half_p50_ms", "ours", "", more=False, must=60, aim=20),
+        Ratio("p99 at half of the own maximum, ms", "half_p99_ms", "ours", "", more=False, must=200, aim=75),
+        Ratio("failure → all undone p50, ms", "undone_p50_ms", "ours", "", more=False, must=40, aim=15),
+        Ratio("failure → all undone p99, ms", "undone_p99_ms", "ours", "", more=False, must=150, aim=60),
+        Ratio("accepted POST → 202 p99 at 1.5, ms", "over_202_p99_ms", "ours", "", more=False, must=1000, aim=500),
     ]
 
     def work(self, size: Size) -> Callable[[Shop], tuple[dict[str, float], list[Load], list[str]]]:
@@ -184,6 +192,9 @@ class SagaSteady(_Saga):
         Ratio("p99 ÷ naive build's", "p99_ms", "ours", "naive", more=False),
         Ratio("CPU an order ÷ DBOS' (other guarantees)", "cpu_ms", "ours", "dbos", more=False),
         Ratio("p50 ÷ DBOS'", "p50_ms", "ours", "dbos", more=False),
+        Ratio("CPU an order, ms", "cpu_ms", "ours", "", more=False, must=25, aim=12),
+        Ratio("p50, ms", "p50_ms", "ours", "", more=False, must=20, aim=15),
+        Ratio("p99, ms", "p99_ms", "ours", "", more=False, must=35, aim=25),
     ]
 
     def work(self, size: Size) -> Callable[[Shop], tuple[dict[str, float], list[Load], list[str]]]:
