@@ -94,7 +94,7 @@ def test_a_goal_is_held_against_the_figure_itself() -> None:
     assert found.ratio(goal) == Spread(90.0, 85.0, 95.0, 2)
 
     class Aiming(Rowing):
-        ratios = (goal,)  # type: ignore[assignment]
+        ratios = (goal,)
 
     told = report.document("ci", SEEN, "", {"rowing": found})
     assert "| rowing | rows/s | 90 (85 to 95) | 2 | 90 |  | met |" in report.table([Aiming()], told)
