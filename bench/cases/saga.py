@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
@@ -21,6 +25,8 @@ MIX = {"ok": 0.9, "declined": 0.05, "out_of_stock": 0.05}
 STEP_SECONDS = 20.0
 FIRST = {"ours": 150.0}
 """Orders a second the search begins with; of the naive builds 20."""
+SETTLE_SECONDS = 5.0
+JVMS = frozenset({"kafka", "registry"})
 ASYNC = "naive, asynchronous commits"
 BUILDS: dict[str, Callable[[], AbstractContextManager[Shop]]] = {
     "ours": shops.ours,
@@ -200,3 +206,67 @@ class SagaSteady(_Saga):
     def work(self, size: Size) -> Callable[[Shop], tuple[dict[str, float], list[Load], list[str]]]:
         """Return one run at the rate."""
         return _at(Plan(max(60, int(20 * 60 * size.share)), 20, MIX))
+
+
+class SagaOutage(_Saga):
+    """The worker that reserves stock is frozen while orders come in, and thawed: how soon is nobody behind?"""
+
+    name = "saga_outage"
+    variants = ("ours", "naive")
+    question = "Inventory's worker is frozen while 40 orders a second come in: how are they caught up then?"
+    units: ClassVar = {
+        "orders_per_s": "orders/s caught up",
+        "catch_up": "catch-up ÷ outage",
+        "cpu_ms": "CPU an order, ms",
+        "worker_ms": "of that workers",
+        "postgres_ms": "Postgres",
+    }
+    ratios: ClassVar = [
+        Ratio("orders/s caught up ÷ naive build's", "orders_per_s", "ours", "naive", more=True),
+        Ratio("CPU an order ÷ naive build's", "cpu_ms", "ours", "naive", more=False),
+    ]
+
+    def work(self, size: Size) -> Callable[[Shop], tuple[dict[str, float], list[Load], list[str]]]:
+        """Return one outage."""
+        rate, seconds = 40.0, max(10.0, 600 * size.share)
+
+        def outlived(shop: Shop) -> tuple[dict[str, float], list[Load], list[str]]:
+            worker = shop.processes.get("inventory-worker") or shop.stack.process("inventory-worker").pid or 0
+            os.kill(worker, signal.SIGSTOP)
+            thaw = threading.Timer(seconds, os.kill, (worker, signal.SIGCONT))
+            thaw.start()
+            thawed = time.monotonic() + seconds
+            run = shops.measure(shop, Plan(round(rate * seconds), rate, MIX))
+            thaw.join()
+            late = [end.at for end in run.ends.values() if end.at > thawed]
+            took = max(late, default=thawed) - thawed
+            caught = {"orders_per_s": len(late) / took if took else 0.0, "catch_up": took / seconds}
+            return figures(run) | caught, [run], run.wrong()
+
+        return outlived
+
+
+class SagaIdle(_Saga):
+    """What a stack costs that nobody asks anything."""
+
+    name = "saga_idle"
+    variants = ("ours", "naive")
+    question = "What does a stack cost, in percent of a core, while nobody orders anything?"
+    units: ClassVar = {"percent": "% of a core, without JVMs", "postgres": "of that Postgres", "kafka": "Kafka besides"}
+    ratios: ClassVar = [
+        Ratio("% of a core, without JVMs", "percent", "ours", "", more=False, must=4.0),
+        Ratio("% of a core ÷ naive build's", "percent", "ours", "naive", more=False),
+    ]
+
+    def work(self, size: Size) -> Callable[[Shop], tuple[dict[str, float], list[Load], list[str]]]:
+        """Return a while of rest."""
+        seconds = max(10.0, 60 * size.share)
+
+        def rested(shop: Shop) -> tuple[dict[str, float], list[Load], list[str]]:
+            time.sleep(SETTLE_SECONDS)
+            before = shop.spent()
+            time.sleep(seconds)
+            share = {name.lower(): (s - before.get(name, 0.0)) / seconds * 100 for name, s in shop.spent().items()}
+            return share | {"percent": sum(v for n, v in share.items() if n not in JVMS)}, [], []
+
+        return rested
