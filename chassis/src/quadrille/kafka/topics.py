@@ -67,6 +67,14 @@ class Topics:
             if known.get(name) != (now, cluster):
                 tx.execute(ADD_TOPIC, [name, *now, cluster])
 
+    def changed(self, tx: Tx, name: str) -> str | None:
+        """Return why a topic is not the one first read, None where it is; raises as a question does."""
+        try:
+            self.check(tx, [name])
+        except StoppedError as why:
+            return str(why)
+        return None
+
     def watermarks(self, places: Iterable[Place]) -> dict[Place, tuple[int, int]]:
         """Return the first offset and the end of each partition."""
         partitions = [TopicPartition(*place) for place in places]
