@@ -13,15 +13,8 @@ import fastavro
 import pytest
 from typer.testing import CliRunner
 
-from quadrille_cli.archive import (
-    HELD_MOST,
-    MANIFEST,
-    ArchivedRecord,
-    ArchiveError,
-    ArchiveWriter,
-    records,
-    verify,
-)
+from quadrille.replay.archive import MANIFEST, ArchivedRecord, ArchiveError, records, verify
+from quadrille_cli.archive import HELD_MOST, ArchiveWriter
 from quadrille_cli.commands.events import app
 
 MIDNIGHT = datetime(2026, 11, 21, tzinfo=UTC)

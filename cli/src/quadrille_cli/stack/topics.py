@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from quadrille_cli.services import SERVICES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from confluent_kafka.admin._config import ConfigResource
 
@@ -85,6 +85,17 @@ def apply(bootstrap: str, wanted: Plan | None = None) -> Plan:
     for answer in (*made.values(), *changed.values()):
         answer.result(timeout=30)
     return todo
+
+
+def retention(bootstrap: str, names: Sequence[str]) -> dict[str, int]:
+    """Return for how many milliseconds each of these topics keeps its records, -1 for ever."""
+    from confluent_kafka.admin import AdminClient  # noqa: PLC0415
+    from confluent_kafka.admin._config import ConfigResource  # noqa: PLC0415
+    from confluent_kafka.admin._resource import ResourceType  # noqa: PLC0415
+
+    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
+    answers = admin.describe_configs([ConfigResource(ResourceType.TOPIC, name) for name in names])
+    return {one.name: int(answer.result(timeout=10)["retention.ms"].value) for one, answer in answers.items()}
 
 
 def _alteration(topic: Wanted) -> ConfigResource:
