@@ -79,7 +79,9 @@ def wanted(found: list[ArchivedRecord]) -> Lying:
     """What should lie there."""
     kept = Lying()
     for one in sorted(found, key=lambda one: one.offset):
-        kept.setdefault(one.partition, []).append((one.key, one.value, list(one.headers), int(one.at.timestamp() * 1000)))
+        kept.setdefault(one.partition, []).append(
+            (one.key, one.value, list(one.headers), int(one.at.timestamp() * 1000))
+        )
     return kept
 
 

@@ -17,7 +17,6 @@ from types import TracebackType
 from typing import Self
 
 import fastavro
-from confluent_kafka import Message
 
 from quadrille.avro.codec import schema_id
 from quadrille.avro.decoder import DecodeError
@@ -34,7 +33,7 @@ from quadrille.replay.archive import (
     sealed,
 )
 from quadrille.values import rfc3339
-from quadrille_cli.event_log import EventLog, Reading, Selection, moment, raw
+from quadrille_cli.event_log import EventLog, Reading, Selection, lying
 
 HELD_MOST = 10_000
 """So many records are held in memory before they are written."""
@@ -129,12 +128,11 @@ def export_to(
     with ArchiveWriter(directory, asked) as archive:
         numbers: set[int] = set()
         for message in log.read(reading, selection):
-            at, topic, partition, offset = moment(message)
-            if (since is None or at >= since) and (until is None or at < until):
-                key, value = _bytes(message.key()), _bytes(message.value())
-                archive.add(ArchivedRecord(topic, partition, offset, at, key, value, _headers(message)))
+            record = lying(message)
+            if (since is None or record.at >= since) and (until is None or record.at < until):
+                archive.add(record)
                 with suppress(DecodeError):
-                    numbers.add(schema_id(value or b""))
+                    numbers.add(schema_id(record.value or b""))
         if not reading.whole:
             return None
         missing = [number for number in sorted(numbers) if not _kept(archive, log, number)]
@@ -148,14 +146,6 @@ def _kept(archive: ArchiveWriter, log: EventLog, number: int) -> bool:
     except (DecodeError, Infrastructure):
         return False
     return True
-
-
-def _bytes(value: object) -> bytes | None:
-    return None if value is None else raw(value)
-
-
-def _headers(message: Message) -> list[tuple[str, bytes | None]]:
-    return [(name, _bytes(value)) for name, value in message.headers() or ()]  # type: ignore[str-unpack]  # pairs, as librdkafka gives them
 
 
 def summary(manifest: Manifest) -> str:

@@ -25,7 +25,7 @@ from quadrille.kafka.headers import type_of
 from quadrille.kafka.topics import Place
 from quadrille.replay.archive import Archive, ArchivedRecord, ArchiveError
 from quadrille.values import rfc3339
-from quadrille_cli.event_log import BEAT, EventLog, Reading, Selection, headers_of, raw
+from quadrille_cli.event_log import BEAT, EventLog, Reading, Selection, headers_of, lying
 from quadrille_cli.schema import lifecycle
 from quadrille_cli.stack import topics as declared
 
@@ -136,7 +136,8 @@ def _compare(archive: Archive, log: EventLog, topic: str, ids: Ids, done: Import
     here = _Prints(dict(wanted))
     for message in log.read(reading, Selection([topic], beats=True)):
         if not _is_beat(headers_of(message)):
-            here.add((topic, message.partition() or 0), _of(message))
+            record = lying(message)
+            here.add((topic, record.partition), _parts(record, {}))
     if not reading.whole:
         raise BrokerGoneError("\n".join(reading.lines()))
     there = _Prints({place: min(count, wanted.get(place, 0)) for place, count in here.count.items()})
@@ -175,17 +176,8 @@ class _Prints:
         return self._hash[place].digest() + (b"" if self.most.get(place) else b"nothing wanted")
 
 
-def _of(message: Message) -> Iterator[bytes | None]:
-    """Yield what of a record on its topic is compared."""
-    key, value = message.key(), message.value()
-    yield None if key is None else raw(key)
-    yield None if value is None else raw(value)
-    for name, held in message.headers() or ():  # type: ignore[str-unpack]  # pairs, as librdkafka gives them
-        yield from (str(name).encode(), None if held is None else raw(held))
-
-
 def _parts(record: ArchivedRecord, ids: Ids) -> Iterator[bytes | None]:
-    """Yield the same of a record of the archive, as it is written here."""
+    """Yield what of a record is compared, as it is written here."""
     yield record.key
     yield _value(record.value, ids)
     for name, held in record.headers:

@@ -118,6 +118,8 @@ def test_a_plan_of_an_archive_has_edges_and_ends_where_the_worker_stands(
     with rewinding(kitchen) as operator:
         told = [kitchen.tell(BreadOrdered(f"o-{n}"), 4) for n in range(6)]
         all_read(kitchen, db)
+        cluster, ids = Topics(kitchen.bootstrap).identities([ORDERS])
+        db.rows("INSERT INTO topic VALUES (%s, %s, 12, %s) ON CONFLICT DO NOTHING", ORDERS, ids[ORDERS], cluster)
         mine = archived(kitchen, tmp_path / "mine", ORDERS)
         others = archived(kitchen, tmp_path / "others", ORDERS, topic_ids={ORDERS: "of another cluster"})
         cut(kitchen, ORDERS)

@@ -144,10 +144,10 @@ class Archive:
             for _, spans in files[n + 1 :]:
                 later |= {number: min(span.first, later.get(number, span.first)) for number, span in spans.items()}
             for record in records(self.directory, file):
-                waiting = held[record.partition]
-                while waiting and waiting[0][0] < record.offset:
+                waiting, coming = held[record.partition], later.get(record.partition)
+                while waiting and waiting[0][0] < record.offset and (coming is None or waiting[0][0] < coming):
                     yield heapq.heappop(waiting)[1]
-                if record.offset < later.get(record.partition, record.offset + 1):
+                if coming is None or record.offset < coming:
                     yield record
                 else:  # a record of a later day came before it
                     heapq.heappush(waiting, (record.offset, record))

@@ -75,20 +75,14 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter per option
     elif into == "live":
         if selected or archive:
             bad("--plan", "a plan is frozen: what is read again was chosen in its dry run")
-        run = {"confirm": confirm, "allow_effects": _effects(allow), "rate": rate}
-        stack, document = _live(data, plan, run, why)
+        stack, document = _live(data, plan, {"confirm": confirm, "allow_effects": _effects(allow), "rate": rate}, why)
     else:
-        events = [whole_id("--event", one, "an event") for one in event or ()]
-        selection = {"order": order and an_id("--order", order), "type": kind, "events": events, "limit": limit}
-        selection["archive"] = _archive(archive)
-        chosen: dict[str, Any] = {name: value for name, value in selection.items() if value}
-        chosen |= {"partition": partition} if partition >= 0 else {}
         if not topic or not service or plan:
             bad("--topic", "a dry run needs --topic and --service; a plan is for --into live")
-        body = {"topic": topic, "from": since, "to": until, **chosen}
-        stack = running(data, worker_process(services(service)[0]))
-        body |= {"order": the_order(stack, body["order"], "--order")} if order else {}
-        document = _ask(stack, service, {"into": "dry", "reason": why or LOOKING, **body})
+        events = [whole_id("--event", one, "an event") for one in event or ()]
+        chosen = {"order": order, "type": kind, "events": events, "limit": limit, "archive": _archive(archive)}
+        chosen |= {"topic": topic, "from": since, "to": until, "partition": partition if partition >= 0 else None}
+        stack, document = _dry(data, service, chosen, why)
     document = follow(stack, document)
     echo(json.dumps(document, indent=2) if output == "json" else "\n".join(lines(document)))
     if document["state"] == "PLANNED":
@@ -130,6 +124,16 @@ def _effects(named: str) -> list[str]:
     if unknown := [one for one in effects if one not in EFFECTS]:
         bad("--allow-effects", f"{', '.join(unknown)}: {', '.join(EFFECTS)}")
     return effects
+
+
+def _dry(data: Path | None, service: str, chosen: dict[str, Any], why: str) -> tuple[Stack, Document]:
+    """Ask for a dry run of what is chosen; what is empty is not said, and a partition 0 is none of that."""
+    if chosen["order"]:
+        chosen["order"] = an_id("--order", chosen["order"])
+    stack = running(data, worker_process(services(service)[0]))
+    body = {name: value for name, value in chosen.items() if value or (name == "partition" and value is not None)}
+    body |= {"order": the_order(stack, body["order"], "--order")} if "order" in body else {}
+    return stack, _ask(stack, service, {"into": "dry", "reason": why or LOOKING, **body})
 
 
 def _live(data: Path | None, plan: str, options: dict[str, Any], why: str) -> tuple[Stack, Document]:
