@@ -62,7 +62,7 @@ def lived(stack_home: Path) -> Iterator[Lived]:
         ]
         for order in orders:
             shop.ended(order)
-        assert shop.cancel(orders[3]).status == 200
+        assert shop.cancel(orders[3]).status == 202
         shop.until(lambda: shop.order(orders[3])["status"] == "CANCELLED", "a confirmed order is undone")
         shop.until(shop.all_read, "all is handled")
         yield Lived(shop, orders)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from quadrille_cli.as_of import as_of, told
+from quadrille_cli.services import SERVICES
 from tests.conftest import Shop
 from tests.stack.test_events import run
 
@@ -81,8 +82,7 @@ def test_an_order_is_folded_to_a_moment(shop: Shop, tmp_path: Path) -> None:
     bought, short = shop.submit([("SKU-TEA", 2)]), shop.submit([("SKU-NONE", 1)])
     ends = {order: shop.ended(order) for order in (bought, short)}
     shop.until(lambda: len(shop.records(bought)) >= 6 and len(shop.records(short)) >= 5, "their events are published")
-    chosen = [part for name in ("order", "inventory", "payment", "notification")
-              for part in ("--topic", f"{name}.events")]  # fmt: skip
+    chosen = [part for name in SERVICES for part in ("--topic", f"{name}.events")]
     assert run(shop, "events", "export", *chosen, str(tmp_path / "archive"))[0] == 0
 
     for order, now in ends.items():

@@ -9,10 +9,11 @@ import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from quadrille.kafka.config import client_settings, producer_settings
+from quadrille_cli.services import SERVICES
 from quadrille_cli.stack import Stack, topics
 from tests.stack.conftest import quadrille
 
-EVENTS = ("inventory.events", "notification.events", "ops.events", "order.events", "payment.events")
+EVENTS = {*(f"{service}.events" for service in SERVICES), "ops.events"}
 MONTH = str(30 * 24 * 3600 * 1000)
 
 
@@ -32,7 +33,7 @@ def kept(log: Stack) -> dict[str, str]:
 
 def test_a_stacks_topics_keep_events_as_the_setting_says(log: Stack) -> None:
     """For 30 days as it was started with; brought to for ever with every record there; drift and plan tell before."""
-    assert {name for name, held in kept(log).items() if held == MONTH} == set(EVENTS)
+    assert {name for name, held in kept(log).items() if held == MONTH} == EVENTS
     assert kept(log)["saga.audit"] == "-1"
     assert kept(log)["order.dead-letters"] == topics.WEEK
     producer = Producer(producer_settings(log.kafka_bootstrap))
