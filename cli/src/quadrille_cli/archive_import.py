@@ -29,6 +29,8 @@ from quadrille_cli.event_log import BEAT, EventLog, Reading, Selection, headers_
 from quadrille_cli.schema import lifecycle
 from quadrille_cli.stack import topics as declared
 
+NO_ID = 0xFFFF_FFFF
+"""What no registry has given a schema that it lacks: no record here can have been written with it."""
 FLUSH_SECONDS, GATHER_SECONDS = 60.0, 0.005
 Ids = Mapping[int, int]
 
@@ -66,10 +68,12 @@ def import_from(archive: Archive, log: EventLog, registry: Registry, *, renumber
     """
     archive.verify()
     _fits(archive, log)
-    ids = _ids(archive, registry, renumber=renumber)
+    ids, lacking = _ids(archive, registry, renumber=renumber)
     done = Imported()
     for topic in archive.topics:
-        _compare(archive, log, topic, ids, done)
+        _compare(archive, log, topic, ids | dict.fromkeys(lacking, NO_ID), done)
+    for number, schema in lacking.items():
+        ids[number] = lifecycle.register(registry, schema.name, (schema,))[-1]
     _write(archive, log.bootstrap, ids, done)
     return done
 
@@ -90,8 +94,11 @@ def _fits(archive: Archive, log: EventLog) -> None:
             _refuse(f"{topic} keeps records for {days}, the oldest here is of {rfc3339(oldest)}: it would go at once")
 
 
-def _ids(archive: Archive, registry: Registry, *, renumber: bool) -> Ids:
-    """Return the id that each schema of the archive has here; refuses another one unless renumbering is asked for."""
+def _ids(archive: Archive, registry: Registry, *, renumber: bool) -> tuple[dict[int, int], dict[int, Schema]]:
+    """Return the id that each schema of the archive has here, and those that the registry lacks, by the archive's id.
+
+    Refuses another id unless renumbering is asked for.
+    """
     found: dict[int, int] = {}
     known = {
         int(one["id"]): (archive.directory / one["path"]).read_text("utf-8") for one in archive.manifest["schemas"]
@@ -105,9 +112,9 @@ def _ids(archive: Archive, registry: Registry, *, renumber: bool) -> Ids:
                 f"schema {number} of the archive, {schema.name}, is not what the registry has under this id: values "
                 "name schemas by id; --renumber writes the ids that this registry has"
             )
-    for number in sorted(parsed.keys() - found.keys()):
-        found[number] = _here(registry, parsed[number])
-    return found
+    here = {number: registry.id_of(parsed[number]) for number in sorted(parsed.keys() - found.keys())}
+    found |= {number: known for number, known in here.items() if known is not None}
+    return found, {number: parsed[number] for number, known in here.items() if known is None}
 
 
 def _means(registry: Registry, number: int) -> str | None:
@@ -116,12 +123,6 @@ def _means(registry: Registry, number: int) -> str | None:
         return None if text is None else schemas.parse(text).fingerprint
     except UnsafeSchemaError:
         return None
-
-
-def _here(registry: Registry, schema: Schema) -> int:
-    """Return the id of a schema here; one that the registry lacks is put there, as `schema apply` does."""
-    known = registry.id_of(schema)
-    return known if known is not None else lifecycle.register(registry, schema.name, (schema,))[-1]
 
 
 def _compare(archive: Archive, log: EventLog, topic: str, ids: Ids, done: Imported) -> None:
@@ -203,21 +204,25 @@ def _write(archive: Archive, bootstrap: str, ids: Ids, done: Imported) -> None:
         if error is not None:
             failed.append(error)
 
-    for topic in archive.topics:
-        passed: dict[int, int] = defaultdict(int)
-        for record in archive.records(topic):
-            if _is_beat(record.headers):
-                continue
-            passed[record.partition] += 1
-            if passed[record.partition] <= done.there.get((topic, record.partition), 0):
-                continue
-            while not _sent(producer, record, ids, told):
-                producer.poll(1)
-            done.written += 1
-            if failed:
-                break
+    for record in _wanting(archive, done.there):
+        while not _sent(producer, record, ids, told):
+            producer.poll(1)
+        done.written += 1
+        if failed:
+            break
     if producer.flush(FLUSH_SECONDS) or failed:
         raise BrokerGoneError(failed[0].str() if failed else "not all of it was acknowledged")
+
+
+def _wanting(archive: Archive, there: Mapping[Place, int]) -> Iterator[ArchivedRecord]:
+    """Yield what topics that hold so many of its first records do not have yet."""
+    passed: dict[Place, int] = defaultdict(int)
+    for record in (one for topic in archive.topics for one in archive.records(topic)):
+        place = record.topic, record.partition
+        if not _is_beat(record.headers):
+            passed[place] += 1
+            if passed[place] > there.get(place, 0):
+                yield record
 
 
 def _sent(

@@ -74,7 +74,7 @@ LIST = "\b\nExamples:\n  quadrille orders list --status COMPENSATION_FAILED\n  q
 SHOW = f"""\b
 Examples:
   quadrille orders show {SAMPLE}
-  quadrille orders show {SAMPLE} --as-of 10m"""
+  quadrille orders show {SAMPLE} --as-of 0s"""
 CANCEL = f"""\b
 Examples:
   quadrille orders cancel {SAMPLE}

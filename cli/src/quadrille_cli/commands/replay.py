@@ -21,8 +21,7 @@ EPILOG = """\b
 Examples:
   quadrille replay --topic payment.events --from 10m --service inventory
   quadrille replay --plan 01a1fd6b-57f0-7eeb-be96-e59ce40f9cb1 --into live --confirm inventory
-  quadrille replay --into shadow --model timeline --service console
-  quadrille replay --topic order.events --from beginning --service inventory --archive DIR"""
+  quadrille replay --into shadow --model timeline --service console"""
 EFFECTS = ("charge", "refund", "mail")
 LOOKING, DOING = "a dry run: nothing is handled", "a live replay of its plan"
 BESIDE = "a shadow beside the live one"
