@@ -23,6 +23,7 @@ from typing import Any, NoReturn, cast
 import fastavro
 from fastavro.read import SchemaResolutionError
 
+from quadrille.avro.schemas import Schema, UnsafeSchemaError, parse
 from quadrille.ids import milliseconds
 from quadrille.kafka.topics import Place
 
@@ -96,6 +97,17 @@ class Archive:
     def topics(self) -> list[str]:
         """The topics of which it holds a record."""
         return sorted({str(one["topic"]) for one in self.manifest["files"]})
+
+    @property
+    def schemas(self) -> dict[int, Schema]:
+        """The schemas that its values name, by their ids; raises ArchiveError for one that nothing may read by."""
+        found: dict[int, Schema] = {}
+        for one in sorted(self.manifest["schemas"], key=lambda one: int(one["id"])):
+            try:
+                found[int(one["id"])] = parse(_within(self.directory, one["path"]).read_text("utf-8"))
+            except UnsafeSchemaError as unsafe:
+                _refuse(f"{one['path']} is no schema that is read by: {unsafe}")
+        return found
 
     @property
     def whole(self) -> bool:

@@ -6,7 +6,6 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from quadrille.avro import schemas
 from quadrille.avro.codec import Codec
 from quadrille.avro.registry import Cache, Registry, SchemaIds
 from quadrille.replay.archive import Archive, ArchivedRecord
@@ -59,8 +58,8 @@ def of_archive(directory: Path, wanted: str) -> FactLog:
 def _ids(archive: Archive, folder: Path) -> SchemaIds:
     """Return the archive's schemas by their ids; no registry is asked for more."""
     cache = Cache(folder)
-    for one in archive.manifest["schemas"]:
-        cache.put(int(one["id"]), schemas.parse((archive.directory / one["path"]).read_text("utf-8")))
+    for number, schema in archive.schemas.items():
+        cache.put(number, schema)
     return SchemaIds(Registry("http://127.0.0.1:1"), cache)
 
 
