@@ -243,9 +243,8 @@ def test_a_schema_that_the_registry_lacks_is_put_there_only_with_the_records(
 ) -> None:
     """A topic that refuses the archive leaves the registry as it was; one that takes it gets both."""
     registry = Registry(other.stack.registry_url)
-    schema = parse(
-        '{"type": "record", "name": "Moved", "namespace": "quadrille.tests", "fields": [{"name": "order_id", "type": "string"}]}'
-    )
+    fields = '[{"name": "order_id", "type": "string"}]'
+    schema = parse(f'{{"type": "record", "name": "Moved", "namespace": "quadrille.tests", "fields": {fields}}}')
     found = records_of(topic, 2, b"\0" + (99_998).to_bytes(4, "big"))
     with ArchiveWriter(tmp_path / "a", {"read": {f"{topic}[{n}]": [0, 2] for n in range(12)}}) as writer:
         for record in found:
