@@ -100,10 +100,7 @@ def _ids(archive: Archive, registry: Registry, *, renumber: bool) -> tuple[dict[
     Refuses another id unless renumbering is asked for.
     """
     found: dict[int, int] = {}
-    known = {
-        int(one["id"]): (archive.directory / one["path"]).read_text("utf-8") for one in archive.manifest["schemas"]
-    }
-    parsed = {number: schemas.parse(text) for number, text in sorted(known.items())}
+    parsed = archive.schemas
     for number, schema in parsed.items():
         if _means(registry, number) == schema.fingerprint:
             found[number] = number
