@@ -155,6 +155,11 @@ class Machine(RuleBasedStateMachine):
         """The customer, or an operator, wants an order undone."""
         self.house.cancel(sorted(self.house.orders)[pick % len(self.house.orders)], operator=operator)
 
+    @rule(pick=PICK, participant=st.sampled_from(["inventory", "payment"]))
+    def away(self, pick: int, participant: str) -> None:
+        """A participant falls silent, and an order that waits for it is given up."""
+        self.house.give_up(sorted(self.house.orders)[pick % len(self.house.orders)], participant)
+
     @rule(wait=st.sampled_from(WAITS))
     def jump(self, wait: timedelta) -> None:
         """Time passes."""

@@ -14,7 +14,7 @@ from inventory.domain import Level, Sku
 from inventory.events import SetStock
 from notification.domain import Contact, CustomerId
 from order.domain import Order, Rules
-from order.events import CancelOrder, Line, OrderDeadline, PlaceOrder
+from order.events import CancelOrder, GiveUpWaiting, Line, OrderDeadline, PlaceOrder
 from quadrille.intents import Decision
 from quadrille.messages import Command, Emitted, Event, Intent, Message, Timer, stamp, tell_waiting
 from quadrille.system_messages import ResolveCompensation, RetryCompensation
@@ -61,8 +61,10 @@ class World:
         names = [chr(ord("A") + n) for n in range(scope.orders)]
         self.deadlines = [self.number(OrderDeadline(name, DEADLINE)) for name in names]
         self.cancels = [self.number(CancelOrder(name, "local", "local")) for name in names]
-        late = [CancelOrder(name, None, "operator") for name in names]  # long after every cut-off
-        self.late_cancels = [self.number(command, START + timedelta(days=1)) for command in late]
+        late = [CancelOrder(name, None, "operator") for name in names]
+        moments = START + timedelta(minutes=20), START + timedelta(days=1)  # before every cut-off, and long after it
+        self.late_cancels = [[self.number(command, at) for at in moments] for command in late]
+        self.given_up = [[self.number(GiveUpWaiting(name, who)) for who in ("inventory", "payment")] for name in names]
         self.retries = [self.number(RetryCompensation(name)) for name in names]
         self.resolves = [(self.number(_resolve(name)), self.number(_resolve(name, laws.ASKED))) for name in names]
         level = Level(SKU, available=scope.stock, received=scope.stock, sealed=scope.sealed)

@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 from sqlalchemy.dialects.postgresql import JSONB, UUID
 
 from order.domain import (
+    AWAITS,
     FINAL,
     PHASES,
     Attention,
@@ -60,7 +61,7 @@ from quadrille import (
     key_of,
     rfc3339,
 )
-from quadrille.service import Tx, floor_of, milliseconds
+from quadrille.service import Tx, WaitingSaga, floor_of, milliseconds
 
 # A row is one JSON document each way: pydantic reads and writes the domain's own classes faster than columns do.
 _ORDER, _ORDERS, _ENTRY = TypeAdapter(Order), TypeAdapter(list[Order]), TypeAdapter(Entry)
@@ -181,6 +182,9 @@ SELECT to_json(o)::text
 WAITING = """
 SELECT to_json(o)::text FROM orders o WHERE status NOT IN ('CONFIRMED', 'CANCELLED')
 UNION ALL SELECT to_json(o)::text FROM orders o WHERE attention = 'STUCK' AND status = 'CONFIRMED'"""
+AWAITING = """
+SELECT order_id::text, trace_id FROM orders
+ WHERE status NOT IN ('CONFIRMED', 'CANCELLED') AND status = %b ORDER BY order_id LIMIT %b"""
 # How long it took lately: of the newest that are over, when placed, and their history.
 RECENT = """
 SELECT placed_at, history FROM orders WHERE status IN ('CONFIRMED', 'CANCELLED') ORDER BY order_id DESC LIMIT 200"""
@@ -314,6 +318,11 @@ def waiting(tx: Tx) -> Iterable[Waiting]:
         order = _ORDER.validate_json(row)
         waits = order.debts, order.since, order.detail.stuck
         yield Waiting(order.order_id, order.status, order.reason, *waits, _paid_in_vain(order))
+
+
+def awaiting(tx: Tx, participant: str, most: int) -> list[WaitingSaga]:
+    """Return the oldest of the open orders that wait for a participant."""
+    return [WaitingSaga(*row) for row in tx.execute(AWAITING, [AWAITS[participant], most])]
 
 
 def crowds(tx: Tx, levels: Sequence[timedelta]) -> list[Crowd]:
