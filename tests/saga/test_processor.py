@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 TEA = [("SKU-TEA", 1)]
 STATE = "SELECT state FROM payment WHERE order_id = ANY(%s)"
-OWED = "SELECT type FROM task WHERE key = ANY(%s) AND type <> 'order_deadline'"
+OWED = "SELECT type FROM task WHERE key = ANY(%s) AND type NOT IN ('order_deadline', 'order_check')"
 IN_VAIN = "SELECT count(*) FROM task WHERE key = ANY(%s) AND error IS NOT NULL"
 LEASES_RUN_OUT = "UPDATE task SET leased_until = now() WHERE key = ANY(%s) RETURNING 1"
 HELD = """SELECT count(*) FROM pg_stat_activity
