@@ -92,7 +92,7 @@ def test_a_fault_of_a_clock_is_found(reports: Reports, mutant: Mutant) -> None:
 @pytest.mark.parametrize("story", STORIES, ids=lambda story: story.__name__)
 def test_what_once_broke_a_law_does_not(story: Callable[[Machine], None], monkeypatch: pytest.MonkeyPatch) -> None:
     """A story that was told of a broken law is lived again, to its end."""
-    monkeypatch.setattr(payment.gateway, "FAST_TRIES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(payment.gateway, "FAST_TRIES", (0.0,) * 4)
     state = Machine()
     story(state)
     state.laws_hold()
@@ -103,7 +103,7 @@ def test_what_once_broke_a_law_does_not(story: Callable[[Machine], None], monkey
 @pytest.mark.parametrize(("minutes", "lost"), [(10, False), (20, True)])
 def test_inventory_is_away_under_load(monkeypatch: pytest.MonkeyPatch, minutes: int, *, lost: bool) -> None:
     """By default ten minutes without inventory cost no order; so many that the deadline passes cost the oldest."""
-    monkeypatch.setattr(payment.gateway, "FAST_TRIES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(payment.gateway, "FAST_TRIES", (0.0,) * 4)
     house = House(Scene(stock=100))
 
     without_inventory(house, timedelta(minutes=minutes))

@@ -70,7 +70,7 @@ def by_order(shop: Shop, orders: list[str]) -> dict[str, Counter[str]]:
 
 @pytest.mark.proves("F3")
 def test_a_processor_that_fails_leaves_the_outcome_unknown_until_it_can_be_asked(shop: Shop) -> None:
-    """F3: three fast tries, then UNKNOWN, shown to the client, and inquiry; once it works, the order is confirmed."""
+    """F3: three fast retries, then UNKNOWN, shown to the client, and inquiry; once it works, the order is confirmed."""
     shop.trouble(errors=1)
     order = shop.submit(TEA)
     shop.until(lambda: shop.order(order)["payment"] == "UNKNOWN" or None, "the outcome is unknown")

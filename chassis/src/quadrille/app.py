@@ -35,7 +35,7 @@ from quadrille.observability.metrics import Counter, Gauge, Histogram, set_all
 from quadrille.observability.tracing import Spans
 from quadrille.ops import server
 from quadrille.ops.checks import Check
-from quadrille.ops.health import breaker_closed, database_can_write, nothing_parked, relay_publishes
+from quadrille.ops.health import breaker_closed, database_can_write, nothing_parked, registry_asked, relay_publishes
 from quadrille.ops.routes import OpsRequest, OpsResponse, OpsRoutes, ScopedRoute
 from quadrille.service import OutagePolicy, Outages, Service, Store, Tx, WaitingSaga
 from quadrille.settings import Duration, Hidden, Secret, Settings, SettingsError, Size, Url, parse_duration
@@ -458,6 +458,7 @@ def _degraded(found: Settings) -> dict[str, Check]:
     return {
         "relay": lambda: relay_publishes(found.database_url),
         "parked": lambda: nothing_parked(found.database_url),
+        "registry": registry_asked,
     }
 
 
