@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from quadrille_cli.commands.timeouts import DECIDED
 from quadrille_cli.main import app
+from quadrille_cli.stack.servers import aot
 from tests.conftest import away, told_otherwise
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 TEA = [("SKU-TEA", 2)]
 HEARD = "SELECT 1 FROM canary WHERE source = 'payment' AND silent_since IS NULL"
-NEEDED = frozenset({"order-api", "postgres:order"})
+NEEDED = frozenset({"order-api", "postgres:order", aot.NAME})
 ORDERS = 20
 
 

@@ -37,7 +37,7 @@ from quadrille.ops import server
 from quadrille.ops.checks import Check
 from quadrille.ops.health import breaker_closed, database_can_write, nothing_parked, registry_asked, relay_publishes
 from quadrille.ops.routes import OpsRequest, OpsResponse, OpsRoutes, ScopedRoute
-from quadrille.service import OutagePolicy, Outages, Service, Store, Tx, WaitingSaga
+from quadrille.service import OutagePolicy, Outages, Service, Store, Tx
 from quadrille.settings import Duration, Hidden, Secret, Settings, SettingsError, Size, Url, parse_duration
 
 if TYPE_CHECKING:
@@ -88,7 +88,6 @@ __all__ = [
     "Size",
     "Success",
     "Url",
-    "WaitingSaga",
     "compensation_actions",
     "database",
     "held",
