@@ -52,7 +52,7 @@ def test_a_refused_row_is_named_held_and_buried_by_command(shop: Shop) -> None:
     assert run(shop, "relay", "bury", row, "--service", "notification", "--reason", "again")[0] == 6
 
     def told() -> bool:
-        facts = [body for kind, body in shop.told("ops.events", key) if kind == "finding.raised"]
+        facts = [body for kind, body in shop.told("ops.events", "notification") if kind == "finding.raised"]
         return any(row in one["detail"] and why in one["detail"] for one in facts)
 
     shop.until(told, "all know of it")
