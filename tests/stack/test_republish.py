@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import httpx
 import pytest
@@ -33,7 +33,9 @@ def run(shop: Shop, *words: str) -> tuple[int, str]:
 
 def trouble(shop: Shop, port: str) -> str:
     """Return what a process's readiness says of all that is not well."""
-    return httpx.get(f"{shop.stack.url(port)}/readyz", timeout=60).text
+    with suppress(httpx.TransportError):  # it has only begun
+        return httpx.get(f"{shop.stack.url(port)}/readyz", timeout=60).text
+    return ""
 
 
 @contextmanager
