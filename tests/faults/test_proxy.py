@@ -98,7 +98,7 @@ def read(client: socket.socket, many: int) -> bytes:
 
 def silent(client: socket.socket) -> bool:
     """Whether there is nothing to read at this moment."""
-    client.setblocking(False)
+    client.settimeout(0)
     try:
         client.recv(1)
     except BlockingIOError:
@@ -112,10 +112,11 @@ def test_what_passes_is_what_was_sent(proxy: Proxy) -> None:
     """Megabytes in both directions at once, whole and in order; the end of one side reaches the other."""
     data = bytes(range(256)) * 20_000
     with connected(proxy) as client:
-        sending = threading.Thread(target=lambda: (client.sendall(data), client.shutdown(socket.SHUT_WR)))
+        sending = threading.Thread(target=client.sendall, args=(data,))
         sending.start()
         assert read(client, len(data)) == data
         sending.join()
+        client.shutdown(socket.SHUT_WR)
         assert client.recv(1) == b""
     assert (proxy.counts.connections, proxy.counts.bytes_up, proxy.counts.bytes_down) == (1, len(data), len(data))
 

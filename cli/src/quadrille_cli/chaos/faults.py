@@ -233,13 +233,13 @@ def _retention_cut(arena: Arena, target: str) -> Iterator[None]:
 
 
 def _retain(arena: Arena, milliseconds: str | None) -> None:
-    from confluent_kafka.admin import (  # noqa: PLC0415 - Kafka's client is loaded when it is wanted
-        AdminClient,
-        AlterConfigOpType,  # type: ignore[attr-defined] # its stubs do not re-export
-        ConfigEntry,  # type: ignore[attr-defined] # as above
-        ConfigResource,  # type: ignore[attr-defined] # as above
-        ResourceType,  # type: ignore[attr-defined] # as above
+    from confluent_kafka.admin import AdminClient  # noqa: PLC0415 - Kafka's client is loaded when it is wanted
+    from confluent_kafka.admin._config import (  # noqa: PLC0415 - typed here, re-exported untyped
+        AlterConfigOpType,
+        ConfigEntry,
+        ConfigResource,
     )
+    from confluent_kafka.admin._resource import ResourceType  # noqa: PLC0415 - as above
 
     from quadrille_cli.stack.topics import TOPICS  # noqa: PLC0415 - as above
 

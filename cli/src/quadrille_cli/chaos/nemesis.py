@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from quadrille_cli.auditing import audited
-from quadrille_cli.chaos import faults
-from quadrille_cli.chaos.customers import SCENARIOS, Customers
+from quadrille_cli.chaos import ends, faults
+from quadrille_cli.chaos.customers import Customers
 from quadrille_cli.chaos.readiness import Truth, Watch, look
 from quadrille_cli.demo_data import stock_up, write_addresses
 from quadrille_cli.stack.servers import aot
@@ -30,11 +30,8 @@ if TYPE_CHECKING:
     from quadrille_cli.chaos.schedule import Strike
 
 LOOK_SECONDS = 0.5
-OVER = ("CANCELLED", "COMPENSATION_FAILED")
-STANDS = "SELECT order_id::text, concat_ws(' ', status, reason), states->>'inventory' FROM orders"
-DUE = "SELECT count(*) FROM task WHERE due < now() + interval '5 seconds'"
 SENDERS = ("notification-worker", "postgres:notification", "sandbox", "smtp", "kafka")
-MAILS_AT_ONCE = 8
+MAILS_AT_ONCE = 10
 """So many answers of a mail server may be lost by one fault."""
 PATIENCE_LOOKS = 1200
 Say = Callable[[str], object]
@@ -216,7 +213,7 @@ class Nemesis:
         wrong = ["nothing was looked at"]
         for _ in range(PATIENCE_LOOKS):
             self._revive()
-            unended = self._unended()
+            unended = ends.unended(self.arena, dict(self.customers.taken))
             if not unended and self.result.healed_seconds is None:
                 self.result.healed_seconds = round(time.monotonic() - healed, 1)
             wrong = [*unended, *self._unready()]
@@ -224,36 +221,11 @@ class Nemesis:
                 break
             threading.Event().wait(LOOK_SECONDS)
         self.result.waiting = wrong
-        self._count()
-
-    def _unended(self) -> list[str]:
-        try:
-            stands = {str(row[0]): row for row in self.arena.sql("postgres:order", STANDS)}
-            left = [
-                f"order {order} ({kind}), {stands.get(order, ('', 'not there'))[1]}"
-                for order, kind in list(self.customers.taken.items())
-                if order not in stands or not self._over(kind, *map(str, stands[order][1:]))
-            ]
-            due = {place: self.arena.sql(place, DUE)[0][0] for place in faults.DATABASES}
-        except psycopg.Error as gone:
-            return [f"the orders cannot be read: {gone}"]
-        return left or [f"{count} tasks are due in {place}" for place, count in due.items() if count]
-
-    @staticmethod
-    def _over(kind: str, end: str, stock: str) -> bool:
-        confirmed = end == "CONFIRMED" and stock == "COMMITTED" and not SCENARIOS[kind].cancel
-        return confirmed or end.startswith(OVER)
+        with suppress(psycopg.Error):
+            self.result.ends, self.result.strange = ends.counted(self.arena, self.customers.taken)
 
     def _unready(self) -> list[str]:
         return [f"{role} is not ready: {answer.why}" for role, answer in look(self.stack).items() if not answer.ready]
-
-    def _count(self) -> None:
-        with suppress(psycopg.Error):
-            for order, end, _ in self.arena.sql("postgres:order", STANDS):
-                if kind := self.customers.taken.get(str(order)):
-                    self.result.ends[str(end)] += 1
-                    if str(end) not in SCENARIOS[kind].ends:
-                        self.result.strange.append(f"order {order} ({kind}) ended {end}")
 
     def _judge(self) -> Report:
         self.say("auditing")

@@ -7,14 +7,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from quadrille_cli.chaos.faults import Fault, Kind
+from quadrille_cli.chaos.faults import DATABASES, DEAD, Fault, Kind
 
 LANES = 2
 """Faults at once at most: each lane has one after the other."""
 REST_SECONDS = (0.3, 4.0)
 HOLD_SECONDS = (0.5, 7.0)
-TOLD = 0.15
-"""The share of faults that last until everyone who cannot work has said so."""
+MISSED = (*DATABASES, "kafka")
+TOLD = 0.2
+"""The share of their outages that last until everyone who cannot work has said so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,4 +70,4 @@ def _lane(seed: int, lane: int, menu: Sequence[Kind]) -> Iterator[Strike]:
         kind = bag.pop()
         fault = Fault(kind.name, rng.choice(kind.targets))
         rest, hold = round(rng.uniform(*REST_SECONDS), 1), round(rng.uniform(*HOLD_SECONDS), 1)
-        yield Strike(0, lane, rest, hold, kind.server == "dead" and rng.random() < TOLD, fault)
+        yield Strike(0, lane, rest, hold, fault.target in MISSED and kind.server == DEAD and rng.random() < TOLD, fault)

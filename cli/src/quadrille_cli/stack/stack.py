@@ -286,7 +286,7 @@ class Stack:
         there = state.load(Path(data))
         if there is None:
             return None
-        stack = cls(data, parts=there.parts, settings=there.settings)
+        stack = cls(data, parts=there.parts, settings=there.settings, via=there.via)
         stack.ports, stack.password = there.ports, there.password
         stack._know(there)
         dev_keys.remember(stack)
@@ -510,6 +510,7 @@ class Stack:
             processes={name: _running(process) for name, process in self.processes.items() if process.pid},
             password=self.password,
             settings=self.settings,
+            via=self.via,
         )
 
 
