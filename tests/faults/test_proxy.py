@@ -184,7 +184,7 @@ def test_a_reset_is_told_to_both_sides_at_once(proxy: Proxy, echo: Echo) -> None
         with pytest.raises(ConnectionResetError):
             client.recv(1)
         echo.until_ended("reset")
-    with connected(proxy) as client, pytest.raises(ConnectionResetError):
+    with pytest.raises(ConnectionResetError), connected(proxy) as client:  # while it connects, or afterwards
         client.recv(1)
     proxy.heal()
     with connected(proxy) as client:
@@ -235,7 +235,7 @@ def test_a_slow_link_keeps_the_order(proxy: Proxy) -> None:
 def test_a_server_that_is_not_there_is_told_as_a_reset(proxy: Proxy, echo: Echo) -> None:
     """The client's connection ends at once; when the server listens, the next one works."""
     right, echo.port = echo.port, 1
-    with connected(proxy) as client, pytest.raises(ConnectionResetError):
+    with pytest.raises(ConnectionResetError), connected(proxy) as client:  # while it connects, or afterwards
         client.recv(1)
     assert proxy.counts.refused == 1
     echo.port = right

@@ -247,10 +247,14 @@ class Proxy:
 
     def _drop(self, link: Link) -> None:
         """Reset both sides of a connection."""
+        if link not in self._links:
+            return
+        self._links.discard(link)
         self.counts.reset += 1
         for one in (link.client, link.server):
             _abort(one)
-        link.task.cancel()
+        if link.task is not asyncio.current_task():
+            link.task.cancel()
 
 
 class Network:
