@@ -138,3 +138,11 @@ def test_what_is_wrong_is_in_the_exit_code(tmp_path: Path) -> None:
         setattr(result, field, value)
         assert result.code == 1, field
         assert any(line.startswith("wrong: ") for line in report.lines(result))
+
+
+def test_the_page_names_every_kind() -> None:
+    """docs/chaos.md has every kind of fault in its table, and no other."""
+    page = (Path(__file__).parents[2] / "docs" / "chaos.md").read_text("utf-8")
+    table = page.partition("| kind | on |")[2].partition("\n\n")[0]
+    named = [name.strip() for row in table.splitlines()[2:] for name in row.split("|")[1].split(",")]
+    assert sorted(named) == sorted(KINDS)
