@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from quadrille_cli.chaos.faults import ROLES
+from quadrille_cli.chaos.readiness import SILENT, Answer
 from quadrille_cli.stack.processes import Process
 from tests.faults.customers import Customers
 from tests.faults.drill import Drill
-from tests.faults.faults import AREAS, ROLES, SINGLES, Fault, Pair, every, pairs
-from tests.faults.readiness import SILENT, STEADY, Answer, lies
+from tests.faults.faults import AREAS, SINGLES, Fault, Pair, every, pairs
+from tests.faults.readiness import STEADY, lies
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
