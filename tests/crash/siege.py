@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -30,22 +31,33 @@ SOON = "3s"
 TIMERS = ("U1", "U2")
 SENDS_AGAIN = 10
 """So many mails may be under way in a process that ends or freezes."""
-Round = Mapping[str, str]
-"""Processes, each with the point it is armed with."""
+Round = Mapping[str, tuple[str, ...]]
+"""Processes, each with the points it is armed with, one after the other: as it is brought back, the next one is set."""
 
 
-def rounds(seed: int, times: int = 1) -> Iterator[Round]:
-    """Yield rounds in which every point is met in each of its processes, so often; of one process, one a round."""
+def rounds(seed: int, times: int = 1, most: int = 1) -> Iterator[Round]:
+    """Yield rounds in which every point is met in each of its processes, so often; ``most`` of one process a round."""
     rng = random.Random(seed)  # noqa: S311 - a repeatable order
     wanted = [(process, point.id) for point in POINTS.values() for process in point.processes] * times
     rng.shuffle(wanted)
     while wanted:
-        this: dict[str, str] = {}
-        for process, point in wanted:
-            this.setdefault(process, point)
-        for pair in this.items():
-            wanted.remove(pair)
+        this: dict[str, tuple[str, ...]] = {}
+        for process, point in list(wanted):
+            if len(this.get(process, ())) < most:
+                this[process] = (*this.get(process, ()), point)
+                wanted.remove((process, point))
         yield this
+
+
+def short(seed: int, most: int) -> list[Round]:
+    """Return rounds in which every point is met once, in one of its processes: whoever has least to do."""
+    rng = random.Random(seed)  # noqa: S311 - as above
+    lists: defaultdict[str, list[str]] = defaultdict(list)
+    for point in sorted(POINTS.values(), key=lambda one: len(one.processes)):
+        places = rng.sample(point.processes, len(point.processes))
+        lists[min(places, key=lambda one: len(lists[one]))].append(point.id)
+    parts = range(0, max(map(len, lists.values())), most)
+    return [{name: tuple(ids[at : at + most]) for name, ids in lists.items() if ids[at:]} for at in parts]
 
 
 class Siege:
@@ -64,7 +76,8 @@ class Siege:
     def round(self, armament: Round, how: str, nth: int = 1) -> None:
         """Arm, order, wait until every point is met, bring all back, wait until every order has ended; then audit."""
         number = next(self._numbers)
-        self.say(f"round {number}: {how}, {', '.join(f'{point} in {name}' for name, point in armament.items())}")
+        told = "; ".join(f"{name} {' '.join(points)}" for name, points in armament.items())
+        self.say(f"round {number}: {how}, {told}")
         log = self.stack.data / f"siege-{self.seed}-{number}.jsonl"
         customers = Customers(self.stack, self.seed * 1000 + number, self.rate, log)
         with self._armed(armament, how, nth) as traps, customers:
@@ -82,13 +95,14 @@ class Siege:
 
     @contextmanager
     def _armed(self, armament: Round, how: str, nth: int) -> Iterator[dict[str, Trapped]]:
-        hurried = any(point in TIMERS for point in armament.values())
-        traps = {name: Trapped(self.stack, name, point, how, nth) for name, point in armament.items()}
+        hurried = any(point in TIMERS for points in armament.values() for point in points)
+        traps = {name: Trapped(self.stack, name, points, how, nth) for name, points in armament.items()}
         if hurried and "order-api" not in traps:
-            traps["order-api"] = Trapped(self.stack, "order-api", "", how, nth)  # for its orders' deadline
+            traps["order-api"] = Trapped(self.stack, "order-api", (), how, nth)  # for its orders' deadline
         try:
             for trap in traps.values():
-                trap.launch(deadline=SOON if hurried and trap.name == "order-api" else "")
+                trap.deadline = SOON if hurried and trap.name == "order-api" else ""
+                trap.launch()
             yield {name: trap for name, trap in traps.items() if trap.point}
         finally:
             for trap in traps.values():
@@ -97,23 +111,28 @@ class Siege:
                 trap.usual.start()
 
     def _until_met(self, traps: Mapping[str, Trapped], how: str, customers: Customers) -> None:
-        for name, trap in traps.items():
-            if trap.point == "R8":
-                with KINDS["slot dropped"].act(self.arena, f"postgres:{name.partition('-')[0]}"):
-                    pass
-        waiting = dict(traps)
-        for _ in range(LOOKS):
+        waiting, looks = dict(traps), 0
+        for trap in traps.values():
+            self._provoke(trap)
+        while waiting and looks < LOOKS:
             for name, trap in list(waiting.items()):
                 if trap.met:
-                    del waiting[name]
                     self.hits.append(f"{trap.point} {name} {how}")
-                    trap.replace()
-            if not waiting:
-                break
+                    looks = 0
+                    if trap.replaced():
+                        del waiting[name]
+                    self._provoke(trap)
+            looks += 1
             self._pause.wait(LOOK_SECONDS)
         self.wrong += [f"{trap.point} was not met in {name}" for name, trap in waiting.items()]
         if how == "stop":
             self._take_over(traps.values(), customers)
+
+    def _provoke(self, trap: Trapped) -> None:
+        """Bring about what does not come by itself: a scan, after a slot was dropped."""
+        if trap.point == "R8":
+            with KINDS["slot dropped"].act(self.arena, f"postgres:{trap.name.partition('-')[0]}"):
+                pass
 
     def _take_over(self, traps: Collection[Trapped], customers: Customers) -> None:
         """Wait until what was ordered so far has ended without the frozen; then let them go on, as zombies."""
@@ -148,18 +167,23 @@ class Siege:
 class Trapped:
     """A process of the stack that runs armed for a while, in place of the usual one."""
 
-    def __init__(self, stack: Stack, name: str, point: str, how: str, nth: int) -> None:
-        self.name, self.point, self.how = name, point, how
+    def __init__(self, stack: Stack, name: str, points: tuple[str, ...], how: str, nth: int) -> None:
+        self.name, self.how, self.deadline = name, how, ""
         self.usual = stack.process(name)
-        self._nth = nth
+        self._left, self._nth = list(points), nth
         self._log = stack.data / f"trap-{name}.log"
         self._armed: Process | None = None
 
-    def launch(self, deadline: str = "") -> None:
+    @property
+    def point(self) -> str:
+        """The point it is armed with now; empty if it is with none."""
+        return self._left[0] if self._left else ""
+
+    def launch(self) -> None:
         """Put the armed process in the usual one's place; a worker or relay on another ops port: two may be needed."""
         self._log.unlink(missing_ok=True)
         spec = self.usual.spec
-        env = dict(spec.env) | ({"QUADRILLE_ORDER_DEADLINE": deadline} if deadline else {})
+        env = dict(spec.env) | ({"QUADRILLE_ORDER_DEADLINE": self.deadline} if self.deadline else {})
         if not self.name.endswith("-api"):
             env["QUADRILLE_OPS_BIND"] = "127.0.0.1:0"
         command = spec.command
@@ -179,10 +203,15 @@ class Trapped:
             return not self._armed.running
         return self._armed.running and psutil.Process(self._armed.pid).status() == psutil.STATUS_STOPPED
 
-    def replace(self) -> None:
-        """Start the usual one; beside a frozen one where both can be."""
-        if self.how == "kill" or not self.name.endswith("-api"):
+    def replaced(self) -> bool:
+        """Start the next armed one, else the usual one, beside a frozen one if it can; tell whether it is that."""
+        if self.how == "kill":
+            del self._left[0]
+            self.launch()
+            return not self._left
+        if not self.name.endswith("-api"):
             self.usual.start()
+        return True
 
     def thaw(self) -> None:
         """Let a frozen one go on."""
