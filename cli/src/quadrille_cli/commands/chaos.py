@@ -30,7 +30,7 @@ INTERRUPTED = 130
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class Asked:
     """What was asked for."""
 
     seconds: float
@@ -58,14 +58,14 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter per option
     something; 8 the auditor could not judge; 130 interrupted.
     """
     form(output)
-    wish = Wish(_seconds(lasting), seed, rate, output)
+    asked = Asked(_seconds(lasting), seed, rate, output)
     if data is not None and not (yes or plan):
         bad("--yes", f"say so, for orders are placed in {data} and its processes killed and frozen")
     if plan:
-        _print_plan(wish, proxied=data is None)
+        _print_plan(asked, proxied=data is None)
         return
     signal.signal(signal.SIGTERM, _end)
-    result = _run(wish, data)
+    result = _run(asked, data)
     if result.interrupted:
         raise typer.Exit(INTERRUPTED)
     if result.code:
@@ -81,12 +81,12 @@ def _seconds(text: str) -> float:
         bad("--for", "a duration such as 90s or 10m")
 
 
-def _print_plan(wish: Wish, *, proxied: bool) -> None:
+def _print_plan(asked: Asked, *, proxied: bool) -> None:
     from quadrille_cli.chaos.faults import kinds  # noqa: PLC0415 - database clients
     from quadrille_cli.chaos.schedule import schedule  # noqa: PLC0415 - as above
 
-    strikes = schedule(wish.seed, kinds(proxied=proxied), wish.seconds)
-    if wish.output == "json":
+    strikes = schedule(asked.seed, kinds(proxied=proxied), asked.seconds)
+    if asked.output == "json":
         echo(json.dumps([one.document() for one in strikes], indent=2))
         return
     for strike in strikes:
@@ -94,7 +94,7 @@ def _print_plan(wish: Wish, *, proxied: bool) -> None:
     echo(f"{len(strikes)} faults of {len({one.fault.kind for one in strikes})} kinds")
 
 
-def _run(wish: Wish, data: Path | None) -> Result:
+def _run(asked: Asked, data: Path | None) -> Result:
     from quadrille_cli.chaos import own, report  # noqa: PLC0415 - Kafka's and databases' clients
     from quadrille_cli.chaos.faults import Arena  # noqa: PLC0415 - as above
 
@@ -105,30 +105,30 @@ def _run(wish: Wish, data: Path | None) -> Result:
     if data is None:
         home = own.directory()
         say(f"starting a stack in {home}")
-        place = own.arena(home, wish.seed)
+        place = own.arena(home, asked.seed)
     else:
         place = nullcontext(Arena(running(data, "order-api")))
     with place as arena:
-        result = _strike(wish, arena, say)
+        result = _strike(asked, arena, say)
     document = json.dumps(result.document(), indent=2, ensure_ascii=False)
-    (arena.stack.data / f"chaos-{wish.seed}.json").write_text(document + os.linesep, "utf-8")
-    echo(document if wish.output == "json" else "\n".join(report.lines(result)))
+    (arena.stack.data / f"chaos-{asked.seed}.json").write_text(document + os.linesep, "utf-8")
+    echo(document if asked.output == "json" else "\n".join(report.lines(result)))
     if data is None and not result.code and not result.interrupted:
         own.removed(arena)
     else:
-        say(f"all of it: {arena.stack.data}/chaos-{wish.seed}.json")
+        say(f"all of it: {arena.stack.data}/chaos-{asked.seed}.json")
     return result
 
 
-def _strike(wish: Wish, arena: Arena, say: Callable[[str], object]) -> Result:
+def _strike(asked: Asked, arena: Arena, say: Callable[[str], object]) -> Result:
     from quadrille_cli.chaos.customers import Customers  # noqa: PLC0415 - as above
     from quadrille_cli.chaos.faults import kinds  # noqa: PLC0415 - as above
     from quadrille_cli.chaos.nemesis import Nemesis  # noqa: PLC0415 - as above
     from quadrille_cli.chaos.schedule import schedule  # noqa: PLC0415 - as above
 
-    log = arena.stack.data / f"chaos-{wish.seed}-clients.jsonl"
-    customers = Customers(arena.stack, wish.seed, wish.rate, log)
-    strikes = schedule(wish.seed, kinds(proxied=bool(arena.proxies)), wish.seconds)
+    log = arena.stack.data / f"chaos-{asked.seed}-clients.jsonl"
+    customers = Customers(arena.stack, asked.seed, asked.rate, log)
+    strikes = schedule(asked.seed, kinds(proxied=bool(arena.proxies)), asked.seconds)
     return Nemesis(arena, strikes, customers, say).run()
 
 
