@@ -31,7 +31,7 @@ DROP_SLOT = """
 SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots WHERE slot_name = %(slot)s AND active;
 SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %(slot)s AND NOT active"""
 SESSIONS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename IN ('app', 'relay')"
-TRIES = 100
+TRIES, TRY_SECONDS = 100, 0.2
 DEAD, UNSURE, WELL = "dead", "unsure", "well"
 
 
@@ -45,10 +45,21 @@ class Arena:
 
     def sql(self, target: str, statement: str, values: Mapping[str, object] | None = None) -> list[tuple[object, ...]]:
         """Say something to a database (``postgres:order``) as its superuser, past every proxy; give what it answers."""
-        url = self.stack.database_url(target.removeprefix("postgres:"), "postgres")
-        with psycopg.connect(url, autocommit=True, connect_timeout=10) as db:
+        with self.session(target) as db:
+            db.autocommit = True
             cursor = db.execute(statement.encode(), values)
             return cursor.fetchall() if cursor.description else []
+
+    def session(self, target: str) -> psycopg.Connection:
+        """Return a superuser's session at a database, which may still be starting after the last fault."""
+        url = self.stack.database_url(target.removeprefix("postgres:"), "postgres")
+        for _ in range(TRIES):
+            try:
+                return psycopg.connect(url, connect_timeout=10)
+            except psycopg.OperationalError:
+                if self.stop.wait(TRY_SECONDS):
+                    break
+        return psycopg.connect(url, connect_timeout=10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +180,7 @@ def _sessions_ended(arena: Arena, target: str) -> Iterator[None]:
 @contextmanager
 def _outbox_locked(arena: Arena, target: str) -> Iterator[None]:
     """Hold the lock that a careless migration takes."""
-    url = arena.stack.database_url(target.removeprefix("postgres:"), "postgres")
-    with psycopg.connect(url, connect_timeout=10) as db:
+    with arena.session(target) as db:
         db.execute("SET lock_timeout = '20s'")
         db.execute("LOCK TABLE outbox IN ACCESS EXCLUSIVE MODE")
         yield
