@@ -35,7 +35,7 @@ def until(there: Callable[[], object], what: str, seconds: float = READY_SECONDS
         time.sleep(0.01)
 
 
-GATHERING = {"RELAY_LINGER": "2ms"}
+UNGATHERED = {"RELAY_LINGER": "0s"}
 
 
 class Ours:
@@ -183,12 +183,9 @@ class Debezium:
                 pipe.close()
 
 
-def others(stack: Stack, session: psycopg.Connection, absent: dict[str, str]) -> list[Ours | Debezium]:
-    """Return who is measured beside our relay: itself with a producer that gathers, Debezium as it comes and tuned.
-
-    Who cannot run here is named in ``absent`` with the reason.
-    """
-    found: list[Ours | Debezium] = [Ours(stack, session, GATHERING, "ours, linger 2 ms")]
+def debeziums(stack: Stack, session: psycopg.Connection, absent: dict[str, str]) -> list[Debezium]:
+    """Return Debezium as it comes and tuned; who cannot run here is named in ``absent`` with the reason."""
+    found: list[Debezium] = []
     for tuned in (False, True):
         try:
             found.append(Debezium(stack, session, tuned=tuned))

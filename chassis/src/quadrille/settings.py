@@ -213,7 +213,7 @@ class Settings(BaseModel):
     # A batch waits so long for company, the more the scarcer cores are (quadrille.observability.linger).
     linger_max: Duration = Field(timedelta(milliseconds=100), ge=timedelta(0), le=timedelta(seconds=1))
     linger_min: Duration = Field(timedelta(0), ge=timedelta(0), le=timedelta(seconds=1))
-    relay_linger: Duration = Field(timedelta(0), ge=timedelta(0), le=timedelta(milliseconds=100))
+    relay_linger: Duration = Field(timedelta(milliseconds=40), ge=timedelta(0), le=timedelta(milliseconds=100))
     trace_ratio: float = Field(1.0, ge=0, le=1)
     otlp_endpoints: Urls = ()
     log_level: Literal["debug", "info", "warning", "error"] = "info"

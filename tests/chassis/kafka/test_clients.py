@@ -17,9 +17,10 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from quadrille.kafka import topics as questions
-from quadrille.kafka.config import client_settings, producer_settings
+from quadrille.kafka.config import BACKLOG_MESSAGES, client_settings, producer_settings
 from quadrille.kafka.topics import Topics
 from quadrille.observability.tracing import Spans
+from quadrille.relay import publisher
 from quadrille.relay.publisher import Care, DeliveryFailedError, Publisher
 from tests.chassis.support.database import wait_until
 from tests.chassis.support.kafka_harness import Kitchen
@@ -48,10 +49,13 @@ class GivenUp:
 
 
 @pytest.mark.parametrize("error", [FATAL, PENDING], ids=lambda error: type(error).__name__)
-def test_a_producer_that_failed_for_good_is_discarded_whatever_it_says(error: Exception) -> None:
+def test_a_producer_that_failed_for_good_is_discarded_whatever_it_says(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is known as failed, and to end it ends nobody else: not the thread of its reports, not the relay."""
-    outlet, gone = Publisher("127.0.0.1:9", "pantry", ["pantry.events"], Spans.disabled(), Care()), GivenUp(error)
-    outlet._producer = gone  # type: ignore[assignment]  # noqa: SLF001 - the library's, in a state it comes to by itself
+    gone = GivenUp(error)  # the library's, in a state it comes to by itself
+    monkeypatch.setattr(publisher, "Producer", lambda *_, **__: gone)
+    outlet = Publisher("127.0.0.1:9", "pantry", ["pantry.events"], Spans.disabled(), Care())
     wait_until(lambda: outlet.fatal)
     with pytest.raises(DeliveryFailedError):
         outlet.check()
@@ -150,4 +154,5 @@ def test_the_clients_own_question_ends_the_process(fenced: str) -> None:
 def test_a_relay_gathers_as_long_as_its_setting_says() -> None:
     """Nothing is waited for unless it is said; what is said is librdkafka's, in whole milliseconds."""
     assert producer_settings("127.0.0.1:9")["linger.ms"] == 0
-    assert producer_settings("127.0.0.1:9", 0.002)["linger.ms"] == 2
+    gathering = producer_settings("127.0.0.1:9", 0.04)
+    assert (gathering["linger.ms"], gathering["queue.buffering.max.messages"]) == (40, BACKLOG_MESSAGES)

@@ -6,6 +6,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import psycopg
 import pytest
@@ -15,6 +16,8 @@ from quadrille.db.schema import TABLES
 from quadrille.kafka.config import client_settings
 from quadrille.observability.readiness import NotReadyError
 from quadrille.observability.tracing import Spans
+from quadrille.relay import streaming
+from quadrille.relay.publisher import Publisher
 from quadrille.relay.relay import Relay
 from quadrille.relay.replication import PgOutputDecoder, lsn_number
 from quadrille.testing.relay import Ground
@@ -22,6 +25,12 @@ from quadrille_cli.stack import Stack
 from tests.chassis.support.otlp_receiver import Sink
 
 numbers = itertools.count(1)
+BACKLOG = 30_000
+FILL = """
+INSERT INTO outbox (id, aggregatetype, aggregateid, type, sequence, payload, causationid, traceparent)
+SELECT uuidv7(), %s, 'k' || n %% 50, 'parcel.sent', n / 50 + 1, '\\x0000000001', uuidv7(),
+       '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00'
+  FROM generate_series(%s::bigint, %s) n"""
 
 
 @pytest.fixture
@@ -169,6 +178,43 @@ def test_a_lost_slot_is_recovered_by_a_scan(ground: Ground) -> None:
             ground.until(lambda: ground.one("SELECT count(*) FROM relay_recovery") == (1,))
         ground.until(lambda: relay.state == "streaming")
         ground.judge()
+
+
+def test_a_backlog_is_gathered_for_and_what_comes_after_it_is_not(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind, the relay hands on through a producer that gathers, then through one that does not: in order, once."""
+    with ground.relaying():
+        pass
+    with ground.connect() as app:
+        for first in range(0, BACKLOG, BACKLOG // 10):
+            app.execute(FILL, [ground.topic, first, first + BACKLOG // 10 - 1])
+    monkeypatch.setattr(streaming, "_BEHIND_US", -1)  # whatever is read is old
+    changes, gather = list[bool](), Publisher.gather
+
+    def noted(outlet: Publisher, *, on: bool) -> None:
+        changes.append(on)
+        gather(outlet, on=on)
+
+    monkeypatch.setattr(Publisher, "gather", noted)
+    with ground.relaying(Relay(replace(ground.plan, producer_linger=0.04))), ground.connect() as app:
+        ground.until(lambda: ground.arrived() >= BACKLOG and changes[-1:] == [False])
+        for n in range(1, 4):
+            ground.say(app, "after", n)
+        assert ground.judge() == 0
+    assert changes[0]
+
+
+def test_a_relay_that_is_not_to_gather_never_does(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With no time to gather for, a backlog goes as everything goes."""
+    monkeypatch.setattr(streaming, "_BEHIND_US", -1)
+    monkeypatch.setattr(Publisher, "gather", lambda *_, **__: pytest.fail("it gathers"))
+    with ground.relaying():
+        pass
+    with ground.connect() as app:
+        app.execute(FILL, [ground.topic, 0, BACKLOG // 2])
+    with ground.relaying():
+        assert ground.judge() == 0
 
 
 def test_a_wrong_topic_is_waited_for(ground: Ground) -> None:

@@ -31,6 +31,7 @@ from quadrille.kafka.config import client_settings, consumer_settings, producer_
 from quadrille.messages import Event, Message, key_of
 from quadrille.observability.progress import Patience
 from quadrille.observability.tracing import Spans
+from quadrille.replay.parked_bulk import ParkedBulk
 from quadrille.service import Service, Tx
 from quadrille.settings import Settings
 from quadrille.testing.in_memory import PlainCodec
@@ -203,14 +204,15 @@ def alone() -> None:
     """Run a worker until it is killed: what a process of ``Kitchen.process`` does."""
     if os.environ["PANTRY_PLANT"] == "pause":
         ConsumerLoop._idle = _idle_paused  # type: ignore[method-assign]  # noqa: SLF001 - the fault
-    if os.environ["PANTRY_PLANT"] == "deadly":
+    if os.environ["PANTRY_PLANT"].startswith("deadly"):
         sample_service.PantryStore.load = _deadly  # type: ignore[method-assign]  # the fault
     connect = connection(os.environ["PANTRY_URL"])
     from tests.chassis.support.sample_gateway import Oven, kitchen_with  # noqa: PLC0415 - it runs what is made here
 
     service = sample_service.service(os.environ["PANTRY_GROUP"], kitchen_with().outside)
     context = context_of(os.environ["PANTRY_KAFKA"], service, connect, batch_max=10, patience=HASTY)
-    Worker(replace(context, client=Oven())).run(threading.Event())
+    with ParkedBulk(context):
+        Worker(replace(context, client=Oven())).run(threading.Event())
 
 
 def context_of(bootstrap: str, service: Service[Any], connect: Callable[[], Tx], **more: Any) -> ProcessContext:  # noqa: ANN401 - settings
@@ -224,8 +226,12 @@ def context_of(bootstrap: str, service: Service[Any], connect: Callable[[], Tx],
 
 
 def _deadly(self: PantryStore, tx: Tx, messages: Sequence[Message]) -> Pantry:
-    """Bring the rows, or end the process at once for an order that is called deadly: no exception, no goodbye."""
-    if any(getattr(message, "order_id", "") == "deadly" for message in messages):
+    """Bring the rows, or end the process at once for an order that is called deadly: no exception, no goodbye.
+
+    With a type after a colon in the plant's name for its messages of that type alone.
+    """
+    kind = os.environ["PANTRY_PLANT"].partition(":")[2]
+    if any(getattr(one, "order_id", "") == "deadly" and kind in ("", one.type) for one in messages):
         os.kill(os.getpid(), signal.SIGKILL)
     return _LOAD(self, tx, messages)
 

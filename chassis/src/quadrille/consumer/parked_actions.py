@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, NoReturn
 from uuid import UUID
 
 from quadrille.consumer.deserializer import RecordDeserializer
-from quadrille.consumer.parking import LaneFeeder, ParkedInput, envelope_of, find_rows
+from quadrille.consumer.parking import LaneFeeder, ParkedInput, envelope_of, find_rows, quarantined
 from quadrille.db import audit
 from quadrille.db.retention import Retention
 from quadrille.messages import Timer
@@ -20,6 +20,7 @@ from quadrille.processing import outbox
 from quadrille.processing.batch import process_batch
 from quadrille.processing.envelope import Duplicate, Envelope, Handled, Outcome, Parked, RedriveRequest
 from quadrille.processing.parked_retry import DEAD, OPEN
+from quadrille.processing.suspects import DEATHS
 from quadrille.service import Service, Tx
 from quadrille.system_messages import InputDiscarded
 
@@ -88,8 +89,12 @@ class ParkedActions:
     retention: Retention
     done: list[tuple[Envelope, Outcome]] = field(default_factory=list)
 
-    def redrive(self, tx: Tx, identity: UUID, asked: RedriveRequest) -> ParkedResult:
-        """Give a parked input to its handler again, a discarded one too; raises ParkedRuleError, then nothing is so."""
+    def redrive(self, tx: Tx, identity: UUID, asked: RedriveRequest, deaths: int = 0) -> ParkedResult:
+        """Give a parked input to its handler again, a discarded one too; raises ParkedRuleError, then nothing is so.
+
+        ``deaths`` is how often this has killed the process: then what waits behind is left to go on by itself, and
+        one that has killed too often is not opened.
+        """
         self.retention.inform(tx, self.reader)
         with tx.transaction():
             row, standing = self._held(tx, identity)
@@ -99,6 +104,7 @@ class ParkedActions:
             old = asked.accept_old and standing.error_class == "BELOW_FLOOR"
             read = envelope_of(self.service, self.reader, row, old=old)
             envelope = replace(read, early=True, redrive=replace(asked, accept_old=old))
+            envelope = quarantined(envelope) if deaths >= DEATHS else envelope
             outcome = process_batch(tx, self.service, [envelope])[0]
             failure = outcome if isinstance(outcome, Parked) else None
             said = {Handled: "DONE", Duplicate: "SEEN"}.get(type(outcome), "PARKED")
@@ -106,10 +112,13 @@ class ParkedActions:
             number = _audited(tx, "parked-redrive", row, asked, (standing, after))
         self.done.append((envelope, outcome))
         made = ParkedResult(row, said, number, failure)
-        return made if failure else self._fed(tx, made)
+        return made if failure or deaths else self._fed(tx, made)
 
-    def discard(self, tx: Tx, identity: UUID, asked: RedriveRequest) -> ParkedResult:
-        """Drop a parked input; of a result the copy alone, its task asks again. Raises ParkedRuleError."""
+    def discard(self, tx: Tx, identity: UUID, asked: RedriveRequest, deaths: int = 0) -> ParkedResult:
+        """Drop a parked input; of a result the copy alone, its task asks again. Raises ParkedRuleError.
+
+        After ``deaths`` of the process what waits behind is left to go on by itself.
+        """
         with tx.transaction():
             row, standing = self._held(tx, identity)
             self._check_discard(row, standing)
@@ -119,7 +128,8 @@ class ParkedActions:
             fact = InputDiscarded(row.order_id, self.service.name, str(row.id), asked.actor, asked.reason)
             outbox.announce(tx, self.service, row.id, fact, ordinal=standing.attempts)
             number = _audited(tx, "parked-discard", row, asked, (standing, {"outcome": "DISCARDED"}))
-        return self._fed(tx, ParkedResult(row, "DISCARDED", number))
+        made = ParkedResult(row, "DISCARDED", number)
+        return made if deaths else self._fed(tx, made)
 
     def _held(self, tx: Tx, identity: UUID) -> tuple[ParkedInput, Standing]:
         """Return a row as it stays until the transaction ends: its key's lock comes first, as for every batch."""

@@ -27,7 +27,8 @@ from quadrille.observability.logs import ThrottledLog
 from quadrille.observability.trace_context import new_trace, parse
 from quadrille.processing import compensation
 from quadrille.processing.batch import OUTAGE, process_batch
-from quadrille.processing.envelope import Duplicate, Envelope, Handled, Outcome, Record, Unreadable, due_of
+from quadrille.processing.envelope import DEADLY, Duplicate, Envelope, Handled, Outcome, Record, Unreadable, due_of
+from quadrille.processing.suspects import DEATHS, Suspects
 from quadrille.service import Service, Tx
 
 # A result's or timer's lane is the id of its task row.
@@ -76,10 +77,13 @@ class ParkedInput(NamedTuple):
         return self.key or self.lane
 
 
-def redrive_open(tx: Tx, service: Service[Any], reader: RecordDeserializer) -> Iterator[Outcome]:
+def redrive_open(
+    tx: Tx, service: Service[Any], reader: RecordDeserializer, suspects: Suspects | None = None
+) -> Iterator[Outcome]:
     """Redrive every open lane from its head until one fails again; what waits behind a failed head stays in place.
 
-    What joins a lane meanwhile is redriven too: its head may be gone by then, and nobody else would look at it.
+    What joins a lane meanwhile is redriven too: its head may be gone by then, and nobody else would look at it. After
+    a death, with ``suspects``, each is written down first: one that kills would kill at every start.
     """
     tried: set[UUID] = set()
     stuck: set[str] = set()
@@ -87,11 +91,22 @@ def redrive_open(tx: Tx, service: Service[Any], reader: RecordDeserializer) -> I
         for lane, waiting in itertools.groupby(rows, key=lambda row: row.lane):
             for row in waiting:
                 tried.add(row.id)
-                outcome = process_batch(tx, service, [envelope_of(service, reader, row)])[0]
+                envelope = envelope_of(service, reader, row)
+                if suspects and suspects.note_parked(tx, row.id) >= DEATHS:
+                    envelope = quarantined(envelope)
+                outcome = process_batch(tx, service, [envelope])[0]
+                if suspects:
+                    suspects.clear_parked(tx, row.id)
                 yield outcome
                 if not isinstance(outcome, Handled | Duplicate):
                     stuck.add(lane)
                     break
+
+
+def quarantined(envelope: Envelope) -> Envelope:
+    """Return an input that kills the process as nobody opens it: it is dead at once, and waits for a person."""
+    log.error("parked input quarantined", event_type=envelope.type, order_id=envelope.key)
+    return replace(envelope, body=Unreadable(*DEADLY), early=False)
 
 
 @dataclass(frozen=True, slots=True)

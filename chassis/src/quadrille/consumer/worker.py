@@ -122,7 +122,9 @@ class Worker:
                     resume_of_old(tx, self.service)
                     if not self.life.begun and self.life.begin():
                         self.consumer_loop.suspects.left = self._careful_for
-                    outcomes = list(redrive_open(tx, self.service, self.reader))
+                    suspects = self.consumer_loop.suspects
+                    careful = suspects if suspects.left else None
+                    outcomes = list(redrive_open(tx, self.service, self.reader, careful))
             except RETRIABLE as trouble:
                 self.consumer_loop.waiting = f"it waits for what it needs: {reason(trouble)}"
                 self._troubles.warn("worker waits", type(trouble).__name__)

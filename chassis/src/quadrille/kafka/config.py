@@ -9,6 +9,9 @@ ClientSettings: TypeAlias = dict[str, str | int | float | bool]
 QUEUE_MESSAGES = 1_000
 """Most records a producer holds: what a crash can double and a woken zombie can append."""
 
+BACKLOG_MESSAGES = 5_000
+"""The same while it gathers: a request is as large as the share of this that one partition has."""
+
 GATHER_BYTES = 262_144
 """As much as is worth an answer at once, however long a fetch may wait."""
 
@@ -29,7 +32,7 @@ _PRODUCER: ClientSettings = {
     "enable.gapless.guarantee": True,  # a record refused for good stops the producer before a later one overtakes it
     "message.timeout.ms": 0,  # a finite one turns an outage into a gap
     "partitioner": "murmur2_random",  # as Java and Debezium hash
-    "linger.ms": 0,  # unless RELAY_LINGER says otherwise: each hop would be so much later (adr/0011-relay.md)
+    "linger.ms": 0,  # each hop would be so much later; behind a backlog see producer_settings (adr/0011-relay.md)
     "queue.buffering.max.messages": QUEUE_MESSAGES,
     "queue.buffering.max.kbytes": 16_384,
     "message.max.bytes": 1_000_000,  # a payload has at most 262,144: the table's CHECK
@@ -56,8 +59,9 @@ def client_settings(bootstrap: str) -> ClientSettings:
 
 
 def producer_settings(bootstrap: str, linger: float = 0.0) -> ClientSettings:
-    """Return the settings of a relay's producer, which gathers for so many seconds before each request."""
-    return {**client_settings(bootstrap), **_PRODUCER, "linger.ms": int(linger * 1000)}
+    """Return the settings of a relay's producer; behind a backlog it gathers for so many seconds for each request."""
+    gathering: ClientSettings = {"linger.ms": int(linger * 1000), "queue.buffering.max.messages": BACKLOG_MESSAGES}
+    return {**client_settings(bootstrap), **_PRODUCER, **(gathering if linger else {})}
 
 
 def consumer_settings(bootstrap: str, group: str, gather: float = 0.0) -> ClientSettings:

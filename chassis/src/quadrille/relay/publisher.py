@@ -192,11 +192,12 @@ class Care:
 
 
 class Publisher:
-    """One producer; after a failed delivery it is discarded, never used again."""
+    """One producer at a time; after a failed delivery it is discarded, never used again."""
 
     def __init__(  # noqa: PLR0913, PLR0917 - where to, whose, of what, and how
         self, bootstrap: str, service: str, topics: Sequence[str], spans: Spans, care: Care, linger: float = 0.0
     ) -> None:
+        self._bootstrap, self._linger = bootstrap, linger
         self._source = f"quadrille/{service}".encode()
         self._topics = topics
         self._names: dict[bytes, str] = {}
@@ -210,11 +211,29 @@ class Publisher:
         """The last acknowledged offset of each partition."""
         self._witness = Witness(bootstrap, topics, self.offsets, service)
         self._witness.losses = lambda: self._losses
-        self._producer = Producer({**producer_settings(bootstrap, linger), "error_cb": self._noticed}, logger=_SILENT)
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._serve, name="reports", daemon=True)
-        self._thread.start()
+        self.gathering = False
+        """Whether each request waits for company: for a backlog, whose rows are late already."""
+        self._connect()
         self.look, self.seen, self.prove = self._witness.look, self._witness.seen, self._witness.prove
+
+    @property
+    def can_gather(self) -> bool:
+        """Whether there is a time to gather for."""
+        return self._linger > 0
+
+    def gather(self, *, on: bool) -> None:
+        """Have what follows gathered, or sent at once; only with nothing in flight, for another producer sends it."""
+        self.gathering = on
+        self._closed.set()  # its thread ends by itself: there is nothing it could still report
+        self._connect()
+
+    def _connect(self) -> None:
+        """Start a producer and the thread that serves its reports."""
+        closed = self._closed = threading.Event()
+        settings = producer_settings(self._bootstrap, self._linger if self.gathering else 0.0)
+        self._producer = Producer({**settings, "error_cb": partial(self._noticed, closed)}, logger=_SILENT)
+        self._thread = threading.Thread(target=self._serve, args=(self._producer, closed), name="reports", daemon=True)
+        self._thread.start()
 
     @property
     def trouble(self) -> str | None:
@@ -326,11 +345,11 @@ class Publisher:
         """Tell whether a connection was lost since the topics were last seen to be ours."""
         return self._losses != self._witness.calm
 
-    def _serve(self) -> None:
+    def _serve(self, producer: Producer, closed: threading.Event) -> None:
         """Serve delivery reports as they come."""
-        while not self._closed.is_set():
+        while not closed.is_set():
             try:
-                self._producer.poll(0.5)
+                producer.poll(0.5)
                 if self._published:
                     self._tell()
                 if not self._held():
@@ -339,8 +358,10 @@ class Publisher:
                 self.fatal = self.fatal or _words(gone)
                 return
 
-    def _noticed(self, error: KafkaError) -> None:
+    def _noticed(self, closed: threading.Event, error: KafkaError) -> None:
         """Hold what is to be sent until it is known who answers now."""
+        if closed.is_set():
+            return
         if error.fatal():
             self.fatal = error.str()
         self._losses += 1

@@ -54,7 +54,7 @@ class RelayConfig:
     linger: float = 0.0
     """How long a full machine may make it wait for more rows, in seconds."""
     producer_linger: float = 0.0
-    """How long its producer gathers for each request, in seconds, however idle the machine is."""
+    """How long its producer gathers for each request while it is behind, in seconds."""
 
     @property
     def slot(self) -> str:

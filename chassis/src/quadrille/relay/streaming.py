@@ -45,6 +45,8 @@ _STORE_ROWS, _STORE_SECONDS = 500, 0.02
 """Prove and store sooner than at the next beat when so many rows wait for it: they are what a crash doubles."""
 UNSTORED_ROWS = 5_000
 _BUSY_ROWS, _RATE_SECONDS, _NAP_SECONDS = 300, 0.1, 0.0015
+_BEHIND_US = 1_000_000
+"""Rows that were committed so long ago are a backlog; a tenth of it is none any more."""
 _IDLE_BYTES, _IDLE_BYTES_SOON, _IDLE_SECONDS = 1 << 16, 1 << 22, 10.0
 """WAL of other tables worth a store of its own after ten seconds, and at the next beat: storing writes WAL too."""
 
@@ -91,6 +93,8 @@ class Streamer:
         self._kept = 0
         """Rows that the stored position covers."""
         self._rows, self._rate, self._rate_from = 0, 0.0, time.monotonic()
+        self._committed_at, self._behind = 0, False
+        """When the transaction that was read last was committed, and whether what is read now is a backlog."""
         self._beat_at = self._claim_at = self._look_at = self._idle_at = 0.0
         self._server = self._mark = keeper.beat()
         """How things are at the server, and how they were when what is to be called published was committed."""
@@ -105,6 +109,7 @@ class Streamer:
                 for data in taken:
                     self._handle(self._decoder.read(data, HEADER))
                 self._duties()
+                self._suit()
                 self._rest(len(taken))
         except Halted:
             pass
@@ -153,7 +158,7 @@ class Streamer:
             if read.commit_lsn >= self._start.position.lsn:
                 self._open = self._window.begin()
         elif isinstance(read, Commit):
-            self._received = read.end_lsn
+            self._received, self._committed_at = read.end_lsn, read.committed_at
             if self._open is not None:
                 self._open.end = Position(read.end_lsn, read.committed_at)
                 self._ended += self._open.handed
@@ -167,6 +172,15 @@ class Streamer:
         if self._stop.is_set():
             raise Halted
         self._duties()
+
+    def _suit(self) -> None:
+        """Gather for larger requests while behind; what was handed on is delivered before another producer begins."""
+        if self._behind == self._outlet.gathering or not self._outlet.can_gather:
+            return
+        while self._window.in_flight:
+            time.sleep(_NAP_SECONDS)
+            self._wait()
+        self._outlet.gather(on=self._behind)
 
     def _duties(self) -> None:
         """Whatever is due now; cheap when nothing is."""
@@ -264,6 +278,8 @@ class Streamer:
 
     def _measure(self) -> None:
         flushed, clock, end = self._server.flushed, self._server.now, self._stream.end
+        late = end < flushed and self._rate > _BUSY_ROWS
+        self._behind = late and clock - self._committed_at > (_BEHIND_US // 10 if self._behind else _BEHIND_US)
         LAG.set(max(0, flushed - self._stored.lsn))
         IN_FLIGHT.set(self._window.in_flight)
         current = self._window.idle and end >= flushed

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 from quadrille.consumer import parked_view
 from quadrille.consumer.parked_actions import ParkedActions, ParkedRuleError
+from quadrille.context import ProcessContext
 from quadrille.db import audit
 from quadrille.processing.envelope import RedriveRequest
+from quadrille.processing.suspects import Suspects
 from quadrille.processing.telemetry import Telemetry
 from quadrille.replay import operations
 from quadrille.replay.manager import OperationManager
@@ -61,6 +64,10 @@ class ParkedBulk(OperationManager):
 
     kind = KIND
 
+    def __init__(self, context: ProcessContext) -> None:
+        super().__init__(context)
+        self._suspects = Suspects()
+
     def do(self, tx: Tx, found: Operation) -> None:
         """Go on with the next input of the plan until all are done, too many failed, or we are to stop."""
         plan, progress, step = found.plan, dict(found.progress), int(found.progress["step"])
@@ -68,8 +75,8 @@ class ParkedBulk(OperationManager):
         while (at := int(progress.get("tried", 0))) < len(plan["ids"]):
             if self._stop.is_set():
                 return
-            with tx.transaction():
-                progress = _counted(progress, self._one(tx, actions, found, UUID(plan["ids"][at])))
+            with self._suspected(tx, UUID(plan["ids"][at])) as deaths, tx.transaction():
+                progress = _counted(progress, self._one(tx, actions, found, UUID(plan["ids"][at]), deaths))
                 too_many = _too_many(progress, plan)
                 if too_many:
                     progress["failure"] = f"{_failed(progress)} of {progress['tried']} failed: look at one, then resume"
@@ -84,13 +91,24 @@ class ParkedBulk(OperationManager):
             self._rest(tx, found, 1 / plan["rate"])
         self._end(tx, found, progress, step)
 
-    def _one(self, tx: Tx, actions: ParkedActions, found: Operation, identity: UUID) -> str:
+    @contextmanager
+    def _suspected(self, tx: Tx, identity: UUID) -> Iterator[int]:
+        """Keep an input written down while it is in hand; yield how often that has killed whoever had it."""
+        deaths = self._suspects.note_parked(tx, identity, always=True)
+        try:
+            yield deaths
+        except operations.Interrupted:
+            self._suspects.clear_parked(tx, identity)
+            raise
+        self._suspects.clear_parked(tx, identity)
+
+    def _one(self, tx: Tx, actions: ParkedActions, found: Operation, identity: UUID, deaths: int) -> str:
         """Do one and return what became of it: DONE, SEEN, DISCARDED, PARKED again, or the rule it would break."""
         why = f"{found.reason} (operation {found.id})"
         asked = RedriveRequest(found.actor, why, bool(found.plan.get("accept_old")))
         try:
             verb = actions.redrive if found.plan["mode"] == "redrive" else actions.discard
-            return verb(tx, identity, asked).outcome
+            return verb(tx, identity, asked, deaths).outcome
         except ParkedRuleError as refused:
             return "GONE" if refused.rule in GONE else refused.rule
 
