@@ -48,6 +48,7 @@ class Point:
         after: whether it is met when the function has returned.
         counts: told the result (None before) and the arguments.
         also: what else must be so in this process for it to be met.
+        once: whether a process passes it once at most.
     """
 
     id: str
@@ -57,6 +58,7 @@ class Point:
     after: bool = True
     counts: Passing = lambda *_, **__: True
     also: Callable[[], None] = lambda: None
+    once: bool = False
 
 
 def _found(result: object, *_: object, **__: object) -> bool:
@@ -155,14 +157,14 @@ POINTS: dict[str, Point] = {
         Point("O4", "commit.sent", f"{BATCH}:_commit_sent", API, also=_told_commit),
         Point("O5", "intake.committed", f"{BATCHER}._commit", API),
         Point("O6", "intake.answered", f"{BATCHER}._settle", API),
-        Point("R1", "relay.checked", "quadrille.relay.relay:Stream", RELAYS, after=False),
+        Point("R1", "relay.checked", "quadrille.relay.relay:Stream", RELAYS, after=False, once=True),
         Point("R2", "relay.decoded", "quadrille.relay.relay:Stream.take", RELAYS, counts=_found),
         Point("R3", "relay.part_produced", "quadrille.relay.publisher:Publisher.push", RELAYS),
         Point("R4", "relay.produced", f"{STREAMER}._handle", RELAYS, counts=_ended),
         Point("R5", "relay.delivered", "quadrille.relay.session:RelaySession.store", RELAYS, after=False),
         Point("R6", "relay.stored", "quadrille.relay.session:RelaySession.store", RELAYS),
         Point("R7", "relay.acknowledged", "quadrille.relay.relay:Stream.answer", RELAYS),
-        Point("R8", "relay.rescanning", "quadrille.relay.recovery:Scan.rows", RELAYS),
+        Point("R8", "relay.rescanning", "quadrille.relay.recovery:Scan.rows", RELAYS, once=True),
         Point("W1", "worker.polled", "quadrille.consumer.loop:ConsumerLoop._take_records", WORKERS, counts=_found),
         Point("W2", "commit.fenced", f"{BATCH}:unit_of_work.begin", WORKERS),
         Point("W3", "commit.loaded", f"{BATCH}:_handle", WORKERS, after=False),

@@ -36,17 +36,22 @@ Round = Mapping[str, tuple[str, ...]]
 
 
 def rounds(seed: int, times: int = 1, most: int = 1) -> Iterator[Round]:
-    """Yield rounds in which every point is met in each of its processes, so often; ``most`` of one process a round."""
+    """Yield rounds in which every point is met in each of its processes, so often; ``most`` of one process a round.
+
+    Timers come last, by themselves: theirs is a stream of orders that are given up soon.
+    """
     rng = random.Random(seed)  # noqa: S311 - a repeatable order
-    wanted = [(process, point.id) for point in POINTS.values() for process in point.processes] * times
-    rng.shuffle(wanted)
-    while wanted:
-        this: dict[str, tuple[str, ...]] = {}
-        for process, point in list(wanted):
-            if len(this.get(process, ())) < most:
-                this[process] = (*this.get(process, ()), point)
-                wanted.remove((process, point))
-        yield this
+    for timers in (False, True):
+        points = [point for point in POINTS.values() if (point.id in TIMERS) == timers]
+        wanted = [(process, point.id) for point in points for process in point.processes] * times
+        rng.shuffle(wanted)
+        while wanted:
+            this: dict[str, tuple[str, ...]] = {}
+            for process, point in list(wanted):
+                if len(this.get(process, ())) < most:
+                    this[process] = (*this.get(process, ()), point)
+                    wanted.remove((process, point))
+            yield this
 
 
 def short(seed: int, most: int) -> list[Round]:
@@ -54,10 +59,12 @@ def short(seed: int, most: int) -> list[Round]:
     rng = random.Random(seed)  # noqa: S311 - as above
     lists: defaultdict[str, list[str]] = defaultdict(list)
     for point in sorted(POINTS.values(), key=lambda one: len(one.processes)):
-        places = rng.sample(point.processes, len(point.processes))
-        lists[min(places, key=lambda one: len(lists[one]))].append(point.id)
+        if point.id not in TIMERS:
+            places = rng.sample(point.processes, len(point.processes))
+            lists[min(places, key=lambda one: len(lists[one]))].append(point.id)
     parts = range(0, max(map(len, lists.values())), most)
-    return [{name: tuple(ids[at : at + most]) for name, ids in lists.items() if ids[at:]} for at in parts]
+    found = [{name: tuple(ids[at : at + most]) for name, ids in lists.items() if ids[at:]} for at in parts]
+    return [*found, {"order-worker": TIMERS}]
 
 
 class Siege:
@@ -73,8 +80,11 @@ class Siege:
         stock_up(self.stack, {"SKU-TEA": 10_000_000, "SKU-NONE": 0})
         write_addresses(self.stack)
 
-    def round(self, armament: Round, how: str, nth: int = 1) -> None:
-        """Arm, order, wait until every point is met, bring all back, wait until every order has ended; then audit."""
+    def round(self, armament: Round, how: str, nth: int = 3) -> None:
+        """Arm, order, wait until every point is met, bring all back, wait until every order has ended; then audit.
+
+        ``nth`` is more than one, or a worker that dies again and again takes the first record it sees for poison.
+        """
         number = next(self._numbers)
         told = "; ".join(f"{name} {' '.join(points)}" for name, points in armament.items())
         self.say(f"round {number}: {how}, {told}")
@@ -188,7 +198,8 @@ class Trapped:
             env["QUADRILLE_OPS_BIND"] = "127.0.0.1:0"
         command = spec.command
         if self.point:
-            line = armed(self.name, self.point, self._nth, self.how, self._log)
+            nth = 1 if POINTS[self.point].once else self._nth
+            line = armed(self.name, self.point, nth, self.how, self._log)
             command = lambda: line  # noqa: E731 - as a Spec has it
         self.usual.stop()
         self._armed = Process(replace(spec, command=command, env=env, ports={}, log=spec.log.with_suffix(".armed.log")))
