@@ -64,7 +64,8 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter per option
     if plan:
         _print_plan(asked, proxied=data is None)
         return
-    signal.signal(signal.SIGTERM, _end)
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell has it ignore Ctrl-C, in the background
+        signal.signal(number, _end)
     result = _run(asked, data)
     if result.interrupted:
         raise typer.Exit(INTERRUPTED)
