@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bench import report
 from bench.cases import CELLS, CI
-from bench.fingerprint import busy, fingerprint
+from bench.fingerprint import busy, fingerprint, now
 from bench.model import SIZES, CannotMeasureError, Cell, Contestant, Result, Run, Size
 
 CONFLICT = 6
@@ -77,12 +77,12 @@ def chosen(name: str, wanted: str, size: Size) -> bool:
 
 def measured(cell: Cell, size: Size) -> Result:
     """Measure a cell: everybody warm, then round by round, each round in the same order."""
-    result = Result(cell.name)
+    result = Result(cell.name, measured=now())
     say(f"{cell.name}: {cell.question}")
     try:
         with cell.contestants(size, result.absent) as contestants:
             for contestant in contestants:
-                _warm(contestant, size)
+                _warm(contestant, size.warm_seconds if cell.warm else 0.0)
             for number in range(size.repeats):
                 round_: dict[str, Run] = {}
                 for contestant in contestants:
@@ -94,10 +94,10 @@ def measured(cell: Cell, size: Size) -> Result:
     return result
 
 
-def _warm(contestant: Contestant, size: Size) -> None:
-    """Run as long as a profile warms, and throw away what came out."""
+def _warm(contestant: Contestant, seconds: float) -> None:
+    """Run for so long, and throw away what came out."""
     began = time.monotonic()
-    while time.monotonic() - began < size.warm_seconds:
+    while time.monotonic() - began < seconds:
         _run(contestant)
 
 

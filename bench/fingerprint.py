@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import subprocess
+import sysconfig
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -26,22 +27,30 @@ def fingerprint() -> dict[str, str]:
     peers = {name: found[1] for name in PEERS if (found := re.search(rf"^{name}==([^ ]+)", lock, re.MULTILINE))}
     debezium = re.search(r"debezium-embedded:([^ ]+)", JARS.read_text(encoding="utf-8"))
     return {
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": commit(),
         "cpu": _cpu(),
         "cores": str(os.cpu_count()),
         "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GB",
         "kernel": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
+        "python": f"{platform.python_version()} built {'with' if _optimized() else 'without'} PGO",
         "ours": ", ".join(f"{name} {version(name)}" for name in OURS),
         "peers": ", ".join([f"debezium {debezium[1] if debezium else '?'}", *(f"{n} {v}" for n, v in peers.items())]),
     }
 
 
+def _optimized() -> bool:
+    return "--enable-optimizations" in str(sysconfig.get_config_var("CONFIG_ARGS"))
+
+
+def now() -> str:
+    """Return the time, and the commit that is measured."""
+    return f"{datetime.now(UTC).isoformat(timespec='seconds')}, commit {commit()}"
+
+
 def commit() -> str:
-    """Return the commit measured, and whether something was changed since."""
-    git = ["git", "-C", str(ROOT)]
-    told = [_said([*git, "rev-parse", "--short=12", "HEAD"]), _said([*git, "status", "--porcelain", "-uno"])]
+    """Return the commit measured, and whether something but what a bench writes was changed since."""
+    git, written = ["git", "-C", str(ROOT)], ("README.md", "results", "baseline")
+    changes = [*git, "status", "--porcelain", "-uno", "--", ".", *(f":!bench/{one}" for one in written)]
+    told = [_said([*git, "rev-parse", "--short=12", "HEAD"]), _said(changes)]
     return f"{told[0] or 'unknown'}{' with changes' if told[1] else ''}"
 
 

@@ -19,7 +19,8 @@ class CannotMeasureError(Exception):
 class Ratio:
     """A figure of one contestant over another's, and what it must reach; ``more`` is better, or less is.
 
-    ``kind`` says what it is held against: ``must`` and ``aim`` may be None where the figure is only watched.
+    With nobody ``under`` it, it is the figure itself: a goal, which depends on the machine and so is in no baseline.
+    ``must`` and ``aim`` are None where it is only watched.
     """
 
     name: str
@@ -32,9 +33,11 @@ class Ratio:
 
     def of(self, round_: Mapping[str, Run]) -> float | None:
         """Return the ratio of one round, None where a side is missing, invalid or nothing."""
-        over, under = round_.get(self.over), round_.get(self.under)
+        over, under = round_.get(self.over), round_.get(self.under or self.over)
         if over is None or under is None or over.wrong or under.wrong:
             return None
+        if not self.under:
+            return over.figures.get(self.figure)
         above, below = over.figures.get(self.figure), under.figures.get(self.figure)
         return above / below if above is not None and below else None
 
@@ -111,6 +114,10 @@ class Cell(Protocol):
     def units(self) -> Mapping[str, str]: ...  # noqa: D102
     @property
     def ratios(self) -> Sequence[Ratio]: ...  # noqa: D102
+    @property
+    def warm(self) -> bool:
+        """Whether contestants stay warm from run to run: one that is started anew for each warms itself."""
+        ...
 
     def contestants(self, size: Size, absent: dict[str, str]) -> AbstractContextManager[Sequence[Contestant]]:
         """Start the parts, yield who is measured on them, end everything; who cannot run goes into ``absent``."""
@@ -124,6 +131,8 @@ class Result:
     cell: str
     rounds: list[dict[str, Run]] = field(default_factory=list)
     absent: dict[str, str] = field(default_factory=dict)
+    measured: str = ""
+    """When, and at which commit."""
 
     def spread(self, contestant: str, figure: str) -> Spread | None:
         """Return how a contestant's figure came out in its valid runs."""

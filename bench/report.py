@@ -20,7 +20,11 @@ WORSE = 0.10
 def document(size: str, seen: Mapping[str, str], forced: str, results: Mapping[str, Result]) -> dict[str, Any]:
     """Return the JSON of a bench: where, what and every raw run."""
     cells = {
-        name: {"absent": result.absent, "rounds": [{n: asdict(run) for n, run in r.items()} for r in result.rounds]}
+        name: {
+            "measured": result.measured,
+            "absent": result.absent,
+            "rounds": [{n: asdict(run) for n, run in r.items()} for r in result.rounds],
+        }
         for name, result in results.items()
     }
     return {"profile": size, "forced": forced, "fingerprint": dict(seen), "cells": cells}
@@ -30,16 +34,21 @@ def results_of(told: Mapping[str, Any]) -> dict[str, Result]:
     """Return the results of a bench's JSON."""
     return {
         name: Result(
-            name, [{n: Run(**run) for n, run in round_.items()} for round_ in cell["rounds"]], dict(cell["absent"])
+            name,
+            [{n: Run(**run) for n, run in round_.items()} for round_ in cell["rounds"]],
+            dict(cell["absent"]),
+            cell["measured"],
         )
         for name, cell in told["cells"].items()
     }
 
 
 def merged(old: Mapping[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]:
-    """Return the new document with the cells it did not measure taken from the old one, if both are of one kind."""
-    alike = old is not None and all(old[key] == new[key] for key in ("profile", "forced"))
-    if old is None or not alike or old["fingerprint"]["commit"] != new["fingerprint"]["commit"]:
+    """Return the new document with the cells it did not measure taken from the old one, if both are of one kind.
+
+    Contestants of a cell were measured together: that cells are of several commits does no harm, each says of which.
+    """
+    if old is None or any(old[key] != new[key] for key in ("profile", "forced", "fingerprint")):
         return new
     return {**new, "cells": {**old["cells"], **new["cells"]}}
 
@@ -51,7 +60,7 @@ def ratios(cells: Iterable[Cell], results: Mapping[str, Result]) -> dict[str, di
         for cell in cells
         if cell.name in results
         for ratio in cell.ratios
-        if (found := results[cell.name].ratio(ratio)) is not None
+        if ratio.under and (found := results[cell.name].ratio(ratio)) is not None
     }
 
 
@@ -91,7 +100,7 @@ def behind(cell: Cell, result: Result) -> Iterator[str]:
     """Yield in which ratios a peer was better than we."""
     for ratio in cell.ratios:
         found = result.ratio(ratio)
-        if found is None or ratio.over != OURS or ratio.under.startswith("floor"):
+        if found is None or ratio.over != OURS or not ratio.under or ratio.under.startswith("floor"):
             continue
         if (found.median < 1) if ratio.more else (found.median > 1):
             yield f"{cell.name}: {ratio.name} is {figure(found.median)}"
@@ -128,8 +137,8 @@ def figure(value: float) -> str:
 def _head(told: Mapping[str, Any]) -> list[str]:
     seen = told["fingerprint"]
     lines = [
-        f"Profile `{told['profile']}`, {seen['at']}, commit {seen['commit']}. {seen['cores']} cores ({seen['cpu']}),",
-        f"{seen['memory']}, {seen['kernel']}, Python {seen['python']}; {seen['ours']}; peers: {seen['peers']}.",
+        f"Profile `{told['profile']}`. {seen['cores']} cores ({seen['cpu']}), {seen['memory']}, {seen['kernel']},",
+        f"Python {seen['python']}; {seen['ours']}; peers: {seen['peers']}.",
         "",
     ]
     if told["forced"]:
@@ -160,7 +169,8 @@ def met(ratio: Ratio, found: Spread) -> str:
 
 
 def _cell(cell: Cell, result: Result) -> Iterator[str]:
-    yield f"**{cell.name}.** {cell.question} Medians (quartiles) of {len(result.rounds)} interleaved rounds:"
+    yield f"**{cell.name}.** {cell.question} Medians (quartiles) of {len(result.rounds)} interleaved rounds,"
+    yield f"{result.measured}:"
     yield ""
     yield "| |" + "".join(f" {unit} |" for unit in cell.units.values())
     yield "|---|" + "---|" * len(cell.units)

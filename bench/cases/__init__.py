@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from bench.cases.relay_drain import RelayDrain
 from bench.cases.relay_latency import RelayLatency
-from bench.cases.saga import SagaKnee, SagaSteady, SagaTraced
+from bench.cases.saga import SagaIdle, SagaKnee, SagaOutage, SagaSteady, SagaTraced
 from bench.cases.step import Step
 from bench.model import Cell
 
@@ -19,6 +19,8 @@ CELLS: Sequence[Cell] = (
     SagaKnee(),
     SagaSteady(),
     SagaTraced(),
+    SagaOutage(),
+    SagaIdle(),
 )
 """All of them, in the order they are run and shown."""
 CI = frozenset({"relay_drain_1", "step"})

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
@@ -21,6 +25,8 @@ MIX = {"ok": 0.9, "declined": 0.05, "out_of_stock": 0.05}
 STEP_SECONDS = 20.0
 FIRST = {"ours": 150.0}
 """Orders a second the search begins with; of the naive builds 20."""
+SETTLE_SECONDS = 5.0
+JVMS = frozenset({"kafka", "registry"})
 ASYNC = "naive, asynchronous commits"
 BUILDS: dict[str, Callable[[], AbstractContextManager[Shop]]] = {
     "ours": shops.ours,
@@ -56,6 +62,7 @@ class _Saga:
     """What the saga's cells share: both shops, one open at a time."""
 
     variants: Sequence[str] = ("ours", "naive")
+    warm = False
 
     def work(self, size: Size) -> Callable[[Shop], tuple[dict[str, float], list[Load], list[str]]]:
         """Return what is done with an open shop: its figures, its load runs, what was wrong."""
@@ -99,6 +106,13 @@ class SagaKnee(_Saga):
         Ratio("CPU an order ÷ naive build's", "cpu_ms", "ours", "naive", more=False),
         Ratio("p50 at half of the own maximum ÷ naive", "half_p50_ms", "ours", "naive", more=False),
         Ratio("p99 at half of the own maximum ÷ naive", "half_p99_ms", "ours", "naive", more=False),
+        Ratio("orders/s", "orders_per_s", "ours", "", more=True, must=600, aim=1000),
+        Ratio("CPU an order there, ms", "cpu_ms", "ours", "", more=False, must=2.8, aim=1.8),
+        Ratio("p50 at half of the own maximum, ms", "half_p50_ms", "ours", "", more=False, must=60, aim=20),
+        Ratio("p99 at half of the own maximum, ms", "half_p99_ms", "ours", "", more=False, must=200, aim=75),
+        Ratio("failure → all undone p50, ms", "undone_p50_ms", "ours", "", more=False, must=40, aim=15),
+        Ratio("failure → all undone p99, ms", "undone_p99_ms", "ours", "", more=False, must=150, aim=60),
+        Ratio("accepted POST → 202 p99 at 1.5, ms", "over_202_p99_ms", "ours", "", more=False, must=1000, aim=500),
     ]
 
     def work(self, size: Size) -> Callable[[Shop], tuple[dict[str, float], list[Load], list[str]]]:
@@ -184,8 +198,75 @@ class SagaSteady(_Saga):
         Ratio("p99 ÷ naive build's", "p99_ms", "ours", "naive", more=False),
         Ratio("CPU an order ÷ DBOS' (other guarantees)", "cpu_ms", "ours", "dbos", more=False),
         Ratio("p50 ÷ DBOS'", "p50_ms", "ours", "dbos", more=False),
+        Ratio("CPU an order, ms", "cpu_ms", "ours", "", more=False, must=25, aim=12),
+        Ratio("p50, ms", "p50_ms", "ours", "", more=False, must=20, aim=15),
+        Ratio("p99, ms", "p99_ms", "ours", "", more=False, must=35, aim=25),
     ]
 
     def work(self, size: Size) -> Callable[[Shop], tuple[dict[str, float], list[Load], list[str]]]:
         """Return one run at the rate."""
         return _at(Plan(max(60, int(20 * 60 * size.share)), 20, MIX))
+
+
+class SagaOutage(_Saga):
+    """The worker that reserves stock is frozen while orders come in, and thawed: how soon is nobody behind?"""
+
+    name = "saga_outage"
+    variants = ("ours", "naive")
+    question = "Inventory's worker is frozen while 40 orders a second come in: how are they caught up then?"
+    units: ClassVar = {
+        "orders_per_s": "orders/s caught up",
+        "catch_up": "catch-up ÷ outage",
+        "cpu_ms": "CPU an order, ms",
+        "worker_ms": "of that workers",
+        "postgres_ms": "Postgres",
+    }
+    ratios: ClassVar = [
+        Ratio("orders/s caught up ÷ naive build's", "orders_per_s", "ours", "naive", more=True),
+        Ratio("CPU an order ÷ naive build's", "cpu_ms", "ours", "naive", more=False),
+    ]
+
+    def work(self, size: Size) -> Callable[[Shop], tuple[dict[str, float], list[Load], list[str]]]:
+        """Return one outage."""
+        rate, seconds = 40.0, max(10.0, 600 * size.share)
+
+        def outlived(shop: Shop) -> tuple[dict[str, float], list[Load], list[str]]:
+            worker = shop.processes.get("inventory-worker") or shop.stack.process("inventory-worker").pid or 0
+            os.kill(worker, signal.SIGSTOP)
+            thaw = threading.Timer(seconds, os.kill, (worker, signal.SIGCONT))
+            thaw.start()
+            thawed = time.monotonic() + seconds
+            run = shops.measure(shop, Plan(round(rate * seconds), rate, MIX))
+            thaw.join()
+            late = [end.at for end in run.ends.values() if end.at > thawed]
+            took = max(late, default=thawed) - thawed
+            caught = {"orders_per_s": len(late) / took if took else 0.0, "catch_up": took / seconds}
+            return figures(run) | caught, [run], run.wrong()
+
+        return outlived
+
+
+class SagaIdle(_Saga):
+    """What a stack costs that nobody asks anything."""
+
+    name = "saga_idle"
+    variants = ("ours", "naive")
+    question = "What does a stack cost, in percent of a core, while nobody orders anything?"
+    units: ClassVar = {"percent": "% of a core, without JVMs", "postgres": "of that Postgres", "kafka": "Kafka besides"}
+    ratios: ClassVar = [
+        Ratio("% of a core, without JVMs", "percent", "ours", "", more=False, must=4.0),
+        Ratio("% of a core ÷ naive build's", "percent", "ours", "naive", more=False),
+    ]
+
+    def work(self, size: Size) -> Callable[[Shop], tuple[dict[str, float], list[Load], list[str]]]:
+        """Return a while of rest."""
+        seconds = max(10.0, 60 * size.share)
+
+        def rested(shop: Shop) -> tuple[dict[str, float], list[Load], list[str]]:
+            time.sleep(SETTLE_SECONDS)
+            before = shop.spent()
+            time.sleep(seconds)
+            share = {name.lower(): (s - before.get(name, 0.0)) / seconds * 100 for name, s in shop.spent().items()}
+            return share | {"percent": sum(v for n, v in share.items() if n not in JVMS)}, [], []
+
+        return rested

@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,8 +37,8 @@ from quadrille_cli.stack.stack import migrate
 BATCH = 100
 FLOOR = f"floor: pgbench, batches of {BATCH}"
 SERVICE, PARTS = "inventory", {"kafka", "registry", "topics", "schemas", "postgres:inventory"}
-ORDERS = 20_000
-PEERS_SHARE = 0.1
+ORDERS = 100_000
+PEERS_SHARE = 0.02
 """A peer is given so much of what we are, for it takes so much longer; figures are a row's."""
 STALLED_SECONDS = 60.0
 PLACED = "quadrille.order.OrderPlaced"
@@ -173,7 +174,7 @@ def _headers(event: bytes) -> list[tuple[str, str | bytes | None]]:
 class Step:
     """One hop of the saga, a backlog of it."""
 
-    name = "step"
+    name, warm = "step", True
     question = "How many inputs a second does one consumer handle and commit, and what does one cost?"
 
     def __init__(self) -> None:
@@ -212,14 +213,19 @@ class Step:
                         ("faststream", "bench.peers.step_faststream"),
                     )
                 ]
-            yield [*found, *(Committing(ours.stack, SERVICE, n) for n in (1, BATCH))]
+            # a stack of their own: what they commit is in the books of nobody
+            floor = opened.enter_context(_stack({f"postgres:{SERVICE}"}))
+            with floor, psycopg.connect(floor.database_url(SERVICE, "postgres"), autocommit=True) as db:
+                migrate(floor, SERVICE)
+                db.execute("SELECT ensure_partitions(1, 1)")
+            yield [*found, *(Committing(floor, SERVICE, n) for n in (1, BATCH))]
 
 
 @contextmanager
-def _stack() -> Iterator[Stack]:
+def _stack(parts: AbstractSet[str] = PARTS) -> Iterator[Stack]:
     with tempfile.TemporaryDirectory(prefix="quadrille-bench-step-") as home:
         Path(home).chmod(0o711)
-        stack = Stack(home, parts=PARTS, scattered=True)
+        stack = Stack(home, parts=set(parts), scattered=True)
         try:
             yield stack
         finally:

@@ -14,7 +14,7 @@ from bench import report
 from bench.cases import CELLS
 from bench.model import OURS, SIZES, Contestant, Ratio, Result, Run, Size, Spread
 
-SEEN = dict.fromkeys(("at", "commit", "cpu", "cores", "memory", "kernel", "python", "ours", "peers"), "x")
+SEEN = dict.fromkeys(("cpu", "cores", "memory", "kernel", "python", "ours", "peers"), "x")
 RATE = Ratio("rows/s ÷ peer's", "rows", OURS, "peer", more=True, must=2.0)
 COST = Ratio("CPU ÷ peer's", "cpu", OURS, "peer", more=False, must=0.5)
 
@@ -37,6 +37,7 @@ class Rowing:
     who: Sequence[Contestant] = ()
     name: str = "rowing"
     question: str = "How fast?"
+    warm: bool = True
 
     @property
     def units(self) -> Mapping[str, str]:
@@ -85,6 +86,33 @@ def test_what_is_worse_by_more_than_a_tenth_is_told() -> None:
     assert not report.worse(Rowing(), result((85, 50), (120, 50), (60, 50)), before)
     assert report.worse(Rowing(), result((100, 50), (102, 50), (98, 50), cpu=1.2), before)
     assert not report.worse(Rowing(), result((200, 50), (202, 50), (198, 50), cpu=0.5), before)
+
+
+def test_a_goal_is_held_against_the_figure_itself() -> None:
+    """It is shown as met or missed, is nobody's to do better, and is in no baseline: it depends on the machine."""
+    goal, found = Ratio("rows/s", "rows", OURS, "", more=True, must=90), result((100, 50), (80, 50))
+    assert found.ratio(goal) == Spread(90.0, 85.0, 95.0, 2)
+
+    class Aiming(Rowing):
+        ratios = (goal,)
+
+    told = report.document("ci", SEEN, "", {"rowing": found})
+    assert "| rowing | rows/s | 90 (85 to 95) | 2 | 90 |  | met |" in report.table([Aiming()], told)
+    assert (list(report.behind(Aiming(), found)), report.ratios([Aiming()], {"rowing": found})) == ([], {})
+
+
+def test_cells_of_several_commits_stand_beside_each_other_and_say_of_which() -> None:
+    """What was measured before on this machine stays; on another it goes."""
+    first, second = result((100, 50)), result((90, 50))
+    first.measured, second.measured = "at noon, commit a", "at night, commit b"
+    old = report.document("ci", SEEN, "", {"rowing": first, "sailing": first})
+    new = report.document("ci", SEEN, "", {"rowing": second})
+    assert {n: c["measured"][-1] for n, c in report.merged(old, new)["cells"].items()} == {
+        "rowing": "b",
+        "sailing": "a",
+    }
+    assert "rounds,\nat night, commit b:\n" in report.table([Rowing()], new)
+    assert report.merged({**old, "fingerprint": {**SEEN, "cpu": "another"}}, new) == new
 
 
 def test_the_page_is_written_from_the_json(tmp_path: Path) -> None:
