@@ -48,7 +48,7 @@ class Point:
         after: whether it is met when the function has returned.
         counts: told the result (None before) and the arguments.
         also: what else must be so in this process for it to be met.
-        once: whether a process passes it once at most.
+        once: whether a process passes it once, or seldom.
     """
 
     id: str
@@ -180,7 +180,7 @@ POINTS: dict[str, Point] = {
         Point("P3", "charge.answered", INSIST, PAYMENT, counts=_at("/v1/charges")),
         Point("P4", "charge.recording", f"{BATCH}:unit_of_work.end", PAYMENT, after=False, counts=CHARGED),
         Point("P5", "charge.recorded", f"{SCHEDULER}._commit", PAYMENT, counts=CHARGED),
-        Point("P6", "inquiry.answered", LOOK, PAYMENT, counts=_at("/v1/charges")),
+        Point("P6", "inquiry.answered", LOOK, PAYMENT, counts=_at("/v1/charges"), once=True),
         Point(
             "P7", "refund.said", f"{SCHEDULER}.accept", PAYMENT, after=False, counts=_says("RefundCard"), also=_no_room
         ),

@@ -1,6 +1,7 @@
 """Crash points (reliability.md, section 4): ended or frozen at any of them, under load, a process loses nothing.
 
-Each point once by SIGKILL here, and some by SIGSTOP; ``python -m tests.crash SEED TIMES`` meets each so often by both.
+Each point but one, which wants trouble outside, once by SIGKILL here, and some by SIGSTOP;
+``python -m tests.crash SEED TIMES`` meets each so often by both.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import pytest
 
 from quadrille_cli.services import SERVICES
 from tests.crash.points import POINTS
-from tests.crash.siege import Siege, rounds, short
+from tests.crash.siege import SELDOM, Siege, rounds, short
 
 if TYPE_CHECKING:
     from quadrille_cli.chaos.faults import Arena
@@ -26,12 +27,12 @@ STOPS = {"order-api": ("O4",), "inventory-worker": ("W6",), "payment-worker": ("
 
 @pytest.mark.timeout(3600)  # of looks, not of seconds: a machine that has other things to do takes longer for them
 def test_killed_at_any_point_a_process_loses_and_doubles_nothing(arena: Arena) -> None:
-    """Every labelled point is met by SIGKILL under load; every order ends, and the auditor finds nothing."""
+    """Every labelled point but the seldom is met by SIGKILL under load; all orders end, the auditor finds nothing."""
     siege = Siege(arena, SEED)
     for armament in short(SEED, most=5):
         siege.round(armament, "kill")
     assert siege.wrong == []
-    assert {hit.partition(" ")[0] for hit in siege.hits} == set(POINTS)
+    assert {hit.partition(" ")[0] for hit in siege.hits} == set(POINTS) - {*SELDOM}
 
 
 @pytest.mark.timeout(3600)
@@ -60,4 +61,4 @@ def test_rounds_meet_every_point_in_every_process_so_often() -> None:
     assert met == sorted([(process, point.id) for point in POINTS.values() for process in point.processes] * 2)
     assert max(len(points) for one in found for points in one.values()) == 4
     once = [point for one in short(SEED, most=5) for points in one.values() for point in points]
-    assert sorted(once) == sorted(POINTS)
+    assert sorted(once) == sorted({*POINTS} - {*SELDOM})
