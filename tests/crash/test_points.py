@@ -1,4 +1,4 @@
-"""The labelled crash points are those of the page, and a seed's rounds meet every one; ``tests/crash/siege.py`` does."""
+"""The labelled crash points are those of the page, and a seed's rounds meet every one of them."""
 
 from __future__ import annotations
 
