@@ -15,10 +15,10 @@ from datetime import UTC, datetime
 from typing import LiteralString, TypeAlias
 from uuid import UUID
 
-import psycopg
 import structlog
 from psycopg import pq, sql
 
+from quadrille.db.connection import BoundedConnection
 from quadrille.kafka.headers import OutboxRow
 from quadrille.relay.publisher import Care, DeliveryFailedError, InFlight, Publisher, RefusedRowError, Transaction
 from quadrille.relay.replication import Position, ask, conninfo
@@ -222,7 +222,7 @@ class HeldRows:
 
     def _rows(self, dsn: str, lane: Lane, alive: Callable[[], None]) -> Iterator[OutboxRow]:
         """Yield a lane's rows as the outbox has them now, the held one wherever it was moved to."""
-        with closing(psycopg.connect(conninfo(dsn), autocommit=True)) as session:
+        with closing(BoundedConnection.connect(conninfo(dsn), autocommit=True)) as session:
             session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             lane_of = _LANE.format(COLUMNS, lane.since, lane.topic, lane.key, lane.sequence, str(lane.id))
             ask(session, lane_of.as_string(session), alive)

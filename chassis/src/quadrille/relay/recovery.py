@@ -18,6 +18,7 @@ import psycopg
 import structlog
 from psycopg import pq, sql
 
+from quadrille.db.connection import BoundedConnection
 from quadrille.ids import floor_of, id_milliseconds, uuid7
 from quadrille.kafka.headers import OutboxRow
 from quadrille.observability.readiness import NotReadyError
@@ -172,7 +173,10 @@ def fresh_slot(dsn: str, slot: str, keeper: RelaySession) -> Iterator[tuple[psyc
     Waits for every transaction that is open now (they end within 30 s).
     """
     keeper.drop_slot()
-    with closing(connect(dsn)) as walsender, closing(psycopg.connect(conninfo(dsn), autocommit=True)) as session:
+    with (
+        closing(connect(dsn)) as walsender,
+        closing(BoundedConnection.connect(conninfo(dsn), autocommit=True)) as session,
+    ):
         kept = ", FAILOVER" if walsender.info.server_version >= FAILOVER_SLOTS else ""
         make = f"CREATE_REPLICATION_SLOT \"{slot}\" LOGICAL pgoutput (SNAPSHOT 'export'{kept})"
         _, start, snapshot, _ = command(walsender, make, meanwhile=keeper.beat_seldom)

@@ -14,10 +14,10 @@ from datetime import datetime
 from typing import LiteralString
 from uuid import UUID
 
-import psycopg
 import structlog
 from psycopg import sql
 
+from quadrille.db.connection import BoundedConnection
 from quadrille.ids import uuid7
 from quadrille.kafka.headers import OutboxRow
 from quadrille.relay.held import COLUMNS, HeldRows, rows_of
@@ -94,7 +94,7 @@ class Republish:
             if self.since is None
             else sql.SQL("occurred_at >= {}").format(self.since)
         )
-        with closing(psycopg.connect(conninfo(dsn), autocommit=True)) as session:
+        with closing(BoundedConnection.connect(conninfo(dsn), autocommit=True)) as session:
             session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             ask(session, _SCAN.format(COLUMNS, wanted).as_string(session), meanwhile)
             while (result := ask(session, f"FETCH {_BATCH} FROM again", meanwhile)).ntuples:

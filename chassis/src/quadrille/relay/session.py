@@ -18,6 +18,7 @@ import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
+from quadrille.db.connection import BoundedConnection
 from quadrille.ids import lock_key, uuid7
 from quadrille.kafka.headers import OutboxRow
 from quadrille.observability.readiness import NotReadyError
@@ -147,7 +148,7 @@ class RelaySession:
 
     def __init__(self, dsn: str, slot: str) -> None:
         self._slot = slot
-        self.connection = psycopg.connect(conninfo(dsn), autocommit=True, prepare_threshold=0)
+        self.connection = BoundedConnection.connect(conninfo(dsn), autocommit=True, prepare_threshold=0)
         self.heard = time.monotonic()
         """When the server last answered: while this is fresh, nobody else can hold the lock."""
 
