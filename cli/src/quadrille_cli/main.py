@@ -26,7 +26,7 @@ app = typer.Typer(
 MORE = (
     "schema", "demo", "load", "saga", "orders", "resolve", "replay", "operations", "why", "stuck", "intake", "events",
     "timeline", "trace", "watch", "env", "parked", "consumers", "audit", "webhooks", "login", "keys", "version",
-    "relay", "asyncapi", "doctor", "chaos",
+    "relay", "republish", "asyncapi", "doctor", "chaos",
 )  # fmt: skip
 """Modules of ``commands`` that bring commands: a typer `app` of their own, or one function `command`."""
 

@@ -60,7 +60,9 @@ ON CONFLICT (only_one) DO UPDATE SET
   (system_id, timeline, commit_lsn, committed_at, publication, kafka_cluster, kafka_topics, proven_xid, rescan)
   = (excluded.system_id, excluded.timeline, excluded.commit_lsn, excluded.committed_at, excluded.publication,
      excluded.kafka_cluster, excluded.kafka_topics, excluded.proven_xid, NULL)"""
-_NOTE: LiteralString = "INSERT INTO relay_notice (id, kind, detail, since_at, took_ms) VALUES (%s, %s, %s, %s, %s)"
+_ASK_RESCAN: LiteralString = "UPDATE relay_progress SET rescan = %s, proven_xid = %s::xid8 WHERE rescan IS NULL"
+_NOTE: LiteralString = """
+INSERT INTO relay_notice (id, kind, detail, since_at, took_ms, key) VALUES (%s, %s, %s, %s, %s, %s)"""
 _SLOT: LiteralString = """
 SELECT plugin, database, active_pid, wal_status, confirmed_flush_lsn::text
   FROM pg_replication_slots WHERE slot_name = %s"""
@@ -171,6 +173,10 @@ class RelaySession:
         row = self._maybe("SELECT rescan FROM relay_progress")
         return row[0] if row else None
 
+    def ask_rescan(self, reason: str, proven_xid: int | None) -> None:
+        """Have the outbox read again, from where it is known to be whole."""
+        self.connection.execute(_ASK_RESCAN, [reason, None if proven_xid is None else str(proven_xid)])
+
     @contextmanager
     def beating(self) -> Iterator[None]:
         """Show that we live while the block runs, however long one of its steps takes; what it does may fail first."""
@@ -228,9 +234,9 @@ class RelaySession:
             [system.system_id, system.timeline, lsn, at, progress.publication, cluster, Jsonb(dict(topics)), proven],
         )
 
-    def note(self, kind: str, detail: str, since: datetime, took_ms: int = 0) -> None:
-        """Write down what the worker is to tell the others."""
-        self.connection.execute(_NOTE, [uuid7(), kind, detail, since, took_ms])
+    def note(self, kind: str, detail: str, since: datetime, took_ms: int = 0, key: str | None = None) -> None:
+        """Write down what the worker is to tell the others; ``key`` is whose stream it is about."""
+        self.connection.execute(_NOTE, [uuid7(), kind, detail, since, took_ms, key])
 
     def slot(self) -> Slot | None:
         """Return the slot; None if there is none. Raises NotReadyError for one that is not ours."""
@@ -242,6 +248,10 @@ class RelaySession:
             raise NotReadyError(message)
         lost = row[3] == "lost" or row[4] is None
         return Slot(active_pid=row[2], confirmed=None if lost else lsn_number(row[4]))
+
+    def kept_at_failover(self) -> bool:
+        """Tell whether the slot is one that standbys copy; asked from PostgreSQL 17 on only."""
+        return bool(self._one("SELECT failover FROM pg_replication_slots WHERE slot_name = %s", [self._slot])[0])
 
     def free_slot(self) -> None:
         """End the session of a former holder, which has lost the lock and may be frozen."""
