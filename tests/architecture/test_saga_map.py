@@ -47,6 +47,19 @@ def test_the_saga_is_whole(saga: Saga) -> None:
     assert saga.decider.service == "order"
 
 
+@pytest.mark.parametrize("watched", [True, False])
+def test_every_heartbeat_has_a_hearer(saga: Saga, watched: bool) -> None:  # noqa: FBT001 - a case of the table
+    """Whoever falls silent is missed by some other service: of notification, whom nobody consumes, order hears that."""
+    registries = copy.deepcopy(saga.services)
+    for on in registries:
+        on.watches = on.watches if watched else ()
+    heard = {topic for on in registries for topic in on.subscribed() if topic != f"{on.service}.events"}
+
+    unheard = {on.service for on in registries if f"{on.service}.events" not in heard}
+
+    assert unheard == (set() if watched else {"notification"})
+
+
 def handler(service: str, name: str, **other: Any) -> Plant:  # noqa: ANN401 - fields of a reaction
     """A handler that hears, says or undoes something else."""
     return within(service, lambda on: _changed(on, name, **other))
@@ -115,6 +128,11 @@ def _forget(type_: str) -> Callable[[dict[Any, IntentPolicy]], None]:
             del policies[cls]
 
     return forget
+
+
+def _obey_nobody(on: HandlerRegistry[Any]) -> None:
+    for name in ("cancel_order", "give_up_waiting"):
+        _changed(on, name, emits=())
 
 
 def _say_nothing(on: HandlerRegistry[Any]) -> None:
@@ -193,7 +211,7 @@ FAULTS: dict[str, tuple[Plant, str]] = {
         "order: no deadline leads to order.cancellation_requested",
     ),
     "a command that undoes nothing": (
-        handler("order", "cancel_order", emits=()),
+        within("order", _obey_nobody),
         "order: no command leads to order.cancellation_requested",
     ),
     "nobody decides": (

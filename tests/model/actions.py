@@ -88,12 +88,22 @@ def clock(world: World, life: Life) -> Iterator[Step]:
 
 
 def cancel(world: World, life: Life) -> Iterator[Step]:
-    """The customer cancels, as long as that changes anything; an operator after the cut-off is asked for the checks."""
-    _hears(world, ORDER, world.late_cancels[life.number], life, -1)
+    """The customer cancels, as long as that changes anything; late operators are asked for the checks alone."""
+    for command in world.late_cancels[life.number]:
+        _hears(world, ORDER, command, life, -1)
     if world.scope.cancel:
         step = _hears(world, ORDER, world.cancels[life.number], life, -1)
         if step.life.states != life.states:
             yield _how("the customer cancels", step, fair=CHANCE)
+
+
+def away(world: World, life: Life) -> Iterator[Step]:
+    """A participant the order waits for falls silent, and the order is given up for it."""
+    if world.scope.away:
+        for command in world.given_up[life.number]:
+            step = _hears(world, ORDER, command, life, -1)
+            if step.life.states != life.states:
+                yield _how("a participant is away", step, fair=CHANCE)
 
 
 def lease(world: World, life: Life) -> Iterator[Step]:
@@ -197,7 +207,21 @@ def _redrive(world: World, life: Life) -> Iterator[Step]:
     return redrive(world, -1, life)
 
 
-ACTIONS: list[Action] = [_hear, answer, call, lease, clock, cancel, _redrive, set_aside, again, adrift, decide, operate]
+ACTIONS: list[Action] = [
+    _hear,
+    answer,
+    call,
+    lease,
+    clock,
+    cancel,
+    away,
+    _redrive,
+    set_aside,
+    again,
+    adrift,
+    decide,
+    operate,
+]
 SHARED: list[SharedAction] = [hear, redrive, operate_stock]
 
 

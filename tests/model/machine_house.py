@@ -19,7 +19,7 @@ from inventory.domain import Level, Sku
 from inventory.events import SetStock
 from notification.domain import Contact, CustomerId
 from order.domain import Order, Rules
-from order.events import CancelOrder, Line, PlaceOrder
+from order.events import CancelOrder, GiveUpWaiting, Line, PlaceOrder
 from payment.domain import State
 from payment.events import ChargeCard, ChargeCardDropped, RefundExhausted
 from quadrille.gateway.http_client import HttpClient
@@ -86,7 +86,7 @@ class House:
         """Place an order, or repeat it under its key; the id of the order the caller is told."""
         name = f"o-{len(self.orders) + 1}"
         command = PlaceOrder(name, "local", "c", None, "tok", "EUR", PRICE, (Line(SKU, 1, PRICE),),
-                          self.now, self.now + timedelta(minutes=5), "0" * 32)  # fmt: skip
+                          self.now, self.now + Rules().order_deadline, "0" * 32)  # fmt: skip
         once = IdempotencyKey("local", "POST /v1/orders", key, "f", lambda _: "{}")
         outcome = self._ask("order", command, once)
         told = str(outcome.kept.subject) if outcome.kept else ""
@@ -98,6 +98,10 @@ class House:
     def cancel(self, order_id: str, *, operator: bool = False) -> None:
         """Let the customer, or an operator, want an order undone."""
         self.ask("order", CancelOrder(order_id, None if operator else "local", "ada"))
+
+    def give_up(self, order_id: str, participant: str) -> None:
+        """Let a participant be away whose outage policy is to fail fast."""
+        self.ask("order", GiveUpWaiting(order_id, participant))
 
     def go_far(self, order_id: str, far: str) -> None:
         """Let an order come as far as that; a sender dies that is charging."""

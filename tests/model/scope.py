@@ -12,7 +12,8 @@ class Scope:
     ``card`` and ``refund`` are what the processor may decide; ``again``: events heard twice, past the inbox unless
     ``inbox``; ``parked``: events set aside with all that follow until they are redriven; ``discarded``: events passed
     over and replayed later; ``frozen``: senders that wake up after their lease ran out, requests that arrive late;
-    ``operator``: a person resolves whatever is owed; ``commands``: retried refunds, resolves while one is asked for.
+    ``away``: it is given up for a participant that is away; ``operator``: a person resolves whatever is owed;
+    ``commands``: retried refunds, resolves while one is asked for.
     """
 
     orders: int = 1
@@ -21,6 +22,7 @@ class Scope:
     blocked: bool = False
     cancel: bool = True
     deadline: bool = True
+    away: bool = False
     card: tuple[str, ...] = ("charged", "declined")
     refund: tuple[str, ...] = ("refunded",)
     lost: bool = False
@@ -40,6 +42,7 @@ QUICK = {
     "everything goes well": Scope(cancel=False, deadline=False, card=("charged",), mail=True),
     "cancel and deadline at any moment": Scope(),
     "without a deadline": Scope(deadline=False, lost=True, frozen=1, refund=("refunded", "refused")),
+    "a participant is away at any moment": Scope(cancel=False, deadline=False, away=True, lost=True),
     "answers lost and late": Scope(lost=True, slow=True, frozen=1, refund=("refunded", "refused", "exhausted")),
     "sealed goods, refund refused": Scope(sealed=True, refund=("refunded", "refused")),
     "an operator acts": Scope(sealed=True, refund=("refunded", "refused"), operator=True, commands=1),

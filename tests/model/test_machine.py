@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -13,9 +14,12 @@ from typing import Any, TypeAlias
 import pytest
 
 import payment.gateway
+from quadrille.messages import Timer
 from tests.model.machine import LIVES, Machine
+from tests.model.machine_house import ROUNDS, House, Scene
 from tests.model.machine_mutants import LIVES as MUTANTS_LIVES
 from tests.model.machine_mutants import MUTANTS, SEED
+from tests.model.machine_outside import FINE
 from tests.model.mutants import Mutant
 from tests.model.running import Task, run_all
 
@@ -39,6 +43,20 @@ def resolved_by_halves(state: Machine) -> None:
     state.begin(stock=2, troubled="sealed", far="undone")
     state.hammer(pick=0)
     state.operate(pick=0, service="inventory", gives_up=True)
+
+
+def without_inventory(house: House, wanted: timedelta) -> None:
+    """Let inventory be away for so long, while orders come in and all others go on."""
+    ends = house.now + wanted
+    while house.now < ends:
+        house.place(f"key {len(house.orders)}")
+        while places := [place for place in house.unread() if place[0] != "inventory"]:
+            house.deliver(places[0])
+        for room, row in house.due(Timer):
+            room.fire(row)
+        house.jump(timedelta(seconds=30))
+    for _ in range(ROUNDS):  # it is back
+        house.go(FINE)
 
 
 STORIES = (looked_after_for_a_week, resolved_by_halves)  # what once broke a law, as Hypothesis told it
@@ -74,11 +92,25 @@ def test_a_fault_of_a_clock_is_found(reports: Reports, mutant: Mutant) -> None:
 @pytest.mark.parametrize("story", STORIES, ids=lambda story: story.__name__)
 def test_what_once_broke_a_law_does_not(story: Callable[[Machine], None], monkeypatch: pytest.MonkeyPatch) -> None:
     """A story that was told of a broken law is lived again, to its end."""
-    monkeypatch.setattr(payment.gateway, "FAST_TRIES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(payment.gateway, "FAST_TRIES", (0.0,) * 4)
     state = Machine()
     story(state)
     state.laws_hold()
     state.teardown()
+
+
+@pytest.mark.proves("F12")
+@pytest.mark.parametrize(("minutes", "lost"), [(10, False), (20, True)])
+def test_inventory_is_away_under_load(monkeypatch: pytest.MonkeyPatch, minutes: int, *, lost: bool) -> None:
+    """By default ten minutes without inventory cost no order; so many that the deadline passes cost the oldest."""
+    monkeypatch.setattr(payment.gateway, "FAST_TRIES", (0.0,) * 4)
+    house = House(Scene(stock=100))
+
+    without_inventory(house, timedelta(minutes=minutes))
+
+    ends = Counter((house.row(name).status, house.row(name).reason) for name in house.orders)
+    assert len(house.orders) == 2 * minutes
+    assert set(ends) == {("CONFIRMED", None), *([("CANCELLED", "DEADLINE")] if lost else [])}
 
 
 def _lives(seed: str, lives: str, *story: str, changed: Path | None = None) -> Task:

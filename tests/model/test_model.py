@@ -29,6 +29,7 @@ ELSEWHERE = {  # clocks of operators, stock keepers, the address book, clients: 
 NEVER = {  # guards for what cannot come: who has settled was asked to before, and what is declined is not sold
     ("order.cancel_order", "order.cancelled"),
     ("order.expire", "order.cancelled"),
+    ("order.give_up_waiting", "order.cancelled"),
     ("order.place_order", "order_check"),  # only for a deadline that is far off
     ("inventory.release_early", "stock.release_failed"),
     ("notification.dropped", "send_mail"),  # no address changes here

@@ -14,7 +14,7 @@ from inventory.domain import Level, Sku
 from inventory.events import SetStock
 from notification.domain import Contact, CustomerId
 from order.domain import Order, Rules
-from order.events import CancelOrder, Line, OrderDeadline, PlaceOrder
+from order.events import CancelOrder, GiveUpWaiting, Line, OrderDeadline, PlaceOrder
 from quadrille.intents import Decision
 from quadrille.messages import Command, Emitted, Event, Intent, Message, Timer, stamp, tell_waiting
 from quadrille.system_messages import ResolveCompensation, RetryCompensation
@@ -61,8 +61,8 @@ class World:
         names = [chr(ord("A") + n) for n in range(scope.orders)]
         self.deadlines = [self.number(OrderDeadline(name, DEADLINE)) for name in names]
         self.cancels = [self.number(CancelOrder(name, "local", "local")) for name in names]
-        late = [CancelOrder(name, None, "operator") for name in names]  # long after every cut-off
-        self.late_cancels = [self.number(command, START + timedelta(days=1)) for command in late]
+        self.late_cancels = [[self._late_cancel(name, hours) for hours in (0.4, 24)] for name in names]
+        self.given_up = [[self.number(GiveUpWaiting(name, who)) for who in ("inventory", "payment")] for name in names]
         self.retries = [self.number(RetryCompensation(name)) for name in names]
         self.resolves = [(self.number(_resolve(name)), self.number(_resolve(name, laws.ASKED))) for name in names]
         level = Level(SKU, available=scope.stock, received=scope.stock, sealed=scope.sealed)
@@ -72,6 +72,10 @@ class World:
     def number(self, message: Message, at: datetime = START) -> int:
         """Return the number of a message, with its time."""
         return self.messages.of(stamp(message, at))
+
+    def _late_cancel(self, name: str, hours: float) -> int:
+        """Return the number of an operator's command so long after the start: its actor keeps it apart from others."""
+        return self.number(CancelOrder(name, None, f"operator, {hours} h"), START + timedelta(hours=hours))
 
     def heard(self, life: Life, service: int, message: int, stock: int = -1) -> tuple[Life, int]:
         """Return life and stock after a service heard a message; the inbox stops what was handled before."""

@@ -36,7 +36,7 @@ SELECT relname FROM pg_class WHERE relkind IN ('r', 'p') AND NOT relispartition
 SELECTED = {
     "outbox": "aggregatetype <> 'ops.events' AND type <> 'canary.beat'",
     "stream": "topic <> 'ops.events' AND key NOT LIKE 'canary-%'",
-    "task": "type <> 'order_deadline'",
+    "task": "type NOT IN ('order_deadline', 'order_check')",
 }
 
 

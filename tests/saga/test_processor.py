@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 TEA = [("SKU-TEA", 1)]
 STATE = "SELECT state FROM payment WHERE order_id = ANY(%s)"
-OWED = "SELECT type FROM task WHERE key = ANY(%s) AND type <> 'order_deadline'"
+OWED = "SELECT type FROM task WHERE key = ANY(%s) AND type NOT IN ('order_deadline', 'order_check')"
 IN_VAIN = "SELECT count(*) FROM task WHERE key = ANY(%s) AND error IS NOT NULL"
 LEASES_RUN_OUT = "UPDATE task SET leased_until = now() WHERE key = ANY(%s) RETURNING 1"
 HELD = """SELECT count(*) FROM pg_stat_activity
@@ -70,7 +70,7 @@ def by_order(shop: Shop, orders: list[str]) -> dict[str, Counter[str]]:
 
 @pytest.mark.proves("F3")
 def test_a_processor_that_fails_leaves_the_outcome_unknown_until_it_can_be_asked(shop: Shop) -> None:
-    """F3: three fast tries, then UNKNOWN, shown to the client, and inquiry; once it works, the order is confirmed."""
+    """F3: three fast retries, then UNKNOWN, shown to the client, and inquiry; once it works, the order is confirmed."""
     shop.trouble(errors=1)
     order = shop.submit(TEA)
     shop.until(lambda: shop.order(order)["payment"] == "UNKNOWN" or None, "the outcome is unknown")

@@ -116,6 +116,10 @@ ENDED: dict[str, tuple[Case, str]] = {
         case({"order": {"look": ended("CANCELLED", "CONFIRMATION_REJECTED", rule="its customer is blocked")}}),
         "…9cc6 is CANCELLED: its confirmation was rejected: its customer is blocked",
     ),
+    "PARTICIPANT_AWAY": (
+        case({"order": {"look": ended("CANCELLED", "PARTICIPANT_AWAY")}}),
+        "…9cc6 is CANCELLED: inventory was away, and orders that wait for it fail fast",
+    ),
     "DEADLINE": (
         case({"order": {"look": ended("CANCELLED", "DEADLINE")}}),
         "…9cc6 is CANCELLED: it was not decided by its deadline, 21:47:19",

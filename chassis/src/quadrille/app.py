@@ -35,9 +35,9 @@ from quadrille.observability.metrics import Counter, Gauge, Histogram, set_all
 from quadrille.observability.tracing import Spans
 from quadrille.ops import server
 from quadrille.ops.checks import Check
-from quadrille.ops.health import breaker_closed, database_can_write, nothing_parked, relay_publishes
+from quadrille.ops.health import breaker_closed, database_can_write, nothing_parked, registry_asked, relay_publishes
 from quadrille.ops.routes import OpsRequest, OpsResponse, OpsRoutes, ScopedRoute
-from quadrille.service import Digest, Service, Store, Tx
+from quadrille.service import Digest, OutagePolicy, Outages, Service, Store, Tx
 from quadrille.settings import Duration, Hidden, Secret, Settings, SettingsError, Size, Url, parse_duration
 
 if TYPE_CHECKING:
@@ -75,6 +75,8 @@ __all__ = [
     "OpsRequest",
     "OpsResponse",
     "OpsRoutes",
+    "OutagePolicy",
+    "Outages",
     "ProcessContext",
     "Program",
     "ProjectedTable",
@@ -116,8 +118,8 @@ class Program(Generic[W]):
     give over the ops port, ``ops`` the names of functions ``routes(context)`` giving what else the api's ops port
     answers; ``projections`` are read models that a shadow replay may rebuild from their topics, ``look`` is what the
     store tells of a saga, for whoever asks why it waits, ``digest`` what it tells of many, for whoever holds services
-    against each other; ``forget`` lets go some of the service's rows that are older
-    than events are recognised (``inbox_window``), and returns how many.
+    against each other; ``forget`` lets go some of the service's rows that are older than events are recognised
+    (``inbox_window``), and returns how many; ``outages`` tells of the settings what is done about others that are away.
     """
 
     on: HandlerRegistry[W]
@@ -135,6 +137,7 @@ class Program(Generic[W]):
     look: Look | None = None
     digest: Digest | None = None
     forget: Callable[[Tx, timedelta], int] | None = None
+    outages: Callable[[Any], Outages] | None = None
 
     def tally(self, connect: Callable[[], Tx]) -> SagaOutcomes | None:
         """Return a process's own count of how sagas end, None where that is not counted."""
@@ -241,7 +244,7 @@ def _worker(name: str, found: Settings, stop: threading.Event) -> None:
     tally, client = program.tally(connect), program.client(found)
     context = ProcessContext(
         found, service, connect, spans, tally, stop, codec, client, beats=True, meter=program.meter,
-        forget=program.forget,
+        forget=program.forget, outages=program.outages(found) if program.outages else None,
     )  # fmt: skip
     looks = (gauges.outbox, gauges.parked, gauges.paused, gauges.heartbeats(name), *program.gauges)
     worker = WorkerRole(lambda: Worker(context))
@@ -463,6 +466,7 @@ def _degraded(found: Settings) -> dict[str, Check]:
     return {
         "relay": lambda: relay_publishes(found.database_url),
         "parked": lambda: nothing_parked(found.database_url),
+        "registry": registry_asked,
     }
 
 

@@ -13,7 +13,7 @@ from quadrille.keys import Keyring, keyring_of
 from quadrille.observability.linger import Linger
 from quadrille.observability.tracing import Spans
 from quadrille.processing.telemetry import Meter, SagaOutcomes, Telemetry
-from quadrille.service import Decoder, Service, Tx
+from quadrille.service import Decoder, Outages, Service, Tx
 from quadrille.settings import Settings
 
 
@@ -32,8 +32,9 @@ class ProcessContext:
 
     ``tally`` counts how sagas end, where that is counted, ``meter`` what the service counts itself; ``stop`` is set
     when the process is to end. A worker has a ``decoder`` of what it hears and a ``client`` of the outside; ``beats``
-    says that it says and hears proofs of life, ``forget`` is what the service itself lets go with time. ``acts_by``
-    holds, by name, what tells by which state this process acts (`intake`); told to look, it reads that state first.
+    says that it says and hears proofs of life, ``forget`` is what the service itself lets go with time, ``outages``
+    what it does about those of others. ``acts_by`` holds, by name, what tells by which state this process acts
+    (`intake`); told to look, it reads that state first.
     ``keys`` are those of its settings, None where no key is wanted; raises SettingsError when they cannot be read.
     """
 
@@ -48,6 +49,7 @@ class ProcessContext:
     beats: bool = False
     meter: Meter | None = None
     forget: Callable[[Tx, timedelta], int] | None = None
+    outages: Outages | None = None
     acts_by: dict[str, Callable[[bool], str]] = field(default_factory=dict)
     keys: Keyring | None = field(init=False)
 

@@ -6,9 +6,9 @@ migrations call), ``Digest`` (what it tells of many sagas), ``Service`` (all of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from quadrille import lazy
 from quadrille.db import schema
@@ -16,7 +16,7 @@ from quadrille.db.connection import Tx, connection
 from quadrille.handlers import HandlerRegistry
 from quadrille.ids import floor_of, milliseconds
 from quadrille.intents import Gateway
-from quadrille.messages import Event, Message
+from quadrille.messages import Command, Event, Message
 from quadrille.rows import Rows
 
 if TYPE_CHECKING:
@@ -24,7 +24,18 @@ if TYPE_CHECKING:
 else:
     __getattr__ = lazy.face(__name__, {"quadrille.db.migrations": ("run_migrations",)})  # Alembic is no worker's
 
-__all__ = ["Digest", "Service", "Store", "Tx", "connection", "floor_of", "milliseconds", "run_migrations", "schema"]
+__all__ = [
+    "Digest",
+    "Service",
+    "Store",
+    "Tx",
+    "WaitingSaga",
+    "connection",
+    "floor_of",
+    "milliseconds",
+    "run_migrations",
+    "schema",
+]
 W = TypeVar("W")
 
 
@@ -101,3 +112,28 @@ class Decoder(Protocol):
     def decode(self, value: bytes, cls: type[F]) -> F:
         """Return the projection; raises DecodeError, or Infrastructure while the schema cannot be fetched."""
         ...
+
+
+OutagePolicy: TypeAlias = Literal["wait", "fail_fast"]
+"""What becomes of sagas that wait for a service whose heartbeat is gone (``quadrille.consumer.outage``)."""
+
+
+class WaitingSaga(NamedTuple):
+    """A saga that waits for a service: its key, and the trace it is in."""
+
+    key: str
+    trace_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outages:
+    """What a service does about outages of others.
+
+    ``fail_fast`` are whose outage ends what waits for them, ``waiting`` finds that: some of the sagas that wait for a
+    service, at most so many. ``give_up`` makes the command that ends one, of its key and the service that is away; a
+    saga that has moved on meanwhile takes it as nothing.
+    """
+
+    fail_fast: frozenset[str]
+    waiting: Callable[[Tx, str, int], Sequence[WaitingSaga]]
+    give_up: Callable[[str, str], Command]

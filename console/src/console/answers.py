@@ -61,7 +61,7 @@ def _by_its_events(order: Order, failures: Sequence[Mapping[str, Any]], now: dat
 REASON_WORDS = {
     "CUSTOMER": "the customer cancelled", "OPERATOR": "an operator cancelled", "DEADLINE": "not decided in time",
     "OUT_OF_STOCK": "out of stock", "PAYMENT_DECLINED": "the card was declined",
-    "CONFIRMATION_REJECTED": "the confirmation was rejected",
+    "CONFIRMATION_REJECTED": "the confirmation was rejected", "PARTICIPANT_AWAY": "a service it waited for was away",
 }  # fmt: skip
 
 

@@ -57,6 +57,7 @@ REASONS = {
     "OUT_OF_STOCK": "something in it is out of stock",
     "PAYMENT_DECLINED": "the card was declined",
     "CONFIRMATION_REJECTED": "the confirmation was rejected",
+    "PARTICIPANT_AWAY": "a service it waited for was away",
 }
 OPEN = frozenset({"OPEN", "DEAD"})
 

@@ -45,7 +45,7 @@ TOKENS = {
     "tok_timeout_before_charge": Behaviour(loses="before"),
     "tok_pending_15s": Behaviour(pending=15),
     "tok_flaky_2": Behaviour(errors=2),
-    "tok_refund_flaky": Behaviour(refund_errors=3),
+    "tok_refund_flaky": Behaviour(refund_errors=4),
     "tok_refund_slow_6s": Behaviour(refund_slow=6),
     "tok_refund_fails_business": Behaviour(refund_refused="card_closed"),
 }

@@ -7,7 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from email import message_from_bytes
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from notification.events import MailFailed, MailSent, SendMail
 from notification.gateway import GIVEN_UP, Mailer, UnsafeHeaderError, compose, outside, safe, send_mail
-from quadrille.gateway import TransientError
+from quadrille.gateway import Limits, State, TransientError
 from quadrille_sandbox.testing import Running, running
 
 HEADERS = [
@@ -183,6 +183,39 @@ def test_a_refusal_tells_codes_not_words(order_id: str, script: tuple[bytes, ...
         failed = send_mail(mail(order_id), mailer)
 
     assert failed == MailFailed(order_id, "confirmed", f"refused by the mail server: {told}")
+
+
+def test_a_server_that_is_away_is_left_in_peace(order_id: str) -> None:
+    """After so many deliveries in vain the next one is not begun: it waits for its next try, and operators see why."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as nobody:
+        url = f"smtp://127.0.0.1:{nobody.getsockname()[1]}"
+    with closing(Mailer(url, limits=Limits(window=2, open_for=3600))) as mailer:
+        for _ in range(2):
+            with pytest.raises(TransientError, match="ConnectionRefusedError"):
+                send_mail(mail(order_id), mailer)
+        with pytest.raises(TransientError, match="breaker OPEN") as refused:
+            send_mail(mail(order_id), mailer)
+        assert refused.value.address == url.removeprefix("smtp://")
+        assert mailer.breaker.told() == {"state": "OPEN", "calls": 0, "places": 10}
+
+
+@pytest.mark.parametrize(
+    ("script", "state"),
+    [
+        ((b"220 hello", b"250 hi", b"250 ok", b"450 greylisted"), State.CLOSED),
+        ((b"220 hello", b"250 hi", b"250 ok", b"550 no such box"), State.CLOSED),
+        ((b"220 hello", b"250 hi", b"421 closing"), State.OPEN),
+        ((), State.OPEN),
+    ],
+)
+def test_what_is_said_of_a_mail_is_no_failure_of_the_server(
+    order_id: str, script: tuple[bytes, ...], state: State
+) -> None:
+    """A box that is full, unknown or greylisted stops no other mail; a server that closes or hangs up does."""
+    with scripted(script) as url, closing(Mailer(url, limits=Limits(window=1))) as mailer:
+        with suppress(TransientError):
+            send_mail(mail(order_id), mailer)
+        assert mailer.breaker.state is state
 
 
 def test_a_silent_server_is_left_within_the_lease(order_id: str) -> None:

@@ -63,6 +63,7 @@ def test_a_confirmed_order_is_written_about_once(notification: InMemory[Post]) -
     [
         ("CUSTOMER", "as you asked"),
         ("DEADLINE", "because it could not be completed in time"),
+        ("PARTICIPANT_AWAY", "because it could not be completed in time"),
         ("OUT_OF_STOCK", "because something in it is out of stock"),
         ("PAYMENT_DECLINED", "because the card was declined"),
         ("OPERATOR", "because we could not carry it out"),

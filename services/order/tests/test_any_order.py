@@ -14,6 +14,7 @@ from order.events import (
     AddWebhook,
     CancelOrder,
     EnableWebhook,
+    GiveUpWaiting,
     OrderCancellationRequested,
     OrderCancelled,
     OrderCheck,
@@ -51,6 +52,8 @@ Reached: TypeAlias = dict[Story, list[tuple[Story, tuple[Emitted, ...]]]]
 HEARD: tuple[Message, ...] = (
     OrderDeadline("o-1", START + timedelta(minutes=5)),
     CancelOrder("o-1", "local", "local"),
+    GiveUpWaiting("o-1", "inventory"),
+    GiveUpWaiting("o-1", "payment"),
     StockReserved("o-1"),
     StockRejected("o-1", (Shortage("SKU-TEA", 2, 1),)),
     StockCommitted("o-1"),
@@ -97,12 +100,14 @@ def explored(order: InMemory[Orders], place: PlaceOrder) -> Reached:
 
 
 def waits_for_a_day(empty: InMemory[Orders], place: PlaceOrder) -> None:
-    """Let an order wait: for the first event while its deadline is far off, then for its undo."""
+    """Let an order wait while its deadline is far off, then near; cancel another one that waits for nobody any more."""
     empty.work.rows.drop("o-1")
-    patient = replace(place, reference=None, deadline_at=place.placed_at + timedelta(days=1))
-    empty.receives(patient, OrderCheck("o-1", START + timedelta(minutes=5)))
-    empty.now = START + timedelta(days=1)
-    empty.receives(CancelOrder("o-1", None, "operator"))
+    patient = replace(place, reference=None, deadline_at=place.placed_at + timedelta(minutes=15))
+    empty.receives(patient, *(OrderCheck("o-1", START + timedelta(minutes=minutes)) for minutes in (5, 10)))
+    empty.receives(replace(patient, order_id="o-2"))
+    empty.receives(StockReserved("o-2"), PaymentCharged("o-2"), StockCommitted("o-2"))
+    empty.now = START + timedelta(minutes=20)
+    empty.receives(CancelOrder("o-2", None, "operator"))
 
 
 def timeless(order: Order) -> Order:

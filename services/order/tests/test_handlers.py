@@ -11,6 +11,7 @@ from order.domain import PHASES, Detail, Order, Orders, Status
 from order.events import (
     CancelAnswered,
     CancelOrder,
+    GiveUpWaiting,
     OrderCancellationRequested,
     OrderCancelled,
     OrderCheck,
@@ -194,6 +195,46 @@ def test_an_undecided_order_is_cancelled(
     assert facts == [asked(reason, status, by)]
     assert (row(order).status, row(order).reason) == (Status.CANCELLING, reason)
     assert row(order).history[-1].because == "order.cancellation_requested"
+
+
+@pytest.mark.proves("order.away")
+@pytest.mark.parametrize(("before", "participant"), [((), "inventory"), ((RESERVED,), "payment")])
+def test_an_order_that_waits_for_who_is_away_is_given_up(
+    order: Sales, before: tuple[Event, ...], participant: str
+) -> None:
+    """It is undone like any other, once, by the one abort event."""
+    order.given(*before)
+    status = row(order).status
+
+    order.receives(GiveUpWaiting("o-1", participant), times=2)
+
+    assert order.emitted() == [asked("PARTICIPANT_AWAY", status)]
+    assert (row(order).status, row(order).reason) == (Status.CANCELLING, "PARTICIPANT_AWAY")
+
+
+@pytest.mark.proves("order.away-settled")
+@pytest.mark.parametrize(
+    ("before", "participant"),
+    [
+        ((), "payment"),
+        ((RESERVED,), "inventory"),
+        ((CHARGED,), "inventory"),
+        ((CHARGED,), "payment"),
+        ((CANCEL,), "inventory"),
+        ((DECLINED, RELEASED), "payment"),
+        ((RESERVED,), "notification"),
+    ],
+)
+def test_an_order_that_waits_for_somebody_else_goes_on(
+    order: Sales, before: tuple[Message, ...], participant: str
+) -> None:
+    """An order that does not wait for who is away, or no longer, or is decided, stays as it is."""
+    order.given(*before)
+    then = row(order)
+
+    order.receives(GiveUpWaiting("o-1", participant), GiveUpWaiting("o-2", participant))
+
+    assert (order.emitted(), row(order)) == ([], then)
 
 
 @pytest.mark.proves("order.cancel-confirmed")

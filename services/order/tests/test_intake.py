@@ -53,6 +53,7 @@ def context_of(till: Till) -> ProcessContext:
     [
         (OrderConfirmed("o-1", "c", 1, "EUR"), (1, 0)),
         (requested("DEADLINE", Status.INVENTORY_RESERVED), (1, 1)),
+        (requested("PARTICIPANT_AWAY", Status.PENDING), (1, 1)),
         *[(requested(reason), (1, 0)) for reason in ("CUSTOMER", "OUT_OF_STOCK", "PAYMENT_DECLINED", "OPERATOR")],
         (requested("CUSTOMER", Status.CONFIRMED), (0, 0)),
         (OrderCompensationFailed("o-1", "payment", "BUSINESS", 1, "card_closed"), (0, 1)),

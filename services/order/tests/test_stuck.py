@@ -157,19 +157,45 @@ def test_cancelled_long_after_the_deadline(order: Sales) -> None:
 
 
 def test_a_far_deadline_is_not_waited_for(empty: Sales, place: PlaceOrder) -> None:
-    """With a deadline after the first level an order is looked at from its placing on, and once only."""
-    patient = replace(place, deadline_at=place.placed_at + DAY)
-    empty.receives(patient)
-    check = OrderCheck("o-1", START + timedelta(minutes=5))
-    assert check in empty.emitted()
+    """With a deadline after the first level an order is looked at from its placing on, each level told once.
 
-    empty.receives(check, OrderDeadline("o-1", START + DAY))
+    One timer is set at a time, of a look or of the deadline, whichever is first; after the deadline looks go on.
+    """
+    deadline = START + timedelta(minutes=15)
+    empty.receives(replace(place, deadline_at=deadline))
+    told, due = [], []
+    for _ in range(5):
+        emitted = empty.emitted()
+        told += [(one.owes, one.fact, one.level) for one in emitted if isinstance(one, OrderStuck)]
+        [timer] = [one for one in emitted if isinstance(one, OrderCheck | OrderDeadline)]
+        due.append((timer.type, timer.due - START))
+        empty.receives(timer)
 
-    emitted = empty.emitted()
-    assert [(one.owes, one.fact, one.level) for one in emitted if isinstance(one, OrderStuck)] == [
-        ("inventory", "stock.reserved", "WARN")
-    ]
-    assert [one for one in emitted if isinstance(one, OrderCheck)] == [OrderCheck("o-1", START + timedelta(minutes=10))]
+    assert told[:2] == [("inventory", "stock.reserved", "WARN"), ("inventory", "stock.reserved", "PAGE")]
+    assert set(told[2:]) == {("inventory", "stock.released", "WARN"), ("payment", "payment.skipped", "WARN")}
+    assert due == [
+        (kind, timedelta(minutes=minutes))
+        for kind, minutes in (
+            ("order_check", 5), ("order_check", 10), ("order_deadline", 15), ("order_check", 20), ("order_check", 25)
+        )
+    ]  # fmt: skip
+
+
+def test_a_timer_is_set_whatever_was_set_before(order: Sales, place: PlaceOrder) -> None:
+    """A look that comes late, as after a change of settings, still sets the deadline it finds passed."""
+    order.receives(OrderCheck("o-1", place.deadline_at + timedelta(minutes=1)))
+
+    assert [one for one in order.emitted() if isinstance(one, OrderDeadline)] == [EXPIRED]
+
+
+def test_cancelled_while_it_is_looked_after(empty: Sales, place: PlaceOrder) -> None:
+    """A cancellation of an order that waits sets no second timer: the one that is set looks on."""
+    empty.given(replace(place, deadline_at=START + DAY), OrderCheck("o-1", START + timedelta(minutes=5)))
+    empty.now = START + timedelta(minutes=6)
+
+    empty.receives(CancelOrder("o-1", "local", "local"))
+
+    assert [one for one in empty.emitted() if isinstance(one, Timer)] == []
 
 
 def test_patience_is_a_setting(place: PlaceOrder) -> None:

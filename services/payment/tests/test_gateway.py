@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import itertools
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 
@@ -24,7 +25,7 @@ from payment.events import (
     RefundNotFound,
     RefundRefused,
 )
-from payment.gateway import Processor, charge, inquire_charge, inquire_refund, outside, refund
+from payment.gateway import FAST_TRIES, JITTER, Processor, charge, inquire_charge, inquire_refund, outside, refund
 from quadrille.gateway import FOR_A_DAY, INQUIRY, Limits, State, TransientError
 from quadrille_sandbox.testing import Running, running
 
@@ -89,7 +90,17 @@ def test_a_decline_is_said_with_its_code(processor: Processor, sandbox: Running,
 
 
 @pytest.mark.proves("F3")
-def test_three_fast_tries_outlast_two_errors(processor: Processor, sandbox: Running, order_id: str) -> None:
+def test_retries_come_after_100_200_and_400_ms(order_id: str) -> None:
+    """A call and three retries, each after so long and up to 100 ms more: no sooner, whatever the machine does."""
+    assert (FAST_TRIES, JITTER) == ((0.0, 0.1, 0.2, 0.4), 0.1)
+    with answering(503, "{}") as url, connected(url) as sick:
+        began = time.monotonic()
+        assert charge(asked(order_id), sick) == ChargeUnknown(order_id, 4)
+        assert time.monotonic() - began >= sum(FAST_TRIES)
+
+
+@pytest.mark.proves("F3")
+def test_three_fast_retries_outlast_two_errors(processor: Processor, sandbox: Running, order_id: str) -> None:
     """A processor that answers 503 twice charges at the third try, in one call of the gateway."""
     assert isinstance(charge(asked(order_id, "tok_flaky_2"), processor), CardCharged)
     assert kinds(sandbox, order_id) == ["CAPTURE"]
@@ -111,7 +122,7 @@ def test_a_lost_call_is_made_again(processor: Processor, sandbox: Running, order
 @pytest.mark.proves("L7", "F3")
 def test_a_slow_charge_is_unknown_and_then_found(processor: Processor, sandbox: Running, order_id: str) -> None:
     """Longer than all tries: unknown, never declined (law L7); inquiry is patient and then finds the one charge."""
-    assert charge(asked(order_id, "tok_slow_6s"), processor) == ChargeUnknown(order_id, 3)
+    assert charge(asked(order_id, "tok_slow_6s"), processor) == ChargeUnknown(order_id, 4)
     with pytest.raises(TransientError):
         inquire_charge(InquireCharge(order_id), processor)
 
@@ -123,8 +134,8 @@ def test_a_slow_charge_is_unknown_and_then_found(processor: Processor, sandbox: 
 
 
 def test_a_charge_still_processing_is_unknown(processor: Processor, sandbox: Running, order_id: str) -> None:
-    """Processing is no answer: three tries say so, and an inquiry is to be made again later."""
-    assert charge(asked(order_id, "tok_pending_15s"), processor) == ChargeUnknown(order_id, 3)
+    """Processing is no answer: four tries say so, and an inquiry is to be made again later."""
+    assert charge(asked(order_id, "tok_pending_15s"), processor) == ChargeUnknown(order_id, 4)
     with pytest.raises(TransientError, match="202"):
         inquire_charge(InquireCharge(order_id), processor)
     assert kinds(sandbox, order_id) == []
@@ -173,7 +184,7 @@ def test_a_refused_refund_is_definite(processor: Processor, sandbox: Running, or
 
 
 def test_a_failing_refund_climbs_its_ladder(processor: Processor, sandbox: Running, order_id: str) -> None:
-    """Three errors use up the fast tries of one attempt; the next attempt gives the money back, once."""
+    """Four errors use up the fast tries of one attempt; the next attempt gives the money back, once."""
     charge(asked(order_id, "tok_refund_flaky"), processor)
 
     with pytest.raises(TransientError):
@@ -207,8 +218,8 @@ def test_a_processor_that_is_away_leaves_the_intent_open(sandbox: Running, order
 
 def test_an_open_breaker_leaves_the_intent_open(order_id: str) -> None:
     """Refused before execution means not executed: neither charged nor unknown."""
-    with answering(503, "{}") as url, connected(url, limits=Limits(window=3)) as sick:
-        assert charge(asked(order_id), sick) == ChargeUnknown(order_id, 3)
+    with answering(503, "{}") as url, connected(url, limits=Limits(window=4)) as sick:
+        assert charge(asked(order_id), sick) == ChargeUnknown(order_id, 4)
         assert sick.peer.breaker.state is State.OPEN
         for carry_out in (
             lambda: charge(asked(order_id), sick),

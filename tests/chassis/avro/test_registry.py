@@ -6,7 +6,7 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from pathlib import Path
@@ -28,8 +28,11 @@ from quadrille.avro.registry import (
     numbered,
 )
 from quadrille.avro.schemas import Schema
+from quadrille.gateway.breaker import Limits, shown
 from quadrille.messages import Event, Infrastructure
-from quadrille.observability import degraded
+from quadrille.observability import degraded, metrics
+from quadrille.observability.readiness import NotReadyError
+from quadrille.ops.health import registry_asked
 
 NOWHERE = Registry("http://127.0.0.1:1", timeout=1)
 _NAMES = count()
@@ -65,6 +68,49 @@ def test_known_ids_work_with_the_registry_away(registry: Registry, tmp_path: Pat
 
     assert after.id_of(schema) == number
     assert after.by_id(number) == schema
+
+
+def test_a_registry_that_is_away_is_asked_seldom(tmp_path: Path) -> None:
+    """After so many calls in vain none is made for a while: known ids go on at once, unknown ones wait; it is told."""
+    away = Registry("http://127.0.0.1:1", timeout=1, limits=Limits(window=3, open_for=3600))
+    schema, cache = schemas.of(fresh()), Cache(tmp_path)
+    cache.put(7, schema)
+    fallbacks = metrics.FALLBACKS.labels("schema id kept on disk")._value  # noqa: SLF001 - no other way to read it
+    before = fallbacks.get()
+    for _ in range(3):
+        with pytest.raises(RegistryUnavailableError):
+            away.text_of(8)
+    registry_asked_in_vain = "the breaker of the registry is OPEN"
+
+    assert SchemaIds(away, cache).id_of(schema) == 7
+    assert SchemaIds(away, cache).by_id(7) == schema
+    with pytest.raises(RegistryUnavailableError, match="breaker OPEN"):
+        SchemaIds(away, cache).by_id(8)
+
+    assert fallbacks.get() == before + 1
+    assert shown()["registry"] == {"state": "OPEN", "calls": 0, "places": 10}
+    assert metrics.DEPENDENCY_BREAKER.labels("registry")._value.get() == 2  # noqa: SLF001 - as above
+    with pytest.raises(NotReadyError, match=registry_asked_in_vain):
+        registry_asked()
+    Registry("http://127.0.0.1:1")
+    registry_asked()
+
+
+def test_a_registry_that_is_back_is_asked_again(parts_of_the_stack: Callable[..., Any], tmp_path: Path) -> None:
+    """After the pause a few calls try it, and all are made again when they go well."""
+    schema = schemas.of(fresh())
+    registry = Registry(parts_of_the_stack("registry").registry_url, limits=Limits(window=3, open_for=0.0))
+    register(registry, schema)
+    with suppress(RegistryUnavailableError), registry.breaker.call():
+        raise RegistryUnavailableError
+    with suppress(RegistryUnavailableError), registry.breaker.call():
+        raise RegistryUnavailableError
+    assert shown()["registry"]["state"] == "OPEN"
+
+    for _ in range(registry.breaker.limits.probes):
+        SchemaIds(registry, Cache(tmp_path)).id_of(schema)
+
+    assert shown()["registry"]["state"] == "CLOSED"
 
 
 def test_an_unknown_id_waits_while_the_registry_is_away(tmp_path: Path) -> None:

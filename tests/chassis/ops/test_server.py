@@ -8,12 +8,14 @@ import socket
 import struct
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import pytest
+from prometheus_client import generate_latest
 from structlog.testing import capture_logs
 
+from quadrille.gateway.breaker import Breaker, Limits
 from quadrille.observability import degraded
 from quadrille.observability.readiness import NotReadyError
 from quadrille.ops import server as ops
@@ -50,6 +52,21 @@ def test_ready_when_every_check_returns() -> None:
 
     assert (status, found["ready"], list(found["checks"])) == (200, True, ["database", "schemas"])
     assert found["checks"]["database"]["ms"] >= 0
+
+
+def test_every_breaker_is_told_of() -> None:
+    """/readyz shows each breaker by what it guards, open or not, with the calls under way; none makes it unready."""
+    breaker = Breaker(Limits(window=1, at_once=4), (ConnectionError,), name="oven")
+    with ops.serve("127.0.0.1:0", "order", "api", {"database": lambda: None}) as server:
+        with breaker.call():
+            assert ask(server, "/readyz")[1]["breakers"]["oven"] == {"state": "CLOSED", "calls": 1, "places": 4}
+        with suppress(ConnectionError), breaker.call():
+            raise ConnectionError
+        status, found = ask(server, "/readyz")
+        told = generate_latest().decode()
+
+    assert (status, found["breakers"]["oven"]) == (200, {"state": "OPEN", "calls": 0, "places": 4})
+    assert 'quadrille_dependency_breaker_state{dependency="oven"} 2.0' in told
 
 
 def test_not_ready_names_the_check_and_no_values() -> None:

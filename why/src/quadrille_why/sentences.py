@@ -13,6 +13,7 @@ GOODS = {
     "RESERVED": "held", "COMMITTED": "committed", "REJECTED": "not in stock", "RELEASED": "given back",
     "RELEASE_FAILED": "cannot be given back", "RESOLVED": "ended by a person",
 }  # fmt: skip
+AWAITS = {"PENDING": "inventory", "INVENTORY_RESERVED": "payment"}
 NOTHING = "nothing to do: it goes on by itself"
 
 
@@ -76,6 +77,7 @@ def ended_as(case: Case, look: Document) -> tuple[str, str]:
         "PAYMENT_DECLINED": f"the card was declined ({look['code']})",
         "CONFIRMATION_REJECTED": f"its confirmation was rejected: {look['rule']}",
         "DEADLINE": f"it was not decided by its deadline, {clock(look['deadline_at'], case.now)}",
+        "PARTICIPANT_AWAY": f"{_awaited(look)} was away, and orders that wait for it fail fast",
         "CUSTOMER": f"its customer cancelled it {at}",
         "OPERATOR": f"an operator cancelled it {at}{_by(case)}",
     }
@@ -91,6 +93,12 @@ def _decided(look: Document, case: Case) -> str:
     """Return when it was decided that an order is undone."""
     undone = [at for status, at, _ in look["history"] if status == "CANCELLING"]
     return clock(undone[0], case.now) if undone else ""
+
+
+def _awaited(look: Document) -> str:
+    """Return whom an order waited for when it was given up."""
+    before = [AWAITS[status] for status, _, _ in look["history"] if status in AWAITS]
+    return before[-1] if before else "a participant"
 
 
 def _took(look: Document) -> str:

@@ -25,7 +25,8 @@ SETTLED = {
 """What each participant must have acknowledged before an order may be called cancelled (law.md, L3)."""
 ENDS = {"confirmed": "CONFIRMED", "cancelled": "CANCELLED"}
 HEALING = timedelta(seconds=30)
-DEADLINE = "order_deadline"
+TIMERS = frozenset({"order_deadline", "order_check"})
+"""What ends an undecided order at its deadline: one timer at a time, a look sets the next (law.md, "Clocks")."""
 LATE = timedelta(minutes=1)
 
 
@@ -115,6 +116,6 @@ def _moves(e: Evidence, order: Order) -> bool:
     """Tell whether something will go on with an order: an intent, a parked input, its deadline, who discarded one."""
     if any(row.line == order.id and row.state == "DISCARDED" for db in e.databases.values() for row in db.parked):
         return True
-    timers = {task.key for task in e.databases["order"].tasks if task.type == DEADLINE}
+    timers = {task.key for task in e.databases["order"].tasks if task.type in TIMERS}
     undecided = order.status in ("PENDING", "INVENTORY_RESERVED")
     return order.id in e.under_way or (undecided and order.id in timers) or e.at < order.placed_at + LATE

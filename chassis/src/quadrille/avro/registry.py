@@ -22,7 +22,9 @@ from urllib3.exceptions import HTTPError
 from quadrille.avro import schemas
 from quadrille.avro.decoder import DecodeError, refuse
 from quadrille.avro.schemas import Schema, UnsafeSchemaError
+from quadrille.gateway.breaker import Breaker, CircuitOpenError, Limits
 from quadrille.messages import Infrastructure
+from quadrille.observability import metrics
 from quadrille.observability.degraded import Degraded
 from quadrille.observability.tracing import ClientSpan, Value
 
@@ -45,19 +47,34 @@ class RegistryUnavailableError(Infrastructure):
 class Registry:
     """The Confluent-compatible HTTP interface of a schema registry over a pool of connections; safe between threads.
 
+    All calls go through a bulkhead and a breaker, ``registry``: one that is away is asked seldom, and costs no wait.
+
     Args:
         url: base of the interface: ``http://127.0.0.1:8081/apis/ccompat/v7``, ``https://user:password@host/base``.
         timeout: seconds for connecting and for each read.
+        limits: the breaker's and the bulkhead's.
     """
 
-    def __init__(self, url: str, timeout: float = TIMEOUT_S) -> None:
+    def __init__(self, url: str, timeout: float = TIMEOUT_S, limits: Limits | None = None) -> None:
         self._base, self._where = url.rstrip("/"), urlsplit(url)
         login = f"{unquote(self._where.username or '')}:{unquote(self._where.password or '')}".encode()
         self._headers = {"Authorization": f"Basic {b64encode(login).decode()}"} if self._where.username else {}
         self._http = PoolManager(maxsize=AT_ONCE, timeout=timeout, retries=AGAIN)
+        self.breaker = Breaker(limits or Limits(), (RegistryUnavailableError,), name="registry")
 
     def ask(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
-        """Return status and parsed JSON of one call; raises RegistryUnavailableError for silence, 5xx and non-JSON."""
+        """Return status and parsed JSON of one call.
+
+        Raises RegistryUnavailableError for silence, 5xx, non-JSON, and while it is not to be asked at all.
+        """
+        try:
+            with self.breaker.call():
+                return self._ask(method, path, body)
+        except CircuitOpenError as refused:
+            message = f"registry: {refused}"
+            raise RegistryUnavailableError(message) from refused
+
+    def _ask(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
         sent = None if body is None else json.dumps(body)
         kind = {"Content-Type": "application/vnd.schemaregistry.v1+json"} if sent else {}
         try:
@@ -200,6 +217,7 @@ class SchemaIds:
         except RegistryUnavailableError:
             if kept is None:
                 raise
+            metrics.FALLBACKS.labels("schema id kept on disk").inc()
             number = kept
         if number is None:
             message = f"{schema.name} is not registered: run quadrille schema apply"
@@ -238,6 +256,7 @@ class SchemaIds:
         try:
             text = self._registry.text_of(number)
         except RegistryUnavailableError:
+            metrics.FALLBACKS.labels("schema id not verified").inc()
             return
         if text is None or _fingerprint(text) != known.fingerprint:
             message = f"id {number} was {known.name}, is another schema: the registry was rebuilt"

@@ -8,7 +8,7 @@ Workers share what they read by the table ``canary``: each of them has only some
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -69,6 +69,7 @@ SELECT source, extract(epoch FROM clock_timestamp() - heard_at)::float
 FALL_SILENT = """
 UPDATE canary SET silent_since = said_at
  WHERE source = %b AND silent_since IS NULL AND heard_at <= clock_timestamp() - %b::interval RETURNING said_at"""
+SILENT = "SELECT source FROM canary WHERE source = ANY(%b) AND silent_since IS NOT NULL ORDER BY source"
 Clock = Callable[[], float]
 log = structlog.get_logger()
 
@@ -134,6 +135,16 @@ class HeartbeatMonitor:
         if assignment.caught_up and now >= self._look_at:
             self._look_at = now + LOOK_SECONDS
             self._judge(tx, assignment)
+
+    def silent(self, tx: Tx, assignment: Assignment, among: Collection[str]) -> list[str]:
+        """Return who of these was called silent and has not been heard since; nobody while we may not have listened."""
+        if not assignment.caught_up or self._clock() - self._doubted <= SILENT_SECONDS:
+            return []
+        return [source for (source,) in tx.execute(SILENT, [sorted(among)]).fetchall()]
+
+    def still_silent(self, tx: Tx, assignment: Assignment, source: str) -> bool:
+        """Tell whether one that was called silent is so now: no beat of it lies on its topic unread."""
+        return self._all_read(tx, assignment, self._sources[source])
 
     def _beat(self, tx: Tx) -> None:
         if self._began is None:

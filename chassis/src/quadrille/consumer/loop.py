@@ -20,6 +20,7 @@ from quadrille.consumer.assignment import Assignment
 from quadrille.consumer.brake import Brake, pause, paused
 from quadrille.consumer.deserializer import RecordDeserializer, record_of
 from quadrille.consumer.heartbeat import HeartbeatMonitor
+from quadrille.consumer.outage import OutageGuard
 from quadrille.db.connection import Session
 from quadrille.kafka import headers as record_headers
 from quadrille.kafka.topics import StoppedError, Topics
@@ -77,6 +78,7 @@ class ConsumerPorts:
     heartbeat: HeartbeatMonitor | None = None
     batch_max: int = 100
     linger: Linger | None = None
+    outages: OutageGuard | None = None
 
 
 class ConsumerLoop:
@@ -100,7 +102,7 @@ class ConsumerLoop:
             ports.heartbeat,
             ports.batch_max,
         )
-        self._linger, self._behind = ports.linger, False
+        self._linger, self._behind, self._outages = ports.linger, False, ports.outages
         self.stop = threading.Event()
         self.assignment = Assignment(service.on.subscribed())
         self._watched = frozenset(service.on.watched())
@@ -186,10 +188,16 @@ class ConsumerLoop:
         self.assignment.look()
         if self._due("_stepped", STEP_SECONDS) or (self.heartbeat and self.heartbeat.news):
             self._step_over_unheard()
-        if self.heartbeat:
-            self.heartbeat.poll(self._connection(), self.assignment)
+        self._look_at_services()
         if self._due("_hinted", HINT_SECONDS):
             self._hint()
+
+    def _look_at_services(self) -> None:
+        """Beat, and see who does not: what waits for those is given up, where that is the policy."""
+        if self.heartbeat:
+            self.heartbeat.poll(self._connection(), self.assignment)
+        if self._outages:
+            self._outages.poll(self._connection(), self.assignment)
 
     def _take_records(self) -> list[KafkaMessage]:
         first = self.consumer.poll(self.heartbeat.rest(POLL_SECONDS) if self.heartbeat else POLL_SECONDS)

@@ -16,6 +16,7 @@ from confluent_kafka import Consumer, KafkaError
 from quadrille.consumer.brake import resume_of_old
 from quadrille.consumer.heartbeat import HeartbeatMonitor
 from quadrille.consumer.loop import RETRIABLE, ConsumerLoop, ConsumerPorts, hinted
+from quadrille.consumer.outage import OutageGuard
 from quadrille.consumer.parking import LaneFeeder, Retrier, redrive_open
 from quadrille.consumer.progress import ConsumerProgress
 from quadrille.consumer.sealing import Sealing
@@ -59,9 +60,12 @@ class Worker:
         scheduling = SchedulerPorts(context.client, self._caught_up, batch_max, context.linger("scheduler"))
         self.scheduler = TaskScheduler(service, self.connect, telemetry, scheduling)
         heartbeat = HeartbeatMonitor(service, self.topics, context.decoder) if context.beats else None
+        outages = None
+        if heartbeat and context.outages and context.outages.fail_fast:
+            outages = OutageGuard(service, context.outages, heartbeat, context.spans, telemetry)
         consuming = ConsumerPorts(
             client, self.topics, self.reader, self.scheduler.accept, self.scheduler.room, heartbeat, batch_max,
-            context.linger("consumer"),
+            context.linger("consumer"), outages,
         )  # fmt: skip
         self.consumer_loop = ConsumerLoop(service, self.connect, consuming, telemetry)
         context.acts_by["consumers"] = self.consumer_loop.state

@@ -3,6 +3,7 @@
 The bulkhead bounds how many calls are under way, with a short wait for a place; behind it the breaker looks at a
 sliding window of the last calls. Half of them failed: everything is refused for a while, then exactly a few probes are
 let through and their majority decides (the circuit breaker of Nygard's *Release It!*, with a count-based window).
+One that has a name is told of at ``/readyz`` and in ``quadrille_dependency_breaker_state``.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from quadrille.observability import metrics
+
 
 class CircuitOpenError(Exception):
     """The call was not made: no place was free in time, or the breaker is open."""
@@ -27,6 +30,9 @@ class State(enum.Enum):
     CLOSED = "CLOSED"
     OPEN = "OPEN"
     HALF_OPEN = "HALF_OPEN"
+
+
+LEVELS = {State.CLOSED: 0, State.HALF_OPEN: 1, State.OPEN: 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +62,7 @@ class Breaker:
 
     ``counts`` are the exceptions that mean failure of the outside; any other one says nothing about it. ``clock`` gives
     seconds that never go back. ``changed`` is told of every new state, outside the lock, in the calling thread; it may
-    be set later.
+    be set later. ``name`` is what of the outside it guards, by which operators see it.
     """
 
     def __init__(
@@ -65,8 +71,9 @@ class Breaker:
         counts: tuple[type[BaseException], ...],
         clock: Callable[[], float] = time.monotonic,
         changed: Callable[[State], None] = lambda _: None,
+        name: str = "",
     ) -> None:
-        self.limits = limits
+        self.limits, self.name = limits, name
         self._counts = counts
         self._clock = clock
         self.changed = changed
@@ -76,7 +83,10 @@ class Breaker:
         self._since = clock()
         self._epoch = 0  # a call begun before the last change of state tells nothing about this one
         self._results: deque[bool] = deque(maxlen=limits.window)
-        self._probing = 0
+        self._probing = self._under_way = 0
+        if name:
+            _named[name] = self
+            metrics.DEPENDENCY_BREAKER.labels(name).set(LEVELS[self._state])
 
     @property
     def state(self) -> State:
@@ -91,6 +101,10 @@ class Breaker:
                 return self._paused()
             return self._state is State.HALF_OPEN and self._probing < self.limits.probes
 
+    def told(self) -> dict[str, object]:
+        """Return its state, and how many of the places of its bulkhead are taken."""
+        return {"state": self._state.value, "calls": self._under_way, "places": self.limits.at_once}
+
     @contextmanager
     def call(self) -> Iterator[CallPermit]:
         """Make one call in this block; raises CircuitOpenError, and then the block does not run."""
@@ -98,8 +112,12 @@ class Breaker:
             message = "no free place"
             raise CircuitOpenError(message)
         try:
+            with self._lock:
+                self._under_way += 1
             yield from self._guarded(self._admit())
         finally:
+            with self._lock:
+                self._under_way -= 1
             self._places.release()
 
     def _guarded(self, call: CallPermit) -> Iterator[CallPermit]:
@@ -163,9 +181,19 @@ class Breaker:
 
     def _become(self, state: State) -> None:
         self._state, self._since = state, self._clock()
+        if self.name:
+            metrics.DEPENDENCY_BREAKER.labels(self.name).set(LEVELS[state])
         self._epoch += 1
         self._probing = 0
         self._results.clear()
+
+
+_named: dict[str, Breaker] = {}
+
+
+def shown() -> dict[str, dict[str, object]]:
+    """Return the breakers of this process that have a name, with their states."""
+    return {name: one.told() for name, one in sorted(_named.items())}
 
 
 @runtime_checkable

@@ -66,11 +66,16 @@ class HttpClient:
     """One HTTP system outside; any thread may call it.
 
     ``url`` is its base, ``timeout`` in seconds is for connecting, and for the whole of an answer. Time-outs, broken
-    connections and 5xx count for the breaker, whose changes ``changed`` is told.
+    connections and 5xx count for the breaker, whose changes ``changed`` is told; ``name`` is how operators see it.
     """
 
     def __init__(
-        self, url: str, timeout: float, limits: Limits | None = None, changed: Callable[[State], None] = lambda _: None
+        self,
+        url: str,
+        timeout: float,
+        limits: Limits | None = None,
+        changed: Callable[[State], None] = lambda _: None,
+        name: str = "",
     ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.netloc:
@@ -83,7 +88,7 @@ class HttpClient:
         self.address = f"{parts.hostname}:{port}"
         self._named: dict[str, Value] = {"server.address": parts.hostname or "", "server.port": port}
         self._idle: deque[http.client.HTTPConnection] = deque()
-        self.breaker = Breaker(limits or Limits(), (NoResponseError,), changed=changed)
+        self.breaker = Breaker(limits or Limits(), (NoResponseError,), changed=changed, name=name)
 
     def call(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None) -> tuple[int, bytes]:
         """Make one call and return status and content.

@@ -46,6 +46,7 @@ class Degraded:
             found = _lost[self.name] = {**_lost.get(self.name, since), "reason": reason}
             found["lost"] = total = int(str(found["lost"])) + count
         metrics.DEGRADED.labels(self.name).set(1)
+        metrics.FALLBACKS.labels(self.name).inc(count)
         if self._troubles.met(reason):
             log.warning("degraded", dependency=self.name, reason=reason, count=total)
 

@@ -41,6 +41,12 @@ CONSUMER_PAUSED = Gauge("quadrille_consumer_paused", "1 while the service's cons
 CALLS = Counter("quadrille_outside_calls_total", "Calls to the outside", ["intent", "answer"])
 CALL = Histogram("quadrille_outside_call_duration_seconds", "One call to the outside", ["intent"], buckets=_FAST)
 BREAKER = Gauge("quadrille_breaker_state", "The outside's breaker: 0 closed, 1 half-open, 2 open", ["service"])
+DEPENDENCY_BREAKER = Gauge(
+    "quadrille_dependency_breaker_state",
+    "Any breaker, the registry's too: 0 closed, 1 half, 2 open",
+    ["dependency"],
+)
+FALLBACKS = Counter("quadrille_fallbacks_total", "How often we went on without whom we had asked", ["fallback"])
 
 REQUESTS = Counter("quadrille_http_requests_total", "HTTP requests answered", ["method", "route", "status"])
 REQUEST = Histogram("quadrille_http_request_duration_seconds", "One HTTP request", ["route"], buckets=_FAST)

@@ -6,7 +6,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from quadrille.db.conninfo import pinned
-from quadrille.gateway.breaker import Guarded, State
+from quadrille.gateway.breaker import Guarded, State, shown
 from quadrille.observability.readiness import NotReadyError
 
 CONNECT_SECONDS = 2
@@ -59,6 +59,14 @@ def breaker_closed(client: object) -> None:
     """Raise NotReadyError while calls to the outside are refused, for a client that has a breaker."""
     if isinstance(client, Guarded) and client.breaker.state is not State.CLOSED:
         message = f"the breaker of the outside is {client.breaker.state.value}: its calls wait"
+        raise NotReadyError(message)
+
+
+def registry_asked() -> None:
+    """Raise NotReadyError while the registry is not asked: what is known by the cache goes on, what is new waits."""
+    state = shown().get("registry", {}).get("state", State.CLOSED.value)
+    if state != State.CLOSED.value:
+        message = f"the breaker of the registry is {state}: known schemas go on, unknown ones wait"
         raise NotReadyError(message)
 
 

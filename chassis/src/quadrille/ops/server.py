@@ -24,6 +24,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from quadrille import file_limits
+from quadrille.gateway import breaker
 from quadrille.keys import Keyring
 from quadrille.observability import degraded
 from quadrille.observability.logs import release
@@ -90,9 +91,10 @@ class OpsServer:
         """Run every check, all at once, and tell what each found, why it is not ready and how long it took."""
         ok, found = await run_all(self.checks)
         self.started = self.started or ok
+        beside = {"degraded": degraded.shown(), "breakers": breaker.shown()}
         if self.draining():  # what is under way ends; nobody is to come any more
-            return False, {"ready": False, "draining": True, "checks": found, "degraded": degraded.shown()}
-        return ok, {"ready": ok, "checks": found, "degraded": degraded.shown()}
+            return False, {"ready": False, "draining": True, "checks": found, **beside}
+        return ok, {"ready": ok, "checks": found, **beside}
 
     async def _alive(self, _: Request) -> Response:
         return json_response(200, {"alive": True})

@@ -31,7 +31,7 @@ from quadrille.tasks.leases import Rescheduled
 
 CALLS = 10  # the bulkhead: calls outside at one time
 WAITING = 40  # intents in hand, calls under way included
-LEAST_LEFT = 16.0  # seconds of lease that an inquiry and all fast tries of one call may take
+LEAST_LEFT = 19.0  # seconds of lease that an inquiry and all fast tries of one call may take
 log = structlog.get_logger()
 
 

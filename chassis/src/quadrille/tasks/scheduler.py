@@ -21,7 +21,7 @@ import structlog
 from pydantic import ValidationError
 
 from quadrille.db.connection import Session, pipelined
-from quadrille.gateway.breaker import Guarded, State
+from quadrille.gateway.breaker import LEVELS, Guarded, State
 from quadrille.ids import lock_key
 from quadrille.intents import Decision
 from quadrille.messages import Intent, Message, Timer, from_json, stamp
@@ -39,7 +39,6 @@ from quadrille.tasks.leases import Leased, Rescheduled, hasten, lease, reschedul
 
 SPREAD = timedelta(seconds=4)  # and up to half a second until somebody looks
 PROBE_SECONDS = 2.0
-LEVELS = {State.CLOSED: 0, State.HALF_OPEN: 1, State.OPEN: 2}
 log = structlog.get_logger()
 
 

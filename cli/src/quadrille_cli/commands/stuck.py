@@ -14,20 +14,24 @@ import typer
 from typer import echo
 
 from quadrille_cli.commands.shared import asked, bad, form, running
+from quadrille_cli.commands.timeouts import suggested
 from quadrille_cli.commands.why import why
 from quadrille_cli.stack import Stack
 from quadrille_cli.terminal import table
 from quadrille_why.words import length, moment, short
 
-EPILOG = "\b\nExamples:\n  quadrille stuck\n  quadrille stuck --older-than 10m --group-by error"
+EPILOG = (
+    "\b\nExamples:\n  quadrille stuck\n  quadrille stuck --older-than 10m --group-by error\n  quadrille stuck --suggest"
+)
 GROUPS = ("step", "service", "error")
 ASKED_AT_ONCE = 2
 Row = Mapping[str, Any]
 
 
-def command(
+def command(  # noqa: PLR0913, PLR0917 - one parameter per option
     older_than: Annotated[str, typer.Option("--older-than", help="All that waits so long: 10m; else the stuck.")] = "",
     group_by: Annotated[str, typer.Option("--group-by", help="Count by step, service or error.")] = "",
+    suggest: Annotated[bool, typer.Option("--suggest", help="Propose time-outs: own P99 + 20 %, by step.")] = False,  # noqa: FBT002 - a flag
     limit: Annotated[int, typer.Option("--limit", min=1, max=200, help="How many are looked into.")] = 20,
     output: Annotated[str, typer.Option("-o", "--output", help="table or json.")] = "table",
     data: Annotated[Path | None, typer.Option("--data", help="Data directory of the running stack.")] = None,
@@ -40,6 +44,9 @@ def command(
     if group_by and group_by not in GROUPS:
         bad("--group-by", ", ".join(GROUPS))
     stack = running(data, "order-api")
+    if suggest:
+        suggested(stack, output)
+        return
     with asked(stack.url("order-api")) as ops:
         queue = ops.demand("GET", "/ops/stuck" + (f"?older_than={older_than}" if older_than else "")).body
     rows = _looked_into(stack, queue["stuck"][:limit])

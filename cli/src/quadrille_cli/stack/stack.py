@@ -171,7 +171,7 @@ def _start(process: Process) -> str:
 
 
 def _topics(stack: Stack) -> str:
-    done = topics.apply(stack.kafka_bootstrap)
+    done = topics.apply(stack.kafka_bootstrap, events=topics.kept(stack.settings.get(topics.SETTING, "")))
     for name, reason in done.refused.items():
         raise PartFailed(part="topics", cause=f"{name} {reason}", fix="begin beside it: quadrille up --data DIR")
     return f"{len(topics.TOPICS)} topics, {len(done.create)} new"

@@ -14,12 +14,22 @@ from urllib.parse import unquote, urlsplit
 
 from notification.events import MailFailed, MailSent, SendMail, SendMailDropped
 from notification.handlers import when_mail
-from quadrille.gateway import FOR_A_DAY, ClientSpan, Gateway, TransientError, still_open
+from quadrille.gateway import (
+    FOR_A_DAY,
+    Breaker,
+    CircuitOpenError,
+    ClientSpan,
+    Gateway,
+    Limits,
+    TransientError,
+    still_open,
+)
 
 DOMAIN = "quadrille.example"
 SENDER = f"orders@{DOMAIN}"
 GIVEN_UP = "no mail server took it within 24 h"
 BOUNCES = frozenset((550, 551, 552, 553, 554, 556))  # RFC 5321, 4.2.3: about this mail, not about us
+CLOSES = 421  # RFC 5321, 4.2.3: the service is not available
 TAKEN = frozenset((250, 251, 252))
 TROUBLE = (OSError, smtplib.SMTPException)
 CONNECT_SECONDS = 3.0  # for each of connecting, greeting and introducing ourselves
@@ -41,14 +51,19 @@ class BouncedError(Exception):
         super().__init__(f"refused by the mail server: {code}{' ' + enhanced[0].decode() if enhanced else ''}")
 
 
+class ServerAwayError(TransientError):
+    """No mail server answered, or it is closing: it is sick, whichever mail it is given."""
+
+
 class Mailer:
     """The mail server over connections kept open; any thread may use it.
 
     ``url`` is smtp:// or smtps:// with host, port and perhaps user and password (smtps only); ``timeout`` in seconds
-    bounds a whole delivery, so that it ends before the intent's lease does.
+    bounds a whole delivery, so that it ends before the intent's lease does. Deliveries go through a bulkhead and a
+    breaker: what a server says of one mail is no failure of the server, that it is away or closes is.
     """
 
-    def __init__(self, url: str, timeout: float = 10.0) -> None:
+    def __init__(self, url: str, timeout: float = 10.0, limits: Limits | None = None) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("smtp", "smtps") or not parts.hostname or (parts.username and parts.scheme == "smtp"):
             message = "the mail server's address is smtp://host:port or smtps://user:password@host:port"
@@ -61,11 +76,16 @@ class Mailer:
             "network.protocol.name": "smtp", "server.address": self._address[0], "server.port": self._address[1],
         }  # fmt: skip
         self._idle: deque[smtplib.SMTP] = deque()
+        self.breaker = Breaker(limits or Limits(), (ServerAwayError,), name="mail server")
 
     def deliver(self, recipient: str, content: bytes) -> None:
         """Hand a mail over; raises BouncedError for a refusal for good, TransientError for everything else."""
-        with ClientSpan("smtp", self._named):
-            self._deliver(recipient, content, time.monotonic() + self._timeout)
+        try:
+            with self.breaker.call(), ClientSpan("smtp", self._named):
+                self._deliver(recipient, content, time.monotonic() + self._timeout)
+        except CircuitOpenError as refused:
+            host, port = self._address
+            raise TransientError(str(refused), address=f"{host}:{port}") from refused
 
     def _deliver(self, recipient: str, content: bytes, deadline: float) -> None:
         try:
@@ -108,7 +128,8 @@ class Mailer:
 
     def _unknown(self, trouble: Exception) -> TransientError:
         host, port = self._address
-        return TransientError(f"no mail server: {type(trouble).__name__}", address=f"{host}:{port}")
+        told = ServerAwayError if _is_away(trouble) else TransientError
+        return told(f"no mail server: {type(trouble).__name__}", address=f"{host}:{port}")
 
     def _forget(self, server: smtplib.SMTP) -> None:
         """Keep the connection of a refused mail, if the server lets go of the mail."""
@@ -176,6 +197,13 @@ def _body(text: str) -> tuple[str, bytes]:
     if all(not line or _PLAIN.fullmatch(line) for line in lines):
         return "7bit", "".join(f"{line}\r\n" for line in lines).encode("ascii")
     return "base64", base64.encodebytes(text.encode("utf-8", "replace")).replace(b"\n", b"\r\n")
+
+
+def _is_away(trouble: Exception) -> bool:
+    """Tell whether there is no server, or one that is closing; any other answer is about the mail or about us."""
+    if isinstance(trouble, smtplib.SMTPResponseException) and not isinstance(trouble, smtplib.SMTPConnectError):
+        return trouble.smtp_code == CLOSES
+    return True
 
 
 def _hand_over(server: smtplib.SMTP, recipient: str, content: bytes, deadline: float) -> None:

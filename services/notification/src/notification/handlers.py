@@ -30,6 +30,7 @@ _DIGITS |= dict.fromkeys(("BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"), 3)
 _REASONS = {
     "CUSTOMER": "as you asked",
     "DEADLINE": "because it could not be completed in time",
+    "PARTICIPANT_AWAY": "because it could not be completed in time",
     "OUT_OF_STOCK": "because something in it is out of stock",
     "PAYMENT_DECLINED": "because the card was declined",
 }

@@ -175,7 +175,7 @@ page ([all of them](/problems)).
 | `tok_slow_6s`, `tok_flaky_2` | charged after 6 s, or at the third try |
 | `tok_timeout_after_charge` | charged, the answer lost once |
 | `tok_pending_15s` | charged after 15 s |
-| `tok_refund_flaky`, `tok_refund_fails_business` | its refund fails three times, or for good |
+| `tok_refund_flaky`, `tok_refund_fails_business` | its refund fails four times, or for good |
 
 `SKU-TEA` is plenty, `SKU-NONE` is out of stock, `SKU-LAST` is one piece; `cust_demo` buys, `cust_blocked` is rejected.
 """

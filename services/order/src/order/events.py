@@ -73,6 +73,14 @@ class CancelAnswered(Reply):
 
 
 @dataclass(frozen=True, slots=True)
+class GiveUpWaiting(Command):
+    """Undo an order that waits for a participant which is away."""
+
+    order_id: str
+    participant: str
+
+
+@dataclass(frozen=True, slots=True)
 class OrderPlaced(Event):
     """An order was accepted; nothing is held or charged yet."""
 

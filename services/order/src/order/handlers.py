@@ -8,7 +8,7 @@ from typing import TypeAlias
 from uuid import UUID
 
 from order import events
-from order.domain import LEVELS, OPEN, Decision, Order, Orders, Reason, SigningKey, Status, Webhook, placed
+from order.domain import AWAITS, LEVELS, OPEN, Decision, Order, Orders, Reason, SigningKey, Status, Webhook, placed
 from quadrille import Decision as HandlingDecision
 from quadrille import Event, FeedPlace, FindingRaised, HandlerRegistry, OrderStuck
 
@@ -25,7 +25,7 @@ on = HandlerRegistry("order", Orders, watches=("notification",))  # whom nobody 
 
 @on.command
 def place_order(command: events.PlaceOrder, orders: Orders) -> Placing:
-    """Take an order in, unless another one bears its reference, and set its deadline."""
+    """Take an order in, unless another one bears its reference, and set when to look at it first."""
     named = command.caller, command.customer_id, command.reference or ""
     if command.reference and (taken := orders.references.get(named)):
         return events.PlaceAnswered(taken, "REFERENCE_TAKEN")
@@ -34,10 +34,7 @@ def place_order(command: events.PlaceOrder, orders: Orders) -> Placing:
     orders.rows.put(command.order_id, placed(command))
     bought = command.customer_id, command.lines, command.amount_minor, command.currency
     fact = events.OrderPlaced(command.order_id, *bought, command.payment_token, command.deadline_at)
-    timers: list[Timers] = [events.OrderDeadline(command.order_id, command.deadline_at)]
-    if (look_at := command.placed_at + orders.rules.patience.warn) < command.deadline_at:  # else the deadline looks
-        timers.append(events.OrderCheck(command.order_id, look_at))
-    return fact, *timers, events.PlaceAnswered(command.order_id, "PLACED")
+    return fact, *_timers(orders, command.order_id, command.placed_at), events.PlaceAnswered(command.order_id, "PLACED")
 
 
 @on.command
@@ -54,11 +51,19 @@ def cancel_order(
     reason: Reason = "OPERATOR" if command.caller is None else "CUSTOMER"
     decision = Decision(reason, command.at, requested_by=command.requested_by)
     undoing = _undo(orders, order, decision)
-    looked_at = min(order.deadline_at, order.placed_at + orders.rules.patience.warn)
-    checks = (
-        _checks(orders, command.order_id, command.at) if command.at >= looked_at else ()
-    )  # else a look is still to come
+    first = min(order.deadline_at, order.placed_at + orders.rules.patience.warn)
+    ended = not order.debts and command.at >= first  # else a look is still to come, as long as it waits
+    checks = _checks(orders, command.order_id, command.at) if ended else ()
     return events.CancelAnswered(command.order_id, outcome), *undoing, *checks
+
+
+@on.command
+def give_up_waiting(command: events.GiveUpWaiting, orders: Orders) -> Undoing:
+    """Undo an order that waits for a participant which is away: once it waits for somebody else, it goes on."""
+    order = orders.rows.get(command.order_id)
+    if order is None or order.status is not AWAITS.get(command.participant):
+        return ()
+    return _undo(orders, order, Decision("PARTICIPANT_AWAY", command.at))
 
 
 @on.timer
@@ -68,19 +73,18 @@ def expire(
     """Give up an order that is not decided by its deadline; any that still waits is looked after from then on."""
     order = orders.known(deadline.order_id)
     undoing = _undo(orders, order, Decision("DEADLINE", deadline.at)) if order.status in OPEN else ()
-    begins = deadline.at <= order.placed_at + orders.rules.patience.warn  # else a look began before
-    return *undoing, *(_checks(orders, deadline.order_id, deadline.at) if begins else ())
+    return *undoing, *_checks(orders, deadline.order_id, deadline.at)
 
 
 @on.timer
-def look_after(check: events.OrderCheck, orders: Orders) -> tuple[OrderStuck | events.OrderCheck, ...]:
+def look_after(check: events.OrderCheck, orders: Orders) -> tuple[OrderStuck | Timers, ...]:
     """Tell who owes an order what it waits for too long: each level once, until it moves on."""
     order, patience = orders.known(check.order_id), orders.rules.patience
-    level, checks = patience.level(check.at - order.since), _checks(orders, check.order_id, check.at)
+    level, timers = patience.level(check.at - order.since), _timers(orders, check.order_id, check.at)
     if not order.debts or level <= order.detail.stuck:
-        return checks
+        return timers
     orders.rows.put(order.order_id, order.called_for(level))
-    return *(OrderStuck(order.order_id, *debt, order.since, LEVELS[level - 1]) for debt in order.debts), *checks
+    return *(OrderStuck(order.order_id, *debt, order.since, LEVELS[level - 1]) for debt in order.debts), *timers
 
 
 @on.pivot
@@ -274,6 +278,14 @@ def _undo(orders: Orders, order: Order, decision: Decision) -> Undoing:
     """Decide to undo the order; it ends at once if everyone has settled already."""
     asked = orders.abort(order, decision)
     return asked, *orders.close(orders.known(order.order_id), decision.at, decision.because)
+
+
+def _timers(orders: Orders, order_id: str, at: datetime) -> tuple[Timers, ...]:
+    """Return what is next of an order from ``at`` on, its deadline or a look: one timer at a time, and one follows."""
+    order = orders.known(order_id)
+    if order.status in OPEN and order.deadline_at <= orders.rules.patience.next(order.since, at):
+        return (events.OrderDeadline(order_id, order.deadline_at),)
+    return _checks(orders, order_id, at)
 
 
 def _checks(orders: Orders, order_id: str, at: datetime) -> tuple[events.OrderCheck, ...]:

@@ -7,7 +7,7 @@ from order.domain import Patience, Rules, Status
 from order.handlers import on
 from order.settings import OrderSettings
 from quadrille import Emitted
-from quadrille.app import OperatorAction, Program, Refusal, Success, register
+from quadrille.app import OperatorAction, Outages, Program, Refusal, Success, register
 from quadrille.service import connection
 
 
@@ -17,15 +17,22 @@ def rules(settings: OrderSettings) -> Rules:
     return Rules(settings.order_deadline, settings.order_cancel_cutoff, patience)
 
 
+def outages(settings: OrderSettings) -> Outages:
+    """Return whose outage ends the orders that wait for them."""
+    policies = {"inventory": settings.outage_inventory, "payment": settings.outage_payment}
+    failing = frozenset(name for name, policy in policies.items() if policy == "fail_fast")
+    return Outages(failing, store.awaiting, events.GiveUpWaiting)
+
+
 def endpoints(settings: OrderSettings) -> gateway.Endpoints:
     """Return the way to callers' endpoints."""
     return gateway.Endpoints(store.Tellings(connection(settings.database_url)), loopback=settings.webhook_loopback)
 
 
 def outcome(said: Emitted) -> tuple[int, int]:
-    """Return how many sagas end by this, and how many fail: by deadline, or by a failed undo (law.md, "Clocks")."""
+    """Return how many sagas end by this, and how many fail (law.md, "Clocks")."""
     if isinstance(said, events.OrderCancellationRequested):
-        return int(said.status_then != Status.CONFIRMED), int(said.reason == "DEADLINE")
+        return int(said.status_then != Status.CONFIRMED), int(said.reason in ("DEADLINE", "PARTICIPANT_AWAY"))
     return int(isinstance(said, events.OrderConfirmed)), int(isinstance(said, events.OrderCompensationFailed))
 
 
@@ -45,6 +52,6 @@ CANCEL = OperatorAction(
 PROGRAM = Program(
     on, metrics.STORE, api="order.api:make", rules=rules, outcome=outcome, meter=metrics.count,
     gauges=(metrics.look,), operators=(CANCEL,), ops=("order.ops:routes",),
-    look=store.look, digest=store.DIGEST, forget=store.forget_changes,
+    look=store.look, digest=store.DIGEST, forget=store.forget_changes, outages=outages,
     outside=gateway.outside, client=endpoints,
 )  # fmt: skip

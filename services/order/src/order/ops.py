@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from order import api, store
+from order.handlers import on
+from quadrille import Event
 from quadrille.app import (
     OpsRequest,
     OpsResponse,
@@ -18,12 +20,15 @@ from quadrille.app import (
 )
 
 SHOWN = 1000
+JUDGED = 10_000  # orders that steps' times are read off: the newest
+TIMEOUTS = "order_deadline", "stuck_warn"
+SOURCES = {kind: cls.source for kind, cls in on.consumes(Event).items()}
 SUFFIX_LEAST, NAME_MOST = 4, 255
 
 
 def routes(context: ProcessContext) -> OpsRoutes:
     """Return the routes of all."""
-    return {**intake(context), **queue(context), **names(context), **orders(context)}
+    return {**intake(context), **queue(context), **steps(context), **names(context), **orders(context)}
 
 
 def names(context: ProcessContext) -> OpsRoutes:
@@ -69,6 +74,19 @@ def queue(context: ProcessContext) -> OpsRoutes:
         return OpsResponse(200, {"count": len(found), "stuck": shown})
 
     return {("GET", "/ops/stuck?older_than"): stuck}
+
+
+def steps(context: ProcessContext) -> OpsRoutes:
+    """Return GET /ops/steps: what each step took in the newest orders that have ended, and the time-outs there are."""
+
+    def times(_: OpsRequest) -> OpsResponse:
+        with database(context) as tx:
+            found = store.step_times(tx, JUDGED)
+        shown = context.settings.shown()
+        rows = [{"step": one.step, "owes": SOURCES.get(one.step), **one._asdict()} for one in found]
+        return OpsResponse(200, {"steps": rows, "settings": {name: shown[name] for name in TIMEOUTS}})
+
+    return {("GET", "/ops/steps"): times}
 
 
 def _duration(text: str) -> timedelta:

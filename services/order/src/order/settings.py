@@ -6,17 +6,21 @@ from datetime import timedelta
 
 from pydantic import DirectoryPath, Field
 
-from quadrille.app import Duration, Settings, Size
+from quadrille.app import Duration, OutagePolicy, Settings, Size
 
 
 class OrderSettings(Settings):
     """Order's settings: an order's deadline and cut-off, when one is stuck, and when no new ones are taken.
 
+    The deadline is longer than an outage of ten minutes, so that by default none costs an order. ``outage_…`` is what
+    becomes of orders that wait for a participant whose heartbeat is gone.
     ``webhook_loopback`` lets a caller's endpoint be on this machine, and be told without TLS.
     """
 
-    order_deadline: Duration = timedelta(minutes=5)
+    order_deadline: Duration = timedelta(minutes=15)
     order_cancel_cutoff: Duration = timedelta(minutes=30)
+    outage_inventory: OutagePolicy = "wait"
+    outage_payment: OutagePolicy = "wait"
     stuck_warn: Duration = timedelta(minutes=5)
     stuck_page: Duration = timedelta(minutes=10)
     stuck_escalate: Duration = timedelta(minutes=30)

@@ -16,8 +16,11 @@ from pydantic import TypeAdapter
 from sqlalchemy.dialects.postgresql import JSONB, UUID
 
 from order.domain import (
+    AWAITS,
     FINAL,
     PHASES,
+    TO_DECIDE,
+    TO_UNDO,
     Attention,
     Change,
     Crowd,
@@ -30,6 +33,7 @@ from order.domain import (
     SigningKey,
     States,
     Status,
+    StepTimes,
     Telling,
     Waiting,
     Webhook,
@@ -60,7 +64,7 @@ from quadrille import (
     key_of,
     rfc3339,
 )
-from quadrille.service import Digest, Tx, floor_of, milliseconds
+from quadrille.service import Digest, Tx, WaitingSaga, floor_of, milliseconds
 
 # A row is one JSON document each way: pydantic reads and writes the domain's own classes faster than columns do.
 _ORDER, _ORDERS, _ENTRY = TypeAdapter(Order), TypeAdapter(list[Order]), TypeAdapter(Entry)
@@ -181,11 +185,37 @@ SELECT to_json(o)::text
 WAITING = """
 SELECT to_json(o)::text FROM orders o WHERE status NOT IN ('CONFIRMED', 'CANCELLED')
 UNION ALL SELECT to_json(o)::text FROM orders o WHERE attention = 'STUCK' AND status = 'CONFIRMED'"""
+AWAITING = """
+SELECT order_id::text, trace_id FROM orders
+ WHERE status NOT IN ('CONFIRMED', 'CANCELLED') AND status = %b ORDER BY order_id LIMIT %b"""
 # How long it took lately: of the newest that are over, when placed, and their history.
 RECENT = """
 SELECT placed_at, history FROM orders WHERE status IN ('CONFIRMED', 'CANCELLED') ORDER BY order_id DESC LIMIT 200"""
 
 
+# What each step took, read off the histories of the newest that have ended: a status the order passed through at once
+# was no step, and when somebody wants an order undone is nobody's time. What an order took on the whole goes with them.
+STEPS = """
+WITH recent AS (SELECT order_id, history FROM orders WHERE status IN ('CONFIRMED', 'CANCELLED')
+                 ORDER BY order_id DESC LIMIT %(most)b),
+passed AS (
+  SELECT order_id, entry->>'status' AS status, entry->>'because' AS because, (entry->>'at')::timestamptz AS at,
+         lag(entry->>'because') OVER o AS before, lag((entry->>'at')::timestamptz) OVER o AS since
+    FROM recent, jsonb_array_elements(history) WITH ORDINALITY h(entry, number)
+  WINDOW o AS (PARTITION BY order_id ORDER BY number)),
+whole AS (
+  SELECT min(at) AS placed, max(at) FILTER (WHERE status = 'CANCELLED') AS ended,
+         min(at) FILTER (WHERE status IN ('CONFIRMED', 'INVENTORY_FAILED', 'PAYMENT_FAILED')) AS decided,
+         min(at) FILTER (WHERE status IN ('CANCELLING', 'INVENTORY_FAILED', 'PAYMENT_FAILED')) AS undoing
+    FROM passed GROUP BY order_id),
+took AS (
+  SELECT because AS step, at - since AS time FROM passed
+   WHERE because <> before AND because <> 'order.cancellation_requested'
+  UNION ALL SELECT %(decide)b, decided - placed FROM whole WHERE decided IS NOT NULL
+  UNION ALL SELECT %(undo)b, ended - undoing FROM whole WHERE ended IS NOT NULL)
+SELECT step, count(*), (percentile_disc(0.5) WITHIN GROUP (ORDER BY seconds))::float,
+       (percentile_disc(0.99) WITHIN GROUP (ORDER BY seconds))::float
+  FROM (SELECT step, greatest(0, extract(epoch FROM time)) AS seconds FROM took) found GROUP BY step ORDER BY step"""
 NAMED = """
 SELECT order_id::text, status, reference FROM orders
  WHERE order_id::text LIKE %(tail)b OR reference = %(text)b OR trace_id = %(text)b ORDER BY order_id DESC LIMIT 10"""
@@ -326,6 +356,17 @@ def waiting(tx: Tx) -> Iterable[Waiting]:
         order = _ORDER.validate_json(row)
         waits = order.debts, order.since, order.detail.stuck
         yield Waiting(order.order_id, order.status, order.reason, *waits, _paid_in_vain(order))
+
+
+def step_times(tx: Tx, most: int) -> list[StepTimes]:
+    """Return what each step took in the newest orders that have ended, at most so many."""
+    rows = tx.execute(STEPS, {"most": most, "decide": TO_DECIDE, "undo": TO_UNDO})
+    return [StepTimes(*row) for row in rows]
+
+
+def awaiting(tx: Tx, participant: str, most: int) -> list[WaitingSaga]:
+    """Return the oldest of the open orders that wait for a participant."""
+    return [WaitingSaga(*row) for row in tx.execute(AWAITING, [AWAITS[participant], most])]
 
 
 def crowds(tx: Tx, levels: Sequence[timedelta]) -> list[Crowd]:

@@ -42,7 +42,7 @@ from quadrille.gateway import (
     TransientError,
 )
 
-FAST_TRIES = (0.0, 0.1, 0.2)  # seconds to wait before each
+FAST_TRIES = (0.0, 0.1, 0.2, 0.4)  # seconds to wait before each: a call, and three retries
 JITTER = 0.1
 outside = Gateway("payment")
 
@@ -73,7 +73,7 @@ class Processor:
     """The processor's API; any thread may use it. ``url`` is its base, ``timeout`` in seconds is an answer's."""
 
     def __init__(self, url: str, timeout: float = 3.0, limits: Limits | None = None) -> None:
-        self.peer = HttpClient(url, timeout, limits)
+        self.peer = HttpClient(url, timeout, limits, name="processor")
 
     @property
     def breaker(self) -> Breaker:
@@ -81,7 +81,7 @@ class Processor:
         return self.peer.breaker
 
     def insist(self, path: str, key: str, body: Mapping[str, object]) -> Told | Unsettled:
-        """POST up to three times under one key, 100 and 200 ms + U(0, 100) ms apart; TransientError if none was sent.
+        """POST under one key, again after 100, 200 and 400 ms + U(0, 100) ms; TransientError if none was sent.
 
         A breaker that refuses ends the tries: the next ones would be refused too.
         """
