@@ -26,7 +26,7 @@ app = typer.Typer(
 MORE = (
     "schema", "demo", "load", "saga", "orders", "resolve", "replay", "operations", "why", "stuck", "intake", "events",
     "timeline", "trace", "watch", "env", "parked", "consumers", "audit", "webhooks", "login", "keys", "version",
-    "relay", "asyncapi", "doctor", "findings", "audit-log",
+    "relay", "republish", "asyncapi", "doctor", "chaos", "findings", "audit-log",
 )  # fmt: skip
 """Modules of ``commands`` that bring commands, a hyphen for each underscore of theirs.
 
