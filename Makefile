@@ -5,7 +5,8 @@ RUN := "$${QUADRILLE_VENV:-.venv}/bin/python" -I -X utf8
 .DEFAULT_GOAL := help
 TYPED := chassis/src cli/src console/src sandbox/src why/src auditor/src deploy tests $(wildcard services/*/src sandbox/tests console/tests why/tests services/*/tests bench)
 PROFILE ?= ci
-.PHONY: help setup demo up down status test check bench jaeger promtool saga format
+SEED ?= 14
+.PHONY: help setup demo up down status test test-all check bench jaeger promtool saga format
 
 help: ## list everything
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +28,12 @@ status: setup ## how every process stands, what flows, and what to do now
 
 test: check jaeger promtool ## every gate, then the tests on the real stack, on ports and data of their own
 	@"$${QUADRILLE_VENV:-.venv}/bin/python" -m pytest --numprocesses 3 --dist loadgroup --no-loadscope-reorder
+
+test-all: test ## the same, then what takes long: every pair of faults, every crash point five times, ten minutes of chaos
+	@$(RUN) -m quadrille_cli chaos --for 10m --seed "$(SEED)" --rate 10
+	@"$${QUADRILLE_VENV:-.venv}/bin/python" -m tests.faults "$(SEED)" 0
+	@"$${QUADRILLE_VENV:-.venv}/bin/python" -m tests.crash "$(SEED)" 5
+	@"$${QUADRILLE_VENV:-.venv}/bin/python" -m tests.crash --recovery 5
 
 check: setup ## the gates: lint, types, import contracts, schemas, generated pages, sizes
 	@$(RUN) -m ruff check --quiet .

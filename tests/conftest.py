@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 import uuid
@@ -20,6 +21,8 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, Producer, Topic
 from quadrille.avro.codec import Codec
 from quadrille.avro.registry import Cache, Registry, SchemaIds
 from quadrille.kafka.config import client_settings, producer_settings
+from quadrille_cli.chaos import own
+from quadrille_cli.chaos.faults import Arena
 from quadrille_cli.client import Client, Reply
 from quadrille_cli.demo_data import order_of, stock_up, write_addresses
 from quadrille_cli.services import SERVICES
@@ -297,3 +300,14 @@ def hasty(stack_home: Path) -> Iterator[Shop]:
     """A second whole stack whose clocks run fast: orders are given up after four seconds."""
     with Stack(stack_home / "hasty", parts=EVERYTHING, scattered=True, settings=HASTY) as stack:
         yield opened(stack)
+
+
+@pytest.fixture(scope="session")
+def arena(stack_home: Path) -> Iterator[Arena]:
+    """A third whole stack, every server of it behind a proxy: there to be broken."""
+    home = stack_home / "arena"
+    home.mkdir(mode=0o711)
+    with own.arena(home, seed=14) as there:
+        yield there
+    if not os.environ.get("QUADRILLE_KEEP"):
+        there.stack.wipe()

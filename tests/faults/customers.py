@@ -10,37 +10,18 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Self
 
+from quadrille_cli.chaos import customers as scenarios
+from quadrille_cli.chaos.customers import AGAIN, PAUSE_SECONDS, TEA, Scenario
 from quadrille_cli.client import Client, NoAnswerError
 from quadrille_cli.demo_data import block, order_of
 from quadrille_cli.stack import Stack
 
-TEA = [("SKU-TEA", 1)]
-PAUSE_SECONDS = 0.5
-AGAIN = (409, 429, 503)
-"""Answers after which the same request is sent again: somebody else holds its key, or nothing was done."""
-
-
-@dataclass(frozen=True, slots=True)
-class Scenario:
-    """A kind of order and the ends it may come to."""
-
-    body: Mapping[str, Any]
-    ends: tuple[str, ...]
-    often: int = 1
-    cancel: bool = False
-
-
-UNDONE = "CANCELLED CUSTOMER"
 SCENARIOS = {
-    "plain": Scenario(order_of(TEA), ("CONFIRMED",), often=6),
-    "declined": Scenario(order_of(TEA, "tok_declined_funds"), ("CANCELLED PAYMENT_DECLINED",), often=2),
-    "out of stock": Scenario(order_of([*TEA, ("SKU-NONE", 1)]), ("CANCELLED OUT_OF_STOCK",), often=2),
-    "cancelled": Scenario(order_of(TEA), (UNDONE,), often=3, cancel=True),
-    "blocked": Scenario(order_of(TEA, customer="cust_blocked"), ("CANCELLED CONFIRMATION_REJECTED",)),
-    "mail bounces": Scenario(order_of(TEA, customer="cust_bounce"), ("CONFIRMED",)),
-    "answer lost": Scenario(order_of(TEA, "tok_timeout_after_charge"), ("CONFIRMED",)),
+    **scenarios.SCENARIOS,
     "refund refused": Scenario(
-        order_of(TEA, "tok_refund_fails_business"), (UNDONE, "COMPENSATION_FAILED CUSTOMER"), cancel=True
+        order_of(TEA, "tok_refund_fails_business"),
+        ("CANCELLED CUSTOMER", "COMPENSATION_FAILED CUSTOMER"),
+        cancel=True,
     ),
 }
 

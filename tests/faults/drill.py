@@ -12,13 +12,15 @@ from contextlib import suppress
 
 import psycopg
 
+from quadrille_cli.chaos.faults import ROLES
+from quadrille_cli.chaos.readiness import Sample, look
 from quadrille_cli.client import ProblemError
 from quadrille_cli.services import SERVICES
 from quadrille_cli.stack import diagnostics
 from tests.conftest import Shop
 from tests.faults.customers import Customers
-from tests.faults.faults import ROLES, Pair
-from tests.faults.readiness import Sample, Watch, lies
+from tests.faults.faults import Pair
+from tests.faults.readiness import lies
 from tests.faults.reckoning import Books, waiting
 
 PAUSE_SECONDS = 0.5
@@ -37,7 +39,6 @@ class Drill:
         self.shop, self.stack, self.customers, self.say = shop, shop.stack, customers, say
         self.hold_looks, self.heal_looks = looks or (HOLD_LOOKS, HEAL_LOOKS)
         self.found: list[str] = []
-        self._watch = Watch(shop.stack)
         self._books = Books(shop)
         self._pause = threading.Event()
 
@@ -73,7 +74,7 @@ class Drill:
         faults = (pair.first, pair.second)
         samples: list[Sample] = []
         while len(samples) < self.hold_looks:
-            samples.append(self._watch.look({fault.target for fault in faults}))
+            samples.append(look(self.stack, {fault.target for fault in faults}))
             true = len(samples) >= pair.hold and not lies(faults, samples)
             if true and all(fault.told(self.stack) for fault in faults):
                 break
@@ -82,7 +83,7 @@ class Drill:
 
     def _looks(self, many: int, but: Collection[str]) -> None:
         for _ in range(many):
-            self._watch.look(but)
+            look(self.stack, but)
             self._pause.wait(PAUSE_SECONDS)
 
     def _recovered(self, name: str) -> list[str]:
@@ -105,7 +106,7 @@ class Drill:
         for name, process in self.stack.processes.items():
             if name != "aot-training" and not process.running:
                 yield f"{name} has ended: {' / '.join(process.log_tail(1))}"
-        for role, answer in self._watch.look().items():
+        for role, answer in look(self.stack).items():
             if not answer.ready:
                 yield f"{role} is not ready: {answer.why}"
 

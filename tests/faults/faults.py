@@ -5,23 +5,19 @@ from __future__ import annotations
 import random
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
+from itertools import combinations
 from typing import TypeAlias
 
-import psutil
 import psycopg
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from quadrille.kafka.config import client_settings
-from quadrille_cli.services import SERVICES
+from quadrille_cli.chaos.faults import DATABASES, ROLES, signalled
 from quadrille_cli.stack import Stack
-from quadrille_cli.stack.ports import ROLES as NAMES
 
 Act: TypeAlias = Callable[[Stack, str], None]
-ROLES = tuple(f"{service}-{name}" for service in SERVICES for name in NAMES)
-DATABASES = tuple(f"postgres:{service}" for service in SERVICES)
 # kinds, targets, and how often of twelve
 AREAS: dict[str, tuple[tuple[str, ...], tuple[str, ...], int]] = {
     "database": (("killed", "stopped", "frozen", "read-only"), DATABASES, 4),
@@ -99,6 +95,28 @@ def pairs(seed: int, count: int) -> Iterator[Pair]:
         yield Pair(number, first, second, rng.randint(0, 4), rng.randint(2, 8), rng.randint(0, 1), rng.randint(0, 4))
 
 
+SINGLES = (
+    Fault("killed", "postgres:order"), Fault("frozen", "postgres:inventory"), Fault("read-only", "postgres:payment"),
+    Fault("stopped", "postgres:notification"), Fault("killed", "kafka"), Fault("killed", "registry"),
+    Fault("frozen", "sandbox"), Fault("killed", "order-api"), Fault("frozen", "inventory-worker"),
+    Fault("killed", "payment-worker"), Fault("frozen", "order-relay"), Fault("killed", "inventory-relay"),
+)  # fmt: skip
+"""Twelve faults, each on a process of its own, of which any two may come at once."""
+
+
+def every(seed: int) -> list[Pair]:
+    """Return every pair of the twelve, in an order, and as far apart, as the seed says."""
+    rng = random.Random(seed)  # noqa: S311 - a schedule
+    both = [list(two) for two in combinations(SINGLES, 2)]
+    rng.shuffle(both)
+    for two in both:
+        rng.shuffle(two)
+    return [
+        Pair(number, two[0], two[1], rng.randint(0, 4), rng.randint(2, 8), rng.randint(0, 1), rng.randint(0, 4))
+        for number, two in enumerate(both, start=1)
+    ]
+
+
 def _fault(rng: random.Random) -> Fault:
     (area,) = rng.choices(list(AREAS), [weight for _, _, weight in AREAS.values()])
     kinds, targets, _ = AREAS[area]
@@ -118,20 +136,11 @@ def _launch(stack: Stack, target: str) -> None:
 
 
 def _freeze(stack: Stack, target: str) -> None:
-    _signal(stack, target, signal.SIGSTOP)
+    signalled(stack, target, signal.SIGSTOP)
 
 
 def _thaw(stack: Stack, target: str) -> None:
-    _signal(stack, target, signal.SIGCONT)
-
-
-def _signal(stack: Stack, target: str, number: signal.Signals) -> None:
-    """Signal a process and all it started: a server's sessions are processes of their own."""
-    if (process := stack.process(target)).running:
-        head = psutil.Process(process.pid)
-        for one in (head, *head.children(recursive=True)):
-            with suppress(psutil.NoSuchProcess):
-                one.send_signal(number)
+    signalled(stack, target, signal.SIGCONT)
 
 
 def _forbid_writing(stack: Stack, target: str) -> None:

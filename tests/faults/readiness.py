@@ -6,31 +6,13 @@ schemas are known, nor the processor, nor another service. Who lacks what it nee
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from http import HTTPStatus
-from typing import TypeAlias
+from collections.abc import Collection, Sequence
 
-from quadrille_cli.client import Client, NoAnswerError, Reply
-from quadrille_cli.stack import Stack
-from tests.faults.faults import ROLES, Fault
+from quadrille_cli.chaos.readiness import Sample
+from tests.faults.faults import Fault
 
-ANSWER_SECONDS = 8.0  # longer than the checks themselves may take; who is not asked in vain does not answer at all
 STEADY = 3
 """Looks in a row: a single late check of a busy machine is no lie."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a role said, and what it gave as the reason if it is not ready."""
-
-    ready: bool
-    why: str = ""
-
-
-Sample: TypeAlias = Mapping[str, Answer]
-SILENT = Answer(ready=False, why="no answer")
 
 
 def needs(role: str) -> frozenset[str]:
@@ -64,31 +46,3 @@ def _unready(role: str, samples: Sequence[Sample]) -> str:
         if all(not sample[role].ready for sample in run):
             return run[-1][role].why
     return ""
-
-
-class Watch:
-    """Asks the roles of a stack."""
-
-    def __init__(self, stack: Stack) -> None:
-        self._stack = stack
-
-    def look(self, but: Collection[str] = ()) -> dict[str, Answer]:
-        """Ask every role at once, but those that cannot answer."""
-        asked = [role for role in ROLES if role not in but]
-        with ThreadPoolExecutor(len(asked)) as pool:
-            return dict(zip(asked, pool.map(self._ask, asked), strict=True))
-
-    def _ask(self, role: str) -> Answer:
-        with Client(f"http://127.0.0.1:{self._stack.ports[role]}", ANSWER_SECONDS) as ops:
-            try:
-                return _read(ops.ask("GET", "/readyz"))
-            except NoAnswerError:
-                return SILENT
-
-
-def _read(reply: Reply) -> Answer:
-    if reply.status == HTTPStatus.OK:
-        return Answer(ready=True)
-    checks = reply.body.get("checks", {})
-    failed = {name: check.get("error") for name, check in checks.items() if not check.get("ok")}
-    return Answer(ready=False, why=", ".join(f"{name} {error or 'not ok'}" for name, error in failed.items()))

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import pytest
 
+from quadrille_cli.chaos.faults import ROLES
+from quadrille_cli.chaos.readiness import SILENT, Answer
 from quadrille_cli.stack.processes import Process
 from tests.faults.customers import Customers
 from tests.faults.drill import Drill
-from tests.faults.faults import AREAS, ROLES, Fault, Pair, pairs
-from tests.faults.readiness import SILENT, STEADY, Answer, lies
+from tests.faults.faults import AREAS, SINGLES, Fault, Pair, every, pairs
+from tests.faults.readiness import STEADY, lies
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
 DATABASE_THEN_WORKER = Pair(1, Fault("killed", "postgres:inventory"), Fault("frozen", "inventory-worker"), 3, 3, 0, 2)
 DATABASE_AND_BROKER = Pair(2, Fault("read-only", "postgres:payment"), Fault("frozen", "kafka"), 1, 5, 0, 4)
 IDLE_RELAYS = Pair(3, Fault("read-only", "postgres:order"), Fault("frozen", "postgres:payment"), 0, 3, 1, 1)
+SAMPLE = every(14)[:2]
+"""Of the 66 pairs of single faults; ``python -m tests.faults 14 0`` (in `make test-all`) runs all of them."""
 DEAF_AND_LYING = """
 import sys
 from quadrille.app import main
@@ -56,7 +61,7 @@ def planted(stack: Stack, name: str, program: str) -> Iterator[None]:
 
 
 @pytest.mark.timeout(900)  # of looks, not of seconds: a machine that has other things to do takes longer for them
-@pytest.mark.parametrize("pair", [DATABASE_THEN_WORKER, DATABASE_AND_BROKER, IDLE_RELAYS], ids=str)
+@pytest.mark.parametrize("pair", [DATABASE_THEN_WORKER, DATABASE_AND_BROKER, IDLE_RELAYS, *SAMPLE], ids=str)
 def test_a_pair_of_faults_heals_by_itself(shop: Shop, stack: Stack, pair: Pair) -> None:
     """Every order accepted meanwhile comes to its end, nothing is lost or doubled, nobody says ready who is not."""
     customers = Customers(stack, seed=1)
@@ -113,3 +118,14 @@ def test_a_seed_repeats_its_pairs_and_reaches_every_kind() -> None:
     assert all(pair.first.target != pair.second.target for pair in run)
     struck = {(fault.kind, fault.target) for pair in run for fault in (pair.first, pair.second)}
     assert struck == {(kind, target) for kinds, targets, _ in AREAS.values() for kind in kinds for target in targets}
+
+
+def test_every_pair_of_the_twelve_comes_once() -> None:
+    """Sixty-six pairs, none on one process, in the order and as far apart as the seed says."""
+    run = every(7)
+    assert run == every(7) != every(8)
+    assert {frozenset((pair.first, pair.second)) for pair in run} == {
+        frozenset(two) for two in combinations(SINGLES, 2)
+    }
+    assert len(run) == len({pair.number for pair in run}) == 66
+    assert len({fault.target for fault in SINGLES}) == len(SINGLES) == 12

@@ -13,7 +13,7 @@ import pytest
 from confluent_kafka import Producer
 
 from quadrille.kafka.config import producer_settings
-from quadrille_cli.archive import records, verify
+from quadrille.replay.archive import records, verify
 from quadrille_cli.commands.timeline import tree
 from quadrille_cli.event_log import Reading, printable
 from tests.conftest import Shop

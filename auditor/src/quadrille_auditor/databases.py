@@ -44,6 +44,7 @@ TASKS = "SELECT id::text, key, type, due, attempts FROM task ORDER BY id"
 PARKED = """
 SELECT id::text, line, state, coalesce(type, ''), coalesce(topic, ''), coalesce(partition, -1),
        coalesce("offset", -1), coalesce(ended_by, ''), coalesce(reason, '') FROM parked ORDER BY id"""
+BURIED = "SELECT id::text FROM relay_held WHERE state = 'BURIED'"
 # What the hash is made over is made here by the database, for it alone knows how it writes jsonb; the hash is not.
 AUDIT = """
 SELECT number, actor, action, subject, reason, coalesce(after->>'outcome', ''),
@@ -137,6 +138,7 @@ def read(service: str, url: str, told: Told) -> Database:
             tasks=tuple(Task(*row) for row in db.execute(TASKS)),
             parked=tuple(ParkedRow(*row) for row in db.execute(PARKED)),
             audit=tuple(AuditRow(*row) for row in db.execute(AUDIT)),
+            buried=frozenset(row[0] for row in db.execute(BURIED)),
         )
 
 

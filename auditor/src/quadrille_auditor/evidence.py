@@ -115,6 +115,8 @@ class Database(NamedTuple):
     tasks: tuple[Task, ...]
     parked: tuple[ParkedRow, ...]
     audit: tuple[AuditRow, ...]
+    buried: frozenset[str] = frozenset()
+    """Rows of the outbox that the broker refused and a person has buried: they are on no topic, and all know."""
 
 
 class Order(NamedTuple):

@@ -25,7 +25,7 @@ import org.apache.kafka.connect.source.SourceRecord;
  * acknowledgement, mark the batch. What the router cannot know (three constant headers) is added here.
  */
 public final class OutboxEngine {
-    private static final byte[][] CONSTANTS = {"1.0".getBytes(), "quadrille/inventory".getBytes(), "application/vnd.confluent.avro".getBytes()};
+    private static final byte[][] CONSTANTS = {"1.0".getBytes(), System.getProperty("source", "quadrille/inventory").getBytes(), "application/vnd.confluent.avro".getBytes()};
 
     public static void main(String[] arguments) throws Exception {
         Properties engine = read(arguments[0]), client = read(arguments[1]);

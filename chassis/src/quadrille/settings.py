@@ -40,7 +40,7 @@ FILE = "quadrille.toml"
 PUBLISHED = "off-published-on-loopback"  # a container binds to all of itself; its port is published on loopback only
 # Names of the command line and the sandbox, which may stand in the same environment.
 ELSEWHERE = frozenset(
-    "CACHE DATA NO_AOT PROFILE SANDBOX_BIND SMTP_BIND SANDBOX_DATA URL KEY".split()  # noqa: SIM905 - a list of words
+    "CACHE DATA NO_AOT PROFILE SANDBOX_BIND SMTP_BIND SANDBOX_DATA URL KEY EVENTS_RETENTION".split()  # noqa: SIM905 - a list of words
 )
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _LOGIN = re.compile(r"//[^/@\s]*@")

@@ -24,6 +24,7 @@ from quadrille.kafka.config import client_settings
 from quadrille.kafka.headers import CloudEvent, read_headers, type_of
 from quadrille.kafka.topics import Place, Topics
 from quadrille.messages import Infrastructure
+from quadrille.replay.archive import ArchivedRecord
 from quadrille.values import rfc3339
 
 if TYPE_CHECKING:
@@ -174,29 +175,42 @@ class EventLog:
 
     def document(self, message: Message) -> Document:
         """Return a record as every interface shows it; what cannot be decoded is told as bytes, with the reason."""
-        value, found = raw(message.value()), read_headers(headers_of(message))
-        key = printable(raw(message.key()))
-        shown: Document = {
-            "event_id": str(found.id) if found.id else None, "type": found.type and printable(found.type.encode()),
-            "source": None, "order_id": key, "sequence": None, "time": rfc3339(moment(message)[0]),
-            "causation_id": None, "correlation_id": key, "trace_id": (found.traceparent or "")[3:35] or None,
-            "topic": message.topic(), "partition": message.partition(), "offset": message.offset(),
-            "schema_id": None, "body": None,
-        }  # fmt: skip
-        reason = None
-        if isinstance(found, CloudEvent):
-            shown |= {"source": found.source, "sequence": found.sequence, "time": rfc3339(found.time)}
-            shown["causation_id"] = str(found.causation)
-        else:
-            reason = found.reason if headers_of(message) else "it has no headers"
-        try:
-            shown["schema_id"] = schema_id(value)
-            shown["body"] = json.loads(json.dumps(self.codec.look(value)[1], default=_plain))
-        except (DecodeError, Infrastructure) as trouble:
-            reason = "; ".join(filter(None, (reason, str(trouble) or type(trouble).__name__)))
-        if reason:
-            shown["undecodable"] = {"reason": reason, "size": len(value), "bytes": value.hex()}
-        return shown
+        return document_of(lying(message), self.codec)
+
+
+def document_of(record: ArchivedRecord, codec: Codec) -> Document:
+    """Return a record of a topic or an archive as every interface shows it, read by a codec."""
+    value, headers = record.value or b"", [(name, held or b"") for name, held in record.headers]
+    found, key = read_headers(headers), printable(record.key or b"")
+    shown: Document = {
+        "event_id": str(found.id) if found.id else None, "type": found.type and printable(found.type.encode()),
+        "source": None, "order_id": key, "sequence": None, "time": rfc3339(record.at),
+        "causation_id": None, "correlation_id": key, "trace_id": (found.traceparent or "")[3:35] or None,
+        "topic": record.topic, "partition": record.partition, "offset": record.offset,
+        "schema_id": None, "body": None,
+    }  # fmt: skip
+    reason = None
+    if isinstance(found, CloudEvent):
+        shown |= {"source": found.source, "sequence": found.sequence, "time": rfc3339(found.time)}
+        shown["causation_id"] = str(found.causation)
+    else:
+        reason = found.reason if headers else "it has no headers"
+    try:
+        shown["schema_id"] = schema_id(value)
+        shown["body"] = json.loads(json.dumps(codec.look(value)[1], default=_plain))
+    except (DecodeError, Infrastructure) as trouble:
+        reason = "; ".join(filter(None, (reason, str(trouble) or type(trouble).__name__)))
+    if reason:
+        shown["undecodable"] = {"reason": reason, "size": len(value), "bytes": value.hex()}
+    return shown
+
+
+def lying(message: Message) -> ArchivedRecord:
+    """Return a record as it lies on its topic."""
+    at, topic, partition, offset = moment(message)
+    headers = [(name, None if held is None else raw(held)) for name, held in message.headers() or ()]  # type: ignore[str-unpack]  # pairs, as librdkafka gives them
+    key, value = (None if part is None else raw(part) for part in (message.key(), message.value()))
+    return ArchivedRecord(topic, partition, offset, at, key, value, headers)
 
 
 def moment(message: Message) -> tuple[datetime, str, int, int]:

@@ -26,7 +26,7 @@ app = typer.Typer(
 MORE = (
     "schema", "demo", "load", "saga", "orders", "resolve", "replay", "operations", "why", "stuck", "intake", "events",
     "timeline", "trace", "watch", "env", "parked", "consumers", "audit", "webhooks", "login", "keys", "version",
-    "relay", "asyncapi", "doctor",
+    "relay", "republish", "asyncapi", "doctor", "chaos",
 )  # fmt: skip
 """Modules of ``commands`` that bring commands: a typer `app` of their own, or one function `command`."""
 
@@ -169,13 +169,33 @@ def topics(
     verb: Annotated[str, typer.Argument(help="plan: what would be done; apply: do it; drift: exit 1 if they differ.")],
     data: Data = None,
     bootstrap: Annotated[str, typer.Option("--bootstrap", help="The broker (default: the local stack's).")] = "",
+    events_retention: Annotated[
+        str,
+        typer.Option(
+            envvar="QUADRILLE_EVENTS_RETENTION", help="How long events are kept: forever (default), 90d; 7d at least."
+        ),
+    ] = "",
 ) -> None:
-    """Compare the declared topics with the broker's, and make what is missing."""
+    """Compare the declared topics with the broker's, and make what is missing.
+
+    A topic that keeps its records for another time than declared is given that: longer loses nothing.
+    """
     from quadrille_cli.commands import stack  # noqa: PLC0415
 
     if verb not in ("plan", "apply", "drift"):
         raise typer.BadParameter("plan, apply or drift", param_hint="VERB")  # noqa: TRY003, EM101 - typer prints it
-    _end(stack.topics(data, verb, bootstrap))
+    _end(stack.topics(data, verb, bootstrap, _retention("--events-retention", events_retention)))
+
+
+def _retention(option: str, text: str) -> str:
+    """Return how long events are kept, as it is written; refuses what is shorter than an inbox tells, or no time."""
+    from quadrille_cli.stack.topics import kept  # noqa: PLC0415
+
+    try:
+        kept(text)
+    except ValueError as refused:
+        raise typer.BadParameter(str(refused), param_hint=option) from None
+    return text
 
 
 def _pairs(texts: list[str], option: str) -> list[tuple[str, str]]:
@@ -190,7 +210,11 @@ def _pairs(texts: list[str], option: str) -> list[tuple[str, str]]:
 
 def _checked(settings: dict[str, str]) -> dict[str, str]:
     """Return the settings; refuses what a service would refuse, before anything that runs is ended for it."""
-    if settings:
+    from quadrille_cli.stack.topics import SETTING  # noqa: PLC0415
+
+    _retention(f"--set {SETTING}", settings.get(SETTING, ""))
+    ours = {name: value for name, value in settings.items() if name != SETTING}
+    if ours:
         from quadrille.settings import PREFIX, SettingsError, parse  # noqa: PLC0415 - only here
         from quadrille_cli.services import all_settings  # noqa: PLC0415 - as above
 
@@ -198,7 +222,7 @@ def _checked(settings: dict[str, str]) -> dict[str, str]:
         if settings.get("AUTH") == "keys":
             given["KEYS_FILE"] = "the-stack-makes-it"
         try:
-            named = {f"{PREFIX}{name}": value for name, value in (given | settings).items()}
+            named = {f"{PREFIX}{name}": value for name, value in (given | ours).items()}
             parse(all_settings(), (), named, Path(os.devnull))
         except SettingsError as refused:
             raise typer.BadParameter(str(refused), param_hint="--set") from None

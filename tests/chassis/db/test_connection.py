@@ -9,11 +9,13 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import TransactionStatus
 
-from quadrille.db.connection import Session, pipelined
+from quadrille.db.connection import BoundedConnection, Session, connection, pipelined
 from quadrille.processing.batch import process_batch
 from quadrille.service import Tx
+from quadrille_cli.chaos.proxy import HARMS, Network
 from tests.chassis.support.database import Database, envelope_of
 from tests.chassis.support.kafka_harness import Kitchen
 from tests.chassis.support.sample_messages import BreadOrdered
@@ -178,3 +180,33 @@ def test_a_session_plans_what_it_repeats_once(kitchen: Kitchen, db: Database) ->
     session.close()
 
     assert plans == [(12, 0)]
+
+
+def test_a_connection_that_is_swallowed_is_given_up(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies between acknowledges our bytes and delivers none: the wait ends with an error, and so does the session.
+
+    The next one is another connection, and works.
+    """
+    monkeypatch.setattr(BoundedConnection, "answer_seconds", 0.2)
+    told = conninfo_to_dict(db.url("app"))
+    with Network() as network:
+        proxy = network.proxy(lambda: int(str(told["port"])))
+        session = Session(connection(make_conninfo(db.url("app"), host="127.0.0.1", port=proxy.port)))
+        assert session().execute("SELECT 1").fetchone() == (1,)
+        proxy.inflict(HARMS["half-open"])
+        first = session()
+        with pytest.raises(psycopg.OperationalError), pipelined(first):
+            first.execute("SELECT 2")
+        assert first.closed
+        session.close()
+        assert session().execute("SELECT 3").fetchone() == (3,)
+        session.close()
+
+
+def test_a_statement_that_takes_its_time_is_waited_for(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bound is on one wait, not on a connection's life or a transaction of many statements."""
+    monkeypatch.setattr(BoundedConnection, "answer_seconds", 2.0)
+    with connection(db.url("app"))() as tx, tx.transaction():
+        for _ in range(3):
+            tx.execute("SELECT pg_sleep(0.9)")
+        assert tx.execute("SELECT 1").fetchone() == (1,)

@@ -24,6 +24,7 @@ PAIRS = {
     "consumer paused": "consumer resumed",
     "breaker changed": "breaker changed",
     "intake turns": "intake turns",
+    "relay.held": "relay.goes_on",
     "relay.{}": "relay.{}",
 }
 """What lasts, and how its end is told: by another phrase, or by the same one with another reason."""
@@ -46,6 +47,8 @@ MOMENTS = {
     "answers left to their leases": "once, at the end",
     "log lines were lost": "the second edge itself: lines can be written again",
     "relay.left_out": "one recovery's finding",
+    "relay.refused_again": "one try of a row that is held",
+    "relay.older_than_its_topics": "a finding, kept until a person ends it; relay.restored lasts as long",
 }
 """What is told at one point in time and has no end, each with the reason."""
 

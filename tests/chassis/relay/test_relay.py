@@ -180,6 +180,21 @@ def test_a_lost_slot_is_recovered_by_a_scan(ground: Ground) -> None:
         ground.judge()
 
 
+@pytest.mark.parametrize("old", [False, True])
+def test_standbys_copy_the_slot(ground: Ground, old: bool) -> None:  # noqa: FBT001
+    """From PostgreSQL 17 on a slot is made for failover, and one from before is altered when it is next streamed."""
+    if old:
+        with ground.relaying():
+            pass
+        slot = ground.plan.slot
+        ground.one("SELECT pg_drop_replication_slot(%s)", slot)
+        ground.one("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", slot)
+        ground.one("UPDATE relay_progress SET commit_lsn = pg_current_wal_flush_lsn() RETURNING true")
+    with ground.relaying():
+        assert ground.one("SELECT failover FROM pg_replication_slots") == (True,)
+    assert ground.one("SELECT count(*) FROM relay_recovery") == (0,)
+
+
 def test_a_backlog_is_gathered_for_and_what_comes_after_it_is_not(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:

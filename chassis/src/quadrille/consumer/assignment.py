@@ -117,6 +117,29 @@ class Assignment:
         self.others = {place: end for place, end in ends.items() if known.get(place, 0) < end}
 
 
+def accept_topics(tx: Tx, topics: Topics, names: Iterable[str]) -> dict[str, object]:
+    """Take topics as the broker has them now, inside the caller's transaction; return what changed, of which.
+
+    One that is another than the one first read is read from its beginning; a position outside its partition goes to
+    the first record that is left. What was handled already takes no effect a second time.
+    """
+    changes = {name: _accept(tx, topics, name) for name in names}
+    return {name: change for name, change in changes.items() if change}
+
+
+def _accept(tx: Tx, topics: Topics, name: str) -> dict[str, object]:
+    if (anew := topics.changed(tx, name)) is not None:
+        gone = tx.execute("DELETE FROM position WHERE topic = %b", [name]).rowcount
+        tx.execute("DELETE FROM topic WHERE name = %b", [name])
+        return {"was": anew, "positions": gone}
+    known = {(topic, partition): at for topic, partition, at in tx.execute(READ_POSITIONS, [[name]])}
+    bounds = topics.watermarks(known)
+    out = {place: at for place, at in known.items() if not bounds[place][0] <= at <= bounds[place][1]}
+    for place in out:
+        tx.execute("DELETE FROM position WHERE topic = %b AND partition = %b", [*place])
+    return {"was": "out of bounds", "partitions": {str(n): at for (_, n), at in sorted(out.items())}} if out else {}
+
+
 def _within(tx: Tx, place: Place, known: dict[Place, int], bounds: tuple[int, int]) -> int:
     """Return a partition's position, its beginning if it has none yet; raises StoppedError if it is out of bounds."""
     (topic, partition), (low, high) = place, bounds

@@ -123,6 +123,7 @@ class Worker:
                 with self.connect() as tx:
                     self.retention.prepare(tx, self.reader)
                     self._check(tx)
+                    self.scheduler.look(tx)
                     resume_of_old(tx, self.service)
                     if not self.life.begun and self.life.begin():
                         self.consumer_loop.suspects.left = self._careful_for

@@ -4,19 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import psycopg
 import structlog
+from psycopg.abc import PQGen
 from psycopg.pq import TransactionStatus
 
 from quadrille.db.conninfo import pinned, settled
 
 # Statements are few, keyed and run for ever: planning the inbox's days anew for each batch is a tenth of its cost.
 PLAN_ONCE = "SELECT set_config('plan_cache_mode', 'force_generic_plan', false)"
+R = TypeVar("R")
+_INTERVAL = 0.1  # psycopg's own: how often a wait looks for Ctrl-C
 Tx: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 """A connection as a service's SQL gets it: inside the batch's transaction, which the chassis begins and ends."""
+ANSWER_SECONDS = 25.0
+"""So long a server that lives answers, one way or another: it ends a statement after 20 s by itself."""
 log = structlog.get_logger()
+
+
+class BoundedConnection(psycopg.Connection[tuple[Any, ...]]):
+    """A connection that waits for no answer longer than a server may take: then it is closed, as if it were lost.
+
+    Time-outs of TCP do not help where something between us and the server acknowledges what it never delivers.
+    """
+
+    answer_seconds = ANSWER_SECONDS
+
+    def wait(self, gen: PQGen[R], interval: float = _INTERVAL, timeout: float | None = None) -> R:
+        """Wait as psycopg does; raises OperationalError after ``answer_seconds`` without an answer."""
+        try:
+            return super().wait(gen, interval, self.answer_seconds if timeout is None else timeout)
+        except psycopg.errors._WaitTimeout:  # noqa: SLF001 - the one name it has
+            self.pgconn.finish()
+            raise
 
 
 class Session:
@@ -73,7 +95,7 @@ def connection(url: str) -> Callable[[], Tx]:
     """
 
     def connect() -> Tx:
-        tx: Tx = psycopg.connect(
+        tx: Tx = BoundedConnection.connect(
             pinned(url, connect_timeout=5, keepalives_idle=5, tcp_user_timeout=10_000),
             autocommit=True, prepare_threshold=0,
         )  # fmt: skip

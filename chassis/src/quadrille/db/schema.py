@@ -317,6 +317,8 @@ BEGIN
   END IF;
   RETURN relay.commit_lsn >= seal.lsn;
 END $$;
+"""
+OLD_DAYS = """
 CREATE OR REPLACE FUNCTION drop_old_day(days int) RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp SET lock_timeout = '50ms' AS $$
 DECLARE
@@ -474,6 +476,44 @@ GRANT EXECUTE ON FUNCTION shadow_open(text, text[]), shadow_swap(text, text[]), 
 """
 
 
+# What the relay sets aside, what it is asked to send once more, and what a restored database lacks. A row the broker
+# refuses is written down before the position passes it, with those behind it of its key: they lie in the outbox, so no
+# day of that goes meanwhile. Facts of ours on our topics that the outbox does not have stop the relay until a person
+# has spoken; ``looked_for`` is the start of the server for which the relay has looked.
+RELAY_HELD = """
+CREATE TABLE relay_held (
+  id uuid PRIMARY KEY, topic text NOT NULL, key text NOT NULL, sequence bigint NOT NULL, type text NOT NULL,
+  size int NOT NULL, reason text NOT NULL, since date NOT NULL, held_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  state text NOT NULL DEFAULT 'HELD' CHECK (state IN ('HELD', 'TO_BURY', 'BURIED')),
+  ended_by text, ended_why text, ended_at timestamptz);
+CREATE TABLE relay_republish (
+  id uuid PRIMARY KEY, since_at timestamptz, key text, actor text NOT NULL, reason text NOT NULL,
+  asked_at timestamptz NOT NULL DEFAULT clock_timestamp(), rows bigint, ended_at timestamptz,
+  CHECK (num_nonnulls(since_at, key) = 1));
+CREATE TABLE relay_restore (
+  id uuid PRIMARY KEY, found_at timestamptz NOT NULL DEFAULT clock_timestamp(), detail text NOT NULL,
+  facts bigint NOT NULL, sample jsonb NOT NULL, ends jsonb NOT NULL,
+  actor text, reason text, ended_at timestamptz);
+CREATE UNIQUE INDEX relay_restore_open ON relay_restore ((true)) WHERE ended_at IS NULL;
+ALTER TABLE relay_progress ADD COLUMN looked_for timestamptz;
+ALTER TABLE relay_notice DROP CONSTRAINT relay_notice_kind_check;
+ALTER TABLE relay_notice ADD COLUMN key text, ADD CONSTRAINT relay_notice_kind_check
+  CHECK (kind IN ('STALLED', 'RESUMED', 'LEFT_OUT', 'BURIED', 'RESTORED'));
+GRANT SELECT, INSERT, UPDATE, DELETE ON relay_held, relay_republish, relay_restore TO relay;
+GRANT SELECT ON relay_held, relay_restore TO app;
+GRANT SELECT, INSERT ON audit TO relay;
+GRANT SELECT ON canary TO relay;
+GRANT DELETE ON topic TO app;
+"""
+
+
+def held_back(function: str) -> str:
+    """Return a function of version 4 as it lets no day of the outbox go while a row of it is set aside."""
+    wanted = "  IF NOT FOUND THEN\n    RETURN false;"
+    held = "  IF NOT FOUND OR EXISTS (SELECT FROM relay_held WHERE state <> 'BURIED') THEN\n    RETURN false;"
+    return function.replace(wanted, held, 1).replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION", 1)
+
+
 def of_task(function: str) -> str:
     """Return a function of version 4 as it reads the table under its new name."""
     return function.replace("FROM agenda", "FROM task")
@@ -504,8 +544,9 @@ VERSIONS = {
     1: (TABLES, PARTITIONS, GRANTS, FIRST_DAYS),
     2: (OPERATIONS,),
     3: (RETENTION,),
-    4: (RELAY_TARGET, PARKED_DAYS, ENSURE_PARTITIONS, LIVED_DAYS, INBOX_KEPT, PUBLISHED_DAYS, PROGRESS),
+    4: (RELAY_TARGET, PARKED_DAYS, ENSURE_PARTITIONS, LIVED_DAYS, INBOX_KEPT, PUBLISHED_DAYS, OLD_DAYS, PROGRESS),
     5: (TASK, of_task(ENSURE_PARTITIONS), of_task(INBOX_KEPT), IDEMPOTENCY),
     6: (PARKED_CAUSES,),
     7: (SHADOW,),
+    8: (RELAY_HELD, held_back(PUBLISHED_DAYS)),
 }

@@ -67,6 +67,21 @@ class Topics:
             if known.get(name) != (now, cluster):
                 tx.execute(ADD_TOPIC, [name, *now, cluster])
 
+    def identities(self, names: list[str]) -> tuple[str, dict[str, str]]:
+        """Return the id of the cluster, and of each of these topics: what a log is told from another of its name by."""
+        with self._asking() as admin:
+            cluster = cluster_of(admin, ASK_SECONDS)
+            asked = admin.describe_topics(TopicCollection(names), request_timeout=ASK_SECONDS)
+            return cluster, {name: str(answer.result(ASK_SECONDS + 1).topic_id) for name, answer in asked.items()}
+
+    def changed(self, tx: Tx, name: str) -> str | None:
+        """Return why a topic is not the one first read, None where it is; raises as a question does."""
+        try:
+            self.check(tx, [name])
+        except StoppedError as why:
+            return str(why)
+        return None
+
     def watermarks(self, places: Iterable[Place]) -> dict[Place, tuple[int, int]]:
         """Return the first offset and the end of each partition."""
         partitions = [TopicPartition(*place) for place in places]

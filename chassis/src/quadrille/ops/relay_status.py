@@ -5,6 +5,7 @@ from __future__ import annotations
 import psycopg
 
 from quadrille.observability.metrics import Counter
+from quadrille.ops.relay_actions import RelayActions, held_rows
 from quadrille.ops.routes import OpsRequest, OpsResponse, OpsRoutes
 from quadrille.relay.relay import Relay
 from quadrille.relay.replication import conninfo
@@ -21,12 +22,15 @@ SELECT r.commit_lsn::text, r.committed_at, extract(epoch FROM clock_timestamp() 
 
 
 def relay_routes(service: str, dsn: str, slot: str, relay: Relay) -> OpsRoutes:
-    """Return GET /ops/relay: state and trouble, slot, position stored, WAL kept for it, age of its last beat."""
+    """Return GET /ops/relay: state and trouble, slot, position, WAL kept for it, its last beat, rows that are held.
+
+    And what an operator may ask of it.
+    """
 
     def tell(_: OpsRequest) -> OpsResponse:
         try:
             with psycopg.connect(conninfo(dsn), autocommit=True) as tx:
-                row = tx.execute(LOOK, [slot]).fetchone()
+                row, held = tx.execute(LOOK, [slot]).fetchone(), held_rows(tx)
         except psycopg.OperationalError:
             refuse("dependency-unavailable", dependency="database", retry_after=1)
         position, at, age, rescan, active, kept_as, kept, confirmed, behind = row or (None,) * 9
@@ -38,10 +42,10 @@ def relay_routes(service: str, dsn: str, slot: str, relay: Relay) -> OpsRoutes:
             "service": service, "state": relay.state, "trouble": relay.trouble, "slot": there,
             "position_lsn": position, "behind_bytes": behind, "published_at": at and rfc3339(at),
             "canary_age_seconds": age, "rescan": rescan, "recoveries": _count(RECOVERIES),
-            "delivery_failures": _count(FAILURES),
+            "delivery_failures": _count(FAILURES), "held": held,
         })  # fmt: skip
 
-    return {("GET", "/ops/relay"): tell}
+    return {("GET", "/ops/relay"): tell, **RelayActions(service, dsn, relay).routes()}
 
 
 def _count(counter: Counter) -> int:

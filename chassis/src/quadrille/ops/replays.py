@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import psycopg
 from confluent_kafka import KafkaException
@@ -16,6 +17,8 @@ from quadrille.messages import Infrastructure
 from quadrille.ops.routes import REPLAY, OpsRequest, OpsResponse, OpsRoutes, ScopedRoute
 from quadrille.processing.outbox import announce
 from quadrille.replay import operations, shadow
+from quadrille.replay.archive import Archive, ArchiveError
+from quadrille.replay.archive_tape import same_log
 from quadrille.replay.manager import KIND, OperationManager, Replays, Shadows
 from quadrille.replay.operations import Operation
 from quadrille.replay.plan import DryRunRequest, LiveRunRequest, ReplayPlan, ShadowRunRequest, freeze, plan_of
@@ -84,9 +87,16 @@ class ReplayRoutes:
         return OpsResponse(202, made.document(self.service.name))
 
     def _frozen(self, tx: Tx, request: DryRunRequest) -> ReplayPlan:
+        heard = request.topic in self.service.on.topics()
+        if request.archive is not None:
+            archive = _archive(request.archive)
+            try:
+                return freeze(request, archive, tx, heard and same_log(tx, archive, request.topic))
+            except ArchiveError as broken:
+                refuse("operation-refused", f"{broken}.", rule="ARCHIVE")
         try:
             self._topics = self._topics or Topics(self.context.settings.kafka_bootstrap)
-            return freeze(request, self._topics, tx, request.topic in self.service.on.topics())
+            return freeze(request, self._topics, tx, heard)
         except (KafkaException, TimeoutError):
             refuse("dependency-unavailable", dependency="broker", retry_after=1)
 
@@ -116,7 +126,12 @@ class ReplayRoutes:
             refuse("operation-refused", detail, rule="NOT_REBUILDABLE")
         if request.swap:
             self._confirm(request.confirm, "its read model will be exchanged")
-        plan = {"mode": shadow.KIND, "model": request.model, "swap": request.swap, "tables": sorted(projection.tables)}
+        plan: dict[str, object] = {
+            "mode": shadow.KIND, "model": request.model, "swap": request.swap, "tables": sorted(projection.tables),
+        }  # fmt: skip
+        if request.archive is not None:
+            archive = self._of_these_topics(tx, _archive(request.archive))
+            plan |= {"archive": str(archive.directory), "seal": archive.seal}
         with tx.transaction():
             alone(tx, shadow.KIND)
             made = operations.new(uuid7(), shadow.KIND, plan, asked.actor, asked.reason)
@@ -126,6 +141,16 @@ class ReplayRoutes:
             audit.record(tx, audit.Action(asked.actor, "replay", str(made.id), asked.reason, None, {"plan": plan}))
         self._shadows.wake()
         return OpsResponse(202, made.document(self.service.name))
+
+    def _of_these_topics(self, tx: Tx, archive: Archive) -> Archive:
+        """Refuse, for a shadow, an archive with holes, and one of another log than the service's positions are in."""
+        if not archive.whole:
+            refuse("operation-refused", f"{archive.directory} was made with times: it has holes.", rule="ARCHIVE")
+        for topic in sorted(set(self.service.on.topics()) & set(archive.topics)):
+            if not same_log(tx, archive, topic):
+                detail = f"{archive.directory} is of another {topic}: its offsets are not those of the one read here."
+                refuse("operation-refused", detail, rule="ARCHIVE")
+        return archive
 
     def _confirm(self, said: str, why: str) -> None:
         """Refuse what is not asked for twice, the second time with the service's name."""
@@ -209,6 +234,21 @@ class ReplayRoutes:
                     raise
                 slug = "outcome-unknown" if tx.closed else "dependency-unavailable"
                 raise Problem(slug, dependency="database", retry_after=1) from None
+
+
+def _archive(directory: str) -> Archive:
+    """Return the archive of an absolute path on this machine; refuses what is none, or is not what was written."""
+    if not Path(directory).is_absolute():
+        error = {
+            "pointer": "/archive",
+            "code": "path",
+            "message": "Input should be an absolute path",
+        }
+        refuse("validation-failed", errors=[error])
+    try:
+        return Archive(Path(directory))
+    except ArchiveError as broken:
+        refuse("operation-refused", f"{broken}: as {directory} is where this worker runs.", rule="ARCHIVE")
 
 
 def _live(planned: Operation, request: LiveRunRequest) -> ReplayPlan:

@@ -44,7 +44,9 @@ UPDATE relay_recovery r SET announced = true
 UNTOLD_NOTICES = """
 UPDATE relay_notice n SET announced = true
   FROM (SELECT id FROM relay_notice WHERE NOT announced ORDER BY at FOR UPDATE) u
- WHERE n.id = u.id RETURNING n.id, n.kind, n.detail, n.since_at, n.took_ms, n.at"""
+ WHERE n.id = u.id RETURNING n.id, n.kind, n.detail, n.since_at, n.took_ms, n.key, n.at"""
+LONGEST_KEY = 64
+"""A longer one is no saga's."""
 Speaker: TypeAlias = Service[Any]
 
 
@@ -99,17 +101,19 @@ def tell_recoveries(tx: Tx, service: Speaker) -> int:
         for identity, cause, count, seconds in rows:
             announce(tx, service, identity, RelayRecovered(service.name, cause, count, round(seconds * 1000)))
         notices = tx.execute(UNTOLD_NOTICES).fetchall()
-        for identity, kind, detail, since, took_ms, _ in sorted(notices, key=lambda row: row[-1]):
-            announce(tx, service, identity, _noticed(service.name, kind, detail, since, took_ms))
+        for identity, kind, detail, since, took_ms, key, _ in sorted(notices, key=lambda row: row[-1]):
+            announce(tx, service, identity, _noticed(service.name, (kind, detail, key), since, took_ms))
     return len(rows) + len(notices)
 
 
-def _noticed(service: str, kind: str, detail: str, since: datetime, took_ms: int) -> SystemEvent:
+def _noticed(service: str, noted: tuple[str, str, str | None], since: datetime, took_ms: int) -> SystemEvent:
     """Return the event of a relay's notice."""
+    kind, detail, key = noted
     match kind:
         case "STALLED":
             return ProgressStalled(service, "relay", detail, since)
         case "RESUMED":
             return ProgressResumed(service, "relay", since, took_ms)
         case _:
-            return FindingRaised(service, "relay.left_out", detail)
+            whose = key if key and key != service and len(key) <= LONGEST_KEY else None
+            return FindingRaised(service, f"relay.{kind.lower()}", detail, whose)

@@ -17,6 +17,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from quadrille.kafka.config import producer_settings
 from quadrille.kafka.headers import OutboxRow, unix_nanoseconds, uuid_text, write_headers
+from quadrille.kafka.partitioner import partition_of
 from quadrille.kafka.topics import Place
 from quadrille.observability import tracing
 from quadrille.observability.logs import ThrottledLog, event_lines
@@ -24,7 +25,7 @@ from quadrille.observability.readiness import NotReadyError
 from quadrille.observability.trace_context import parse
 from quadrille.observability.tracing import Spans
 from quadrille.relay.replication import Position
-from quadrille.relay.target import Claim, Target, Witness
+from quadrille.relay.target import PARTITIONS, Claim, Target, Witness
 from quadrille.system_messages import CanaryBeat
 
 
@@ -39,10 +40,11 @@ class UnprovenError(DeliveryFailedError):
 class Transaction:
     """One committed transaction: counted by two threads, each of which writes a counter of its own."""
 
-    __slots__ = ("_window", "delivered", "end", "handed")
+    __slots__ = ("_window", "check", "delivered", "end", "handed")
 
     def __init__(self, window: InFlight) -> None:
         self._window = window
+        self.check = window.check
         self.handed = 0
         self.delivered = 0
         self.end: Position | None = None
@@ -141,6 +143,17 @@ _HELD_SECONDS = 0.02
 _SAMPLED = b"13579bdf"
 _BEAT = CanaryBeat.type.encode()  # one every two seconds is no news
 _PUBLISHED = "order_id", "event_id", "event_type", "topic", "partition", "offset", "trace_id", "sequence", "ms"
+_ROWS_FAULT = frozenset(
+    KafkaError(code).str()
+    for code in (
+        KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE, KafkaError.INVALID_TIMESTAMP,
+        KafkaError.INVALID_RECORD, KafkaError._INVALID_ARG, KafkaError._BAD_MSG,  # noqa: SLF001 - so named
+    )
+)  # fmt: skip
+"""What a broker or the client finds wrong with one record, in words: a producer that fails for good tells no code.
+
+Whatever else is refused, others would be too.
+"""
 _REPEATED = re.compile(r"ProduceRequest for .* failed: (.*) \(broker .*")
 _SILENT = logging.getLogger("quadrille.relay.silent")  # what it would print beside our log, we say
 _SILENT.addHandler(logging.NullHandler())
@@ -154,14 +167,14 @@ class ElsewhereError(NotReadyError):
 
 
 class RefusedRowError(DeliveryFailedError):
-    """One row is refused, and which."""
+    """One row is refused, and which; ``own`` says that it is the row's fault, not one that others would share."""
 
-    def __init__(self, row: OutboxRow, reason: str) -> None:
+    def __init__(self, row: OutboxRow, reason: str, *, own: bool = True) -> None:
         key, topic = (text.decode("utf-8", "replace") for text in (row.aggregateid, row.aggregatetype))
         super().__init__(
             f"row {uuid_text(row.id).decode()} of {topic}, key {key[:64]}, {len(row.payload)} bytes: {reason}"
         )
-        self.row = row
+        self.row, self.reason, self.own = row, reason, own
 
 
 @dataclass(slots=True)
@@ -231,6 +244,8 @@ class Publisher:
         """Start a producer and the thread that serves its reports."""
         closed = self._closed = threading.Event()
         settings = producer_settings(self._bootstrap, self._linger if self.gathering else 0.0)
+        self._warm: dict[bytes, set[int]] = {}
+        """Of each topic, the partitions that have taken a record of this producer."""
         self._producer = Producer({**settings, "error_cb": partial(self._noticed, closed)}, logger=_SILENT)
         self._thread = threading.Thread(target=self._serve, args=(self._producer, closed), name="reports", daemon=True)
         self._thread.start()
@@ -281,7 +296,9 @@ class Publisher:
             self.check()  # a producer that has given up refuses every row
             if refused.args[0].code() == KafkaError._FATAL:  # noqa: SLF001 - so named
                 raise DeliveryFailedError(_words(refused)) from None
-            raise RefusedRowError(row, _words(refused)) from None
+            raise RefusedRowError(
+                row, _words(refused), own=KafkaError(refused.args[0].code()).str() in _ROWS_FAULT
+            ) from None
         return True
 
     def push(self, row: OutboxRow, transaction: Transaction, meanwhile: Callable[[], None]) -> None:
@@ -290,10 +307,15 @@ class Publisher:
         After a refusal it waits for the row's delivery, and raises RefusedRowError with the row.
         """
         transaction.handed += 1
-        while not self.send(row, transaction.reported):
-            time.sleep(_HELD_SECONDS if self._held() else _FULL_SECONDS)
-            meanwhile()
-        if not self._care.left:
+        try:
+            while not self.send(row, transaction.reported):
+                time.sleep(_HELD_SECONDS if self._held() else _FULL_SECONDS)
+                meanwhile()
+        except RefusedRowError:
+            transaction.handed -= 1  # it is not on its way: nobody is to wait for it
+            raise
+        cold = self._cold(row)
+        if cold is None and not self._care.left:
             return
         try:
             while transaction.delivered < transaction.handed:
@@ -302,8 +324,25 @@ class Publisher:
         except UnprovenError:
             raise
         except DeliveryFailedError as failed:
-            raise RefusedRowError(row, str(failed)) from None
-        self._care.delivered(row)
+            if not self._care.left:
+                raise
+            raise RefusedRowError(row, str(failed), own=_words(failed) in _ROWS_FAULT) from None
+        if cold is not None:
+            self._warm.setdefault(row.aggregatetype, set()).add(cold)
+        if self._care.left:
+            self._care.delivered(row)
+
+    def _cold(self, row: OutboxRow) -> int | None:
+        """Return a row's partition if nothing of this producer lies on it yet; None where something does.
+
+        A broker takes any number from a producer it does not know: were the first record there refused, one that was
+        sent behind it would be taken. So the first one is waited for.
+        """
+        warm = self._warm.get(row.aggregatetype, ())
+        if len(warm) == PARTITIONS:
+            return None
+        place = partition_of(row.aggregateid.decode(), PARTITIONS)
+        return None if place in warm else place
 
     def caught_up(self) -> None:
         """Note that all there is was delivered: what had been refused is gone."""

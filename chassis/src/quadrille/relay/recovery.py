@@ -18,9 +18,11 @@ import psycopg
 import structlog
 from psycopg import pq, sql
 
+from quadrille.db.connection import BoundedConnection
 from quadrille.ids import floor_of, id_milliseconds, uuid7
 from quadrille.kafka.headers import OutboxRow
 from quadrille.observability.readiness import NotReadyError
+from quadrille.relay.held import COLUMNS, HeldRows, rows_of
 from quadrille.relay.publisher import InFlight, Publisher, Transaction
 from quadrille.relay.replication import Position, ask, command, connect, conninfo, lsn_number
 from quadrille.relay.session import Progress, RelaySession, Slot
@@ -30,8 +32,10 @@ from quadrille.relay.target import Claim, Target
 FIRST_START = "first start"
 ANOTHER_DATABASE = "another cluster or timeline"
 ANOTHER_KAFKA = "another Kafka"
+HOLE = "canary hole"
+FAILOVER_SLOTS = 170_000
+"""From this version of PostgreSQL on a slot may be copied to a standby, and outlive its primary."""
 _BATCH = 1_000
-_COLUMNS = sql.SQL(", ").join(map(sql.Identifier, OutboxRow._fields))
 # No clock decides what is proven: the numbers of transactions do.
 _UNPROVEN = sql.SQL("age(xmin) <= age({}::text::xid)")
 _RESCAN = sql.SQL(
@@ -60,13 +64,18 @@ def cause(stored: Progress | None, found: Progress, slot: Slot | None) -> str | 
     confirmed = slot.confirmed if slot else None
     causes = {
         "publication changed": stored.publication != found.publication,
-        f"asked for: {stored.rescan}": stored.rescan is not None,
+        _asked(stored.rescan or ""): stored.rescan is not None,
         "slot missing": slot is None,
         "slot lost": confirmed is None,
         # a position is stored before the slot is answered with it: a slot further on was moved by somebody else
         "slot moved": confirmed is not None and confirmed > stored.position.lsn,
     }
     return next((reason for reason, is_so in causes.items() if is_so), None)
+
+
+def _asked(rescan: str) -> str:
+    """Return the cause of a scan that was asked for: by a person, or by a relay that has seen a hole."""
+    return rescan if rescan.startswith(HOLE) else f"asked for: {rescan}"
 
 
 def admit(stored: Progress | None, found: Target, accepted: str) -> None:
@@ -129,10 +138,9 @@ class Scan:
         if self._scope.again is not None:
             floor = floor_of(self._since())
             self._leave_out(floor)
-        self._ask(_RESCAN.format(_COLUMNS, self._scope.unproven, again, floor))
+        self._ask(_RESCAN.format(COLUMNS, self._scope.unproven, again, floor))
         while (result := self._ask(sql.SQL("FETCH {} FROM rescan").format(_BATCH))).ntuples:
-            for n in range(result.ntuples):
-                yield OutboxRow(*(result.get_value(n, column) for column in range(result.nfields)))  # type: ignore[arg-type]
+            yield from rows_of(result)
 
     def snapshot_xmin(self) -> int:
         """Return before which transaction all is in the snapshot."""
@@ -165,8 +173,12 @@ def fresh_slot(dsn: str, slot: str, keeper: RelaySession) -> Iterator[tuple[psyc
     Waits for every transaction that is open now (they end within 30 s).
     """
     keeper.drop_slot()
-    with closing(connect(dsn)) as walsender, closing(psycopg.connect(conninfo(dsn), autocommit=True)) as session:
-        make = f"CREATE_REPLICATION_SLOT \"{slot}\" LOGICAL pgoutput (SNAPSHOT 'export')"
+    with (
+        closing(connect(dsn)) as walsender,
+        closing(BoundedConnection.connect(conninfo(dsn), autocommit=True)) as session,
+    ):
+        kept = ", FAILOVER" if walsender.info.server_version >= FAILOVER_SLOTS else ""
+        make = f"CREATE_REPLICATION_SLOT \"{slot}\" LOGICAL pgoutput (SNAPSHOT 'export'{kept})"
         _, start, snapshot, _ = command(walsender, make, meanwhile=keeper.beat_seldom)
         session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         session.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(snapshot))
@@ -182,6 +194,7 @@ class Recovery:
     window: timedelta
     reason: str
     stored: Progress | None
+    held: HeldRows
 
     def run(self, keeper: RelaySession, outlet: Publisher, found: Progress, alive: Alive) -> Progress:
         """Return where the new slot begins, once all before it is delivered, proven and that is stored.
@@ -198,7 +211,8 @@ class Recovery:
         with fresh_slot(self.dsn, self.slot, keeper) as (session, start):
             scan = Scan(session, Scope.of(self.stored, found), self.window, meanwhile)
             for row in scan.rows():
-                outlet.push(row, sent, meanwhile)
+                if not self.held.holds(row):
+                    outlet.push(row, sent, meanwhile)
             while sent.delivered < sent.handed:
                 meanwhile()
                 time.sleep(_DRAIN_SECONDS)

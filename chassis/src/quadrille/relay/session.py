@@ -18,6 +18,7 @@ import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
+from quadrille.db.connection import BoundedConnection
 from quadrille.ids import lock_key, uuid7
 from quadrille.kafka.headers import OutboxRow
 from quadrille.observability.readiness import NotReadyError
@@ -59,7 +60,9 @@ ON CONFLICT (only_one) DO UPDATE SET
   (system_id, timeline, commit_lsn, committed_at, publication, kafka_cluster, kafka_topics, proven_xid, rescan)
   = (excluded.system_id, excluded.timeline, excluded.commit_lsn, excluded.committed_at, excluded.publication,
      excluded.kafka_cluster, excluded.kafka_topics, excluded.proven_xid, NULL)"""
-_NOTE: LiteralString = "INSERT INTO relay_notice (id, kind, detail, since_at, took_ms) VALUES (%s, %s, %s, %s, %s)"
+_ASK_RESCAN: LiteralString = "UPDATE relay_progress SET rescan = %s, proven_xid = %s::xid8 WHERE rescan IS NULL"
+_NOTE: LiteralString = """
+INSERT INTO relay_notice (id, kind, detail, since_at, took_ms, key) VALUES (%s, %s, %s, %s, %s, %s)"""
 _SLOT: LiteralString = """
 SELECT plugin, database, active_pid, wal_status, confirmed_flush_lsn::text
   FROM pg_replication_slots WHERE slot_name = %s"""
@@ -145,7 +148,7 @@ class RelaySession:
 
     def __init__(self, dsn: str, slot: str) -> None:
         self._slot = slot
-        self.connection = psycopg.connect(conninfo(dsn), autocommit=True, prepare_threshold=0)
+        self.connection = BoundedConnection.connect(conninfo(dsn), autocommit=True, prepare_threshold=0)
         self.heard = time.monotonic()
         """When the server last answered: while this is fresh, nobody else can hold the lock."""
 
@@ -169,6 +172,10 @@ class RelaySession:
         """Return why a person wants the outbox read again, None if nobody does."""
         row = self._maybe("SELECT rescan FROM relay_progress")
         return row[0] if row else None
+
+    def ask_rescan(self, reason: str, proven_xid: int | None) -> None:
+        """Have the outbox read again, from where it is known to be whole."""
+        self.connection.execute(_ASK_RESCAN, [reason, None if proven_xid is None else str(proven_xid)])
 
     @contextmanager
     def beating(self) -> Iterator[None]:
@@ -227,9 +234,9 @@ class RelaySession:
             [system.system_id, system.timeline, lsn, at, progress.publication, cluster, Jsonb(dict(topics)), proven],
         )
 
-    def note(self, kind: str, detail: str, since: datetime, took_ms: int = 0) -> None:
-        """Write down what the worker is to tell the others."""
-        self.connection.execute(_NOTE, [uuid7(), kind, detail, since, took_ms])
+    def note(self, kind: str, detail: str, since: datetime, took_ms: int = 0, key: str | None = None) -> None:
+        """Write down what the worker is to tell the others; ``key`` is whose stream it is about."""
+        self.connection.execute(_NOTE, [uuid7(), kind, detail, since, took_ms, key])
 
     def slot(self) -> Slot | None:
         """Return the slot; None if there is none. Raises NotReadyError for one that is not ours."""
@@ -241,6 +248,10 @@ class RelaySession:
             raise NotReadyError(message)
         lost = row[3] == "lost" or row[4] is None
         return Slot(active_pid=row[2], confirmed=None if lost else lsn_number(row[4]))
+
+    def kept_at_failover(self) -> bool:
+        """Tell whether the slot is one that standbys copy; asked from PostgreSQL 17 on only."""
+        return bool(self._one("SELECT failover FROM pg_replication_slots WHERE slot_name = %s", [self._slot])[0])
 
     def free_slot(self) -> None:
         """End the session of a former holder, which has lost the lock and may be frozen."""

@@ -17,10 +17,13 @@ from prometheus_client import Counter, Gauge
 from quadrille.kafka.headers import OutboxRow
 from quadrille.observability.linger import Linger
 from quadrille.observability.readiness import NotReadyError
+from quadrille.relay.held import HeldRows
 from quadrille.relay.publisher import DeliveryFailedError, InFlight, Publisher, Transaction
 from quadrille.relay.replication import HEADER, Begin, Commit, Described, PgOutputDecoder, Position, Read, Stream
+from quadrille.relay.restore import beat_number
 from quadrille.relay.session import LEASE_SECONDS, Progress, RelaySession
 from quadrille.relay.target import LOOK_SECONDS, Claim
+from quadrille.system_messages import CanaryBeat
 
 ROWS = Counter("quadrille_relay_rows_total", "Outbox rows delivered to Kafka")
 RESENT = Counter("quadrille_relay_resent_rows_total", "Rows this process had handed on before")
@@ -35,7 +38,7 @@ AGE = Gauge(
 )
 STREAMING = Gauge("quadrille_relay_streaming_ratio", "1 while this relay streams, 0 while it stands by or waits")
 STALLED = Gauge("quadrille_relay_stalled_seconds", "For how long rows have waited with none delivered; 0 in order")
-REFUSED = Gauge("quadrille_relay_refused_ratio", "1 while a row is refused and holds up all behind it")
+REFUSED = Gauge("quadrille_relay_refused_ratio", "1 while a row is refused and holds up all behind it of its key")
 LEFT_OUT = Counter("quadrille_relay_left_out_rows_total", "Rows too old to be sent again to a new log")
 
 DRAIN_SECONDS = 5.0
@@ -45,6 +48,7 @@ _STORE_ROWS, _STORE_SECONDS = 500, 0.02
 """Prove and store sooner than at the next beat when so many rows wait for it: they are what a crash doubles."""
 UNSTORED_ROWS = 5_000
 _BUSY_ROWS, _RATE_SECONDS, _NAP_SECONDS = 300, 0.1, 0.0015
+_BEAT = CanaryBeat.type.encode()
 _BEHIND_US = 1_000_000
 """Rows that were committed so long ago are a backlog; a tenth of it is none any more."""
 _IDLE_BYTES, _IDLE_BYTES_SOON, _IDLE_SECONDS = 1 << 16, 1 << 22, 10.0
@@ -53,6 +57,10 @@ _IDLE_BYTES, _IDLE_BYTES_SOON, _IDLE_SECONDS = 1 << 16, 1 << 22, 10.0
 
 class Halted(Exception):  # noqa: N818 - the name says what is the case
     """The relay was told to stop while it waited."""
+
+
+class HeldDueError(NotReadyError):
+    """What is held is to be tried again, or goes on without a row that was buried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +86,10 @@ class Streamer:
         *,
         watch: Callable[[Sight], None],
         linger: Linger,
+        held: HeldRows,
     ) -> None:
         self._keeper, self._stream, self._outlet, self._start, self._stop = keeper, stream, outlet, start, stop
-        self._watch, self._linger = watch, linger
+        self._watch, self._linger, self._held = watch, linger, held
         self._window = InFlight(start.position, outlet.offsets)
         self._decoder = PgOutputDecoder()
         self._open: Transaction | None = None
@@ -90,8 +99,10 @@ class Streamer:
         """Rows of transactions that were read to their end, and of those that the contiguous position covers."""
         self._proven, self._claim = Claim(start.position, 0), Claim(start.position, 0)
         self._proven.proven = self._claim.proven = True
-        self._kept = 0
+        self._kept = self._measured = 0
         """Rows that the stored position covers."""
+        self._beat: int | None = None
+        self._proven_xid = self._proven_at_beat = start.proven_xid
         self._rows, self._rate, self._rate_from = 0, 0.0, time.monotonic()
         self._committed_at, self._behind = 0, False
         """When the transaction that was read last was committed, and whether what is read now is a backlog."""
@@ -147,7 +158,9 @@ class Streamer:
 
     def _handle(self, read: Read) -> None:
         if isinstance(read, OutboxRow):
-            if self._open is not None:
+            if read.type == _BEAT:
+                self._beat_read(read)
+            if self._open is not None and not (self._held and self._held.holds(read)):
                 self._rows += 1
                 while self._ended - self._kept >= UNSTORED_ROWS:
                     time.sleep(_NAP_SECONDS)
@@ -166,6 +179,19 @@ class Streamer:
         elif isinstance(read, Described):
             # told again after every change of the publication: what follows a hole must not overtake what fell into it
             self._look(time.monotonic())
+
+    def _beat_read(self, row: OutboxRow) -> None:
+        """Count the beats: where one is missing, what was committed beside it has not passed us either.
+
+        All that was proven published when the last beat before the hole was read lies before that.
+        """
+        with suppress(IndexError):  # one that cannot be read counts for nothing
+            number, last = beat_number(row.payload), self._beat
+            if last is not None and number > last + 1:
+                reason = f"canary hole: beats {last + 1} to {number - 1} did not pass"
+                self._keeper.ask_rescan(reason, self._proven_at_beat)
+                raise NotReadyError(reason)
+            self._beat, self._proven_at_beat = number, self._proven_xid
 
     def _wait(self) -> None:
         """What is done while the producer's queue is full: WAL is not read, nothing is dropped."""
@@ -228,12 +254,16 @@ class Streamer:
             proven = self._mark.xmin if position.lsn >= self._mark.inserted else None
             self._server = self._keeper.store(position, proven)
             self._mark = self._mark if proven is None else self._server
+            self._proven_xid = self._proven_xid if proven is None else proven
             self._stored, self._kept = position, self._proven.records
+            self._held.came_to(position.lsn)
         else:
             self._server = self._keeper.beat()
         self._answer()
         self._beat_at = now + _BEAT_SECONDS
         self._measure()
+        if (reason := self._held.wanted()) is not None and not self._stop.is_set():
+            raise HeldDueError(reason)
 
     def _answer(self) -> None:
         self._stream.answer(max(self._received, self._stream.end, self._stored.lsn), self._stored.lsn)
@@ -262,6 +292,7 @@ class Streamer:
         if (reason := self._keeper.rescan()) is not None:
             message = f"the outbox is to be read again: {reason}"
             raise NotReadyError(message)
+        self._held.look(self._keeper)
         self._look_at = now + LOOK_SECONDS
 
     def _rest(self, taken: int) -> None:
@@ -290,5 +321,9 @@ class Streamer:
             words = f"{waiting} rows wait: {self._outlet.away or 'Kafka acknowledges nothing'}"
         elif end >= flushed:
             self._outlet.caught_up()
-        delivered = self._stored.lsn, self._settled - self._kept, self._window.front
-        self._watch(Sight(waiting > 0 or end < flushed, delivered, 0 if waiting else end, words))
+        delivered, moved = (self._stored.lsn, self._settled - self._kept, self._window.front), self._settled
+        if (held := self._held.reason) is not None and moved == self._measured:
+            delivered, end, words = (0, 0, 0), 0, held  # nothing flows past what is held
+        self._measured = moved
+        waits = waiting > 0 or end < flushed or held is not None
+        self._watch(Sight(waits, delivered, 0 if waiting or held else end, words))

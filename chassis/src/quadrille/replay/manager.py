@@ -24,11 +24,13 @@ from quadrille.ids import lock_key
 from quadrille.kafka.topics import Topics
 from quadrille.observability.logs import ThrottledLog
 from quadrille.replay import operations, shadow
+from quadrille.replay.archive import ArchiveError
+from quadrille.replay.archive_tape import ArchiveTape, Joined, opened
 from quadrille.replay.fence import Effects, Fence, effects_of
 from quadrille.replay.operations import Advance, Operation
 from quadrille.replay.plan import plan_of
 from quadrille.replay.projection import Projection
-from quadrille.replay.runner import RangeReader, RecordsGoneError, Replay
+from quadrille.replay.runner import RangeReader, RecordsGoneError, Replay, Tape
 from quadrille.service import Tx
 
 KIND = "replay"
@@ -103,7 +105,7 @@ class OperationManager:
             if isinstance(bug, RETRIABLE) and not sqlstate.blames_input(bug):
                 raise
             log.exception("operation failed", operation_id=str(identity), error_class=type(bug).__name__)
-            self._fail(identity, "past retention" if isinstance(bug, RecordsGoneError) else type(bug).__name__)
+            self._fail(identity, _why(bug))
 
     def _fail(self, identity: UUID, why: str) -> None:
         """Note on a connection of its own that nothing more will come of it until a person resumes it."""
@@ -126,10 +128,21 @@ class Replays(OperationManager):
 
     def do(self, tx: Tx, found: Operation) -> None:
         """Read again what the plan names."""
-        bootstrap, group = self.context.settings.kafka_bootstrap, f"{self.service.name}.replay.{found.id}"
-        fence = Fence(self._effects, plan_of(found.plan).allow_effects)
-        with closing(RangeReader(bootstrap, group)) as tape:
+        plan, fence = plan_of(found.plan), Fence(self._effects, plan_of(found.plan).allow_effects)
+        with closing(self._tape(plan.archive, plan.seal or "", found.id)) as tape:
             Replay(self.context, self.reader, tx, found, fence).run(tape)
+
+    def _tape(self, archive: str | None, seal: str, identity: UUID) -> Tape:
+        """Return what is read again: the archive that was planned with, or the topics."""
+        if archive is not None:
+            return ArchiveTape(opened(archive, seal))
+        return RangeReader(self.context.settings.kafka_bootstrap, f"{self.service.name}.replay.{identity}")
+
+
+def _why(bug: Exception) -> str:
+    if isinstance(bug, ArchiveError):
+        return str(bug)
+    return "past retention" if isinstance(bug, RecordsGoneError) else type(bug).__name__
 
 
 class Shadows(OperationManager):
@@ -149,9 +162,13 @@ class Shadows(OperationManager):
             return
         bootstrap, group = self.context.settings.kafka_bootstrap, f"{self.service.name}.replay.{found.id}"
         reader = reader_of(self.service, self.context.decoder)  # its inbox begins with the topics: no id is too old
-        with closing(RangeReader(bootstrap, group)) as tape:
+        topics: Topics | Joined = Topics(bootstrap)
+        tape: Tape = RangeReader(bootstrap, group)
+        if (directory := found.plan.get("archive")) is not None and isinstance(topics, Topics):
+            tape = topics = Joined(opened(directory, found.plan["seal"]), topics, tape)
+        with closing(tape):
             try:
-                shadow.ShadowReplay(self.context, reader, tx, found, projection, tape, Topics(bootstrap)).run()
+                shadow.ShadowReplay(self.context, reader, tx, found, projection, tape, topics).run()
             except shadow.NOT_REBUILDABLE as refused:
                 self._fail(found.id, refused.diag.message_primary or type(refused).__name__)
 

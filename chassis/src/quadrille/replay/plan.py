@@ -16,6 +16,7 @@ from pydantic import Field, TypeAdapter
 
 from quadrille.ids import from_milliseconds, milliseconds
 from quadrille.kafka.topics import Place, Topics
+from quadrille.replay.archive import Archive
 from quadrille.service import Tx
 from quadrille.values import FIRST, LAST, Text, rfc3339
 from quadrille.web.documents import Document
@@ -39,6 +40,7 @@ class DryRunRequest(Document):
     type: Text | None = None
     events: tuple[UUID, ...] = Field(default=(), max_length=100)
     limit: int | None = Field(default=None, ge=1)
+    archive: Text | None = None
 
 
 class LiveRunRequest(Document):
@@ -58,13 +60,15 @@ class ShadowRunRequest(Document):
     model: Text
     swap: bool = False
     confirm: Text = ""
+    archive: Text | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayPlan:
     """A frozen selection: ``ranges`` by partition, and what of them is meant; ``left`` records are the worker's.
 
-    A live one has what it was made from: ``plan``, how many ``records`` that saw, what it may let out, how fast.
+    A live one has what it was made from: ``plan``, how many ``records`` that saw, what it may let out, how fast. One of
+    an ``archive`` names its directory, and the ``seal`` of the manifest there.
     """
 
     mode: str
@@ -81,6 +85,8 @@ class ReplayPlan:
     records: int = 0
     allow_effects: tuple[str, ...] = ()
     rate: int = 200
+    archive: str | None = None
+    seal: str | None = None
 
     @property
     def offsets(self) -> int:
@@ -101,14 +107,16 @@ def plan_of(document: Mapping[str, Any]) -> ReplayPlan:
     return _PLAN.validate_python(document)
 
 
-def freeze(request: DryRunRequest, topics: Topics, tx: Tx, consumed: bool) -> ReplayPlan:  # noqa: FBT001 - whether the service hears it
+def freeze(request: DryRunRequest, topics: Topics | Archive, tx: Tx, consumed: bool) -> ReplayPlan:  # noqa: FBT001 - whether the service hears it
     """Turn a request into offsets, as the broker has them now; refuses what is not there, and what is past retention.
 
-    Of a topic the service hears, only what its own positions have passed is planned.
+    Of a topic the service hears, only what its own positions have passed is planned; an archive is read as its topic
+    would be.
     """
     places = topics.places(request.topic)
+    archive = topics if isinstance(topics, Archive) else None
     if not places:
-        _invalid("/topic", "unknown_topic", "There is no such topic")
+        _invalid("/topic", "unknown_topic", "The archive has none of it" if archive else "There is no such topic")
     if request.partition is not None:
         places = [place for place in places if place[1] == request.partition]
         if not places:
@@ -142,6 +150,8 @@ def freeze(request: DryRunRequest, topics: Topics, tx: Tx, consumed: bool) -> Re
         request.events,
         request.limit,
         left,
+        archive=str(archive.directory) if archive else None,
+        seal=archive.seal if archive else None,
     )
 
 
@@ -158,7 +168,7 @@ class _Edge:
     pointer: str
     partition: int | None
 
-    def offsets(self, topics: Topics, bounds: Bounds, now: datetime) -> dict[Place, int]:
+    def offsets(self, topics: Topics | Archive, bounds: Bounds, now: datetime) -> dict[Place, int]:
         """Return the offset of each partition."""
         if self.text in ("beginning", "end"):
             return {place: low if self.text == "beginning" else high for place, (low, high) in bounds.items()}
@@ -178,7 +188,7 @@ class _Edge:
         place = self.text in ("beginning", "end") or self.text.startswith("offset:")
         return None if place else self._moment(now)
 
-    def _offset(self, topics: Topics, place: Place, within: tuple[int, int]) -> int:
+    def _offset(self, topics: Topics | Archive, place: Place, within: tuple[int, int]) -> int:
         number = self.text.removeprefix("offset:")
         if self.partition is None:
             _invalid("/partition", "missing", "An offset belongs to a partition: name it")

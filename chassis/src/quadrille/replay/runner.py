@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 import psycopg
@@ -67,8 +67,18 @@ class ReadRecord:
     at_ms: int
 
 
+class Tape(Protocol):
+    """What ranges are read from: topics, an archive, or one continued by the other."""
+
+    def play(self, span: Range, most: int) -> Iterator[list[ReadRecord]]:
+        """Yield what there is of a range, at most so many records at once, in the order of their offsets."""
+
+    def close(self) -> None:
+        """Let go of what it is read from."""
+
+
 class RangeReader:
-    """Reads ranges; no offset of its group is ever committed."""
+    """Reads ranges of topics; no offset of its group is ever committed."""
 
     def __init__(self, bootstrap: str, group: str) -> None:
         # what is wanted is there already; a fetch that waits at one partition's end would hold up the next for 500 ms
@@ -156,7 +166,7 @@ class Replay:
         """Whether it only looks."""
         return self.plan.mode == "dry"
 
-    def run(self, tape: RangeReader) -> None:
+    def run(self, tape: Tape) -> None:
         """Carry it out."""
         most = READ_MOST if self.dry else max(1, min(self.context.settings.batch_max, self.plan.rate // STEPS_A_SECOND))
         for partition, (since, upto) in sorted(self.plan.ranges.items()):
@@ -181,7 +191,7 @@ class Replay:
         """How many records may still be looked at; None is all there are."""
         return None if self.plan.limit is None else self.plan.limit - self.tally.records - len(self._unknown)
 
-    def _recall(self, tape: RangeReader, span: Range) -> None:
+    def _recall(self, tape: Tape, span: Range) -> None:
         """Find the keys of which something was kept back: what lies behind us and the inbox still does not know."""
         for taken in tape.play(span, READ_MOST):
             inputs = self._readable(span.partition, [one for one in taken if self._meant(one)], ReplayReport())

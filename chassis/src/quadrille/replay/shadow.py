@@ -3,8 +3,8 @@
 The service's own handlers fill a copy of all its tables in a schema of their own, from the topics' beginnings, with an
 inbox and positions there: its outbox is in no publication and no worker looks at its tasks, so nothing leaves. When it
 has caught up, the service's batches wait for a moment at one position, and the rows are compared; a swap exchanges both
-in that same transaction. Keys of which retention has cut a beginning cannot be rebuilt: they are left out, and a swap
-takes their live rows over. A worker that is killed leaves the schema, and the next one goes on in it.
+in that same transaction. Keys of which retention has cut a beginning cannot be rebuilt unless an archive has it: they
+are left out, and a swap takes their live rows over. A worker that is killed leaves the schema; the next one goes on.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ from quadrille.processing.batch import process_batch
 from quadrille.processing.envelope import Envelope, Handled, OffsetRange, Parked
 from quadrille.processing.outbox import announce
 from quadrille.replay import operations
+from quadrille.replay.archive_tape import Joined
 from quadrille.replay.operations import Advance, Operation
 from quadrille.replay.projection import ProjectedTable, Projection
 from quadrille.replay.runner import Range as TopicRange
-from quadrille.replay.runner import RangeReader, ReadRecord
+from quadrille.replay.runner import ReadRecord, Tape
 from quadrille.service import Tx
 from quadrille.system_messages import ReplayEnded
 
@@ -118,8 +119,8 @@ class ShadowReplay:
     tx: Tx
     operation: Operation
     projection: Projection
-    tape: RangeReader
-    topics: Topics
+    tape: Tape
+    topics: Topics | Joined
     report: ShadowReport = field(init=False)
     cut: list[str] = field(default_factory=list)
     _noted: float = 0.0

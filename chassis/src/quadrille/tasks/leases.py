@@ -39,6 +39,15 @@ UPDATE task a SET due = now() + random() * %b::interval
  WHERE a.id = d.id"""
 
 
+# A database that was set back knows nothing of what was done since: until its relay has looked for that, and while it
+# waits for a person's word, nothing is done outside. A relay that is away is waited for only so long.
+WITHHELD = """
+SELECT EXISTS (SELECT FROM relay_restore WHERE ended_at IS NULL)
+    OR EXISTS (SELECT FROM relay_progress WHERE looked_for < pg_postmaster_start_time()
+                  AND clock_timestamp() < pg_postmaster_start_time() + %b::interval)"""
+LOOK_FOR = timedelta(seconds=15)
+
+
 class Leased(NamedTuple):
     """A due row, ours for the length of a lease from ``at`` on, by the database's clock.
 
@@ -77,6 +86,12 @@ class Rescheduled:
     began: float = math.inf
     tells: LeasedIntent | None = None
     failure: Mapping[str, str] | None = None
+
+
+def withheld(tx: Tx) -> bool:
+    """Tell whether no intent is to be leased: the database is restored from a backup, or nobody has looked yet."""
+    row = tx.execute(WITHHELD, [LOOK_FOR]).fetchone()
+    return bool(row and row[0])
 
 
 def lease(tx: Tx, length: timedelta, types: Collection[str], limit: int) -> list[Leased]:

@@ -35,7 +35,7 @@ from quadrille.processing.suspects import Suspects
 from quadrille.processing.telemetry import Observer
 from quadrille.service import Service, Tx
 from quadrille.tasks.executor import IntentExecutor
-from quadrille.tasks.leases import Leased, Rescheduled, hasten, lease, reschedule
+from quadrille.tasks.leases import Leased, Rescheduled, hasten, lease, reschedule, withheld
 
 SPREAD = timedelta(seconds=4)  # and up to half a second until somebody looks
 PROBE_SECONDS = 2.0
@@ -122,6 +122,7 @@ class TaskScheduler:
         self._more = True  # something is known to be due
         self._starved = False  # something may be due, but both hands are full
         self._look_at = 0.0
+        self._withheld = False  # the database may be one from a backup: nothing is done outside
         self._troubles = ThrottledLog()
 
     @property
@@ -131,7 +132,12 @@ class TaskScheduler:
 
     def room(self) -> int:
         """Return how many more intents this worker may lease."""
-        return self.calls.room()
+        return 0 if self._withheld else self.calls.room()
+
+    def look(self, tx: Tx) -> None:
+        """Look whether intents may be leased at all; what is due waits while they may not."""
+        if self._intents:
+            self._withheld = withheld(tx)
 
     def accept(self, done: Handled) -> None:
         """Carry out the intents that a batch of events leased to us; the consumer loop's thread calls it."""
@@ -148,6 +154,7 @@ class TaskScheduler:
             except OUTAGE as trouble:
                 self._troubles.warn("tasks wait", type(trouble).__name__)
                 self._connection.close()
+                self._withheld, self._look_at = bool(self._intents), 0.0  # who knows which database comes back
                 stop.wait(NAP_SECONDS)
         self._drain()
 
@@ -217,7 +224,7 @@ class TaskScheduler:
     def _commit(self, inputs: Sequence[Envelope]) -> None:
         """Commit results or timers, and carry out the intents that they lease to us."""
         began = time.time_ns()
-        outcomes = process_batch(self._connection(), self.service, inputs, self.calls.room())
+        outcomes = process_batch(self._connection(), self.service, inputs, self.room())
         for outcome in outcomes:
             if isinstance(outcome, Handled):
                 self.calls.take(outcome.handed)
@@ -242,8 +249,9 @@ class TaskScheduler:
     def _lease_intents(self) -> None:
         if not self._intents:
             return
-        if not (room := self.calls.room()):
-            self._starved = True
+        self.look(self._connection())
+        if not (room := self.room()):
+            self._starved = not self._withheld
             return
         expires = time.monotonic() + LEASE.total_seconds()
         rows = lease(self._connection(), LEASE, self._intents, room)

@@ -33,8 +33,15 @@ def _examples(*lines: str) -> str:
 LIST = _examples("list", "list --service payment -o json")
 PAUSE = _examples("pause payment --reason 'its database moves'", "pause notification --reason 'no mails today'")
 RESUME = _examples("resume payment --reason 'it has moved'", "resume notification --reason 'mails again'")
+ACCEPT = _examples(
+    "accept payment --reason 'Kafka was wiped'",
+    "accept inventory --topic payment.events --reason 'away for 8 days; republished'",
+)
 app = typer.Typer(
-    help="Consumers of the services: list, pause, resume.", no_args_is_help=True, rich_markup_mode=None, epilog=LIST
+    help="Consumers of the services: list, pause, resume, accept.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    epilog=LIST,
 )
 
 
@@ -96,6 +103,32 @@ def resume(service: Which, why: Why, *, data: Data = None) -> None:
         echo(f"  {before['cause']}")
     else:
         echo(f"{service}'s consumers go on")
+
+
+@app.command("accept", epilog=ACCEPT)
+def accept(
+    service: Which,
+    why: Why,
+    *,
+    topic: Annotated[str, typer.Option("--topic", help="One topic, such as order.events; all without it.")] = "",
+    data: Data = None,
+) -> None:
+    """Let a service's consumers go on with topics as they are now, when they are not what was known.
+
+    A topic that was made anew (Kafka was wiped) is read from its beginning. Where retention has deleted what was not
+    read yet, they go on with the first record that is left. What is missing comes by `quadrille republish`; what was
+    handled already takes no effect a second time. Nothing to do exits 6.
+    """
+    body, stack = {"reason": reason(why), "topic": topic or None}, _with_worker(service, data)
+    with asked(stack.url(worker_ops(service))) as ops:
+        done = ops.demand("POST", "/ops/consumers/accept", body).body
+    for name, change in done["topics"].items():
+        if "partitions" in change:
+            places = ", ".join(change["partitions"])
+            echo(f"{service} goes on with the first record that is left of {name}, partitions {places}")
+        else:
+            echo(f"{service} reads {name} from its beginning")
+    echo("what it never read  quadrille republish --since TIME --reason '…'")
 
 
 def _with_worker(service: str, data: Path | None) -> Stack:

@@ -14,8 +14,9 @@ import typer
 from confluent_kafka import KafkaException, Message
 from typer import echo
 
+from quadrille.replay.archive import Archive, ArchiveError, verify
 from quadrille_cli import complete, console
-from quadrille_cli.archive import ArchiveError, export_to, summary, verify
+from quadrille_cli.archive import export_to, summary
 from quadrille_cli.commands import stack as supervisor
 from quadrille_cli.commands.shared import (
     NOT_FOUND,
@@ -62,9 +63,13 @@ EXPORT = """\b
 Examples:
   quadrille events export --topic order.events --until 2026-11-21T00:00:00Z orders
   quadrille events export --topic all archive"""
+IMPORT = "\b\nExamples:\n  quadrille events import archive\n  quadrille events import archive --renumber"
 VERIFY = "\b\nExamples:\n  quadrille events verify archive\n  quadrille events verify archive -o json"
 app = typer.Typer(
-    help="Topics, decoded: list, show, tail; exported.", no_args_is_help=True, rich_markup_mode=None, epilog=LIST
+    help="Topics, decoded: list, show, tail; exported and imported.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    epilog=LIST,
 )
 
 
@@ -197,6 +202,38 @@ def verify_archive(
         console.fail(str(broken))
         raise typer.Exit(REFUSED) from None
     echo(json.dumps(manifest, indent=2) if output == "json" else f"{directory}: whole, {summary(manifest)}")
+
+
+@app.command("import", epilog=IMPORT)
+def import_archive(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="What `export` has made.")],
+    *,
+    renumber: Annotated[
+        bool, typer.Option("--renumber", help="Write the ids that this registry has for the values' schemas.")
+    ] = False,
+    data: Data = None,
+) -> None:
+    """Write an archive's records back to the topics they are of, on this cluster: keys, values, headers, order, times.
+
+    Each topic is empty but for heartbeats, or holds the archive's beginning, as a run that was cut short leaves it:
+    then the rest is written, and asked again nothing. Heartbeats are left out. Exit code 3: the archive is not what was
+    written, or does not fit; nothing is changed. 7: the broker or the registry is away; the same command goes on.
+    """
+    from quadrille.avro.registry import Registry, RegistryUnavailableError  # noqa: PLC0415 - 0.1 s others can spare
+    from quadrille_cli.archive_import import BrokerGoneError, import_from  # noqa: PLC0415 - as above
+    from quadrille_cli.schema.lifecycle import SchemaRefusedError  # noqa: PLC0415 - as above
+
+    with opened(data) as (stack, log):
+        try:
+            done = import_from(Archive(directory), log, Registry(stack.registry_url), renumber=renumber)
+        except (ArchiveError, SchemaRefusedError) as refused:
+            console.fail(str(refused))
+            raise typer.Exit(REFUSED) from None
+        except (BrokerGoneError, RegistryUnavailableError) as away:
+            console.fail(f"{away}\n  fix: quadrille status; then the same again")
+            raise typer.Exit(UNREACHABLE) from None
+    for line in done.lines():
+        echo(line)
 
 
 def follow(log: EventLog, selection: Selection, ranges: Ranges, output: str, limit: int) -> None:

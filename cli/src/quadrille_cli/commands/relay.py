@@ -1,9 +1,10 @@
-"""`quadrille relay`: how each service's relay stands: its slot, what PostgreSQL keeps for it, how old its news is."""
+"""`quadrille relay`: how each service's relay stands; a refused row is buried, a restored database goes on."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,8 +13,9 @@ from typer import echo
 
 from quadrille_cli import complete, console
 from quadrille_cli.client import Client, NoAnswerError, ProblemError
-from quadrille_cli.commands.shared import UNREACHABLE, bad, form, running
+from quadrille_cli.commands.shared import NOT_FOUND, UNREACHABLE, asked, bad, form, reason, running, whole_id
 from quadrille_cli.services import SERVICES
+from quadrille_cli.stack import Stack
 from quadrille_cli.terminal import age, table
 
 STATUS = "\b\nExamples:\n  quadrille relay status\n  quadrille relay status --service payment -o json"
@@ -21,7 +23,21 @@ FAILED = 1
 WELL = ("streaming", "standby")
 UNITS = (("GB", 10**9), ("MB", 10**6), ("kB", 10**3))
 Document = Mapping[str, Any]
-app = typer.Typer(help="Relays of the services: status.", no_args_is_help=True, rich_markup_mode=None, epilog=STATUS)
+Data = Annotated[Path | None, typer.Option("--data", help="Data directory of the running stack.")]
+Why = Annotated[str, typer.Option("--reason", help="Why; kept for ever with the action.")]
+SAMPLE = "01a1fd6b-57f0-7eeb-be96-e59ce40f9cb1"
+BURY = (
+    "\b\nExamples:\n"
+    f"  quadrille relay bury {SAMPLE} --reason 'the order was cancelled by phone'\n"
+    f"  quadrille relay bury {SAMPLE} --service payment --reason 'written by a script'"
+)
+RESTORE = (
+    "\b\nExamples:\n  quadrille relay restore\n"
+    "  quadrille relay restore --service payment --declare-loss --reason 'backup of 3 o clock'"
+)
+app = typer.Typer(
+    help="Relays of the services: status, bury, restore.", no_args_is_help=True, rich_markup_mode=None, epilog=STATUS
+)
 
 
 @app.callback()
@@ -65,18 +81,107 @@ def status(
         raise typer.Exit(FAILED)
 
 
+@app.command("bury", epilog=BURY)
+def bury(
+    identity: Annotated[str, typer.Argument(metavar="ID", help="The row's id, as `quadrille relay status` names it.")],
+    why: Why,
+    *,
+    service: Annotated[str, typer.Option("--service", help="Whose; asked of all without it.")] = "",
+    data: Data = None,
+) -> None:
+    """Let a row go that Kafka refuses: it is never published, and those behind it of its key go on.
+
+    It stays in the outbox until its day goes. That it is buried, by whom and why, is told on ops.events and kept in the
+    audit. A row that could be mended should be: see docs/troubleshooting.md.
+    """
+    row, stack = whole_id("ID", identity, "a row"), running(data)
+    name = _which(service) or _holder(stack, row)
+    with asked(stack.url(f"{name}-relay")) as ops:
+        done = ops.demand("POST", "/ops/relay/bury", {"id": row, "reason": reason(why)}).body
+    echo(f"buried: {done['type']} of {done['topic']}, key {done['key']}, sequence {done['sequence']}")
+    echo(f"what is behind it goes on  quadrille relay status --service {name}")
+
+
+@app.command("restore", epilog=RESTORE)
+def restore(
+    *,
+    declare_loss: Annotated[
+        bool, typer.Option("--declare-loss", help="The facts that are named are lost: go on without them.")
+    ] = False,
+    why: Annotated[str, typer.Option("--reason", help="Why; kept for ever. Wanted with --declare-loss.")] = "",
+    service: Annotated[str, typer.Option("--service", help="Whose; wanted with --declare-loss.")] = "",
+    data: Data = None,
+) -> None:
+    """Tell which databases are older than what they published, and what they lack; go on when the loss is declared.
+
+    Such a relay sends nothing and its worker carries out no intent until then. Exit codes: 0 none waits, 1 one does, 7
+    a relay does not answer.
+    """
+    name, stack = _which(service), running(data)
+    if declare_loss:
+        if not name:
+            bad("--service", f"one of {', '.join(SERVICES)}: a loss is declared for one")
+        with asked(stack.url(f"{name}-relay")) as ops:
+            body = {"how": "declare-loss", "reason": reason(why)}
+            done = ops.demand("POST", "/ops/relay/restore", body).body
+        echo(f"{name} goes on without {done['facts']} facts that it published before it was restored")
+        return
+    waits = False
+    for one in (name,) if name else SERVICES:
+        with asked(stack.url(f"{one}-relay")) as ops:
+            found = ops.demand("GET", "/ops/relay/restore").body["restores"]
+        for loss in found:
+            waits = waits or loss["ended_at"] is None
+            how = f"declared lost by {loss['actor']}: {loss['reason']}" if loss["ended_at"] else loss["detail"]
+            echo(f"{one}: found {loss['found_at']}, {loss['facts']} facts: {how}")
+            for line in table(("id", "type", "key", "place"), [tuple(map(str, _fact(f))) for f in loss["sample"]]):
+                echo(f"  {line}")
+    if waits:
+        raise typer.Exit(FAILED)
+
+
+def _fact(fact: Document) -> tuple[str, ...]:
+    return fact["id"], fact["type"], fact["key"], fact["place"]
+
+
+def _which(service: str) -> str:
+    """Return a service's name as it was given; refuses one that has no relay."""
+    if service and service not in SERVICES:
+        bad("--service", ", ".join(SERVICES))
+    return service
+
+
+def _holder(stack: Stack, row: str) -> str:
+    """Return whose relay holds a row; exits 5 when none does."""
+    for name in SERVICES:
+        with suppress(NoAnswerError), Client(stack.url(f"{name}-relay")) as ops:
+            if any(one["id"] == row for one in ops.demand("GET", "/ops/relay").body["held"]):
+                return name
+    console.fail(f"no relay holds row {row}\n  fix: quadrille relay status")
+    raise typer.Exit(NOT_FOUND)
+
+
 def _table(found: list[Document]) -> Iterator[str]:
     rows = [
         (
             one["service"], one["state"], one["slot"]["wal_status"] if one["slot"] else "no slot",
             _size(one["slot"]["wal_kept_bytes"]) if one["slot"] else "–", _size(one["behind_bytes"]),
             "–" if one["canary_age_seconds"] is None else age(max(0.0, one["canary_age_seconds"])),
-            str(one["recoveries"]), one["trouble"] or one["rescan"] or "",
+            str(one["recoveries"]), _note(one),
         )
         for one in found
     ]  # fmt: skip
     head = ("service", "state", "slot", "WAL kept", "behind", "canary", "recoveries", "note")
     return table(head, rows, right=head[3:7])
+
+
+def _note(one: Document) -> str:
+    held = [row for row in one["held"] if row["state"] != "BURIED"]
+    told = "; ".join(
+        f"held: row {row['id']} of {row['topic']}, key {row['key']}, {row['size']} bytes: {row['reason']}"
+        for row in held
+    )
+    return str(told or one["trouble"] or one["rescan"] or "")
 
 
 def _size(count: int | None) -> str:

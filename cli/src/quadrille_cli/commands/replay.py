@@ -10,9 +10,10 @@ from typing import Annotated, Any
 import typer
 from typer import echo
 
+from quadrille.replay.archive import ArchiveError, verify
 from quadrille_cli import complete, console
 from quadrille_cli.commands.operations import Document, end, find, follow, lines, services, total
-from quadrille_cli.commands.shared import an_id, asked, bad, form, reason, running, the_order, whole_id
+from quadrille_cli.commands.shared import REFUSED, an_id, asked, bad, form, reason, running, the_order, whole_id
 from quadrille_cli.services import worker_ops, worker_process
 from quadrille_cli.stack import Stack
 
@@ -47,13 +48,17 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter per option
     rate: Annotated[int, typer.Option("--rate", min=1, max=100_000, help="Records handled a second.")] = 200,
     output: Annotated[str, typer.Option("-o", "--output", help="table or json.")] = "table",
     *,
+    archive: Annotated[
+        Path | None, typer.Option("--archive", help="Read this export's DIR, not the topic; a shadow reads both.")
+    ] = None,
     swap: Annotated[bool, typer.Option("--swap", help="Let the rebuilt rows be the live ones.")] = False,
     data: Annotated[Path | None, typer.Option("--data", help="Data directory of the running stack.")] = None,
 ) -> None:
     """Read a part of a topic again: dry judges every record and keeps a plan; live does what was planned.
 
     The service's own positions never move, its inbox decides what is new, and no charge, refund or mail leaves unless
-    it is allowed by name. A shadow rebuilds a read model beside the live one from all its topics and compares both.
+    it is allowed by name. An archive is read as its topic is, by the same rules; the worker reads it, so it lies where
+    that runs. A shadow rebuilds a read model beside the live one from all its topics and compares both.
     Ctrl-C detaches: the replay goes on. Exit codes: 0 done, 1 failed or different, 2 wrong usage, 5 unknown,
     6 against a rule, 7 nothing answers, 8 something was kept back, 130 detached.
     """
@@ -64,28 +69,36 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter per option
     if into == "shadow":
         if selected or plan:
             bad("--into", "a shadow reads all its topics from their beginnings: it takes --model and --service")
-        stack, document = _shadow(data, service, {"model": model, "swap": swap, "confirm": confirm}, why)
+        options = {"model": model, "swap": swap, "confirm": confirm, "archive": _archive(archive)}
+        stack, document = _shadow(data, service, options, why)
     elif into == "live":
-        if selected:
+        if selected or archive:
             bad("--plan", "a plan is frozen: what is read again was chosen in its dry run")
-        options = {"confirm": confirm, "allow_effects": _effects(allow), "rate": rate}
-        stack, document = _live(data, plan, options, why)
+        stack, document = _live(data, plan, {"confirm": confirm, "allow_effects": _effects(allow), "rate": rate}, why)
     else:
-        events = [whole_id("--event", one, "an event") for one in event or ()]
-        selection = {"order": order and an_id("--order", order), "type": kind, "events": events, "limit": limit}
-        chosen: dict[str, Any] = {name: value for name, value in selection.items() if value}
-        chosen |= {"partition": partition} if partition >= 0 else {}
         if not topic or not service or plan:
             bad("--topic", "a dry run needs --topic and --service; a plan is for --into live")
-        body = {"topic": topic, "from": since, "to": until, **chosen}
-        stack = running(data, worker_process(services(service)[0]))
-        body |= {"order": the_order(stack, body["order"], "--order")} if order else {}
-        document = _ask(stack, service, {"into": "dry", "reason": why or LOOKING, **body})
+        events = [whole_id("--event", one, "an event") for one in event or ()]
+        chosen = {"order": order, "type": kind, "events": events, "limit": limit, "archive": _archive(archive)}
+        chosen |= {"topic": topic, "from": since, "to": until, "partition": partition if partition >= 0 else None}
+        stack, document = _dry(data, service, chosen, why)
     document = follow(stack, document)
     echo(json.dumps(document, indent=2) if output == "json" else "\n".join(lines(document)))
     if document["state"] == "PLANNED":
         console.fail("\n".join(_next(document, service)))
     end(document)
+
+
+def _archive(directory: Path | None) -> str:
+    """Return where an archive lies, read whole first; exit 3 names what of it is not what was written."""
+    if directory is None:
+        return ""
+    try:
+        verify(directory)
+    except ArchiveError as broken:
+        console.fail(str(broken))
+        raise typer.Exit(REFUSED) from None
+    return str(directory.resolve())
 
 
 def _next(document: Document, service: str) -> Iterator[str]:
@@ -110,6 +123,16 @@ def _effects(named: str) -> list[str]:
     if unknown := [one for one in effects if one not in EFFECTS]:
         bad("--allow-effects", f"{', '.join(unknown)}: {', '.join(EFFECTS)}")
     return effects
+
+
+def _dry(data: Path | None, service: str, chosen: dict[str, Any], why: str) -> tuple[Stack, Document]:
+    """Ask for a dry run of what is chosen; what is empty is not said, and a partition 0 is none of that."""
+    if chosen["order"]:
+        chosen["order"] = an_id("--order", chosen["order"])
+    stack = running(data, worker_process(services(service)[0]))
+    body = {name: value for name, value in chosen.items() if value or (name == "partition" and value is not None)}
+    body |= {"order": the_order(stack, body["order"], "--order")} if "order" in body else {}
+    return stack, _ask(stack, service, {"into": "dry", "reason": why or LOOKING, **body})
 
 
 def _live(data: Path | None, plan: str, options: dict[str, Any], why: str) -> tuple[Stack, Document]:

@@ -181,15 +181,16 @@ def logs(data: Path | None, names: Sequence[str], only: journal.LogFilter, *, fo
     return 0
 
 
-def topics(data: Path | None, verb: str, bootstrap: str) -> int:
-    """Plan, apply or judge the topics of the running stack or of a broker."""
+def topics(data: Path | None, verb: str, bootstrap: str, events: str) -> int:
+    """Plan, apply or judge the topics of the running stack or of a broker, events kept for so long."""
     stack = None if bootstrap else Stack.found(places.data_dir(data))
     if not bootstrap and (stack is None or "kafka" not in stack.ports):
         console.fail("no stack was started here\n  fix: quadrille up --detach, or name a broker: --bootstrap HOST:PORT")
         return UNREACHABLE
     broker = bootstrap or (stack.kafka_bootstrap if stack else "")
+    kept = declared.kept(events or (stack.settings.get(declared.SETTING, "") if stack else ""))
     try:
-        plan = declared.apply(broker) if verb == "apply" else declared.plan(broker)
+        plan = declared.apply(broker, events=kept) if verb == "apply" else declared.plan(broker, kept)
     except KafkaException as unreachable:
         console.fail(f"no broker answers at {broker}: {unreachable.args[0].str()}\n  fix: quadrille up --detach")
         return UNREACHABLE

@@ -43,9 +43,10 @@ def unheard() -> Iterator[str]:
         return
     from quadrille.settings import ELSEWHERE  # noqa: PLC0415 - 0.1 s that most starts can spare
     from quadrille_cli.services import all_settings  # noqa: PLC0415 - as above
+    from quadrille_cli.stack.topics import SETTING  # noqa: PLC0415 - as above
 
-    settings = {name.upper() for name in all_settings().model_fields}
-    for name in sorted(names - ELSEWHERE):
+    settings = {name.upper() for name in all_settings().model_fields} | {SETTING}
+    for name in sorted(names - (ELSEWHERE - {SETTING})):
         near = difflib.get_close_matches(name, settings | OWN, 1, 0.8)
         if name in settings:
             yield f"{PREFIX}{name} of the shell is not passed on; a setting for every service is: --set {name}=..."

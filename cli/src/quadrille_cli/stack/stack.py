@@ -63,7 +63,7 @@ def processes(stack: Stack) -> list[Process]:
     """Every process of the stack's parts, none of them started."""
     made = [cluster.process for cluster in stack.clusters.values()]
     if "kafka" in stack.parts:
-        made.append(kafka.process(stack.data / "kafka", stack.logs, stack.ports))
+        made.append(kafka.process(stack.data / "kafka", stack.logs, stack.ports, advertised=stack.via.get("kafka")))
     if "registry" in stack.parts:
         made.append(registry.process(stack.data / "registry", stack.logs, stack.ports))
     if "jaeger" in stack.parts:
@@ -84,18 +84,20 @@ COLLECTORS = {"jaeger": "jaeger-otlp", CONSOLE: CONSOLE}
 
 def environment(stack: Stack, service: str, role: str) -> dict[str, str]:
     """The settings of one process of ours: addresses of this stack, then what was asked for."""
+    reached = stack.ports | stack.via
+    database = stack.clusters[service].url(services.DATABASE_ROLE[role], reached[f"postgres:{service}"])
     settings = {
-        "DATABASE_URL": stack.database_url(service, services.DATABASE_ROLE[role]),
+        "DATABASE_URL": database,
         "SCHEMA_CACHE": str(stack.data / "schemas" / service),
         "LOG_EVENTS": "true",  # an order's story is in the logs
         **services.disk(service, stack.data),
     }
     if "kafka" in stack.parts:
-        settings["KAFKA_BOOTSTRAP"] = stack.kafka_bootstrap
+        settings["KAFKA_BOOTSTRAP"] = f"127.0.0.1:{reached['kafka']}"
     if "registry" in stack.parts:
-        settings["REGISTRY_URL"] = stack.registry_url
+        settings["REGISTRY_URL"] = registry.url(reached["registry"])
     if "sandbox" in stack.parts:
-        settings |= services.outside(service, stack.ports)
+        settings |= services.outside(service, reached)
     if "jaeger" in stack.parts and CONSOLE not in stack.parts:  # built here, Jaeger has no pages of its own
         settings["JAEGER_URL"] = stack.url("jaeger")
     if service == CONSOLE:
@@ -171,7 +173,7 @@ def _start(process: Process) -> str:
 
 
 def _topics(stack: Stack) -> str:
-    done = topics.apply(stack.kafka_bootstrap)
+    done = topics.apply(stack.kafka_bootstrap, events=topics.kept(stack.settings.get(topics.SETTING, "")))
     for name, reason in done.refused.items():
         raise PartFailed(part="topics", cause=f"{name} {reason}", fix="begin beside it: quadrille up --data DIR")
     return f"{len(topics.TOPICS)} topics, {len(done.create)} new"
@@ -259,12 +261,15 @@ class Stack:
         settings: Mapping[str, str] | None = None,
         progress: Progress | None = None,
         reload: bool = False,
+        via: Mapping[str, int] | None = None,
     ) -> None:
         self.data = Path(data).absolute()
         self.parts = _checked(parts)
         self.settings = dict(settings or {})
         self.progress: Progress = progress or Silent()
         self.reload = reload
+        self.via = dict(via or {})
+        """Ports at which services find a server instead of its own, by name: a proxy listens there."""
         self.seconds: dict[str, float] = {}
         self.processes: dict[str, Process] = {}
         self.clusters: dict[str, postgres.Cluster] = {}
@@ -281,7 +286,7 @@ class Stack:
         there = state.load(Path(data))
         if there is None:
             return None
-        stack = cls(data, parts=there.parts, settings=there.settings)
+        stack = cls(data, parts=there.parts, settings=there.settings, via=there.via)
         stack.ports, stack.password = there.ports, there.password
         stack._know(there)
         dev_keys.remember(stack)
@@ -505,6 +510,7 @@ class Stack:
             processes={name: _running(process) for name, process in self.processes.items() if process.pid},
             password=self.password,
             settings=self.settings,
+            via=self.via,
         )
 
 

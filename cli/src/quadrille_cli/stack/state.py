@@ -43,6 +43,8 @@ class State:
     processes: dict[str, Running] = field(default_factory=dict)
     password: str = ""
     settings: dict[str, str] = field(default_factory=dict)
+    via: dict[str, int] = field(default_factory=dict)
+    """Where its services find a server instead of at its own port: a proxy before it."""
     version: int = VERSION
 
     @property

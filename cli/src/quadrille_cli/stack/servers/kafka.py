@@ -29,8 +29,17 @@ def class_path() -> str:
     return ":".join(sorted(str(jar) for jar in artifacts.fetch(artifacts.KAFKA)))
 
 
-def process(home: Path, logs: Path, ports: Mapping[str, int], options: Sequence[str] | None = None) -> Process:
-    """The broker over its data in `home`; `options` replace the AOT archive (to train one)."""
+def process(
+    home: Path,
+    logs: Path,
+    ports: Mapping[str, int],
+    options: Sequence[str] | None = None,
+    advertised: int | None = None,
+) -> Process:
+    """The broker over its data in `home`; `options` replace the AOT archive (to train one).
+
+    Clients are told to come to the port ``advertised``: a proxy's, where there is one.
+    """
     port = ports["kafka"]
     listens = {name: ports[name] for name in ("kafka", "kafka-controller")}
 
@@ -46,13 +55,13 @@ def process(home: Path, logs: Path, ports: Mapping[str, int], options: Sequence[
             env=jvm.environment(),
             cwd=home,
             ready=lambda: answers(port),
-            prepare=lambda: _lay_out(home, listens),
+            prepare=lambda: _lay_out(home, listens, advertised or port),
             ports=listens,
         )
     )
 
 
-def _lay_out(home: Path, ports: Mapping[str, int]) -> None:
+def _lay_out(home: Path, ports: Mapping[str, int], advertised: int) -> None:
     """Have formatted log directories and this start's settings."""
     data, scratch = paths.directory(home) / "data", home / "data.new"
     if not data.exists():  # copied whole or not at all
@@ -62,12 +71,12 @@ def _lay_out(home: Path, ports: Mapping[str, int]) -> None:
         meta.write_text(meta.read_text(encoding="utf-8").replace(CLUSTER, cluster_id()), encoding="utf-8")
         scratch.rename(data)
     leftovers.unlocked("kafka", data / ".lock")
-    _configure(home, ports["kafka"], ports["kafka-controller"])
+    _configure(home, ports["kafka"], ports["kafka-controller"], advertised)
 
 
-def _configure(home: Path, port: int, controller: int) -> None:
+def _configure(home: Path, port: int, controller: int, advertised: int) -> None:
     """Write the broker's files; it runs in their directory, so that no path need be spelled in their syntax."""
-    text = paths.filled("kafka/server.properties", PORT=port, CONTROLLER_PORT=controller)
+    text = paths.filled("kafka/server.properties", PORT=port, CONTROLLER_PORT=controller, ADVERTISED_PORT=advertised)
     (home / "server.properties").write_text(text, encoding="utf-8")
     (home / LOG4J).write_text(paths.filled(f"kafka/{LOG4J}"), encoding="utf-8")
 
@@ -112,7 +121,7 @@ def _formatted() -> Path:
 def _format(to: Path) -> None:
     with tempfile.TemporaryDirectory(dir=to.parent) as name:
         scratch = Path(name)
-        _configure(scratch, 9092, 9093)
+        _configure(scratch, 9092, 9093, 9092)
         command = [*_java(scratch), "kafka.tools.StorageTool", "format", "-t", CLUSTER, "-c", "server.properties"]
         done = subprocess.run(  # noqa: S603
             command, env=jvm.environment(), cwd=scratch, capture_output=True, text=True, errors="replace", check=False

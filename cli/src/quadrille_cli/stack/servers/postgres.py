@@ -90,9 +90,9 @@ class Cluster:
             mark.flush()
             os.fsync(mark.fileno())  # it must outlive a power cut
 
-    def url(self, role: str = "app") -> str:
-        """Where a client of this role connects."""
-        return f"postgresql://{role}:{self.password}@127.0.0.1:{self.port}/{self.service}"
+    def url(self, role: str = "app", port: int | None = None) -> str:
+        """Where a client of this role connects; at another port, a proxy's, where one is given."""
+        return f"postgresql://{role}:{self.password}@127.0.0.1:{port or self.port}/{self.service}"
 
     def _write(self, name: str, text: str) -> None:
         file = self.home / name
