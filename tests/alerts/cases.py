@@ -43,6 +43,14 @@ CASES: dict[str, Case] = {
         of_order("quadrille_order_in_flight_orders", 'status="COMPENSATION_FAILED"', "1x80"),
         of_order("quadrille_order_in_flight_orders", 'status="CANCELLING"', "9x80"),
     ),
+    "QuadrilleFindingOpen": Case(
+        {'quadrille_findings_open{kind="order-behind",service="console"}': "0x70 1x10"},
+        {'quadrille_findings_open{kind="order-behind",service="console"}': "1x60 0x20"},
+    ),
+    "QuadrilleReconcilerBehind": Case(
+        {'quadrille_reconciler_judged_timestamp_seconds{service="console"}': "15x80"},
+        {'quadrille_reconciler_judged_timestamp_seconds{service="console"}': "0+15x80"},
+    ),
     "QuadrilleOrdersTimeOut": Case(
         of_order("quadrille_order_ended_total", 'status="CANCELLED",reason="DEADLINE"', "0+6x80")
         | of_order("quadrille_order_ended_total", 'status="CONFIRMED",reason=""', "0+94x80"),

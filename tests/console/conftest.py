@@ -35,7 +35,7 @@ from tests.console.browser import PROGRAM, Browser
 from tests.console.shopfloor import order_on
 from tests.console.stories import Teller, a_day, inputs
 
-TABLES = ("event", "order_view", "failure", "trace_part", "trace", "login", "session")
+TABLES = ("event", "order_view", "failure", "trace_part", "trace", "login", "session", "finding", "reconciliation")
 EMPTY = "; ".join(f"DELETE FROM {table}" for table in TABLES)  # noqa: S608 - of this file
 
 

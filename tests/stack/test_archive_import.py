@@ -9,7 +9,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from quadrille.avro.registry import Cache, Registry, SchemaIds
@@ -236,3 +236,30 @@ def test_a_schema_of_another_id_is_refused_unless_renumbered(other: Shop, topic:
     number = registry.id_of(schema)
     assert values == [b"\0" + (number or here).to_bytes(4, "big") + b"body"] * 2
     assert "0 records written" in run(other, "events", "import", str(tmp_path / "a"), "--renumber")[1]
+
+
+def test_a_schema_that_the_registry_lacks_is_put_there_only_with_the_records(
+    other: Shop, topic: str, tmp_path: Path
+) -> None:
+    """A topic that refuses the archive leaves the registry as it was; one that takes it gets both."""
+    registry = Registry(other.stack.registry_url)
+    fields = '[{"name": "order_id", "type": "string"}]'
+    schema = parse(f'{{"type": "record", "name": "Moved", "namespace": "quadrille.tests", "fields": {fields}}}')
+    found = records_of(topic, 2, b"\0" + (99_998).to_bytes(4, "big"))
+    with ArchiveWriter(tmp_path / "a", {"read": {f"{topic}[{n}]": [0, 2] for n in range(12)}}) as writer:
+        for record in found:
+            writer.add(record)
+        writer.schema(99_998, schema.text)
+        writer.finish()
+    words = ("events", "import", str(tmp_path / "a"), "--renumber")
+
+    put(other, [ArchivedRecord(topic, 0, 0, NOW, b"k", b"something else", [])])
+    assert (run(other, *words)[0], registry.id_of(schema)) == (3, None)
+    AdminClient(client_settings(other.stack.kafka_bootstrap)).delete_records([TopicPartition(topic, 0, -1)])[
+        TopicPartition(topic, 0, -1)
+    ].result(60)
+    assert run(other, *words)[0] == 0
+    number = registry.id_of(schema) or 0
+    assert {value for lies in lying(other.stack, topic).values() for _, value, _, _ in lies} == {
+        b"\0" + number.to_bytes(4, "big")
+    }

@@ -37,7 +37,7 @@ from quadrille.ops import server
 from quadrille.ops.checks import Check
 from quadrille.ops.health import breaker_closed, database_can_write, nothing_parked, registry_asked, relay_publishes
 from quadrille.ops.routes import OpsRequest, OpsResponse, OpsRoutes, ScopedRoute
-from quadrille.service import OutagePolicy, Outages, Service, Store, Tx
+from quadrille.service import Digest, OutagePolicy, Outages, Service, Store, Tx
 from quadrille.settings import Duration, Hidden, Secret, Settings, SettingsError, Size, Url, parse_duration
 
 if TYPE_CHECKING:
@@ -117,9 +117,9 @@ class Program(Generic[W]):
     committed, ``gauges`` read the service's tables every few seconds; ``operators`` are the commands a person may
     give over the ops port, ``ops`` the names of functions ``routes(context)`` giving what else the api's ops port
     answers; ``projections`` are read models that a shadow replay may rebuild from their topics, ``look`` is what the
-    store tells of a saga, for whoever asks why it waits; ``forget`` lets go some of the service's rows that are older
-    than events are recognised (``inbox_window``), and returns how many; ``outages`` tells of the settings what is done
-    about others that are away.
+    store tells of a saga, for whoever asks why it waits, ``digest`` what it tells of many, for whoever holds services
+    against each other; ``forget`` lets go some of the service's rows that are older than events are recognised
+    (``inbox_window``), and returns how many; ``outages`` tells of the settings what is done about others that are away.
     """
 
     on: HandlerRegistry[W]
@@ -135,6 +135,7 @@ class Program(Generic[W]):
     ops: Sequence[str] = ()
     projections: Sequence[Projection] = ()
     look: Look | None = None
+    digest: Digest | None = None
     forget: Callable[[Tx, timedelta], int] | None = None
     outages: Callable[[Any], Outages] | None = None
 
@@ -280,7 +281,10 @@ def worker_routes(
     from quadrille.ops import actions  # noqa: PLC0415 - the worker's and the api's
     from quadrille.ops.audit_log import audit_routes  # noqa: PLC0415 - as above
     from quadrille.ops.consumers import consumers  # noqa: PLC0415 - the worker's alone
+    from quadrille.ops.digest import digest_routes  # noqa: PLC0415 - as above
     from quadrille.ops.evidence import EvidenceRoutes  # noqa: PLC0415 - as above
+    from quadrille.ops.findings import finding_routes  # noqa: PLC0415 - as above
+    from quadrille.ops.hear_again import hear_again_routes  # noqa: PLC0415 - as above
     from quadrille.ops.parked import ParkedRoutes  # noqa: PLC0415 - as above
     from quadrille.ops.replays import ReplayRoutes  # noqa: PLC0415 - as above
     from quadrille.replay.manager import Replays, Shadows  # noqa: PLC0415 - as above
@@ -290,13 +294,18 @@ def worker_routes(
     managers = ExitStack()
     for manager in (replays, bulk, *((shadows,) if program.projections else ())):
         managers.enter_context(manager)
+    told = finding_routes(context) if context.service.relayed else {}
+    again = hear_again_routes(context, program.look, program.digest)
     return {
         **actions.routes(program.operators, context, "worker"),
         **ReplayRoutes(replays, shadows, bulk).routes(),
         **ParkedRoutes(bulk).routes(),
         **consumers(context),
         **EvidenceRoutes(context, program.look, worker.ends).routes(),
+        **digest_routes(context, program.digest, worker.ends),
         **audit_routes(context),
+        **told,
+        **again,
     }, managers
 
 

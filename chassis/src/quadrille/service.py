@@ -1,7 +1,7 @@
 """Service: its handlers, store, gateway and codec as the chassis sees them; what a store stands on.
 
 Reading order: ``Store`` (what a service's store is), ``Tx`` (what it gets), ``schema`` and ``run_migrations`` (what its
-migrations call), ``Service`` (all of it wired for one process).
+migrations call), ``Digest`` (what it tells of many sagas), ``Service`` (all of it wired for one process).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ else:
     __getattr__ = lazy.face(__name__, {"quadrille.db.migrations": ("run_migrations",)})  # Alembic is no worker's
 
 __all__ = [
+    "Digest",
     "Service",
     "Store",
     "Tx",
@@ -48,6 +49,19 @@ class Store(Protocol[W]):
     def save(self, tx: Tx, work: W) -> None:
         """Write back what changed: INSERT added, UPDATE changed, DELETE dropped; never an upsert."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """The two statements by which a service tells of its own rows, those that a saga's events have made.
+
+    ``page`` takes ``after`` and ``limit`` and gives keys, sorted; ``rows`` takes ``keys`` and ``below``, a
+    transaction's number as text, and gives of each key that is known: the key, whether all its rows were written below
+    it (``age(xmin) > age(%(below)b::text::xid8::xid)``), and what they hold as jsonb, with no personal datum in it.
+    """
+
+    page: str
+    rows: str
 
 
 class Encoder(Protocol):

@@ -209,6 +209,7 @@ class Settings(BaseModel):
     stall_after: Duration = Field(timedelta(seconds=30), ge=timedelta(seconds=1), le=timedelta(hours=1))
     stall_renew_after: Duration = Field(timedelta(seconds=60), le=timedelta(hours=24))
     inbox_window: Duration = Field(timedelta(days=7), ge=timedelta(hours=48))
+    audit_seal_every: Duration = Field(timedelta(hours=1), ge=timedelta(seconds=1), le=timedelta(days=1))
     batch_max: int = Field(100, ge=1, le=500)
     # A batch waits so long for company, the more the scarcer cores are (quadrille.observability.linger).
     linger_max: Duration = Field(timedelta(milliseconds=100), ge=timedelta(0), le=timedelta(seconds=1))

@@ -215,12 +215,37 @@ class ReplayEnded(SystemEvent, topic="ops.events"):
 
 @dataclass(frozen=True, slots=True)
 class FindingRaised(SystemEvent, topic="ops.events"):
-    """Something that must never be so was found to be so; ``detail`` holds no personal data."""
+    """Something that must never be so was found to be so; no field holds personal data.
+
+    One with a ``finding_id`` is closed by ``FindingClosed``, any other by a person.
+    """
 
     service: str
     invariant: str
     detail: str
     order_id: str | None = None
+    finding_id: str | None = None
+    expected: str | None = None
+    found: str | None = None
+    evidence: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FindingClosed(SystemEvent, topic="ops.events"):
+    """What had been found is so no more."""
+
+    service: str
+    finding_id: str
+    invariant: str
+    order_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AuditSealed(SystemEvent, topic="ops.events"):
+    """The head of the service's chain of privileged actions; a chain without that row was rewritten, or cut."""
+
+    service: str
+    head: str
 
 
 @dataclass(frozen=True, slots=True)

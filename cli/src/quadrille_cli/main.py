@@ -26,9 +26,12 @@ app = typer.Typer(
 MORE = (
     "schema", "demo", "load", "saga", "orders", "resolve", "replay", "operations", "why", "stuck", "intake", "events",
     "timeline", "trace", "watch", "env", "parked", "consumers", "audit", "webhooks", "login", "keys", "version",
-    "relay", "republish", "asyncapi", "doctor", "chaos",
+    "relay", "republish", "asyncapi", "doctor", "chaos", "findings", "audit-log",
 )  # fmt: skip
-"""Modules of ``commands`` that bring commands: a typer `app` of their own, or one function `command`."""
+"""Modules of ``commands`` that bring commands, a hyphen for each underscore of theirs.
+
+Each has a typer `app` of its own, or one function `command`.
+"""
 
 HIGHEST_PORT, NOT_HERE = 65_535, 9
 Data = Annotated[Path | None, typer.Option("--data", help="Data directory (default: $QUADRILLE_DATA or .quadrille).")]
@@ -240,8 +243,9 @@ def _load_more(word: str) -> None:
     if word in own:
         return
     for name in (word,) if word in MORE else MORE:
-        if importlib.util.find_spec(f"quadrille_cli.commands.{name}") is not None:
-            module = importlib.import_module(f"quadrille_cli.commands.{name}")
+        file = name.replace("-", "_")
+        if importlib.util.find_spec(f"quadrille_cli.commands.{file}") is not None:
+            module = importlib.import_module(f"quadrille_cli.commands.{file}")
             if hasattr(module, "app"):
                 app.add_typer(module.app, name=name)
             else:

@@ -16,7 +16,7 @@ PROGRAMS = (*SERVICES, CONSOLE)
 SCOPES = (
     "orders:read", "orders:write", "orders:cancel", "events:read", "webhooks:read", "webhooks:write", "stock:read",
     "stock:write", "payments:read", "notices:read", "contacts:read", "contacts:write", "traces:write", "ops:read",
-    "ops:redrive", "ops:replay", "ops:resolve", "admin",
+    "ops:redrive", "ops:replay", "ops:resolve", "ops:findings", "admin",
 )  # fmt: skip
 """What an API key may be given: the scopes of all routes; the last one holds every other."""
 

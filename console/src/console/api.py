@@ -10,10 +10,13 @@ from uuid import UUID
 
 from fastapi import Header, Path, Query, Request, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp
 
 from console import audit, reads, screens
 from console.console_api import AT_ONCE, ConsoleApi, console_of
+from console.findings.domain import Repair
+from console.findings.reconciler import SkippedError
 from console.trace_document import TRACE, TraceDocument, trace_document
 from quadrille import rfc3339
 from quadrille.web import EVENTS, Answer, Document, ProcessContext, Routes, call_of, events, json_of, make_app, refuse
@@ -38,6 +41,14 @@ GROUP = {
     "first": "2026-11-21T09:14:03.391Z", "last": "2026-11-21T09:19:41.020Z", "order_id": ORDER,
     "event_id": "01a1fd62-57f0-84b3-9e84-5f3f080daefc",
 }  # fmt: skip
+FINDING = {
+    "finding_id": "0f6e0f0e-6b5c-4f0e-9d55-6f4f2f0f6a01", "kind": "ended-without-notice", "order_id": ORDER,
+    "expected": "a confirmed notice sent, failed or suppressed", "found": "NONE",
+    "evidence": ["order: status=CONFIRMED", "notification: nothing"], "raised_at": "2026-11-21T09:15:00.000Z",
+    "seen_at": "2026-11-21T09:16:00.000Z", "closed_at": None, "said": True, "repairable": True,
+}  # fmt: skip
+ROUND = {"at": "2026-11-21T09:16:00.000Z", "outcome": "JUDGED", "detail": "", "judged": 2000, "moving": 3,
+         "judged_at": "2026-11-21T09:16:00.000Z"}  # fmt: skip
 TRACE_LINE = {
     "trace_id": "04a75036e9d520bb983c5ed03b8d0182", "order_id": ORDER, "first": "order: POST /v1/orders", "spans": 21,
     "errors": 0, "began_at": "2026-11-21T09:14:03.118Z", "took_ms": 342.118,
@@ -156,6 +167,61 @@ class FailureGroups(Document):
     """Inputs that are parked, grouped."""
 
     groups: list[FailureGroup]
+
+
+class FindingLine(Document):
+    """Something about an order on which the services do not agree."""
+
+    finding_id: str
+    kind: str
+    order_id: str
+    expected: str
+    found: str
+    evidence: list[str] = Field(description="What each service keeps, and where the order's events lie.")
+    raised_at: str
+    seen_at: str = Field(description="When a round last found it so.")
+    closed_at: str | None
+    said: bool = Field(description="Whether it is said on ops.events.")
+    repairable: bool
+
+
+class LastRound(Document):
+    """How the last round of the reconciler went: JUDGED, BEHIND (somebody did not catch up) or AWAY, and who."""
+
+    at: str
+    outcome: str
+    detail: str
+    judged: int
+    moving: int = Field(description="Orders that were not judged, for something of them was under way.")
+    judged_at: str | None
+
+
+class FindingList(Document):
+    """A page of findings, newest first; ``next`` is the cursor of the page that follows."""
+
+    findings: list[FindingLine]
+    round: LastRound | None
+    next: str | None
+
+
+class FindingRepair(Document):
+    """The repair: what is to be asked of which process's ops port."""
+
+    process: str
+    path: str
+    body: dict[str, Any]
+
+
+class FindingNow(FindingLine):
+    """A finding as it is, looked at now.
+
+    ``now`` is OPEN, GONE (so no more), MOVING (something of the order is under way) or UNKNOWN (who had to be asked
+    was away); ``why`` is what moves or is away, or why nothing but a person can mend it.
+    """
+
+    now: str
+    why: str
+    repair: FindingRepair | None
 
 
 class TestValue(Document):
@@ -356,6 +422,71 @@ async def list_failure_groups(request: Request) -> Response:
 
 
 @routes.on(
+    "GET", "/v1/findings", scope="ops:read", problems=(),
+    answers=[Answer(200, "A page of findings.", FindingList, {"findings": [FINDING], "round": ROUND, "next": None})],
+)  # fmt: skip
+async def list_findings(
+    request: Request,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    cursor: UUID | None = None,
+    *,
+    closed: bool = False,
+) -> Response:
+    """List on what the services do not agree about orders, as the reconciler found it; ``closed``: what was, too."""
+    api = console_of(request)
+    found = await api.read(reads.findings, limit + 1, str(cursor) if cursor else None, closed=closed)
+    last = await api.read(reads.reconciliation)
+    following = found[limit - 1]["finding_id"] if len(found) > limit else None
+    told = None if last is None else _plain([last])[0]
+    return _told({"findings": [_finding(one) for one in found[:limit]], "round": told, "next": following})
+
+
+@routes.on(
+    "GET", "/v1/findings/{finding_id}", scope="ops:read", problems=("not-found",),
+    answers=[Answer(200, "The finding, and how it is now.", FindingNow)],
+)  # fmt: skip
+async def show_finding(request: Request, finding_id: UUID) -> Response:
+    """Show a finding, look at its order anew in every service, and tell by what it can be repaired."""
+    api = console_of(request)
+    row = await api.read(reads.finding, str(finding_id)) or refuse("not-found")
+    call_of(request).order_id = row["order_id"]
+    now, why, repair = await _now(api, row)
+    return _told(_finding(row) | {"now": now, "why": why, "repair": repair})
+
+
+async def _now(api: ConsoleApi, row: Mapping[str, Any]) -> tuple[str, str, dict[str, Any] | None]:
+    """Return how a finding is now, why, and its repair."""
+    if api.reconciler is None:
+        return "UNKNOWN", "QUADRILLE_OPS does not name the worker of every service", None
+    try:
+        seen = await run_in_threadpool(api.reconciler.look, row["order_id"])
+    except SkippedError as skipped:
+        return "UNKNOWN", str(skipped), None
+    if seen.moving:
+        return "MOVING", "; ".join(seen.moving), None
+    so = next((one for one in seen.discrepancies if one.kind == row["kind"]), None)
+    return ("GONE", "", None) if so is None else ("OPEN", *await _repair(api, row["order_id"], so.repair))
+
+
+async def _repair(api: ConsoleApi, order_id: str, repair: Repair | None) -> tuple[str, dict[str, Any] | None]:
+    """Return why there is no repair, or the repair."""
+    if repair is None:
+        return "No event that was said would mend it: a person has to decide.", None
+    place = await api.read(reads.place_of, order_id, repair.event)
+    if place is None:
+        return f"Its {repair.event} is not kept here any more, or was never said.", None
+    path = f"/ops/orders/{order_id}/hear-again"
+    return "", {"process": f"{repair.service}-worker", "path": path, "body": dict(place)}
+
+
+def _finding(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a finding as a document."""
+    names = ("finding_id", "kind", "order_id", "expected", "found", "evidence", "said")
+    times = {name: row[name] and rfc3339(row[name]) for name in ("raised_at", "seen_at", "closed_at")}
+    return {name: row[name] for name in names} | times | {"repairable": row["mender"] is not None}
+
+
+@routes.on(
     "GET", "/v1/meta/test-values", scope="ops:read", problems=("not-found", "dependency-unavailable"),
     answers=[Answer(200, "What may be given where, and what it does.", TestValues)],
 )  # fmt: skip
@@ -501,7 +632,7 @@ def _plain(found: list[reads.Row]) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-COUNTED = frozenset({"count", "behind", "orders", "dead", "p50", "p99"})
+COUNTED = frozenset({"count", "behind", "orders", "dead", "p50", "p99", "judged", "moving"})
 
 
 def _told(body: Mapping[str, object]) -> Response:

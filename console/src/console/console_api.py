@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from types import TracebackType
-from typing import cast
+from typing import Self, cast
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from console import reads
+from console.findings.domain import SERVICES
+from console.findings.reconciler import Reconciler
 from console.neighbours import Neighbours
 from console.settings import ConsoleSettings
 from quadrille.web import Api, ProcessContext
@@ -33,8 +36,24 @@ class ConsoleApi(Api):
         self.neighbours = Neighbours(ops, self.told.apis, self.told.ops_key)
         self.connect, self.loopback = context.connect, context.settings.api_bind.loopback
         self._ends = context.stop
+        self.reconciler = self._reconciler()
         self._heads: dict[str | None, tuple[float, int]] = {}
         self._looking = asyncio.Lock()
+
+    def _reconciler(self) -> Reconciler | None:
+        """Return the reconciler; None where not all that it asks are known."""
+        if not all(f"{service}-worker" in self.neighbours.ops for service in SERVICES):
+            return None
+        told, asking = self.told, self.neighbours
+        return Reconciler(
+            self.connect, asking.fetch, asking.say, self._ends, told.reconcile_every, told.reconcile_orders, told.keep
+        )
+
+    async def __aenter__(self) -> Self:
+        await super().__aenter__()
+        if self.reconciler and self.told.reconcile_every:
+            threading.Thread(target=self.reconciler.run, name="reconciler", daemon=True).start()
+        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -134,6 +134,17 @@ class Neighbours:
         loop, key = asyncio.get_running_loop(), {} if call.process == KEYLESS else _shown(ACTING.get())
         return await loop.run_in_executor(self._threads, self._send, base + call.path, call, key)
 
+    def say(self, call: Call) -> Reply:
+        """Write to an ops port with the console's own key, from the caller's thread; once."""
+        base = self.ops.get(call.process)
+        if base is None:
+            return Reply(0, {"detail": "QUADRILLE_OPS names no address of it"})
+        return self._send(base + call.path, call, self._own)
+
+    def fetch(self, process: str, path: str, seconds: float) -> tuple[int, Any]:
+        """Return what an ops port answers, from the caller's thread; raises AwayError."""
+        return over_http(self.ops.__getitem__, self._own)(process, path, seconds)
+
     async def version(self, order_id: str) -> int | None:
         """Return the version of an order's row as order has it now; None if it does not say."""
         told = await self.ask(self.ops.get("order-api"), f"/ops/orders/{order_id}")

@@ -76,6 +76,20 @@ SELECT DISTINCT ON (body ->> 'service') body ->> 'service' AS service, type, at,
   FROM (SELECT * FROM event WHERE type IN ('progress.stalled', 'progress.resumed') AND body ->> 'role' = 'consumer'
          ORDER BY number DESC LIMIT 200) p
  ORDER BY body ->> 'service', number DESC"""
+FINDINGS = """
+SELECT finding_id::text, order_id, kind, expected, found, evidence, mender, event, raised_at, seen_at, closed_at,
+       said = CASE WHEN closed_at IS NULL THEN 1 ELSE 2 END AS said
+  FROM finding"""
+FINDINGS_PAGE = f"""{FINDINGS}
+ WHERE (closed_at IS NULL OR %(closed)s) AND (%(after)s::uuid IS NULL
+   OR (raised_at, finding_id) < (SELECT raised_at, finding_id FROM finding WHERE finding_id = %(after)s::uuid))
+ ORDER BY raised_at DESC, finding_id DESC LIMIT %(limit)s"""  # noqa: S608 - of this file
+FINDING = f"{FINDINGS} WHERE finding_id = %(finding_id)s::uuid"
+RECONCILIATION = "SELECT at, outcome, detail, judged, moving, judged_at FROM reconciliation"
+EVENT_OF = """
+SELECT event_id::text, topic, partition, "offset" FROM event
+ WHERE key = %(order_id)s AND type = %(type)s AND fault IS NULL AND topic LIKE '%%.events'
+ ORDER BY number LIMIT 1"""
 TYPES = """
 SELECT type, source, topic, count(*) AS count, max(at) AS last,
        array_agg(DISTINCT schema_id) FILTER (WHERE schema_id IS NOT NULL) AS schemas
@@ -243,6 +257,26 @@ def head_of(db: sa.Connection, key: str) -> int:
 def failure_groups(db: sa.Connection, limit: int = FEW) -> list[Row]:
     """Return what is parked now, grouped by service, type of event and error."""
     return rows(db, GROUPS, limit=limit)
+
+
+def findings(db: sa.Connection, limit: int, after: str | None, *, closed: bool) -> list[Row]:
+    """Return what the reconciler has found, newest first; with ``closed`` what is so no more, too."""
+    return rows(db, FINDINGS_PAGE, limit=limit, after=after, closed=closed)
+
+
+def finding(db: sa.Connection, finding_id: str) -> Row | None:
+    """Return one finding."""
+    return next(iter(rows(db, FINDING, finding_id=finding_id)), None)
+
+
+def reconciliation(db: sa.Connection) -> Row | None:
+    """Return how the last round of the reconciler went; None before the first."""
+    return next(iter(rows(db, RECONCILIATION)), None)
+
+
+def place_of(db: sa.Connection, order_id: str, kind: str) -> Row | None:
+    """Return where an order's event of a type lies; None if it is kept here no more."""
+    return next(iter(rows(db, EVENT_OF, order_id=order_id, type=kind)), None)
 
 
 def failures(db: sa.Connection, service: str, error: str, limit: int = FEW) -> list[Row]:

@@ -40,6 +40,8 @@ class ConsoleSettings(Settings):
     notices:read). A login link is good for ``login_life``, the session it opens for ``session_life``.
     ``alert_targets`` are the webhooks that are told of alerts, a line each (``alerts/targets.py``), secret for their
     keys: ALERT_TARGETS_FILE names a file with them. ``alert_loopback`` lets them be on this machine.
+    Every ``reconcile_every`` what the services keep of the same orders is held against each other, 0 for never;
+    ``reconcile_orders`` so many of all there are are looked at anew in each round, beside those something happened to.
     ``stack`` is the data directory of the local stack this console runs in, whose logs it shows.
     """
 
@@ -54,6 +56,8 @@ class ConsoleSettings(Settings):
     session_life: Duration = Field(timedelta(hours=12), ge=timedelta(seconds=1), le=timedelta(days=7))
     alert_targets: Hidden = Secret("")
     alert_loopback: bool = False
+    reconcile_every: Duration = Field(timedelta(seconds=60), ge=timedelta(0), le=timedelta(days=1))
+    reconcile_orders: int = Field(2_000, ge=1, le=5_000)
     stack: Path | None = None
 
     @field_validator("alert_targets")

@@ -260,7 +260,7 @@ MOST_KIB = 80 * 1024
 BACKLOG = """
 INSERT INTO outbox SELECT uuidv7(), %s, n::text, 'stock.reserved', 1, decode(repeat('00', 300), 'hex'), uuidv7(),
                           '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00'
-  FROM generate_series(%s::int, %s::int) n"""
+                     FROM generate_series(%s::int, %s::int) n"""
 
 
 def peak_kib(process: subprocess.Popen[bytes]) -> int:

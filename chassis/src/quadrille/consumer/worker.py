@@ -19,6 +19,7 @@ from quadrille.consumer.loop import RETRIABLE, ConsumerLoop, ConsumerPorts, hint
 from quadrille.consumer.outage import OutageGuard
 from quadrille.consumer.parking import LaneFeeder, Retrier, redrive_open
 from quadrille.consumer.progress import ConsumerProgress
+from quadrille.consumer.sealing import Sealing
 from quadrille.consumer.suspects import WorkerLife
 from quadrille.consumer.whole_records import reader_of
 from quadrille.context import ProcessContext
@@ -46,6 +47,7 @@ class Worker:
     def __init__(self, context: ProcessContext) -> None:
         service, bootstrap = context.service, context.settings.kafka_bootstrap
         self.service, self.connect, self.retention = service, context.connect, context.retention
+        self.sealing = Sealing(service, context.settings.audit_seal_every)
         self.reader = reader_of(service, context.decoder)
         telemetry = context.telemetry
         gather = context.settings.linger_min.total_seconds()
@@ -158,6 +160,7 @@ class Worker:
                     if time.monotonic() - kept_up >= RETENTION_SECONDS:
                         self.retention.clear(tx)
                         kept_up = time.monotonic()
+                    self.sealing.look(tx)
                 self._troubles.over("retention waits")
             except RETRIABLE as trouble:
                 self._troubles.warn("retention waits", type(trouble).__name__)

@@ -6,7 +6,7 @@ SHA-256 over the previous hash and the row as jsonb, made by the database that k
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from psycopg.types.json import Jsonb
@@ -35,6 +35,12 @@ SELECT number, place, hash = {HASH} AS whole FROM (
  ORDER BY place LIMIT 1"""  # noqa: S608 - as above
 
 
+HEAD = "SELECT hash FROM audit ORDER BY number DESC LIMIT 1"
+STRANGE = """
+SELECT head FROM unnest(%b::text[]) WITH ORDINALITY told(head, place)
+ WHERE NOT EXISTS (SELECT FROM audit WHERE hash = decode(head, 'hex')) ORDER BY place"""
+
+
 @dataclass(frozen=True, slots=True)
 class Action:
     """One privileged action: who, what, on what, why, and what it was before and after."""
@@ -57,6 +63,17 @@ def record(tx: Tx, action: Action) -> int:
     row = tx.execute(ADD, [action.actor, action.action, action.subject, action.reason, *states]).fetchone()
     assert row is not None  # noqa: S101 - INSERT … RETURNING of one row
     return int(row[0])
+
+
+def head(tx: Tx) -> str | None:
+    """Return the newest row's hash in hexadecimal, None while nothing was done."""
+    row = tx.execute(HEAD).fetchone()
+    return bytes(row[0]).hex() if row else None
+
+
+def strange(tx: Tx, heads: Sequence[str]) -> list[str]:
+    """Return those of the heads, told once, that are no row's hash any more: the chain was rewritten, or cut."""
+    return [row[0] for row in tx.execute(STRANGE, [list(heads)])] if heads else []
 
 
 def flaw(tx: Tx) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import NoReturn
@@ -14,6 +15,7 @@ from quadrille.values import rfc3339
 from quadrille.web.problems import refuse
 
 LISTED, LIST_MOST = 50, 200
+HEAD, HEADS_MOST = re.compile(r"[0-9a-f]{64}"), 100
 COUNT = "SELECT count(*) FROM audit"
 READ = """
 SELECT number, at, actor, action, subject, reason, before, after FROM audit
@@ -26,7 +28,7 @@ SELECT number, at, actor, action, subject, reason, before, after FROM audit
 def audit_routes(context: ProcessContext) -> OpsRoutes:
     """Return GET /ops/audit: so many rows before a ``before``, of one subject, action or actor, from ``since`` on.
 
-    GET /ops/audit/verify tells whether the chain is whole.
+    GET /ops/audit/verify tells whether the chain is whole, and which of the ``heads`` it once had are no row of it.
     """
 
     def tell(asked: OpsRequest) -> OpsResponse:
@@ -45,14 +47,19 @@ def audit_routes(context: ProcessContext) -> OpsRoutes:
         ]  # fmt: skip
         return OpsResponse(200, {"service": context.service.name, "actions": shown})
 
-    def verify(_: OpsRequest) -> OpsResponse:
+    def verify(asked: OpsRequest) -> OpsResponse:
+        heads = [head for head in asked.query.get("heads", "").split(",") if head]
+        if len(heads) > HEADS_MOST or not all(map(HEAD.fullmatch, heads)):
+            _invalid("heads", f"Input should be at most {HEADS_MOST} hashes in hexadecimal, with commas between")
         with database(context) as tx:
             flaw, (count,) = audit.flaw(tx), tx.execute(COUNT).fetchone() or (0,)
-        return OpsResponse(200, {"service": context.service.name, "actions": count, "flaw": flaw})
+            strange = audit.strange(tx, heads)
+        told = {"service": context.service.name, "actions": count, "flaw": flaw}
+        return OpsResponse(200, {**told, "strange": strange} if heads else told)
 
     return {
         ("GET", "/ops/audit?limit&before&subject&action&actor&since"): tell,
-        ("GET", "/ops/audit/verify"): verify,
+        ("GET", "/ops/audit/verify?heads"): verify,
     }
 
 

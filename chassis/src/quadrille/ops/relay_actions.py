@@ -50,7 +50,7 @@ class BuryBody(Document):
 
 
 class RepublishBody(Document):
-    """What is to be sent once more: all since a time, or all of an order."""
+    """What is to be sent once more: all since a time, or all of one key."""
 
     since: AwareDatetime | None = None
     order_id: Text | None = None
@@ -103,7 +103,7 @@ class RelayActions:
     def _republish(self, asked: OpsRequest) -> OpsResponse:
         wanted = asked.read(RepublishBody)
         if (wanted.since is None) == (wanted.order_id is None):
-            refuse("operation-refused", "Say since when, or of which order: one of the two.", rule="ONE_OF_TWO")
+            refuse("operation-refused", "Say since when, or of which order_id: one of the two.", rule="ONE_OF_TWO")
         identity = uuid7()
         since, key = wanted.since and wanted.since.astimezone(UTC), wanted.order_id
         with self._database() as tx, tx.transaction():

@@ -65,6 +65,8 @@ class OpsResponse:
 Route: TypeAlias = Callable[[OpsRequest], OpsResponse]
 READ, REDRIVE, REPLAY, RESOLVE = "ops:read", "ops:redrive", "ops:replay", "ops:resolve"
 """The scopes of whatever only tells; of what is parked; of replays and long actions; of what is decided by hand."""
+FINDINGS = "ops:findings"
+"""The scope of whoever watches from outside and has found something."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Republishing: a person has the relay send once more what lies in the outbox, same bytes, same ids, same order.
+"""Republishing: a person has the relay send once more what lies in the outbox, same bytes, same ids, in order.
 
 For consumers whose records were deleted before they had read them, and for a Kafka that was lost. Whoever has handled
 an event takes no effect from it a second time. Nothing new is sent meanwhile, so each key stays in sequence.

@@ -82,13 +82,13 @@ def list_(  # noqa: PLR0913, PLR0917 - one parameter per option
         "since": moment("--since", since) if since else "", "limit": str(limit),
     }  # fmt: skip
     query = urlencode({name: value for name, value in filters.items() if value})
-    services_told, silent = _told(stack, names, f"/ops/audit?{query}")
+    services_told, silent = told_by(stack, names, f"/ops/audit?{query}")
     rows = [row for one in services_told for row in one["actions"]]
     rows = sorted(rows, key=lambda row: str(row["at"]), reverse=True)[:limit]
     none = "nothing was done by hand" + (" that is asked for" if any(list(filters.values())[:-1]) else "")
     shown = "\n".join(_table(rows, wide=output == "wide")) if rows else none
     echo(json.dumps(rows, indent=2, ensure_ascii=False) if output == "json" else shown)
-    _name_silent(silent)
+    name_silent(silent)
 
 
 @app.command("verify", epilog=VERIFY)
@@ -98,16 +98,16 @@ def verify(
 ) -> None:
     """Verify each service's chain: every row holds the hash of the one before it; exits 1 when one was changed."""
     names, stack = services(service), running(data)
-    chains, silent = _told(stack, names, "/ops/audit/verify")
+    chains, silent = told_by(stack, names, "/ops/audit/verify")
     broken = [one for one in chains if one["flaw"]]
     for one in chains:
         echo(f"{one['service']:<14}{one['flaw'] or 'whole'}, {one['actions']} rows")
     if broken:
         raise typer.Exit(FAILED)
-    _name_silent(silent)
+    name_silent(silent)
 
 
-def _told(stack: Stack, names: Sequence[str], path: str) -> tuple[list[Row], list[str]]:
+def told_by(stack: Stack, names: Sequence[str], path: str) -> tuple[list[Row], list[str]]:
     """Return what every service tells, by its worker or its api, and the names of those that do not answer."""
     found: list[Row] = []
     silent = []
@@ -126,7 +126,8 @@ def _told(stack: Stack, names: Sequence[str], path: str) -> tuple[list[Row], lis
     return found, silent
 
 
-def _name_silent(silent: Sequence[str]) -> None:
+def name_silent(silent: Sequence[str]) -> None:
+    """Say who was not asked, and exit accordingly; nothing if everybody was."""
     if silent:
         console.fail(f"not asked, for they do not answer: {', '.join(silent)}\n  fix: quadrille up --detach")
         raise typer.Exit(UNREACHABLE)

@@ -7,6 +7,7 @@ counts from the commit of the event that failed an order (quadrille_cli.loadtest
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +21,7 @@ from quadrille_cli import console as terminal
 from quadrille_cli.commands.shared import CONFLICT, bad, running
 from quadrille_cli.loadtest import compensation, curve
 from quadrille_cli.loadtest.arrivals import ARRIVALS
+from quadrille_cli.loadtest.client_log import ClientLog
 from quadrille_cli.loadtest.curve import Objective, Point
 from quadrille_cli.loadtest.run import KINDS, Plan, Run, measure
 from quadrille_cli.stack import Stack
@@ -44,6 +46,9 @@ def load(  # noqa: PLR0913, PLR0917 - one parameter per option
     seed: Annotated[int, typer.Option("--seed", help="Repeats a run: its kinds and arrivals.")] = 1,
     find_max: Annotated[bool, typer.Option("--find-max", help="Raise the rate until the objective breaks.")] = False,  # noqa: FBT002 - an option
     svg: Annotated[Path | None, typer.Option("--svg", help="Draw the curve of --find-max into a file.")] = None,
+    log: Annotated[
+        Path | None, typer.Option("--log", help="Add each request with its answer to a file, for the auditor.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Measure although the machine is busy.")] = False,  # noqa: FBT002 - an option
     data: Annotated[Path | None, typer.Option("--data", help="Data directory of the running stack.")] = None,
 ) -> None:
@@ -56,18 +61,25 @@ def load(  # noqa: PLR0913, PLR0917 - one parameter per option
     payment.declined or order.cancellation_requested, whichever was first) until the last participant has undone its
     part; of a cancelled order that includes the processor's answer to its refund.
 
+    --log writes down, a line each, what was sent under which key and answered (accepted, refused, unknown), and which
+    status a client saw of which order. What is there is held against it by: quadrille audit run --clients FILE
+
     Examples:  quadrille load --orders 2000 --rate 200   |   quadrille load --orders 500 --rate 50 --slo p99=500ms
     """
     if arrivals not in ARRIVALS:
         bad("--arrivals", f"one of {', '.join(ARRIVALS)}")
+    if log is not None and (log.is_dir() or not log.absolute().parent.is_dir()):
+        bad("--log", f"a file in a directory that is there, such as clients.jsonl; not {log}")
     plan, objective = Plan(orders, rate, _mix(mix), seed, arrivals), _slo(slo)
     stack = running(data, "order-api")
     console = Console(highlight=False, soft_wrap=True)
     _mind_the_machine(console, stack, forced=force)
     if find_max:
-        wrong = _find_max(console, stack, plan, objective or Objective(), svg)
+        with _log(log, stack) as kept:
+            wrong = _find_max(lambda step: _measure(console, stack, step, kept), console, plan, objective, svg)
     else:
-        run = _measure(console, stack, plan)
+        with _log(log, stack) as kept:
+            run = _measure(console, stack, plan, kept)
         _report(console, run)
         _report_undone(console, run, compensation.measure(stack, run.sent, run.since))
         wrong = run.wrong()
@@ -93,7 +105,11 @@ def _mind_the_machine(console: Console, stack: Stack, *, forced: bool) -> None:
     console.print(f"[yellow]marked[/] {told}")
 
 
-def _measure(console: Console, stack: Stack, plan: Plan) -> Run:
+def _log(path: Path | None, stack: Stack) -> AbstractContextManager[ClientLog | None]:
+    return ClientLog(path, stack.url("order")) if path else nullcontext()
+
+
+def _measure(console: Console, stack: Stack, plan: Plan, log: ClientLog | None = None) -> Run:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=console, transient=True, refresh_per_second=2) as progress:
         task = progress.add_task(f"orders ended at {plan.rate:g}/s", total=plan.orders)
@@ -101,12 +117,15 @@ def _measure(console: Console, stack: Stack, plan: Plan) -> Run:
         def show(run: Run) -> None:
             progress.update(task, completed=len(run.ends))
 
-        return measure(stack, plan, show)
+        return measure(stack, plan, show, log)
 
 
-def _find_max(console: Console, stack: Stack, plan: Plan, objective: Objective, svg: Path | None) -> list[str]:
+def _find_max(
+    step: Callable[[Plan], Run], console: Console, plan: Plan, wanted: Objective | None, svg: Path | None
+) -> list[str]:
     points: list[Point] = []
-    for point in curve.search(lambda step: _measure(console, stack, step), plan, STEP_SECONDS, objective):
+    objective = wanted or Objective()
+    for point in curve.search(step, plan, STEP_SECONDS, objective):
         points.append(point)
         run = point.run
         p50, p99 = (_ms(run.took_to("CONFIRMED"), share) for share in (0.5, 0.99))

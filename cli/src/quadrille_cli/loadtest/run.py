@@ -17,12 +17,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 from http.client import HTTPConnection, HTTPException
 
 from quadrille_cli.credentials import shown_to
 from quadrille_cli.demo_data import order_of, stock_up, write_addresses
 from quadrille_cli.loadtest.arrivals import ARRIVALS
+from quadrille_cli.loadtest.client_log import ClientLog
 from quadrille_cli.loadtest.observer import End, Observer
 from quadrille_cli.loadtest.sender import Posted, Spent, Task, send
 from quadrille_cli.stack import Stack
@@ -144,15 +144,25 @@ class Run:
         return found + [f"{n} orders ({kind}) ended {state}" for (kind, state), n in strange.items()]
 
 
-def measure(stack: Stack, plan: Plan, show: Callable[[Run], None] = lambda _: None) -> Run:
-    """Send a plan's orders, wait for every end, and return what was measured; ``show`` is called as it goes on."""
+def measure(
+    stack: Stack, plan: Plan, show: Callable[[Run], None] = lambda _: None, log: ClientLog | None = None
+) -> Run:
+    """Send a plan's orders, wait for every end, and return what was measured; ``show`` is called as it goes on.
+
+    ``log`` is where each request is written down with its answer.
+    """
     stock_up(stack, {"SKU-TEA": plan.orders * 10 + 1000, "SKU-NONE": 0})
     write_addresses(stack)
     run = Run(plan, datetime.now(UTC))
     task, kinds = plan.task(stack.url("order"))
 
+    def take(one: Posted) -> None:
+        run.note(kinds, one)
+        if log:
+            log.note(task.key, one)
+
     def sending() -> None:
-        run.sender = send(task, partial(run.note, kinds))
+        run.sender = send(task, take)
 
     with Observer(stack) as observer:
         run.ends = observer.ends

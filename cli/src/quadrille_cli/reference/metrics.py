@@ -12,7 +12,7 @@ from prometheus_client import REGISTRY
 from prometheus_client.metrics import MetricWrapperBase
 
 import quadrille
-from quadrille_cli.services import SERVICES
+from quadrille_cli.services import PROGRAMS
 
 PAGE = Path("docs/metrics.md")
 PREFIX = "quadrille_"
@@ -89,7 +89,7 @@ def _counting_modules() -> list[str]:
 
 
 def _services() -> list[Metric]:
-    named = {service: f"{service}.metrics" for service in SERVICES}
+    named = {service: f"{service}.metrics" for service in PROGRAMS}
     return [
         metric
         for service, module in named.items()

@@ -20,7 +20,7 @@ FILE = "keys.json"
 PERSON, CONSOLE, TRACES = "key", "console.key", "traces.key"
 WHOSE = {
     PERSON: ("local", ("admin",)),  # whose orders are those that were placed without keys
-    CONSOLE: ("console", ("ops:read", "payments:read", "notices:read")),
+    CONSOLE: ("console", ("ops:read", "ops:findings", "payments:read", "notices:read")),
     TRACES: ("traces", ("traces:write",)),
 }
 QUOTA = "100000"  # requests a second: a load run has one key
@@ -37,16 +37,17 @@ def own(stack: Stack) -> bool:
 
 
 def prepare(stack: Stack) -> None:
-    """Have the key file and every key in it; one that was revoked or has expired is made anew."""
+    """Have the key file and every key in it; one that is over, or may too little, is made anew."""
     from datetime import UTC, datetime  # noqa: PLC0415 - as below
 
     from quadrille import keys  # noqa: PLC0415 - 0.3 s that a stack without keys can spare
     from quadrille_cli.key_store import changing  # noqa: PLC0415 - as above
 
     with changing(stack.data / FILE) as kept:
-        live = {key.sha256 for key in kept if key.live(datetime.now(UTC))}
+        live = {key.sha256: key.scopes for key in kept if key.live(datetime.now(UTC))}
         for name, (owner, scopes) in WHOSE.items():
-            if hashlib.sha256(read(stack.data, name).encode()).hexdigest() not in live:
+            may = live.get(hashlib.sha256(read(stack.data, name).encode()).hexdigest(), frozenset())
+            if not may >= {*scopes}:
                 token, key = keys.mint(owner, scopes, None, "dev")
                 _write(stack.data / name, token)
                 kept.append(key)

@@ -256,8 +256,11 @@ def _recovered(fact: Fact, _: str) -> Change:
 def _finding(fact: Fact, _: str) -> Change:
     who, what = fact.text("service") or "?", fact.text("invariant") or "?"
     order_id = fact.text("order_id")
+    key = f"finding/{who}/{what}/{order_id or fact.id}"
+    if fact.type == "finding.closed":
+        return Change(key, "finding.raised", 0, f"{who}: what was found ({what}) is so no more", fact.at, order_id)
     words = f"{who} found what must never be (invariant {what}): {fact.text('detail') or ''}"
-    return Change(f"finding/{who}/{what}/{order_id or fact.id}", fact.type, PAGE, words, fact.at, order_id)
+    return Change(key, fact.type, PAGE, words, fact.at, order_id)
 
 
 _OPENS = {
@@ -274,6 +277,7 @@ _OPENS = {
     "intake.resumed": _intake,
     "relay.recovered": _recovered,
     "finding.raised": _finding,
+    "finding.closed": _finding,
 }
 
 

@@ -7,5 +7,6 @@ from inventory.handlers import on
 from quadrille.app import Program, compensation_actions
 
 PROGRAM = Program(
-    on, store, api="inventory.api:make", operators=compensation_actions(store.standing), look=store.standing
-)
+    on, store, api="inventory.api:make", operators=compensation_actions(store.standing), look=store.standing,
+    digest=store.DIGEST,
+)  # fmt: skip

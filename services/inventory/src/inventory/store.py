@@ -18,7 +18,7 @@ from inventory.events import (
     SetStock,
 )
 from quadrille import Message, ResolveCompensation, RetryCompensation, Rows
-from quadrille.service import Tx
+from quadrille.service import Digest, Tx
 
 metadata = sa.MetaData()
 hold = sa.Table(
@@ -60,6 +60,14 @@ UPDATE level l SET available = n.available, held = n.held, committed = n.committ
                    sealed = n.sealed, version = n.version
   FROM unnest(%b::text[], %b::bigint[], %b::bigint[], %b::bigint[], %b::bigint[], %b::bool[], %b::bigint[])
        n(sku, available, held, committed, received, sealed, version) WHERE l.sku = n.sku"""
+
+DIGEST = Digest(
+    page="SELECT order_id FROM hold WHERE order_id > %(after)b ORDER BY order_id LIMIT %(limit)b",
+    rows="""
+SELECT order_id, age(xmin) > age(%(below)b::text::xid8::xid),
+       jsonb_build_object('state', state, 'pieces', (SELECT coalesce(sum(n), 0) FROM unnest(quantities) n))
+  FROM hold WHERE order_id = ANY(%(keys)b)""",
+)
 
 
 def load(tx: Tx, messages: Sequence[Message]) -> Stock:

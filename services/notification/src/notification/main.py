@@ -13,4 +13,6 @@ def mailer(found: NotificationSettings) -> gateway.Mailer:
     return gateway.Mailer(found.smtp_url)
 
 
-PROGRAM = Program(on, store, api="notification.api:make", outside=gateway.outside, client=mailer, look=store.look)
+PROGRAM = Program(
+    on, store, api="notification.api:make", outside=gateway.outside, client=mailer, look=store.look, digest=store.DIGEST
+)

@@ -18,7 +18,7 @@ from notification.events import (
     SendMailDropped,
 )
 from quadrille import Message, Rows, key_of
-from quadrille.service import Tx
+from quadrille.service import Digest, Tx
 
 metadata = sa.MetaData()
 notice = sa.Table(
@@ -58,6 +58,13 @@ SET_CONTACTS = """
 UPDATE contact c SET address = n.address
   FROM unnest(%b::text[], %b::text[]) n(customer_id, address) WHERE c.customer_id = n.customer_id"""
 DROP_CONTACTS = "DELETE FROM contact WHERE customer_id = ANY(%b)"
+
+DIGEST = Digest(
+    page="SELECT DISTINCT order_id FROM notice WHERE order_id > %(after)b ORDER BY order_id LIMIT %(limit)b",
+    rows="""
+SELECT order_id, bool_and(age(xmin) > age(%(below)b::text::xid8::xid)), jsonb_object_agg(kind, state)
+  FROM notice WHERE order_id = ANY(%(keys)b) GROUP BY order_id""",
+)
 
 
 def load(tx: Tx, messages: Sequence[Message]) -> Post:

@@ -52,6 +52,6 @@ CANCEL = OperatorAction(
 PROGRAM = Program(
     on, metrics.STORE, api="order.api:make", rules=rules, outcome=outcome, meter=metrics.count,
     gauges=(metrics.look,), operators=(CANCEL,), ops=("order.ops:routes",),
-    look=store.look, forget=store.forget_changes, outages=outages,
+    look=store.look, digest=store.DIGEST, forget=store.forget_changes, outages=outages,
     outside=gateway.outside, client=endpoints,
 )  # fmt: skip

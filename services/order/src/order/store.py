@@ -64,7 +64,7 @@ from quadrille import (
     key_of,
     rfc3339,
 )
-from quadrille.service import Tx, WaitingSaga, floor_of, milliseconds
+from quadrille.service import Digest, Tx, WaitingSaga, floor_of, milliseconds
 
 # A row is one JSON document each way: pydantic reads and writes the domain's own classes faster than columns do.
 _ORDER, _ORDERS, _ENTRY = TypeAdapter(Order), TypeAdapter(list[Order]), TypeAdapter(Entry)
@@ -276,6 +276,18 @@ SELECT w.webhook_id, w.url, w.types, w.secrets, w.created_at, w.delivered_at, w.
 ABOUT_WEBHOOKS = (
     AddWebhook, RotateWebhook, EnableWebhook, RemoveWebhook, PushWebhook, WebhookPushed, WebhookGivenUp, WebhookDropped
 )  # fmt: skip
+
+DIGEST = Digest(
+    page="""
+SELECT order_id::text FROM orders
+ WHERE order_id > coalesce(nullif(%(after)b, '')::uuid, '00000000-0000-0000-0000-000000000000')
+ ORDER BY order_id LIMIT %(limit)b""",
+    rows="""
+SELECT order_id::text, age(xmin) > age(%(below)b::text::xid8::xid),
+       jsonb_build_object('status', status, 'reason', reason, 'amount_minor', amount_minor, 'currency', currency,
+                          'version', version, 'states', states)
+  FROM orders WHERE order_id = ANY(%(keys)b::uuid[])""",
+)
 
 
 def load(tx: Tx, messages: Sequence[Message]) -> Orders:

@@ -20,5 +20,5 @@ OPEN = (
 PROGRAM = Program(
     on, store, api="payment.api:make", outside=gateway.outside, client=processor,
     operators=compensation_actions(store.standing, CHARGE_OPEN=Success(202, OPEN)),
-    look=store.look,
+    look=store.look, digest=store.DIGEST,
 )  # fmt: skip

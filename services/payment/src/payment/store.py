@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from payment.domain import Entry, OrderId, Payment, Payments, Price, Resolution, State
 from payment.events import charge_key, refund_key
 from quadrille import Message, Rows, key_of
-from quadrille.service import Tx
+from quadrille.service import Digest, Tx
 
 metadata = sa.MetaData()
 payment = sa.Table(
@@ -83,6 +83,25 @@ SELECT jsonb_build_object('state', state, 'code', code, 'cancel_wanted', cancel_
       FROM entry e WHERE e.order_id = p.order_id))
   FROM payment p WHERE order_id = %b"""
 HURRY = "UPDATE task SET due = now() WHERE key = ANY(%b) AND due > now() AND leased_until IS NULL"
+
+# The ledger counts even where nothing else is known of its order.
+DIGEST = Digest(
+    page="""
+SELECT order_id FROM (SELECT order_id FROM payment UNION SELECT order_id FROM entry) known
+ WHERE order_id > %(after)b ORDER BY order_id LIMIT %(limit)b""",
+    rows="""
+SELECT k.order_id, coalesce(age(p.xmin) > age(%(below)b::text::xid8::xid), true) AND e.settled,
+       jsonb_build_object('state', coalesce(p.state, 'NONE'), 'amount_minor', p.amount_minor, 'currency', p.currency,
+                          'captured_minor', e.captured, 'returned_minor', e.returned, 'currencies', e.currencies)
+  FROM unnest(%(keys)b) k(order_id) LEFT JOIN payment p ON p.order_id = k.order_id
+ CROSS JOIN LATERAL (
+    SELECT coalesce(sum(amount_minor) FILTER (WHERE kind = 'CAPTURE'), 0) AS captured,
+           coalesce(sum(amount_minor) FILTER (WHERE kind <> 'CAPTURE'), 0) AS returned,
+           coalesce(jsonb_agg(DISTINCT currency), '[]') AS currencies, count(*) AS lines,
+           coalesce(bool_and(age(xmin) > age(%(below)b::text::xid8::xid)), true) AS settled
+      FROM entry WHERE order_id = k.order_id) e
+ WHERE p.order_id IS NOT NULL OR e.lines > 0""",
+)
 
 
 def load(tx: Tx, messages: Sequence[Message]) -> Payments:

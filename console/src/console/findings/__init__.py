@@ -1,0 +1,1 @@
+"""Reconciler: the services' own digests held against each other, and what does not agree kept as findings."""
