@@ -16,11 +16,15 @@ from quadrille.context import ProcessContext
 from quadrille.ops.actions import Refusal
 from quadrille.ops.audit_log import audit_routes
 from quadrille.ops.consumers import consumers
+from quadrille.ops.digest import Ends, digest_routes
 from quadrille.ops.evidence import EvidenceRoutes
+from quadrille.ops.findings import finding_routes
+from quadrille.ops.hear_again import REFUSALS, hear_again_routes
 from quadrille.ops.parked import ParkedRoutes
 from quadrille.ops.relay_status import relay_routes
 from quadrille.ops.replays import ReplayRoutes
 from quadrille.relay.relay import Relay
+from quadrille.service import Digest
 from quadrille_cli.services import PROGRAMS
 from quadrille_sandbox.cards import TOKENS
 from quadrille_sandbox.chaos import Plan
@@ -44,6 +48,13 @@ def routes() -> Iterator[str]:
     yield from (f"{method} {pattern}" for method, pattern in ParkedRoutes.routes(ParkedRoutes.__new__(ParkedRoutes)))
     yield from (f"{method} {pattern}" for method, pattern in consumers(cast("ProcessContext", None)))
     yield from (f"{method} {pattern}" for method, pattern in relay_routes("order", "", "", cast("Relay", None)))
+    nothing = cast("ProcessContext", None)
+    yield from (f"{method} {pattern}" for method, pattern in digest_routes(nothing, None, cast("Ends", None)))
+    yield from (f"{method} {pattern}" for method, pattern in finding_routes(nothing))
+    yield from (
+        f"{method} {pattern}"
+        for method, pattern in hear_again_routes(nothing, lambda *_: None, cast("Digest", object()))
+    )
     for program in programs():
         yield from (f"POST /ops/orders/{{order_id}}/{action.name}" for action in program.operators)
         for name in program.ops:
@@ -58,7 +69,7 @@ def rules() -> set[str]:
     sources = [path.read_text("utf-8") for path in (ROOT / "chassis" / "src").rglob("*.py")]
     actions = [action for program in programs() for action in program.operators]
     answers = [answer for action in actions for answer in action.answers.values()]
-    return {*RULE.findall("".join(sources)), *(a.rule for a in answers if isinstance(a, Refusal) and a.rule)}
+    return {*RULE.findall("".join(sources)), *REFUSALS, *(a.rule for a in answers if isinstance(a, Refusal) and a.rule)}
 
 
 def test_every_route_of_operators_is_on_their_page() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from console.findings.domain import Books, Kind, Repair, judge
+from quadrille_why.case import SERVICES
 
 Rows = dict[str, Any]
 ORDER, TEN = "01a1fd62-57f0-7eeb-be96-e59ce40f9cb1", 1000
@@ -104,7 +105,7 @@ def test_every_kind_is_judged() -> None:
     assert {kind for _, _, kind, _ in SPOILT} == set(Kind)
 
 
-@pytest.mark.parametrize("service", ["order", "inventory", "payment", "notification"])
+@pytest.mark.parametrize("service", SERVICES)
 def test_an_order_moves_while_anything_of_it_is_young_or_open(service: str) -> None:
     """One row above the watermark, one intent or parked input, in whichever service, and the order is not judged."""
     rest = AGREED["confirmed"]

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple, TypeAlias
 
+from quadrille_why.case import SERVICES
+
 Row: TypeAlias = Mapping[str, Any]
-SERVICES = ("order", "inventory", "payment", "notification")
 
 
 class Kind(StrEnum):

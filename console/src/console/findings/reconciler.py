@@ -23,12 +23,13 @@ import structlog
 
 from console import metrics
 from console.findings import store
-from console.findings.domain import SERVICES, Books, Discrepancy, Kind, judge
+from console.findings.domain import Books, Discrepancy, Kind, judge
 from console.findings.store import Found
 from console.neighbours import Call, Reply
 from quadrille.app import set_all
 from quadrille.service import Tx
 from quadrille_why import AwayError
+from quadrille_why.case import SERVICES
 
 Fetch: TypeAlias = Callable[[str, str, float], tuple[int, Any]]
 Say: TypeAlias = Callable[[Call], Reply]
