@@ -16,7 +16,7 @@ from quadrille.context import ProcessContext
 from quadrille.ops.actions import Refusal
 from quadrille.ops.audit_log import audit_routes
 from quadrille.ops.consumers import consumers
-from quadrille.ops.digest import Ends, digest_routes
+from quadrille.ops.digest import digest_routes
 from quadrille.ops.evidence import EvidenceRoutes
 from quadrille.ops.findings import finding_routes
 from quadrille.ops.hear_again import REFUSALS, hear_again_routes
@@ -49,7 +49,7 @@ def routes() -> Iterator[str]:
     yield from (f"{method} {pattern}" for method, pattern in consumers(cast("ProcessContext", None)))
     yield from (f"{method} {pattern}" for method, pattern in relay_routes("order", "", "", cast("Relay", None)))
     nothing = cast("ProcessContext", None)
-    yield from (f"{method} {pattern}" for method, pattern in digest_routes(nothing, None, cast("Ends", None)))
+    yield from (f"{method} {pattern}" for method, pattern in digest_routes(nothing, None, lambda _: {}))
     yield from (f"{method} {pattern}" for method, pattern in finding_routes(nothing))
     yield from (
         f"{method} {pattern}"

@@ -14,11 +14,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from console import reads
-from console.findings.domain import SERVICES
 from console.findings.reconciler import Reconciler
 from console.neighbours import Neighbours
 from console.settings import ConsoleSettings
 from quadrille.web import Api, ProcessContext
+from quadrille_why.case import SERVICES
 
 LOOK_SECONDS = 0.4
 TICK_SECONDS = 5.0
