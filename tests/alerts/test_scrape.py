@@ -18,7 +18,7 @@ def scraped(stack: Stack) -> tuple[set[str], Told]:
     """The names of all metrics every process tells, and the values of all series, summed over the processes."""
     names: set[str] = set()
     values: Told = {}
-    for process in (f"{service}-{role}" for service in SERVICES for role in ports.ROLES):
+    for process in (*(f"{service}-{role}" for service in SERVICES for role in ports.ROLES), "console-ops"):
         with Client(stack.url(process)) as ops:
             text = ops.ask("GET", "/metrics").raw.decode()
         for family in text_string_to_metric_families(text):

@@ -121,8 +121,8 @@ PATCHES = {
     ),
     "the relay leaves out what it does not like": Patch(
         "inventory-relay", f"{CHASSIS}/relay/streaming.py",
-        "            if self._open is not None:\n                self._rows += 1\n",
-        "            if self._open is not None and read.type != b'stock.committed':\n                self._rows += 1\n",
+        "            if self._open is not None and not (self._held and",
+        "            if read.type != b'stock.committed' and self._open is not None and not (self._held and",
         decided, 8,
     ),
     "ids are made by chance": Patch(

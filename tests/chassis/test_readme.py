@@ -32,7 +32,9 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "chassis" / "README.md").read_text("utf-8")
 FILES = dict(re.findall(r"<!-- (\S+) -->\n```\w+\n(.*?)```", README, re.DOTALL))
 FOLDER_TESTS = sorted(name for name in FILES if name.startswith("test_"))
-SAID = "SELECT aggregateid, type, payload FROM outbox WHERE aggregatetype = 'loyalty.events' ORDER BY sequence"
+SAID = """
+SELECT aggregateid, type, payload FROM outbox
+ WHERE aggregatetype = 'loyalty.events' AND type = 'points.changed' ORDER BY sequence"""
 MOST = 45
 
 

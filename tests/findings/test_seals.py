@@ -79,4 +79,5 @@ def test_a_chain_that_lost_its_head_is_found(spoilt: Shop, quadrille: Command, s
         assert quadrille.run("audit", "verify", "--service", SERVICE)[0] == 0
         code, out, err = quadrille.run("audit-log", "verify")
         assert (code, sealed in out, "payment" in out) == (1, True, True), out + err
-    assert quadrille.run("audit-log", "verify")[0] == 0
+    if how == CUT:  # what was written anew may have been sealed meanwhile, and that head is in no chain any more
+        assert quadrille.run("audit-log", "verify")[0] == 0

@@ -86,7 +86,8 @@ def test_the_demo_places_the_whole_table(played: Played) -> None:
     shown = Counter(line.partition("  ")[0] for line in table)
     assert max(map(len, table)) <= 80
     assert shown == Counter(scene.shows for scene in scenes())
-    assert {scene.ends for scene in scenes()} == {*ENDS, *(f"CANCELLED {reason}" for reason in get_args(Reason))}
+    reasons = {*get_args(Reason)} - {"PARTICIPANT_AWAY"}  # a demo with a service away would show that
+    assert {scene.ends for scene in scenes()} == {*ENDS, *(f"CANCELLED {reason}" for reason in reasons)}
 
 
 def logs_in(link: str) -> None:

@@ -45,7 +45,7 @@ class Command:
         code, page, _ = self.run(*words, "--help")
         shown = page.partition("Examples:\n")[2].replace("\\\n", " ")
         assert code == 0
-        assert page.rstrip().endswith(shown.replace(" ", "").rstrip()[-3:])
+        assert page.replace(" ", "").rstrip().endswith(shown.replace(" ", "").rstrip()[-3:])
         return [shlex.split(line)[1:] for line in shown.splitlines() if line.strip()]
 
 

@@ -136,7 +136,7 @@ def test_without_the_proof_an_unpublished_day_would_go(aged: Database) -> None:
     aged.rows(PROGRESS, ago(12), None)
     aged.rows(FACT, ago(11))
     with psycopg.connect(aged.url("owner")) as owner:
-        made = schema.PUBLISHED_DAYS.partition("FUNCTION drop_old_day")[2].partition("END $$;")[0] + "END $$"
+        made = schema.OLD_DAYS.partition("FUNCTION drop_old_day")[2].partition("END $$;")[0] + "END $$"
         assert PROVEN in made
         owner.execute(("CREATE OR REPLACE FUNCTION drop_old_day" + made.replace(PROVEN, "")).encode())
         assert owner.execute("SELECT drop_old_day(7)").fetchone() == (named("outbox", 11),)
