@@ -6,7 +6,6 @@ import os
 import platform
 import re
 import subprocess
-import sysconfig
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -31,14 +30,10 @@ def fingerprint() -> dict[str, str]:
         "cores": str(os.cpu_count()),
         "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GB",
         "kernel": f"{platform.system()} {platform.release()}",
-        "python": f"{platform.python_version()} built {'with' if _optimized() else 'without'} PGO",
+        "python": f"{platform.python_version()} ({', '.join(platform.python_build())})",
         "ours": ", ".join(f"{name} {version(name)}" for name in OURS),
         "peers": ", ".join([f"debezium {debezium[1] if debezium else '?'}", *(f"{n} {v}" for n, v in peers.items())]),
     }
-
-
-def _optimized() -> bool:
-    return "--enable-optimizations" in str(sysconfig.get_config_var("CONFIG_ARGS"))
 
 
 def now() -> str:

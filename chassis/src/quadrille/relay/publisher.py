@@ -389,12 +389,15 @@ class Publisher:
         while not closed.is_set():
             try:
                 producer.poll(0.5)
+                if closed.is_set():  # what is told from here on is another's
+                    return
                 if self._published:
                     self._tell()
                 if not self._held():
                     self._troubles.over()
             except _GIVEN_UP as gone:  # fatal: it delivers nothing more
-                self.fatal = self.fatal or _words(gone)
+                if not closed.is_set():
+                    self.fatal = self.fatal or _words(gone)
                 return
 
     def _noticed(self, closed: threading.Event, error: KafkaError) -> None:

@@ -120,7 +120,7 @@ class Streamer:
                 for data in taken:
                     self._handle(self._decoder.read(data, HEADER))
                 self._duties()
-                self._suit()
+                self._choose_producer()
                 self._rest(len(taken))
         except Halted:
             pass
@@ -199,7 +199,7 @@ class Streamer:
             raise Halted
         self._duties()
 
-    def _suit(self) -> None:
+    def _choose_producer(self) -> None:
         """Gather for larger requests while behind; what was handed on is delivered before another producer begins."""
         if self._behind == self._outlet.gathering or not self._outlet.can_gather:
             return
