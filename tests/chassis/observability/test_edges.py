@@ -30,6 +30,7 @@ PAIRS = {
 MOMENTS = {
     "input parked": "it goes on as an event of its own",
     "record quarantined": "one record; it goes on as an event of its own",
+    "parked input quarantined": "one parked record; it goes on as an event of its own",
     "task quarantined": "one answer or timer; it goes on as an event of its own",
     "a worker died here": "once, at the start after it",
     "no beat": "one beat; silence is what others tell",
