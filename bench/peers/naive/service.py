@@ -8,6 +8,7 @@ environment variables, for it stands on the same parts as what it is measured ag
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -25,7 +26,7 @@ from confluent_kafka.schema_registry.avro import AvroDeserializer, AvroSerialize
 from confluent_kafka.serialization import MessageField, SerializationContext
 from fastapi import FastAPI, Header, HTTPException
 from pydantic import BaseModel, Field
-from sqlalchemy import create_engine, select
+from sqlalchemy import create_engine, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -35,6 +36,7 @@ from bench.peers.naive.tables import Base, InboxEvent, Order, OutboxEvent, emit
 KAFKA = os.environ.get("KAFKA_BOOTSTRAP", "")
 POLL_SECONDS = 0.05
 BATCH = 100
+stopping = threading.Event()
 
 
 @cache
@@ -42,7 +44,9 @@ def sessions() -> sessionmaker[Session]:
     """Return what makes sessions on this service's database."""
     url = os.environ["DATABASE_URL"].replace("postgresql://", "postgresql+psycopg://", 1)
     engine = create_engine(url, pool_size=10, max_overflow=10)
-    Base.metadata.create_all(engine)
+    with engine.begin() as db:  # API and worker start at once, and both would make the tables
+        db.execute(text("SELECT pg_advisory_xact_lock(1)"))
+        Base.metadata.create_all(db)
     return sessionmaker(engine)
 
 
@@ -125,6 +129,7 @@ def main() -> None:
     if role == "api":
         uvicorn.run(app, host="127.0.0.1", port=int(os.environ["PORT"]), log_level="warning", access_log=False)
         return
+    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     for work in (consume, publish):
         threading.Thread(target=_ending, args=(work, name), name=work.__name__).start()
 
@@ -153,7 +158,7 @@ def consume(name: str) -> None:
     consumer, read_avro = Consumer(settings), AvroDeserializer(registry())
     consumer.subscribe(HEARS[name])
     waits = os.environ.get("ASYNC_COMMITS") != "1"
-    while True:
+    while not stopping.is_set():
         message = consumer.poll(1.0)
         if message is None or message.error():
             continue
@@ -162,6 +167,7 @@ def consume(name: str) -> None:
             consumer.commit(message=message, asynchronous=False)
         else:
             consumer.commit(message=message)
+    consumer.close()
 
 
 def handle(name: str, message: Message, read_avro: AvroDeserializer) -> None:
@@ -196,7 +202,7 @@ def writer(kind: str) -> AvroSerializer:
 def publish(_: str) -> None:
     """Poll the outbox: rows locked, sent, deleted."""
     producer = Producer({"bootstrap.servers": KAFKA, "enable.idempotence": True, "acks": "all"})
-    while True:
+    while not stopping.is_set():
         with sessions()() as session:
             wanted = select(OutboxEvent).order_by(OutboxEvent.number).limit(BATCH)
             events = session.scalars(wanted.with_for_update(skip_locked=True)).all()
