@@ -257,9 +257,9 @@ def test_a_handler_that_raised_is_named(asking: Asking) -> None:
     assert shop.ended(order)["status"] == "CONFIRMED"
 
 
-def frozen_by_garbage(shop: Shop, token: str = "tok_slow_6s") -> str:  # noqa: S107 - a test token
+def frozen_by_garbage(shop: Shop) -> str:
     """An order before whose payment a record of seven bytes lies on payment's topic."""
-    order = shop.submit(TEA, token)
+    order = shop.submit(TEA, "tok_slow_6s")
     producer = Producer(producer_settings(shop.stack.kafka_bootstrap))
     producer.produce("payment.events", GARBAGE, order.encode())
     assert producer.flush(60) == 0
@@ -269,8 +269,10 @@ def frozen_by_garbage(shop: Shop, token: str = "tok_slow_6s") -> str:  # noqa: S
 
 def test_the_dead_end_has_an_answer(asking: Asking) -> None:
     """Seven bytes freeze an order: why names place and age, and no command says done without effect."""
-    shop, order = asking.shop, frozen_by_garbage(asking.shop, "tok_pending_15s")
-    answer = asking.why(order)
+    shop = asking.shop
+    with away(shop.stack, "payment-relay"):  # or the payment would be published meanwhile
+        order = frozen_by_garbage(shop)
+        answer = asking.why(order)
     assert answer.code == "UNREADABLE"
     assert "order itself: an unreadable record is parked, and nothing of this order goes past it" in answer.sentence
     shop.until(lambda: len(shop.sql("order", PARKED, order)) > 1 or None, "the payment lies behind it")
