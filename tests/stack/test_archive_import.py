@@ -255,9 +255,8 @@ def test_a_schema_that_the_registry_lacks_is_put_there_only_with_the_records(
 
     put(other, [ArchivedRecord(topic, 0, 0, NOW, b"k", b"something else", [])])
     assert (run(other, *words)[0], registry.id_of(schema)) == (3, None)
-    AdminClient(client_settings(other.stack.kafka_bootstrap)).delete_records([TopicPartition(topic, 0, -1)])[
-        TopicPartition(topic, 0, -1)
-    ].result(60)
+    admin, whole = AdminClient(client_settings(other.stack.kafka_bootstrap)), TopicPartition(topic, 0, -1)
+    admin.delete_records([whole])[whole].result(60)
     assert run(other, *words)[0] == 0
     number = registry.id_of(schema) or 0
     assert {value for lies in lying(other.stack, topic).values() for _, value, _, _ in lies} == {
