@@ -37,6 +37,7 @@ SELECTED = {
     "outbox": "aggregatetype <> 'ops.events' AND type <> 'canary.beat'",
     "stream": "topic <> 'ops.events' AND key NOT LIKE 'canary-%'",
     "task": "type NOT IN ('order_deadline', 'order_check')",
+    "orders": "status IN ('CONFIRMED', 'CANCELLED')",  # a clock notes of others for how long they are stuck
 }
 
 

@@ -109,7 +109,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _group(item: pytest.Item) -> str:
     """Return the name of the tests that are one piece of work: those of a whole stack, or of a file."""
-    whole = [name for name in ("stack", "hasty", "audited", "arena") if name in getattr(item, "fixturenames", ())]
+    whole = [name for name in ("stack", "hasty", "audited", "arena", "spoilt") if name in getattr(item, "fixturenames", ())]
     return whole[0] if whole else item.nodeid.partition("::")[0]
 
 
