@@ -205,7 +205,7 @@ class SagaSteady(_Saga):
 
     def work(self, size: Size) -> Callable[[Shop], tuple[dict[str, float], list[Load], list[str]]]:
         """Return one run at the rate."""
-        return _at(Plan(max(60, int(20 * 60 * size.share)), 20, MIX))
+        return _at(Plan(max(400, int(20 * 60 * size.share)), 20, MIX))
 
 
 class SagaOutage(_Saga):

@@ -40,6 +40,8 @@ from quadrille_cli.stack.usage import cpu_by_group
 PLENTY = 1_000_000
 STALLED_SECONDS = 30.0
 ENDED_SECONDS = 20.0
+WARM = Plan(400, 20, {"ok": 1.0})
+"""What a shop is sent before it is measured: JVM, programs and tables have seen every path some hundred times."""
 TRACED = "ours, every order traced"
 STOCK = "inventory"
 SHELVES = {"SKU-TEA": PLENTY, "SKU-NONE": 0}
@@ -75,15 +77,15 @@ class Shop:
         return groups
 
     @contextmanager
-    def open(self) -> Iterator[Shop]:
-        """Start the shop, send twenty orders to warm it, close it after."""
+    def open(self, warm: Plan = WARM) -> Iterator[Shop]:
+        """Start the shop, send it the orders that warm it, close it after."""
         with self.stack, ExitStack() as opened:
             if self.built != OURS:
                 opened.enter_context(_peer(self))
             else:
                 stock_up(self.stack, SHELVES)
                 write_addresses(self.stack)
-            measure(self, Plan(20, 10, {"ok": 1.0}))
+            measure(self, warm)
             yield self
 
 
