@@ -11,6 +11,7 @@ import signal
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -91,7 +92,15 @@ def new_stack(stack_home: Path, request: pytest.FixtureRequest) -> Iterator[Star
 
 
 def pytest_configure() -> None:
-    """Let the programs under test be interrupted, although a run in the background was told to ignore Ctrl-C."""
+    """Let no bound of Hypothesis depend on the machine's speed; let programs under test be interrupted.
+
+    A run in the background was told to ignore Ctrl-C, and so would they be.
+    """
+    with suppress(ImportError):  # whoever tests a choreography of his own need not have it
+        from hypothesis import HealthCheck, settings  # noqa: PLC0415 - as above
+
+        settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+        settings.load_profile("patient")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -109,7 +118,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _group(item: pytest.Item) -> str:
     """Return the name of the tests that are one piece of work: those of a whole stack, or of a file."""
-    whole = [name for name in ("stack", "hasty", "audited", "arena", "spoilt") if name in getattr(item, "fixturenames", ())]
+    whole = [
+        name for name in ("stack", "hasty", "audited", "arena", "spoilt") if name in getattr(item, "fixturenames", ())
+    ]
     return whole[0] if whole else item.nodeid.partition("::")[0]
 
 

@@ -133,7 +133,7 @@ def test_a_fact_is_read_as_it_was_said(codec: Codec) -> None:
         st.none() | st.just("broken"),
     )
 )
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None)
 def test_any_fact_is_read_as_it_was_said(codec: Codec, fact: ThingDone) -> None:
     """Whatever values an event carries, it is read back equal; a time keeps its milliseconds exactly."""
     assert codec.decode(codec.encode(fact), ThingDone) == fact

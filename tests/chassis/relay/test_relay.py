@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import psycopg
 import pytest
+from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 
 from quadrille.db.schema import TABLES
@@ -68,6 +69,29 @@ def test_a_restart_publishes_nothing_twice(ground: Ground) -> None:
                 ground.say(app, "a", n)
                 ground.until(lambda n=n: ground.arrived() >= n)  # type: ignore[misc] # bound in the loop
         assert ground.judge() == 0
+
+
+def test_a_stop_waits_for_what_is_on_its_way(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relay that is stopped before Kafka's acknowledgement has come back takes it in, and nothing is sent twice."""
+    stop, serve = threading.Event(), Publisher._serve
+
+    def late(self: Publisher, producer: Producer, closed: threading.Event) -> None:
+        stop.wait()
+        serve(self, producer, closed)
+
+    monkeypatch.setattr(Publisher, "_serve", late)
+    relay = Relay(ground.plan)
+    thread = threading.Thread(target=relay.run, args=(stop,))
+    thread.start()
+    ground.until(lambda: relay.state == "streaming")
+    with ground.connect() as app:
+        ground.say(app, "a", 1)
+        ground.until(lambda: ground.arrived() >= 1)
+        stop.set()
+        thread.join()
+        with ground.relaying():
+            ground.say(app, "a", 2)
+            assert ground.judge() == 0
 
 
 def test_an_idle_outbox_pins_no_wal(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:

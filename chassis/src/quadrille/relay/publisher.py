@@ -301,11 +301,19 @@ class Publisher:
             ) from None
         return True
 
-    def push(self, row: OutboxRow, transaction: Transaction, meanwhile: Callable[[], None]) -> None:
+    def push(
+        self,
+        row: OutboxRow,
+        transaction: Transaction,
+        meanwhile: Callable[[], None],
+        on_its_way: Callable[[], None] | None = None,
+    ) -> None:
         """Hand on a row of a transaction, however long the queue is full; ``meanwhile`` is called all the while.
 
-        After a refusal it waits for the row's delivery, and raises RefusedRowError with the row.
+        The first row of a partition is waited for, ``on_its_way`` called all the while; after a refusal every row is,
+        and RefusedRowError raised with the row that is refused.
         """
+        on_its_way = on_its_way or meanwhile
         transaction.handed += 1
         try:
             while not self.send(row, transaction.reported):
@@ -320,7 +328,7 @@ class Publisher:
         try:
             while transaction.delivered < transaction.handed:
                 time.sleep(_FULL_SECONDS)
-                meanwhile()
+                on_its_way()
         except UnprovenError:
             raise
         except DeliveryFailedError as failed:

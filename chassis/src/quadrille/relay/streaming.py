@@ -101,6 +101,7 @@ class Streamer:
         self._proven.proven = self._claim.proven = True
         self._kept = self._measured = 0
         """Rows that the stored position covers."""
+        self._halt_at = 0.0
         self._beat: int | None = None
         self._proven_xid = self._proven_at_beat = start.proven_xid
         self._rows, self._rate, self._rate_from = 0, 0.0, time.monotonic()
@@ -165,7 +166,7 @@ class Streamer:
                 while self._ended - self._kept >= UNSTORED_ROWS:
                     time.sleep(_NAP_SECONDS)
                     self._wait()
-                self._outlet.push(read, self._open, self._wait)
+                self._outlet.push(read, self._open, self._wait, self._wait_for_delivery)
         elif isinstance(read, Begin):
             # the server skips what the position covers; a row of it is not sent again if it should not
             if read.commit_lsn >= self._start.position.lsn:
@@ -197,6 +198,14 @@ class Streamer:
         """What is done while the producer's queue is full: WAL is not read, nothing is dropped."""
         if self._stop.is_set():
             raise Halted
+        self._duties()
+
+    def _wait_for_delivery(self) -> None:
+        """What is done while a row is on its way that nothing may follow; told to stop, we wait for it as ``drain``."""
+        if self._stop.is_set():
+            self._halt_at = self._halt_at or time.monotonic() + DRAIN_SECONDS
+            if time.monotonic() >= self._halt_at:
+                raise Halted
         self._duties()
 
     def _choose_producer(self) -> None:
