@@ -73,7 +73,7 @@ def test_a_restart_publishes_nothing_twice(ground: Ground) -> None:
 
 def test_a_stop_waits_for_what_is_on_its_way(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
     """A relay that is stopped before Kafka's acknowledgement has come back takes it in, and nothing is sent twice."""
-    stop, serve = threading.Event(), Publisher._serve
+    stop, serve = threading.Event(), Publisher._serve  # noqa: SLF001 - a broker that is slow to answer
 
     def late(self: Publisher, producer: Producer, closed: threading.Event) -> None:
         stop.wait()
