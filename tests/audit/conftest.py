@@ -35,8 +35,8 @@ def captured(audited: Shop, stack_home: Path) -> Evidence:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let the audit of the session's stack come after every test on that stack."""
-    last = [item for item in items if item.path.name == "test_the_session.py"]
+    """Let the audits of the session's stacks come after every test on them."""
+    last = [item for item in items if item.path.name in ("test_the_session.py", "test_the_books.py")]
     others = [n for n, item in enumerate(items) if "stack" in getattr(item, "fixturenames", ()) and item not in last]
     if last and others:
         kept = [item for item in items[: others[-1] + 1] if item not in last]

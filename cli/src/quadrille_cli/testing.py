@@ -24,6 +24,8 @@ from quadrille_cli.stack.servers import jaeger
 Start = Callable[..., Stack]
 PATIENT = {"INTAKE_FAILURE_MINIMUM": "100000"}
 """Tests make sagas fail on purpose: intake is not to shut for that."""
+COMMANDS = "commands"
+"""The tests of a folder ``stack``: half of all that want the whole one, so they have it on a worker of their own."""
 
 
 @pytest.fixture(scope="session")
@@ -107,13 +109,14 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Give each worker of a shared run whole files, and one of them every test of the session's whole stack, first."""
+    """Give each worker of a shared run whole files, and two of them all tests of the session's whole stack, first."""
     if not hasattr(config, "workerinput"):
         return
     for item in items:
         # xdist's own way, a mark, writes a name that pytest 9.2 no longer reads: every test would be a group of its own
         item._id = NodeId.parse(f"{item.nodeid}@{_group(item)}")  # noqa: SLF001 - there is no other
-    items.sort(key=lambda item: not item.nodeid.endswith("@stack"))  # the longest piece of work is not to come last
+    long = "@stack", f"@{COMMANDS}"  # the longest pieces of work are not to come last
+    items.sort(key=lambda item: not item.nodeid.endswith(long))
 
 
 def _group(item: pytest.Item) -> str:
@@ -121,6 +124,8 @@ def _group(item: pytest.Item) -> str:
     whole = [
         name for name in ("stack", "hasty", "audited", "arena", "spoilt") if name in getattr(item, "fixturenames", ())
     ]
+    if whole == ["stack"] and item.path.parent.name == "stack":
+        return COMMANDS
     return whole[0] if whole else item.nodeid.partition("::")[0]
 
 
