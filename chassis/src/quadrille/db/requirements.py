@@ -78,7 +78,7 @@ SETTINGS = (
         WRITING,
     ),
     Wanted("slot-limit", "max_slot_wal_keep_size", "app", between(64), "64 MB or more, never -1", RELAYED),
-    Wanted("encoding", "server_encoding", "app", named("UTF8"), "UTF8: it holds any customer's name", ROLES),
+    Wanted("encoding", "server_encoding", "app", named("UTF8"), "UTF8: it holds any text", ROLES),
 )  # fmt: skip
 
 
