@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from console.findings.domain import Kind
 from tests.conftest import Shop
+from tests.console.browser import Browser
 from tests.console.conftest import Console
 from tests.console.desk import Desk, form, said
+from tests.console.test_screens import AXE, RULES
 from tests.findings.test_findings import closed, confirmed, found, nobodys, spoil
 
 LOST = "DELETE FROM notice WHERE order_id = %(order)s AND kind = 'confirmed'"
@@ -90,3 +93,28 @@ def test_how_the_last_round_went_is_told(spoilt: Shop, desk: Desk) -> None:
     confirmed(spoilt)
     spoilt.until(lambda: "orders judged" in desk.http.get("/findings").text, "a round is told")
     assert desk.http.get("/findings/01a1fd62-57f0-7eeb-be96-e59ce40f9cb1").status_code == 404
+
+
+def test_what_can_be_repaired_is_accessible(spoilt: Shop, desk: Desk, browser: Browser, shots: Path) -> None:
+    """List, finding, the question before its repair and its order hold WCAG 2.2 AA, light and dark, wide and narrow."""
+    order = confirmed(spoilt)
+    spoil(spoilt, "notification", LOST, order=order)
+    one = found(spoilt, order, Kind.ENDED_WITHOUT_NOTICE)
+    base, which = desk.console.address, one["finding_id"]
+    paths = {"acting-findings": "/findings", "acting-finding": f"/findings/{which}", "overview-findings": "/",
+             "ask-repair": f"/ask/repair?finding={which}", "acting-order-finding": f"/orders/{order}"}  # fmt: skip
+    [(name, secret)] = dict(desk.http.cookies).items()
+    wrong: list[str] = []
+    for width, dark in ((1280, False), (1280, True), (390, False), (390, True)):
+        with browser.page(width=width, dark=dark) as page:
+            page.ask("Network.setCookie", name=name, value=secret, url=base, httpOnly=True, sameSite="Strict")
+            for shown, path in paths.items():
+                page.goto(base + path)
+                page.shot(shots / f"{shown}-{width}-{'dark' if dark else 'light'}.png")
+                if page.run("document.documentElement.scrollWidth") > width:
+                    wrong.append(f"{shown}: wider than {width}")
+                page.run(AXE + ";true")
+                wrong += [f"{shown}: {told}" for told in (*page.run(RULES), *page.told())]
+    desk.act("repair", finding=which)
+    closed(spoilt, which)
+    assert not wrong, "\n".join(wrong)
