@@ -11,17 +11,21 @@ import subprocess
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from uuid import UUID
 
 import fastavro
 import psycopg
 import pytest
 
-from quadrille.ids import uuid7
+from quadrille.db.connection import Tx, connection
+from quadrille.ids import event_id, uuid7
 from quadrille.kafka.headers import OutboxRow
 from quadrille.observability.readiness import NotReadyError
 from quadrille.observability.trace_context import new_trace
 from quadrille.ops.relay_actions import RelayActions
 from quadrille.ops.routes import OpsRequest
+from quadrille.processing.outbox import ADD_NUMBERED
+from quadrille.relay import restore
 from quadrille.relay.relay import Relay
 from quadrille.relay.replication import Read
 from quadrille.relay.restore import RestoreCheck, beat_number
@@ -226,6 +230,96 @@ def test_a_hole_in_the_beats_starts_a_scan(ground: Ground) -> None:
         say(ground, "a", 3)
         ground.judge()
     assert ground.one("SELECT cause FROM relay_recovery") == ("canary hole: beats 3 to 4 did not pass",)
+
+
+def number_on(app: Tx, ground: Ground, key: str, count: int = 1, cause: UUID | None = None) -> list[UUID]:
+    """Say events as workers do, numbered in their stream; return their ids, which follow from their cause."""
+    ids, trace = [], new_trace()
+    with app.transaction():
+        for ordinal in range(count):
+            identity = event_id(ground.plan.service, cause or uuid7(), "parcel.sent", ordinal)
+            body = b"\0\0\0\0\1" + identity.bytes
+            app.execute(
+                ADD_NUMBERED.encode(),
+                {
+                    "id": identity, "topic": ground.topic, "key": key, "type": "parcel.sent", "payload": body,
+                    "cause": cause or uuid7(), "traceparent": trace.traceparent,
+                    "parent_span": bytes.fromhex(trace.span_id),
+                },
+            )  # fmt: skip
+            ids.append(identity)
+    return ids
+
+
+def set_back(server: Stack, ground: Ground, tmp_path: Path) -> tuple[UUID, list[UUID]]:
+    """Say two of a stream, copy the database, say three more and one of another stream, set it back to the copy.
+
+    The first of the three has a cause that is handled again: it is returned, with the ids of all four.
+    """
+    cause = uuid7()
+    with ground.relaying(), connection(ground.url("app"))() as app:
+        beat(ground)
+        number_on(app, ground, "a", 2)
+        ground.stored()
+    home = stopped(server)
+    copied(home, tmp_path / "backup")
+    server.start()
+    with ground.relaying(), connection(ground.url("app"))() as app:
+        beat(ground)
+        lost = number_on(app, ground, "a", 1, cause) + number_on(app, ground, "a", 2) + number_on(app, ground, "b")
+        beat(ground)
+        ground.stored()
+    shutil.rmtree(stopped(server))
+    copied(tmp_path / "backup", home)
+    server.start()
+    return cause, lost
+
+
+@pytest.mark.parametrize("how", ["read-back", "declare-loss"])
+def test_a_number_that_lies_on_a_topic_is_not_given_twice(
+    ground: Ground, server: Stack, tmp_path: Path, how: str
+) -> None:
+    """Streams go on behind their topic; read back, the outbox has again all that lies there, under its numbers."""
+    cause, lost = set_back(server, ground, tmp_path)
+    with connection(ground.url("app"))() as app:
+        new = number_on(app, ground, "a", 1)  # before anybody has looked: it is numbered on behind what it repeats
+        assert number_on(app, ground, "a", 1, cause) == lost[:1]  # handled again: it has its first number again
+        relay = Relay(ground.plan)
+        with ground.relaying(relay, until="restored"):
+            ask(ground, relay, "POST", how=how)
+            ground.until(lambda: relay.state == "streaming")
+            new += number_on(app, ground, "a", 1) + number_on(app, ground, "b", 1)
+            beat(ground)
+            ground.stored()
+    numbered: dict[tuple[str, int], set[UUID]] = {}
+    for row in ground.published():
+        numbered.setdefault((row.key, row.sequence), set()).add(row.id)
+    assert {place: ids for place, ids in numbered.items() if len(ids) > 1} == {}
+    assert [(key, n) for key, n in numbered if {*new} & numbered[key, n]] == [("a", 6), ("a", 7), ("b", 2)]
+    rows = {(row.id, row.key, row.sequence) for row in ground.committed() if row.key in ("a", "b")}
+    there = {(next(iter(ids)), *place) for place, ids in numbered.items() if place[0] in ("a", "b")}
+    assert {row[0] for row in there - rows} == (set() if how == "read-back" else {*lost[1:]})
+    assert rows <= there
+    assert ground.one("SELECT how, facts, ended_at IS NOT NULL FROM relay_restore") == (how, 3, True)
+
+
+def test_a_read_back_that_is_cut_off_is_begun_anew(
+    ground: Ground, server: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relay that ends before its word is done has changed nothing; the next one does it, once."""
+    _, lost = set_back(server, ground, tmp_path)
+    relay = Relay(ground.plan)
+    with monkeypatch.context() as broken, ground.relaying(relay, until="restored"):
+        broken.setattr(restore, "_END", "SELECT 1 / 0 FROM (SELECT %s, %s) one")
+        ask(ground, relay, "POST", how="read-back")
+        ground.until(lambda: "division" in reason(relay))
+        assert {row.id for row in ground.committed()}.isdisjoint(lost)
+        with pytest.raises(Problem):
+            ask(ground, relay, "POST", how="declare-loss")
+    with ground.relaying():
+        ground.stored()
+    assert {row.id for row in ground.committed()} >= {*lost}
+    assert len(ground.committed()) == len({row.id for row in ground.committed()})
 
 
 class Hole:
