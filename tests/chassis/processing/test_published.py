@@ -30,7 +30,7 @@ def restored(db: Database, *, kept: bool, available: int = 5) -> Envelope:
 
 
 def said(db: Database) -> list[tuple[UUID, str, int]]:
-    return [tuple(row) for row in db.emitted("id", "type", "sequence")]  # type: ignore[misc] # three columns
+    return [tuple(row) for row in db.emitted("id", "type", "sequence")]
 
 
 def test_what_was_read_back_is_not_said_twice(db: Database) -> None:

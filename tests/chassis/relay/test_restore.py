@@ -8,7 +8,7 @@ import json
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
@@ -45,16 +45,17 @@ INSERT INTO canary (source, number, said_at, heard_at) VALUES (%s, 1, now(), now
 ON CONFLICT (source) DO UPDATE SET number = canary.number + 1, said_at = now() RETURNING number"""
 
 
-@pytest.fixture
-def server(new_stack: Callable[..., Stack]) -> Stack:
-    """A Kafka and a PostgreSQL of this test's own: it is set back."""
-    made = new_stack(parts={"kafka", "postgres:inventory"})
-    made.start()
-    return made
+@pytest.fixture(scope="module")
+def server(stack_home: Path) -> Iterator[Stack]:
+    """A Kafka and a PostgreSQL of this file's own: it is set back."""
+    made = Stack(stack_home / "restore", parts=frozenset({"kafka", "postgres:inventory"}), scattered=True)
+    yield made
+    made.stop()
 
 
 @pytest.fixture
 def ground(server: Stack) -> Iterator[Ground]:
+    server.start()  # what a failed test has left stopped
     made = Ground(
         f"restore{next(numbers)}", lambda role: server.database_url("inventory", role), server.kafka_bootstrap
     )
@@ -277,17 +278,25 @@ def set_back(server: Stack, ground: Ground, tmp_path: Path) -> tuple[UUID, list[
 
 @pytest.mark.parametrize("how", ["read-back", "declare-loss"])
 def test_a_number_that_lies_on_a_topic_is_not_given_twice(
-    ground: Ground, server: Stack, tmp_path: Path, how: str
+    ground: Ground, server: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    """Streams go on behind their topic; read back, the outbox has again all that lies there, under its numbers."""
+    """Streams go on behind their topic; read back, the outbox has again all that lies there, under its numbers.
+
+    A relay that ends before it has done as it was told has changed nothing: it is done again, once.
+    """
     cause, lost = set_back(server, ground, tmp_path)
+    relay = Relay(ground.plan)
     with connection(ground.url("app"))() as app:
         new = number_on(app, ground, "a", 1)  # before anybody has looked: it is numbered on behind what it repeats
         assert number_on(app, ground, "a", 1, cause) == lost[:1]  # handled again: it has its first number again
-        relay = Relay(ground.plan)
-        with ground.relaying(relay, until="restored"):
+        with monkeypatch.context() as broken, ground.relaying(relay, until="restored"):
+            broken.setattr(restore, "_END", "SELECT 1 / 0 FROM (SELECT %s, %s) one")
             ask(ground, relay, "POST", how=how)
-            ground.until(lambda: relay.state == "streaming")
+            ground.until(lambda: "division" in reason(relay))
+            assert {row.id for row in ground.committed()}.isdisjoint(lost[1:])
+            with pytest.raises(Problem):
+                ask(ground, relay, "POST", how="declare-loss")
+        with ground.relaying():
             new += number_on(app, ground, "a", 1) + number_on(app, ground, "b", 1)
             beat(ground)
             ground.stored()
@@ -295,31 +304,33 @@ def test_a_number_that_lies_on_a_topic_is_not_given_twice(
     for row in ground.published():
         numbered.setdefault((row.key, row.sequence), set()).add(row.id)
     assert {place: ids for place, ids in numbered.items() if len(ids) > 1} == {}
-    assert [(key, n) for key, n in numbered if {*new} & numbered[key, n]] == [("a", 6), ("a", 7), ("b", 2)]
+    assert [place for place in numbered if {*new} & numbered[place]] == [("a", 6), ("a", 7), ("b", 2)]
     rows = {(row.id, row.key, row.sequence) for row in ground.committed() if row.key in ("a", "b")}
     there = {(next(iter(ids)), *place) for place, ids in numbered.items() if place[0] in ("a", "b")}
     assert {row[0] for row in there - rows} == (set() if how == "read-back" else {*lost[1:]})
     assert rows <= there
+    assert ground.rows() == len(ground.committed())
     assert ground.one("SELECT how, facts, ended_at IS NOT NULL FROM relay_restore") == (how, 3, True)
+    assert ground.one("SELECT count(*), count(*) FILTER (WHERE kept) FROM said_before") == (3, 3 * (how == "read-back"))
 
 
-def test_a_read_back_that_is_cut_off_is_begun_anew(
-    ground: Ground, server: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A relay that ends before its word is done has changed nothing; the next one does it, once."""
-    _, lost = set_back(server, ground, tmp_path)
-    relay = Relay(ground.plan)
-    with monkeypatch.context() as broken, ground.relaying(relay, until="restored"):
-        broken.setattr(restore, "_END", "SELECT 1 / 0 FROM (SELECT %s, %s) one")
-        ask(ground, relay, "POST", how="read-back")
-        ground.until(lambda: "division" in reason(relay))
-        assert {row.id for row in ground.committed()}.isdisjoint(lost)
-        with pytest.raises(Problem):
-            ask(ground, relay, "POST", how="declare-loss")
+def test_a_promotion_starts_a_scan(ground: Ground, server: Stack) -> None:
+    """A standby that was promoted is another history: all that is not proven published is sent, however old."""
+    month = int(datetime.now(UTC).timestamp() * 1000) - 30 * 86_400_000
     with ground.relaying():
+        beat(ground)
+        say(ground, "a", 1)
         ground.stored()
-    assert {row.id for row in ground.committed()} >= {*lost}
-    assert len(ground.committed()) == len({row.id for row in ground.committed()})
+    with ground.connect() as app:
+        ground.say(app, "a", 2, at_ms=month)
+    (stopped(server) / "standby.signal").touch()
+    server.processes["postgres:inventory"].start()
+    assert ground.one("SELECT pg_promote()") == (True,)
+    with ground.relaying():
+        say(ground, "a", 3)
+        ground.judge()
+    assert ground.one("SELECT cause FROM relay_recovery") == ("another cluster or timeline",)
+    assert ground.one("SELECT count(*) FROM relay_notice") == (0,)
 
 
 class Hole:
