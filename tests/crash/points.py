@@ -124,7 +124,7 @@ def _fails_once() -> None:
             raise RuntimeError(message)
         return usual(on, body, work)
 
-    HandlerRegistry.dispatch = dispatch  # type: ignore[method-assign] # planted
+    setattr(HandlerRegistry, "dispatch", dispatch)  # noqa: B010 - planted
 
 
 def _refused_together() -> None:
