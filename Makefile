@@ -29,9 +29,10 @@ status: setup ## how every process stands, what flows, and what to do now
 test: check jaeger promtool ## every gate, then the tests on the real stack, on ports and data of their own
 	@"$${QUADRILLE_VENV:-.venv}/bin/python" -m pytest --numprocesses 3 --dist loadgroup --no-loadscope-reorder
 
-test-all: test ## the same, then what takes long: every pair of faults, every crash point five times, ten minutes of chaos
+test-all: test ## the same, then what takes long: every pair of faults, every crash point five times, ten minutes of chaos, twenty clean runs
 	@$(RUN) -m quadrille_cli chaos --for 10m --seed "$(SEED)" --rate 10
 	@"$${QUADRILLE_VENV:-.venv}/bin/python" -m tests.faults "$(SEED)" 0
+	@"$${QUADRILLE_VENV:-.venv}/bin/python" -m tests.audit "$(SEED)" 20
 	@"$${QUADRILLE_VENV:-.venv}/bin/python" -m tests.crash "$(SEED)" 5
 	@"$${QUADRILLE_VENV:-.venv}/bin/python" -m tests.crash --recovery 5
 

@@ -414,6 +414,42 @@ def late_commit_skipped(e: Evidence) -> Evidence:
     return without(e, a_record(e, "notification.sent"))
 
 
+def burial(e: Evidence, *, told: bool) -> Evidence:
+    """A row that the broker refused and a person has buried, with the fact in its place, or without."""
+    gone = a_record(e, "notification.sent")
+    db = e.databases["notification"]
+    fact = b"\x18notification\x18relay.buried" + f"row {gone.id} (notification.sent) was refused and buried".encode()
+    row = db.outbox[0]._replace(id=fresh(), topic="ops.events", type="finding.raised", payload=fact, key="notification")
+    e = database(without(e, gone), "notification", buried=frozenset({gone.id}))
+    if not told:
+        return e
+    headers = {"ce_id": row.id, "ce_type": row.type, "ce_sequence": str(row.sequence)}
+    headers |= {"ce_causationid": row.cause, "traceparent": row.traceparent, "ce_time": row.at.isoformat()}
+    record = gone._replace(topic=row.topic, key=row.key, headers={**gone.headers, **headers}, value=fact)
+    first = {**e.first, "notification": e.first["notification"] | {row.id}}
+    e = replace(e, records=(*e.records, record), first=first)
+    return database(e, "notification", outbox=(*db.outbox, row))
+
+
+@caught_by(8)
+def buried_and_nobody_was_told(e: Evidence) -> Evidence:
+    """A row was marked as buried by hand: no fact says so, and no hearer knows that it misses something."""
+    return burial(e, told=False)
+
+
+@caught_by(8)
+def another_row_than_the_buried_one_is_lost(e: Evidence) -> Evidence:
+    """One row was buried and that was told; the relay lost another one."""
+    return without(burial(e, told=True), a_record(e, "payment.charged"))
+
+
+@caught_by(8)
+def burial_told_in_the_outbox_alone(e: Evidence) -> Evidence:
+    """The fact that takes a buried row's place was committed, and never published."""
+    buried = burial(e, told=True)
+    return without(buried, a_record(buried, "finding.raised"))
+
+
 @caught_by(8)
 def slot_recreated_without_a_scan(e: Evidence) -> Evidence:
     """Whatever a service said in the meantime is gone."""
@@ -684,3 +720,16 @@ def test_a_planted_bug_is_caught_by_the_invariant_named_beforehand(captured: Evi
     assert found, f"{name} was not caught by {number}"
     assert all(one.invariant == number and one.says for one in found)
     assert all(one.order or one.shown_by or one.found for one in found)
+
+
+def test_a_buried_row_is_no_lost_one(captured: Evidence) -> None:
+    """With its fact in its place, or about to be told, a row that a person has buried is no finding, nor is its gap."""
+    told = burial(captured, told=True)
+    assert judge(told, ["8"]).findings == ()
+    row = next(iter(told.databases["notification"].buried))
+    waiting = database(
+        burial(captured, told=False), "notification", buried=frozenset({row}), burials=(f"row {row} (…",)
+    )
+    assert judge(waiting, ["8"]).findings == ()
+    [lost] = judge(burial(captured, told=False), ["8"]).findings
+    assert (lost.found, lost.shown_by[0]) == ("buried, and nobody was told", row)

@@ -150,6 +150,23 @@ WATCHED: tuple[tuple[str, Mapping[str, Check], Mapping[str, Check]], ...] = (
 )  # fmt: skip
 
 
+FINDINGS = """
+INSERT INTO finding (finding_id, order_id, kind, expected, found, evidence, mender, event, closed_at, said)
+SELECT gen_random_uuid(), order_id, kind, expected, found,
+       '{"order: status=CONFIRMED amount_minor=2599 currency=EUR", "inventory: state=RESERVED",
+         "payment: state=CHARGED captured_minor=2599 returned_minor=0", "notification: confirmed=SENT",
+         "order.confirmed 01a1fd62-57f0-7eeb-be96-e59ce40f9cb1 at order.events[7]@4711"}', mender, event, closed_at, 1
+  FROM (SELECT order_id FROM order_view WHERE status = 'CONFIRMED' ORDER BY order_id LIMIT 1) o,
+       (VALUES ('confirmed-not-committed', 'COMMITTED at inventory', 'RESERVED', 'inventory', 'order.confirmed',
+                NULL::timestamptz),
+               ('charge-differs', '2599 EUR kept', '2600 EUR kept', NULL, NULL, NULL),
+               ('order-behind', 'order knows inventory as COMMITTED', 'it knows RESERVED', 'order', 'stock.committed',
+                now())) f (kind, expected, found, mender, event, closed_at)"""
+ROUND = """
+INSERT INTO reconciliation (at, outcome, detail, judged, moving, judged_at)
+VALUES (now(), 'JUDGED', '', 12, 3, now())"""
+
+
 @pytest.fixture(scope="module")
 def day(logins: Logins, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Console]:
     """A console that has heard a bit of everything, served."""
@@ -157,6 +174,8 @@ def day(logins: Logins, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Co
     for statement in EMPTY.split(";"):
         there.tx.execute(statement.encode())
     there.takes(inputs(*a_day(Teller())))
+    for statement in (FINDINGS, ROUND):
+        there.tx.execute(statement.encode())
     with ops_ports(*WATCHED) as ops, console_served(there, ops) as console:
         yield console
     there.close()

@@ -29,6 +29,7 @@ SCREENS = {
     "unreadable": "/events?unreadable=true",
     "failures": "/failures",
     "stuck": "/stuck",
+    "findings": "/findings?closed=true",
     "flow": "/flow",
     "operations": "/operations",
     "catalogue": "/catalogue",
@@ -56,7 +57,20 @@ def places(shop: str) -> dict[str, str]:
     orders = {f"order-{kind.lower()}": f"/orders/{order_of(shop, kind)}" for kind in kinds}
     listed = httpx.get(f"{shop}/v1/events", params={"unreadable": True}).json()["events"]
     event = httpx.get(f"{shop}/v1/events", params={"type": "order.placed"}).json()["events"][0]["event_id"]
-    return {**SCREENS, **orders, "event": f"/events/{event}", "event-unreadable": f"/events/{listed[0]['event_id']}"}
+    kept = httpx.get(f"{shop}/v1/findings", params={"closed": True}).json()["findings"]
+    found = {
+        "finding": next(one for one in kept if one["repairable"] and not one["closed_at"]),
+        "finding-closed": next(one for one in kept if one["closed_at"]),
+    }
+    shown = {name: f"/findings/{one['finding_id']}" for name, one in found.items()}
+    shown["order-disputed"] = f"/orders/{found['finding']['order_id']}"
+    return {
+        **SCREENS,
+        **orders,
+        **shown,
+        "event": f"/events/{event}",
+        "event-unreadable": f"/events/{listed[0]['event_id']}",
+    }
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")])
@@ -193,7 +207,8 @@ def test_hostile_bytes_are_shown_as_text_only(console: OnPostgres[Shown], browse
 @pytest.mark.parametrize(
     "path",
     ["/orders/%00", "/search?q=%00%ff", "/orders?customer_id=%00&before=%00", "/events?before=9e9&until=x&key=%00",
-     "/events/%00", "/traces/%00", "/failures?service=%00&error=", "/v1/events?key=%00", "/search?q=" + "%27%25" * 150],
+     "/events/%00", "/traces/%00", "/findings/%00", "/findings?before=%00",
+     "/failures?service=%00&error=", "/v1/events?key=%00", "/search?q=" + "%27%25" * 150],
 )  # fmt: skip
 def test_odd_addresses_are_answered(shop: str, path: str) -> None:
     """NUL, bytes that are no text, quotes, numbers that are none: a page that says so, never an error of ours."""

@@ -10,6 +10,9 @@ import pytest
 from quadrille_cli.stack import EVERYTHING, Stack
 from quadrille_cli.testing import PATIENT
 from tests.conftest import Shop, opened
+from tests.console.conftest import browser, shots
+
+__all__ = ["browser", "shots", "spoilt"]
 
 SETTINGS = {"RECONCILE_EVERY": "200ms", "AUDIT_SEAL_EVERY": "1s", **PATIENT}
 

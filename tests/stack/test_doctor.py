@@ -7,7 +7,10 @@ machine (clock, disk, limits, command lines) is put in.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -21,24 +24,25 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from quadrille.db.migrations import upgrade
+from quadrille.db.requirements import OF_POSTGRES, Database, clock_skew, postgres_version
+from quadrille.kafka.requirements import OF_TOPICS
+from quadrille.kafka.topics import unmet
+from quadrille.ops.start import RefusedStartError, StartChecks, of_database, of_process
+from quadrille.requirements import OF_PROCESS, Seen, ThisProcess
 from quadrille_cli.commands.doctor import examined, machine
 from quadrille_cli.doctor import (
     CHECKS,
     SETTINGS,
     Broker,
-    Database,
     Machine,
     SchemaRegistry,
-    Seen,
-    clock_skew,
     looks_at,
-    min_insync,
     oldest_transaction,
-    postgres_version,
 )
 from quadrille_cli.stack import Process, Stack
 from quadrille_cli.stack.servers.kafka import listening
 from quadrille_cli.stack.servers.postgres import binaries
+from tests.conftest import PATIENCE_SECONDS
 from tests.stack.conftest import quadrille
 
 PARTS = frozenset({"postgres:inventory", "kafka", "registry"})
@@ -90,6 +94,7 @@ def sick(stack_home: Path) -> Iterator[Stack]:
                 db.execute("SELECT pg_switch_wal(), pg_logical_emit_message(true, 'more', 'log')")
                 db.execute("CHECKPOINT")
         config = {"cleanup.policy": "compact", "retention.ms": "1000", "retention.bytes": "1000"}
+        config["min.insync.replicas"] = "2"
         admin = AdminClient({"bootstrap.servers": stack.kafka_bootstrap})
         admin.create_topics([NewTopic("order.events", 3, 1, config=config)])["order.events"].result(60)
         _with_options(stack, "kafka", [w for one in BROKER_OF_SICK.items() for w in ("--override", "=".join(one))])
@@ -187,7 +192,6 @@ OTHERWISE: dict[str, Callable[[Stack], Seen]] = {
     "postgres.encoding": _letters,
     "postgres.clock": lambda stack: _with(stack, lambda it: clock_skew(it, lambda: datetime.now(UTC) + HOUR)),
     "postgres.oldest-transaction": _old_transaction,
-    "kafka.min-insync": lambda stack: min_insync(Broker(stack.kafka_bootstrap), 3),
     "kafka.reachable": lambda _: CHECKS["kafka.reachable"].look(Broker("127.0.0.1:9")),
     "schema.registry": lambda _: CHECKS["schema.registry"].look(SchemaRegistry("http://127.0.0.1:9")),
     "host.disk-free": lambda s: CHECKS["host.disk-free"].look(_machine(s, free=lambda _: 10**8)),
@@ -246,6 +250,77 @@ def _when_it_answers(database: Database) -> Seen:
         except psycopg.OperationalError:  # it is still starting
             database.close()
     pytest.fail("the stand-by takes no session")
+
+
+ROLE_URLS = {"api": "app", "worker": "app", "all": "app", "relay": "relay"}
+
+
+@pytest.mark.parametrize("role", ROLE_URLS)
+def test_a_service_on_a_sound_stack_refuses_nothing(stack: Stack, role: str) -> None:
+    """Each role looks at itself and at its database, and starts."""
+    assert not list(of_process(role, ThisProcess()))
+    assert not list(of_database(role, stack.database_url("inventory", ROLE_URLS[role])))
+
+
+@pytest.mark.parametrize("name", [*OF_PROCESS, *OF_POSTGRES])
+def test_what_a_process_refuses_to_start_on(sick: Stack, name: str) -> None:
+    """Each requirement that is not met is refused by the roles that have it, and by no other, with the way out."""
+    requirement = {**OF_PROCESS, **OF_POSTGRES}[name]
+    assert requirement is CHECKS[name]
+    for role, login in ROLE_URLS.items():
+        told = [*of_process(role, BROKEN), *of_database(role, sick.database_url("inventory", login))]
+        mine = [one for one in told if f"({name}, " in one]
+        if name in SEEN_ELSEWHERE:  # this server has them right: what looks at them is held against wrong ones above
+            assert not mine
+        else:
+            assert bool(mine) is (role in requirement.roles), told
+            assert all(f"wanted {requirement.wants}; fix: {requirement.fix}" in one for one in mine)
+
+
+BROKEN = ThisProcess(lambda _: "0.9", lambda: FUTURE)
+SEEN_ELSEWHERE = frozenset({"postgres.version", "postgres.encoding", "postgres.clock"})
+
+
+@pytest.mark.parametrize("role", ["api", "worker", "relay"])
+def test_a_process_ends_at_its_start(sick: Stack, tmp_path: Path, role: str) -> None:
+    """On a database that loses what it committed: exit code 2, a line for each thing: found, where, wanted, the fix."""
+    env = {
+        "QUADRILLE_DATABASE_URL": sick.database_url("inventory", ROLE_URLS[role]), "QUADRILLE_OPS_BIND": "127.0.0.1:0",
+        "QUADRILLE_KAFKA_BOOTSTRAP": sick.kafka_bootstrap, "QUADRILLE_REGISTRY_URL": sick.registry_url,
+    }  # fmt: skip
+    program = [sys.executable, "-m", "inventory", role]
+    done = subprocess.run(program, env=os.environ | env, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "refused to start: " in done.stderr
+    assert "found fsync = off (postgres.fsync, database inventory at 127.0.0.1:" in done.stderr
+    assert "wanted on: a commit is on the disk; fix: deploy/postgres/postgresql.conf" in done.stderr
+    assert sick.password not in done.stderr
+
+
+def test_a_database_that_was_away_is_looked_at_when_it_comes(sick: Stack) -> None:
+    """The start waits for nobody; what is wrong with who comes later ends the process all the same."""
+    server, stop = sick.processes["postgres:inventory"], threading.Event()
+    checks = StartChecks("worker", sick.database_url("inventory", "app"), stop)
+    server.stop()
+    try:
+        checks.begin()
+        assert not stop.is_set()
+        checks.verdict()
+    finally:
+        server.start()
+    assert stop.wait(PATIENCE_SECONDS)
+    with pytest.raises(RefusedStartError, match="fsync = off"):
+        checks.verdict()
+
+
+def test_topics_of_a_sick_broker_are_refused(stack: Stack, sick: Stack) -> None:
+    """What a role cannot rely on is told of each topic; a sound broker's are taken."""
+    assert unmet(AdminClient({"bootstrap.servers": stack.kafka_bootstrap}), ["order.events"], "worker", 60) is None
+    for role in ("worker", "relay"):
+        told = unmet(AdminClient({"bootstrap.servers": sick.kafka_bootstrap}), ["order.events"], role, 60)
+        assert {name for name in OF_TOPICS if f"({name}, topic order.events)" in str(told)} == {
+            name for name, rule in OF_TOPICS.items() if role in rule.roles
+        }
 
 
 def test_there_are_forty_and_each_is_one() -> None:

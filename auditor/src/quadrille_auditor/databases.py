@@ -45,6 +45,7 @@ PARKED = """
 SELECT id::text, line, state, coalesce(type, ''), coalesce(topic, ''), coalesce(partition, -1),
        coalesce("offset", -1), coalesce(ended_by, ''), coalesce(reason, '') FROM parked ORDER BY id"""
 BURIED = "SELECT id::text FROM relay_held WHERE state = 'BURIED'"
+BURIALS = "SELECT detail FROM relay_notice WHERE kind = 'BURIED' AND NOT announced"
 # What the hash is made over is made here by the database, for it alone knows how it writes jsonb; the hash is not.
 AUDIT = """
 SELECT number, actor, action, subject, reason, coalesce(after->>'outcome', ''),
@@ -139,6 +140,7 @@ def read(service: str, url: str, told: Told) -> Database:
             parked=tuple(ParkedRow(*row) for row in db.execute(PARKED)),
             audit=tuple(AuditRow(*row) for row in db.execute(AUDIT)),
             buried=frozenset(row[0] for row in db.execute(BURIED)),
+            burials=tuple(row[0] for row in db.execute(BURIALS)),
         )
 
 

@@ -116,7 +116,9 @@ class Database(NamedTuple):
     parked: tuple[ParkedRow, ...]
     audit: tuple[AuditRow, ...]
     buried: frozenset[str] = frozenset()
-    """Rows of the outbox that the broker refused and a person has buried: they are on no topic, and all know."""
+    """Rows of the outbox that the broker refused and a person has buried: they are on no topic."""
+    burials: tuple[str, ...] = ()
+    """What is yet to be told of them: a worker looks every few seconds."""
 
 
 class Order(NamedTuple):

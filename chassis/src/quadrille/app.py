@@ -37,6 +37,7 @@ from quadrille.ops import server
 from quadrille.ops.checks import Check
 from quadrille.ops.health import breaker_closed, database_can_write, nothing_parked, registry_asked, relay_publishes
 from quadrille.ops.routes import OpsRequest, OpsResponse, OpsRoutes, ScopedRoute
+from quadrille.ops.start import RefusedStartError, StartChecks
 from quadrille.service import Digest, OutagePolicy, Outages, Service, Store, Tx
 from quadrille.settings import Duration, Hidden, Secret, Settings, SettingsError, Size, Url, parse_duration
 
@@ -164,9 +165,13 @@ def main(name: str, arguments: Sequence[str] | None = None) -> None:
     file_limits.take_all()
     for variable in unhear():
         log.warning("setting is not heard", setting=variable, reason="DATABASE_URL alone says how it is reached")
+    stop = _stop_on_signals()
+    checks = StartChecks(role, found.database_url, stop)
     try:
-        ROLES[role](name, found, _stop_on_signals())
-    except SettingsError as refused:
+        checks.begin()
+        ROLES[role](name, found, stop)
+        checks.verdict()
+    except (SettingsError, RefusedStartError) as refused:
         _refuse(str(refused))
     except Exception:
         log.critical("stopped", status=1, exc_info=True)

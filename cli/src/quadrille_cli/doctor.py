@@ -10,89 +10,42 @@ from __future__ import annotations
 import stat
 import zoneinfo
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import psycopg
 
-SKEW = timedelta(seconds=5)
+from quadrille.db.requirements import MADE_ANEW, OF_POSTGRES, POSTGRES_CONF, ROLES_SQL, Database, Wanted, of_setting
+from quadrille.db.requirements import SETTINGS as REQUIRED_SETTINGS
+from quadrille.kafka.requirements import BROKER, OF_TOPICS, TopicSeen
+from quadrille.requirements import OF_PROCESS, LooksAt, Requirement, Requirements, Seen, between, named, numbers
+
 LONG = timedelta(minutes=5)
 ROOM_MB, FILES = 500, 1024
 MEGABYTE = 2**20
 ASK_SECONDS = 10.0
 KEY_LOCKS = 6_400
 """Advisory locks of full batches in every worker."""
-
-
-class Seen(NamedTuple):
-    """What a check read, and whether that is good."""
-
-    read: str
-    good: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One check: what it looks at, what it wants, how to mend it; ``fatal`` where nothing can be promised without."""
-
-    name: str
-    wants: str
-    fix: str
-    look: Callable[[Any], Seen]
-    fatal: bool = False
-
-
-CHECKS: dict[str, Check] = {}
-"""All of them, by name; the part before the point says what they look at."""
-Look: TypeAlias = Callable[[Any], Seen]
+CHECKS: Requirements = {**OF_PROCESS, **OF_POSTGRES}
+"""All of them, by name: those that services look at themselves, and ours below."""
 F = TypeVar("F", bound=Callable[..., Seen])
 
 
 def check(name: str, *, wants: str, fix: str, fatal: bool = False) -> Callable[[F], F]:
-    """Declare the function below as a check."""
+    """Declare the function below as a check of ours."""
 
     def declare(look: F) -> F:
-        CHECKS[name] = Check(name, wants, fix, look, fatal)
+        CHECKS[name] = Requirement(name, wants, fix, look, fatal)
         return look
 
     return declare
 
 
 # what is looked at --------------------------------------------------------------------------------------------------
-
-
-class Database:
-    """A service's Postgres, through the roles that the service uses; each is connected when it is first asked."""
-
-    def __init__(self, service: str, url: Callable[[str], str]) -> None:
-        """``url`` returns where a role (app, relay, owner) connects."""
-        self.service, self._url = service, url
-        self._open: dict[str, psycopg.Connection[Any]] = {}
-
-    def rows(self, statement: str, *parameters: object, role: str = "app") -> list[tuple[Any, ...]]:
-        """Return what a statement finds."""
-        if role not in self._open:
-            self._open[role] = psycopg.connect(self._url(role), autocommit=True, connect_timeout=5)
-        return self._open[role].execute(statement.encode(), parameters or None).fetchall()
-
-    def one(self, statement: str, *parameters: object, role: str = "app") -> Any:  # noqa: ANN401 - one value of SQL
-        """Return the only value a statement finds, None where it finds nothing."""
-        found = self.rows(statement, *parameters, role=role)
-        return found[0][0] if found else None
-
-    def setting(self, name: str, role: str = "app") -> str:
-        """Return a setting as a session of the role has it, in the server's own unit; empty where there is none."""
-        return str(self.one("SELECT setting FROM pg_settings WHERE name = %s", name, role=role) or "")
-
-    def close(self) -> None:
-        """End the sessions."""
-        for session in self._open.values():
-            session.close()
-        self._open.clear()
 
 
 class Broker:
@@ -134,6 +87,12 @@ class Broker:
         from quadrille_cli.stack.topics import TOPICS  # noqa: PLC0415 - as above
 
         return [wanted.name for wanted in TOPICS if wanted.name not in self.metadata.topics]
+
+    def seen(self) -> Iterator[TopicSeen]:
+        """Yield each declared topic that is there, as services look at theirs."""
+        for wanted, config in self.declared():
+            partitions = self.metadata.topics[wanted.name].partitions.values()
+            yield TopicSeen(wanted.name, config, min(len(one.replicas) for one in partitions))
 
     def declared(self) -> Iterator[tuple[Any, Mapping[str, str]]]:
         """Yield each declared topic that is there, with its settings."""
@@ -177,83 +136,44 @@ class Machine:
 # Postgres: settings, as sessions of the roles have them -------------------------------------------------------------
 
 
-def _named(*good: str) -> Callable[[str], bool]:
-    return lambda value: value in good
-
-
-def _between(least: int, most: int = 2**62) -> Callable[[str], bool]:
-    return lambda value: value.lstrip("-").isdecimal() and least <= int(value) <= most
-
-
-class Wanted(NamedTuple):
-    """A setting of Postgres, which role's sessions must have it, and which values are good."""
-
-    check: str
-    setting: str
-    role: str
-    good: Callable[[str], bool]
-    wants: str
-    fatal: bool = False
-
-
-POSTGRES_CONF = "deploy/postgres/postgresql.conf has it: set it in yours and restart the server"
-ROLES_SQL = "deploy/postgres/roles.sql has it: ALTER ROLE {role} SET {setting}"
-SETTINGS = (
-    Wanted("wal-level", "wal_level", "app", _named("logical"), "logical: the relay reads the log", fatal=True),
-    Wanted("fsync", "fsync", "app", _named("on"), "on: a commit is on the disk", fatal=True),
-    Wanted("full-page-writes", "full_page_writes", "app", _named("on"), "on: no torn pages", fatal=True),
-    Wanted("synchronous-commit", "synchronous_commit", "app", _named("on", "remote_apply"), "on", fatal=True),
-    Wanted("slot-limit", "max_slot_wal_keep_size", "app", _between(64), "64 MB or more, never -1", fatal=True),
+MORE_SETTINGS = (
     Wanted(
-        "idle-slot-timeout", "idle_replication_slot_timeout", "app", _named("0"), "0: a stopped relay keeps its slot"
+        "idle-slot-timeout", "idle_replication_slot_timeout", "app", named("0"), "0: a stopped relay keeps its slot"
     ),
+    Wanted("sender-timeout", "wal_sender_timeout", "relay", between(1, 10_000), "at most 10 s: a frozen relay lets go"),
+    Wanted("replication-slots", "max_replication_slots", "app", between(2), "2 or more: one, and a spare"),
+    Wanted("wal-senders", "max_wal_senders", "app", between(2), "2 or more"),
+    Wanted("connections", "max_connections", "app", between(40), "40 or more: api, worker and relay of one service"),
+    Wanted("statement-timeout", "statement_timeout", "app", between(1, 60_000), "at most 60 s, not 0"),
+    Wanted("transaction-timeout", "transaction_timeout", "app", between(1, 60_000), "at most 60 s, not 0"),
+    Wanted("idle-in-transaction", "idle_in_transaction_session_timeout", "app", between(1, 60_000), "at most 60 s"),
+    Wanted("lock-timeout", "lock_timeout", "app", between(1, 30_000), "at most 30 s, not 0"),
+    Wanted("relay-transaction", "transaction_timeout", "relay", named("0"), "0: its scan is one transaction"),
+    Wanted("relay-idle", "idle_in_transaction_session_timeout", "relay", named("0"), "0: its scan's snapshot is open"),
+    Wanted("time-zone", "TimeZone", "app", named("UTC", "Etc/UTC"), "UTC: a day of a table is a day of UTC"),
+    Wanted("log-values", "log_error_verbosity", "app", named("terse"), "terse: DETAIL quotes customers' values"),
+    Wanted("log-parameters", "log_parameter_max_length_on_error", "app", named("0"), "0: no values in the log"),
+    Wanted("passwords", "password_encryption", "app", named("scram-sha-256"), "scram-sha-256"),
     Wanted(
-        "sender-timeout", "wal_sender_timeout", "relay", _between(1, 10_000), "at most 10 s: a frozen relay lets go"
+        "tcp-user-timeout", "tcp_user_timeout", "app", between(1, 60_000), "at most 60 s: half a network is noticed"
     ),
-    Wanted("replication-slots", "max_replication_slots", "app", _between(2), "2 or more: one, and a spare"),
-    Wanted("wal-senders", "max_wal_senders", "app", _between(2), "2 or more"),
-    Wanted("connections", "max_connections", "app", _between(40), "40 or more: api, worker and relay of one service"),
-    Wanted("statement-timeout", "statement_timeout", "app", _between(1, 60_000), "at most 60 s, not 0"),
-    Wanted("transaction-timeout", "transaction_timeout", "app", _between(1, 60_000), "at most 60 s, not 0"),
-    Wanted("idle-in-transaction", "idle_in_transaction_session_timeout", "app", _between(1, 60_000), "at most 60 s"),
-    Wanted("lock-timeout", "lock_timeout", "app", _between(1, 30_000), "at most 30 s, not 0"),
-    Wanted("relay-transaction", "transaction_timeout", "relay", _named("0"), "0: its scan is one transaction"),
-    Wanted("relay-idle", "idle_in_transaction_session_timeout", "relay", _named("0"), "0: its scan's snapshot is open"),
-    Wanted("time-zone", "TimeZone", "app", _named("UTC", "Etc/UTC"), "UTC: a day of a table is a day of UTC"),
-    Wanted("log-values", "log_error_verbosity", "app", _named("terse"), "terse: DETAIL quotes customers' values"),
-    Wanted("log-parameters", "log_parameter_max_length_on_error", "app", _named("0"), "0: no values in the log"),
-    Wanted("passwords", "password_encryption", "app", _named("scram-sha-256"), "scram-sha-256"),
-    Wanted(
-        "tcp-user-timeout", "tcp_user_timeout", "app", _between(1, 60_000), "at most 60 s: half a network is noticed"
-    ),
-    Wanted(
-        "commit-times", "track_commit_timestamp", "app", _named("on"), "on: `quadrille load` measures undoing by it"
-    ),
-    Wanted("checksums", "data_checksums", "app", _named("on"), "on: a rotten page is noticed"),
-    Wanted("encoding", "server_encoding", "app", _named("UTF8"), "UTF8"),
+    Wanted("commit-times", "track_commit_timestamp", "app", named("on"), "on: `quadrille load` measures undoing by it"),
+    Wanted("checksums", "data_checksums", "app", named("on"), "on: a rotten page is noticed"),
 )
-BY_ROLE = frozenset({"synchronous_commit", "wal_sender_timeout", "transaction_timeout", "statement_timeout"})
-MADE_ANEW = frozenset({"data_checksums", "server_encoding"})
-
-
-def _of_setting(wanted: Wanted) -> Look:
-    def look(database: Database) -> Seen:
-        value = database.setting(wanted.setting, wanted.role)
-        return Seen(f"{wanted.setting} = {value or 'unknown to this server'}", wanted.good(value))
-
-    return look
+SETTINGS = REQUIRED_SETTINGS + MORE_SETTINGS
+BY_ROLE = frozenset({"wal_sender_timeout", "transaction_timeout", "statement_timeout"})
 
 
 def _fix(wanted: Wanted) -> str:
-    if wanted.setting in MADE_ANEW:
-        return "initdb a new cluster with it and restore into that"
+    if wanted.setting == "data_checksums":
+        return MADE_ANEW
     if wanted.setting in BY_ROLE:
         return ROLES_SQL.format(role=wanted.role, setting=wanted.setting)
     return POSTGRES_CONF
 
 
-for _one in SETTINGS:
-    check(f"postgres.{_one.check}", wants=_one.wants, fix=_fix(_one), fatal=_one.fatal)(_of_setting(_one))
+for _one in MORE_SETTINGS:
+    check(f"postgres.{_one.check}", wants=_one.wants, fix=_fix(_one))(of_setting(_one))
 
 
 # Postgres: what is in it --------------------------------------------------------------------------------------------
@@ -266,13 +186,6 @@ def postgres_reachable(database: Database) -> Seen:
         return Seen("a session", database.one("SELECT 1") == 1)
     except psycopg.OperationalError as silent:
         return Seen((str(silent).strip().splitlines() or ["no answer"])[0], good=False)
-
-
-@check("postgres.version", wants="18 or newer", fix="upgrade the server: pg_upgrade", fatal=True)
-def postgres_version(database: Database, oldest: int = 180_000) -> Seen:
-    """Old rows are read back from an UPDATE, which 18 brought."""
-    number = int(database.setting("server_version_num"))
-    return Seen(f"{number // 10_000}.{number % 10_000}", number >= oldest)
 
 
 @check("postgres.lock-table", wants=f"{KEY_LOCKS:,} locks: the keys of full batches", fix=POSTGRES_CONF)
@@ -367,16 +280,6 @@ def partitions_ahead(database: Database) -> Seen:
     return Seen(f"{missing} missing" if missing else "there", not missing)
 
 
-@check(
-    "postgres.no-default-partition", wants="none: rows in it would be of no day",
-    fix="as owner: move its rows into their days, then DETACH it", fatal=True,
-)  # fmt: skip
-def no_default_partition(database: Database) -> Seen:
-    """What falls into it is dropped by no rule and found by no floor."""
-    found = database.rows("SELECT partrelid::regclass::text FROM pg_partitioned_table WHERE partdefid <> 0")
-    return Seen(", ".join(name for (name,) in found) or "none", not found)
-
-
 OLDEST = """
 SELECT max(now() - xact_start) FROM pg_stat_activity
  WHERE datname = current_database() AND state <> 'idle' AND backend_type = 'client backend'
@@ -394,39 +297,7 @@ def oldest_transaction(database: Database, most: timedelta = LONG) -> Seen:
     return Seen(f"{age.total_seconds():.0f} s", age <= most)
 
 
-@check("postgres.clock", wants="within 5 s of this machine's", fix="have both machines follow NTP", fatal=True)
-def clock_skew(database: Database, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> Seen:
-    """Ids carry this machine's time, due times the database's."""
-    before = now()
-    theirs: datetime = database.one("SELECT clock_timestamp()")
-    skew = max(before - theirs, theirs - now(), timedelta())
-    return Seen(f"{skew.total_seconds():.1f} s apart", skew <= SKEW)
-
-
-@check(
-    "access.app-not-superuser", wants="no special rights", fatal=True,
-    fix="ALTER ROLE app NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS",
-)  # fmt: skip
-def app_not_superuser(database: Database) -> Seen:
-    """What api and worker log in as must not be able to do what migrations do."""
-    rights = ("super", "createdb", "createrole", "replication", "bypassrls")
-    columns = ", ".join(f"rol{right}" for right in rights)
-    (found,) = database.rows(f"SELECT {columns} FROM pg_roles WHERE rolname = current_user")  # noqa: S608 - constants
-    has = [right for right, given in zip(rights, found, strict=True) if given]
-    return Seen(", ".join(has) or "none", not has)
-
-
 CAN = "SELECT string_agg(p, ', ') FROM unnest(%s::text[]) p WHERE has_table_privilege(%s, %s, p)"
-
-
-@check(
-    "access.outbox-insert-only", wants="SELECT and INSERT alone", fatal=True,
-    fix="as owner: REVOKE UPDATE, DELETE, TRUNCATE ON outbox FROM app",
-)  # fmt: skip
-def outbox_insert_only(database: Database) -> Seen:
-    """What was committed stays as it was said."""
-    more = database.one(CAN, ["UPDATE", "DELETE", "TRUNCATE"], "app", "outbox")
-    return Seen(str(more or "nothing more"), not more)
 
 
 @check(
@@ -462,15 +333,11 @@ def audit_chain(database: Database) -> Seen:
     """Each row holds the hash of the one before it."""
     from quadrille.db import audit  # noqa: PLC0415 - what the command line's start can spare
 
-    database.rows("SELECT 1")
-    flaw = audit.flaw(database._open["app"])  # noqa: SLF001 - the session is ours
+    flaw = audit.flaw(database.session())
     return Seen(flaw or "whole", flaw is None)
 
 
 # Kafka --------------------------------------------------------------------------------------------------------------
-
-BROKER = "deploy/kafka/server.properties has it: set it in yours and restart the broker"
-WEEK_MS = 7 * 24 * 3600 * 1000
 
 
 @check("kafka.reachable", wants="an answer", fix="quadrille start kafka; or set KAFKA_BOOTSTRAP", fatal=True)
@@ -504,22 +371,18 @@ def partition_count(broker: Broker) -> Seen:
     return Seen(", ".join(wrong) or "as declared", not wrong)
 
 
-@check("kafka.cleanup", wants="delete: a compacted topic loses events", fix="quadrille topics apply", fatal=True)
-def cleanup_policy(broker: Broker) -> Seen:
-    """Compaction keeps the newest record of a key, and every event counts."""
-    wrong = [wanted.name for wanted, config in broker.declared() if config["cleanup.policy"] != "delete"]
-    return Seen(f"compacted: {', '.join(wrong)}" if wrong else "delete", not wrong)
+def _of_topics(rule: Requirement) -> LooksAt:
+    """Hold every declared topic that is there against what services require of it."""
+
+    def look(broker: Broker) -> Seen:
+        wrong = [f"{topic.name} {found.read}" for topic in broker.seen() if not (found := rule.look(topic)).good]
+        return Seen(", ".join(wrong) or rule.wants.partition(":")[0], not wrong)
+
+    return look
 
 
-@check("kafka.retention", wants="7 days or more: as long as an inbox tells", fix="quadrille topics apply", fatal=True)
-def retention(broker: Broker) -> Seen:
-    """A worker that was away for less must find everything."""
-    wrong = [
-        f"{wanted.name} {config['retention.ms']} ms"
-        for wanted, config in broker.declared()
-        if 0 <= int(config["retention.ms"]) < WEEK_MS
-    ]
-    return Seen(", ".join(wrong) or "7 days or more", not wrong)
+for _rule in OF_TOPICS.values():
+    CHECKS[_rule.name] = replace(_rule, look=_of_topics(_rule))
 
 
 @check("kafka.retention-bytes", wants="-1: what is old goes, not what is much", fix="quadrille topics apply")
@@ -529,14 +392,7 @@ def retention_bytes(broker: Broker) -> Seen:
     return Seen(f"by size: {', '.join(wrong)}" if wrong else "-1", not wrong)
 
 
-@check("kafka.min-insync", wants="1 of one broker, 2 of three", fix=BROKER)
-def min_insync(broker: Broker, of: int = 0) -> Seen:
-    """An acknowledgement of one broker of three is lost with it; more than there are is never given."""
-    brokers, least = of or len(broker.metadata.brokers), int(broker.settings["min.insync.replicas"])
-    return Seen(f"{least} of {brokers}", least <= brokers and (brokers < 3 or least >= 2))  # noqa: PLR2004 - as wanted
-
-
-def _of_broker(name: str, good: Callable[[str], bool]) -> Look:
+def _of_broker(name: str, good: Callable[[str], bool]) -> LooksAt:
     def look(broker: Broker) -> Seen:
         value = broker.settings.get(name, "unknown to this broker")
         return Seen(f"{name} = {value}", good(value))
@@ -545,12 +401,11 @@ def _of_broker(name: str, good: Callable[[str], bool]) -> Look:
 
 
 for _name, _setting, _good, _wants in (
-    ("auto-create-off", "auto.create.topics.enable", _named("false"), "false: topics are declared"),
-    ("unclean-election", "unclean.leader.election.enable", _named("false"), "false: no acknowledged record is lost"),
-    ("session-timeout", "group.consumer.session.timeout.ms", _between(3_000, 15_000), "at most 15 s: a dead worker's"),
-    ("heartbeat", "group.consumer.heartbeat.interval.ms", _between(500, 5_000), "at most 5 s"),
-    ("message-size", "message.max.bytes", _between(1_000_000), "1,000,000 or more: a payload has 262,144"),
-    ("offsets-kept", "offsets.retention.minutes", _between(1_440), "a day or more: lag tools read them"),
+    ("auto-create-off", "auto.create.topics.enable", named("false"), "false: topics are declared"),
+    ("session-timeout", "group.consumer.session.timeout.ms", between(3_000, 15_000), "at most 15 s: a dead worker's"),
+    ("heartbeat", "group.consumer.heartbeat.interval.ms", between(500, 5_000), "at most 5 s"),
+    ("message-size", "message.max.bytes", between(1_000_000), "1,000,000 or more: a payload has 262,144"),
+    ("offsets-kept", "offsets.retention.minutes", between(1_440), "a day or more: lag tools read them"),
 ):
     check(f"kafka.{_name}", wants=_wants, fix=BROKER)(_of_broker(_setting, _good))
 
@@ -605,17 +460,6 @@ def disk_free(machine: Machine) -> Seen:
 def open_files(machine: Machine) -> Seen:
     """Each port takes a share of them."""
     return Seen(f"{machine.files:,}", machine.files >= FILES)
-
-
-@check(
-    "host.clock", wants="a time after this release and before 2100", fix="set the clock; have it follow NTP", fatal=True
-)
-def clock(machine: Machine) -> Seen:
-    """Ids carry the time in 48 bits, and a day that was never lived has no place."""
-    now = machine.now()
-    return Seen(
-        now.isoformat(timespec="seconds"), datetime(2025, 1, 1, tzinfo=UTC) < now < datetime(2100, 1, 1, tzinfo=UTC)
-    )
 
 
 @check("host.time-zones", wants="a database of them", fix="apt-get install tzdata")
@@ -679,30 +523,11 @@ def setting_names(machine: Machine) -> Seen:
 # what we are made of ------------------------------------------------------------------------------------------------
 
 
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(".")[:2] if part.isdecimal())
-
-
-for _package, _oldest, _why in (
-    ("confluent-kafka", (2, 16), "a producer without gaps"),
-    ("psycopg", (3, 2), "pipelines"),
-    ("fastavro", (1, 9), "strict writing"),
-    ("pydantic", (2, 0), "settings and bodies"),
-):
-
-    def _of_package(machine: Machine, package: str = _package, oldest: tuple[int, ...] = _oldest) -> Seen:
-        found = machine.versions(package)
-        return Seen(found, _numbers(found) >= oldest)
-
-    _wanted = ".".join(map(str, _oldest))
-    check(f"client.{_package}", wants=f"{_wanted} or newer: {_why}", fix="make setup", fatal=True)(_of_package)
-
-
 @check("client.python", wants="3.11 or newer", fix="make PYTHON=python3.12 setup", fatal=True)
 def python_version(machine: Machine) -> Seen:
     """Older ones lack what the sources use."""
     found = machine.versions("python")
-    return Seen(found, _numbers(found) >= (3, 11))
+    return Seen(found, numbers(found) >= (3, 11))
 
 
 @check(
@@ -731,7 +556,7 @@ def looks_at(name: str) -> type:
 class Told(NamedTuple):
     """What came of a check: of which part, what was read; ``good`` is None where it could not look."""
 
-    check: Check
+    check: Requirement
     part: str
     read: str
     good: bool | None

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from starlette.exceptions import HTTPException
 
-from console import processes
+from console import processes, reads, repairs
 from console.asks import Ask, FormField, Given, command, identity, number, one_of, outcome_of, why_of, wrong
 from console.console_api import ConsoleApi
 from console.neighbours import Call
@@ -272,6 +272,36 @@ def _answered(who: str, told: Mapping[str, Any]) -> Outcome:
     level = "good" if told.get("outcome") in ("DONE", "ALREADY") else "going"
     said = f"{who}: {told.get('outcome')}. {told.get('detail')} (audit row {told.get('audit_number')})"
     return Outcome(level, said)
+
+
+NO_REPAIR = {"GONE": "It is so no more: it closes itself with a later round.", "MOVING": "Its order is under way: "}
+
+
+@action("repair")
+async def repair(api: ConsoleApi, given: Given) -> Ask:
+    """What the services do not agree about is mended: one of them hears again what had no effect on it."""
+    which = identity(given, "finding")
+    row = await api.read(reads.finding, which)
+    if row is None:
+        raise HTTPException(404, f"No finding {which} is kept. Nothing was done.")
+    looked, order = await repairs.look(api, row), str(row["order_id"])
+    call = looked.repair
+    service = str(call["process"]).removesuffix("-worker") if call else ""
+    what = f"{service} hears {row['event']} again, under a new id: it goes through its handler like any input."
+    if call is None:
+        what = f"It is not repaired from here. {NO_REPAIR.get(looked.now, '')}{looked.why}"
+
+    def tell(told: Mapping[str, Any]) -> Outcome:
+        said = f", and said {', '.join(told['said'])}" if told.get("said") else ""
+        row = f"(audit row {told.get('audit_number')})"
+        return Outcome("good", f"{service} has heard {told.get('event')} of …{order[-4:]} again{said} {row}.")
+
+    return Ask(
+        f"Repair {row['kind'].replace('-', ' ')} of order …{order[-4:]}", what, "Repair it",
+        command("findings", "repair", which, reason=why_of(given)),
+        Call(call["process"], call["path"], call["body"]) if call else None, tell, kept={"finding": which},
+        lines=(("expected", row["expected"]), ("found", row["found"])), again=f"/findings/{which}",
+    )  # fmt: skip
 
 
 @action("intake")

@@ -10,13 +10,10 @@ from uuid import UUID
 
 from fastapi import Header, Path, Query, Request, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
-from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp
 
-from console import audit, reads, screens
+from console import audit, reads, repairs, screens
 from console.console_api import AT_ONCE, ConsoleApi, console_of
-from console.findings.domain import Repair
-from console.findings.reconciler import SkippedError
 from console.trace_document import TRACE, TraceDocument, trace_document
 from quadrille import rfc3339
 from quadrille.web import EVENTS, Answer, Document, ProcessContext, Routes, call_of, events, json_of, make_app, refuse
@@ -450,33 +447,7 @@ async def show_finding(request: Request, finding_id: UUID) -> Response:
     api = console_of(request)
     row = await api.read(reads.finding, str(finding_id)) or refuse("not-found")
     call_of(request).order_id = row["order_id"]
-    now, why, repair = await _now(api, row)
-    return _told(_finding(row) | {"now": now, "why": why, "repair": repair})
-
-
-async def _now(api: ConsoleApi, row: Mapping[str, Any]) -> tuple[str, str, dict[str, Any] | None]:
-    """Return how a finding is now, why, and its repair."""
-    if api.reconciler is None:
-        return "UNKNOWN", "QUADRILLE_OPS does not name the worker of every service", None
-    try:
-        seen = await run_in_threadpool(api.reconciler.look, row["order_id"])
-    except SkippedError as skipped:
-        return "UNKNOWN", str(skipped), None
-    if seen.moving:
-        return "MOVING", "; ".join(seen.moving), None
-    so = next((one for one in seen.discrepancies if one.kind == row["kind"]), None)
-    return ("GONE", "", None) if so is None else ("OPEN", *await _repair(api, row["order_id"], so.repair))
-
-
-async def _repair(api: ConsoleApi, order_id: str, repair: Repair | None) -> tuple[str, dict[str, Any] | None]:
-    """Return why there is no repair, or the repair."""
-    if repair is None:
-        return "No event that was said would mend it: a person has to decide.", None
-    place = await api.read(reads.place_of, order_id, repair.event)
-    if place is None:
-        return f"Its {repair.event} is not kept here any more, or was never said.", None
-    path = f"/ops/orders/{order_id}/hear-again"
-    return "", {"process": f"{repair.service}-worker", "path": path, "body": dict(place)}
+    return _told(_finding(row) | (await repairs.look(api, row))._asdict())
 
 
 def _finding(row: Mapping[str, Any]) -> dict[str, Any]:

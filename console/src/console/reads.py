@@ -84,6 +84,7 @@ FINDINGS_PAGE = f"""{FINDINGS}
  WHERE (closed_at IS NULL OR %(closed)s) AND (%(after)s::uuid IS NULL
    OR (raised_at, finding_id) < (SELECT raised_at, finding_id FROM finding WHERE finding_id = %(after)s::uuid))
  ORDER BY raised_at DESC, finding_id DESC LIMIT %(limit)s"""  # noqa: S608 - of this file
+FINDINGS_OF = f"{FINDINGS} WHERE order_id = %(order_id)s ORDER BY closed_at IS NOT NULL, raised_at DESC LIMIT 50"
 FINDING = f"{FINDINGS} WHERE finding_id = %(finding_id)s::uuid"
 RECONCILIATION = "SELECT at, outcome, detail, judged, moving, judged_at FROM reconciliation"
 EVENT_OF = """
@@ -262,6 +263,11 @@ def failure_groups(db: sa.Connection, limit: int = FEW) -> list[Row]:
 def findings(db: sa.Connection, limit: int, after: str | None, *, closed: bool) -> list[Row]:
     """Return what the reconciler has found, newest first; with ``closed`` what is so no more, too."""
     return rows(db, FINDINGS_PAGE, limit=limit, after=after, closed=closed)
+
+
+def findings_of(db: sa.Connection, order_id: str) -> list[Row]:
+    """Return what was found about an order, what is so still first."""
+    return rows(db, FINDINGS_OF, order_id=order_id)
 
 
 def finding(db: sa.Connection, finding_id: str) -> Row | None:
@@ -443,7 +449,8 @@ def is_uuid(value: str) -> bool:
 
 COUNTS = """
 SELECT (SELECT count(*) FROM (SELECT FROM order_view WHERE attention IS NOT NULL LIMIT 1000) p)::int AS person,
-       (SELECT count(*) FROM (SELECT FROM failure WHERE state IN ('OPEN', 'DEAD') LIMIT 1000) f)::int AS parked"""
+       (SELECT count(*) FROM (SELECT FROM failure WHERE state IN ('OPEN', 'DEAD') LIMIT 1000) f)::int AS parked,
+       (SELECT count(*) FROM (SELECT FROM finding WHERE closed_at IS NULL LIMIT 1000) d)::int AS findings"""
 LAST_ENDED = """
 SELECT order_id, status, ended_at, took_ms FROM order_view WHERE ended_at IS NOT NULL ORDER BY ended_at DESC LIMIT 1"""
 
@@ -461,6 +468,7 @@ def overview(db: sa.Connection, latest: int) -> dict[str, Any]:
         "person": person(db, 5),
         "groups": failure_groups(db, 5),
         "mended": rows(db, MENDED),
+        "findings": findings(db, 5, None, closed=False),
         "flow": flow(db),
         "told": told(db),
         "intake": last_of(db, "intake.paused", "intake.resumed"),

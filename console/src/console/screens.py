@@ -16,11 +16,12 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from console import acting, audit, reads
+from console import acting, audit, reads, repairs
 from console import processes as local
 from console.acting import LoginNeededError, session_of
 from console.actions import CHAOS
 from console.answers import answer_of, buttons_of, commands_of
+from console.asks import WHY, command
 from console.bars import bars
 from console.console_api import ConsoleApi, console_of
 from console.currents import currents
@@ -114,16 +115,16 @@ async def order(request: Request, api: ConsoleApi) -> Response | Page:
     row = await api.read(reads.order, order_id)
     if row is None:
         raise HTTPException(404, f"No event of an order {order_id[:64]} was heard. It may be older than what is kept.")
-    story, failures, asked, why, done = await asyncio.gather(
-        api.read(reads.story, order_id), api.read(reads.failures_of, order_id), _asked_of(api, order_id),
-        api.neighbours.why(order_id), audit.read(api, order_id),
+    story, failures, disputed, asked, why, done = await asyncio.gather(
+        api.read(reads.story, order_id), api.read(reads.failures_of, order_id), api.read(reads.findings_of, order_id),
+        _asked_of(api, order_id), api.neighbours.why(order_id), audit.read(api, order_id),
     )  # fmt: skip
     known, now = order_of(row), datetime.now(UTC)
     told = next((body for name, body in asked if name == "order" and isinstance(body, dict)), {})
     return page(
         "order.html", here="", o=row, why=answer_of(known, failures, now, why), p=picture(story), parked=failures,
         reference=told.get("reference"), lines=_lines(known), asked_of=asked, twins=twins(order_id), base=api.base,
-        buttons=buttons_of(known), done=done,
+        buttons=buttons_of(known), done=done, disputed=disputed,
     )  # fmt: skip
 
 
@@ -173,6 +174,30 @@ async def stuck(_: Request, api: ConsoleApi) -> Response | Page:
     """Who needs a person, and who is waited for."""
     found, flow = await asyncio.gather(api.read(reads.person, PAGE), api.read(reads.flow))
     return page("stuck.html", here="/stuck", orders=found, waiting=flow["waiting"])
+
+
+@screen("/findings")
+async def findings(request: Request, api: ConsoleApi) -> Response | Page:
+    """On what the services do not agree, and how the last round went."""
+    closed, before = request.query_params.get("closed") == "true", _text(request, "before") or ""
+    after = before if reads.is_uuid(before) else None
+    found, held = await asyncio.gather(
+        api.read(reads.findings, PAGE + 1, after, closed=closed), api.read(reads.reconciliation)
+    )
+    following = _next(request, "before", found[PAGE - 1]["finding_id"]) if len(found) > PAGE else None
+    return page("findings.html", here="/findings", findings=found[:PAGE], round=held, closed=closed, next=following)
+
+
+@screen("/findings/{finding_id}")
+async def finding(request: Request, api: ConsoleApi) -> Response | Page:
+    """One finding with its evidence; of one that is open also how it is now, in every service."""
+    finding_id = request.path_params["finding_id"]
+    row = await api.read(reads.finding, finding_id) if reads.is_uuid(finding_id) else None
+    if row is None:
+        raise HTTPException(404, f"No finding {finding_id[:64]} is kept.")
+    looked = repairs.Looked("GONE") if row["closed_at"] else await repairs.look(api, row)
+    twin = command("findings", "repair", finding_id, reason=WHY)
+    return page("finding.html", here="/findings", f=row, looked=looked, twin=twin)
 
 
 @screen("/audit")

@@ -31,7 +31,7 @@ def judge(
     counts: Mapping[str, int], health: Sequence[Health], intake: Mapping[str, Any] | None,
     last: Mapping[str, Any] | None, now: datetime,
 ) -> Verdict:  # fmt: skip
-    """Return the verdict; ``counts`` has ``person`` and ``parked``, ``last`` is the order that ended last.
+    """Return the verdict; ``counts`` has ``person``, ``parked``, ``findings``; ``last`` is the order that ended last.
 
     Among the counts ``resting`` is of how many services the consumers are paused, ``chaos`` how many seconds trouble in
     the sandbox has left.
@@ -42,6 +42,8 @@ def judge(
         bad.append(f"{person} {'order needs' if person == 1 else 'orders need'} a person")
     if parked := counts["parked"]:
         bad.append(f"{parked} {'input' if parked == 1 else 'inputs'} parked")
+    if findings := counts.get("findings"):
+        bad.append(f"{findings} {'finding' if findings == 1 else 'findings'}: services do not agree")
     bad += _told([one for one in health if one.state == GONE], "gone", now)
     bad += _told([one for one in health if one.state == NOT_READY], "not ready", now)
     if resting := counts.get("resting"):
@@ -86,7 +88,7 @@ def _told(found: Sequence[Health], word: str, now: datetime) -> list[str]:
         return []
     if len(found) > NAMED:
         return [f"{len(found)} processes {word}"]
-    return [f"{one.shown} {word} for {ago((now - one.since).total_seconds() // 1)}" for one in found]
+    return [f"{one.shown} {word} for {ago(max(0.0, (now - one.since).total_seconds() // 1))}" for one in found]
 
 
 def _last(last: Mapping[str, Any] | None, now: datetime) -> list[str]:

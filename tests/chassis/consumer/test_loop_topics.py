@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from confluent_kafka.cimpl import NewPartitions
 
 from quadrille.consumer.worker import WorkerRole
 from quadrille.handlers import HandlerRegistry
+from quadrille.kafka.requirements import OF_TOPICS, TopicSeen
 from quadrille.kafka.topics import StoppedError
 from quadrille.messages import Event
 from quadrille.observability.readiness import NotReadyError
@@ -102,6 +104,48 @@ def test_a_topic_made_anew_stops_a_worker_that_starts(kitchen: Kitchen, kiln: Se
 
     assert "is not the topic first read" in stopped(Running(kitchen.worker(kiln).run))
     assert db.one(HANDLED) == 3
+
+
+LOSSY = {
+    "kafka.cleanup": {"cleanup_policy": "compact"},
+    "kafka.retention": {"retention_ms": "3600000"},
+    "kafka.min-insync": {"min_insync_replicas": "2"},
+    "kafka.unclean-election": {"unclean_leader_election_enable": "true"},
+}
+"""What is required of topics, and a setting of a topic of one broker that breaks it."""
+
+
+def test_everything_required_of_topics_has_its_case() -> None:
+    """Whatever a worker refuses of a topic is broken here."""
+    assert LOSSY.keys() == OF_TOPICS.keys()
+    assert all("worker" in rule.roles for rule in OF_TOPICS.values())
+
+
+@pytest.mark.parametrize("name", LOSSY)
+def test_a_topic_that_may_lose_events_stops_a_worker_that_starts(
+    kitchen: Kitchen, kiln: Service[Any], db: Database, name: str
+) -> None:
+    """It says which topic, what is found and wanted and the way out, and has handled nothing; mended, it goes on."""
+    fire(kitchen, 3)
+    usual = {"cleanup_policy": "delete", "retention_ms": "-1", "min_insync_replicas": "1"}
+    kitchen.configure(KilnFired.topic, **LOSSY[name])
+
+    why = stopped(Running(kitchen.worker(kiln).run))
+    assert f"({name}, topic {KilnFired.topic})" in why
+    assert f"wanted {OF_TOPICS[name].wants}; fix: {OF_TOPICS[name].fix}" in why
+    assert db.one(HANDLED) == 0
+    kitchen.configure(KilnFired.topic, **usual, unclean_leader_election_enable="false")
+    with running(kitchen.worker(kiln)):
+        handled(db, 3)
+
+
+def test_an_acknowledgement_is_never_one_brokers_of_three() -> None:
+    """One broker is enough of one or of two, of three it is not; more than there are is never given."""
+    look = OF_TOPICS["kafka.min-insync"].look
+    good = {(1, 1), (1, 2), (2, 2), (2, 3), (3, 3)}
+    for least, replicas in itertools.product((1, 2, 3), repeat=2):
+        seen = look(TopicSeen("kiln", {"min.insync.replicas": str(least)}, replicas))
+        assert seen.good is ((least, replicas) in good), seen
 
 
 def test_a_position_beyond_the_end_stops_the_worker(kitchen: Kitchen, kiln: Service[Any], db: Database) -> None:

@@ -241,6 +241,20 @@ def test_another_kafka_is_refused_until_a_person_says_it_is_ours(
     assert ground.one("SELECT count(*), min(cause), min(rows) FROM relay_recovery") == (1, "another Kafka", 6)
 
 
+def test_a_topic_that_may_lose_events_gets_none(ground: Ground) -> None:
+    """Compacted, it would keep each key's newest alone: the relay says so and sends nothing; mended, it goes on."""
+    ground.configure("cleanup.policy", "compact")
+    say(ground, "k", 1, 2)
+    with ground.relaying(until="waiting") as relay:
+        ground.until(lambda: "kafka.cleanup" in (relay.trouble or ""))
+        with pytest.raises(NotReadyError, match=f"cleanup.policy = compact .kafka.cleanup, topic {ground.topic}"):
+            relay.ready()
+        assert ground.arrived() == 0
+        ground.configure("cleanup.policy", "delete")
+        ground.until(lambda: _is_ready(relay))
+        ground.until(taken(ground, 2))
+
+
 def test_a_topic_made_anew_gets_what_the_outbox_holds(ground: Ground) -> None:
     """Deleted and made again under the stream: its events are sent again, those of other topics are not."""
     with ground.relaying() as relay:

@@ -18,7 +18,9 @@ from uuid import UUID
 
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
 from confluent_kafka.admin._listoffsets import OffsetSpec
+from confluent_kafka.admin._resource import ResourceType
 from confluent_kafka.cimpl import NewTopic
 
 from quadrille.consumer.loop import ConsumerLoop
@@ -115,6 +117,22 @@ class Kitchen:
         """Make a topic and wait until everybody knows of it."""
         self.admin.create_topics([NewTopic(topic, partitions, 1)])[topic].result(60)
         wait_until(lambda: len(self.admin.list_topics(topic, timeout=60).topics[topic].partitions) == partitions)
+
+    def configure(self, topic: str, **settings: str) -> None:
+        """Set settings of a topic, dots as underscores, and wait until the broker tells them."""
+        wanted = {name.replace("_", "."): value for name, value in settings.items()}
+        entries = [
+            ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET) for name, value in wanted.items()
+        ]
+        one = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=entries)
+        self.admin.incremental_alter_configs([one])[one].result(60)
+
+        def told() -> bool:
+            asked = ConfigResource(ResourceType.TOPIC, topic)
+            found = self.admin.describe_configs([asked])[asked].result(60)
+            return all(found[name].value == value for name, value in wanted.items())
+
+        wait_until(told)
 
     def drop(self, topic: str) -> None:
         """Delete a topic and wait until it is gone."""

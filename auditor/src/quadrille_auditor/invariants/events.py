@@ -12,6 +12,8 @@ from quadrille_auditor.verdict import Finding, Verdict, invariant, judged
 
 CHASSIS = "quadrille.chassis."
 DEEPEST = 64
+TELLS, BURIAL = "finding.raised", b"relay.buried"
+"""The fact that takes a buried row's place: its text names the row. That it is on its topic is judged as of any row."""
 
 
 @invariant(
@@ -27,20 +29,26 @@ def outbox_on_topic(e: Evidence) -> Verdict:
     for db in e.databases.values():
         rows = {(row.topic, row.id): row for row in db.outbox}
         count += len(rows)
+        buried = _told_of(db)
         for place, row in rows.items():
             if place not in there:
-                if (
-                    row.id not in db.buried
-                    and row.id in e.first[db.service]
-                    and row.at >= beginnings.get(row.topic, row.at)
-                ):
+                due = row.id in e.first[db.service] and row.at >= beginnings.get(row.topic, row.at)
+                if due and row.id not in buried:
                     says = "an event was committed and is not on its topic"
+                    found = "buried, and nobody was told" if row.id in db.buried else "missing"
                     shown = (row.id, row.type, f"sequence {row.sequence}")
-                    findings.append(Finding(8, row.key, says, row.topic, "missing", shown))
+                    findings.append(Finding(8, row.key, says, row.topic, found, shown))
             else:
                 findings += _altered(row, there[place])
         findings += _phantoms(e, db, rows)
     return judged(count, findings)
+
+
+def _told_of(db: Database) -> frozenset[str]:
+    """Return the rows a person has buried of which the service has told, or is about to tell."""
+    told = [row.payload for row in db.outbox if row.type == TELLS and BURIAL in row.payload]
+    told += [detail.encode() for detail in db.burials]
+    return frozenset(one for one in db.buried if any(f"row {one} ".encode() in text for text in told))
 
 
 def _beginnings(e: Evidence) -> dict[str, datetime]:

@@ -47,6 +47,7 @@ class Worker:
     def __init__(self, context: ProcessContext) -> None:
         service, bootstrap = context.service, context.settings.kafka_bootstrap
         self.service, self.connect, self.retention = service, context.connect, context.retention
+        self._window = context.settings.inbox_window
         self.sealing = Sealing(service, context.settings.audit_seal_every)
         self.reader = reader_of(service, context.decoder)
         telemetry = context.telemetry
@@ -125,6 +126,7 @@ class Worker:
                 with self.connect() as tx:
                     self.retention.prepare(tx, self.reader)
                     self._check(tx)
+                    self.topics.require(list(self.service.on.subscribed()), self._window)
                     self.scheduler.look(tx)
                     resume_of_old(tx, self.service)
                     if not self.life.begun and self.life.begin():

@@ -9,14 +9,19 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TypeAlias
 
-from confluent_kafka import KafkaException, TopicCollection, TopicPartition
+import structlog
+from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
-from confluent_kafka.admin._listoffsets import OffsetSpec  # typed there, re-exported untyped
+from confluent_kafka.admin._config import ConfigResource  # typed there, re-exported untyped
+from confluent_kafka.admin._listoffsets import OffsetSpec  # as above
+from confluent_kafka.admin._resource import ResourceType  # as above
 
 from quadrille.db.connection import Tx
 from quadrille.kafka.config import client_settings
+from quadrille.kafka.requirements import OF_TOPICS, WEEK_MS, TopicSeen
 from quadrille.observability.readiness import NotReadyError
 
 Place: TypeAlias = tuple[str, int]
@@ -24,11 +29,14 @@ ASK_SECONDS = 5.0
 ALIVE_SECONDS = 1.5
 RENEW_SECONDS = 30.0
 """A client without an answer for so long is replaced: some never have one again, though the broker is back."""
+FORBIDDEN = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED)
 KNOWN_TOPICS = "SELECT name, topic_id, partitions, cluster_id FROM topic WHERE name = ANY(%b)"
 # A row that was written before clusters were noted belongs to the cluster where its topic is found.
 ADD_TOPIC = """
 INSERT INTO topic (name, topic_id, partitions, cluster_id) VALUES (%b, %b, %b, %b)
 ON CONFLICT (name) DO UPDATE SET cluster_id = excluded.cluster_id WHERE topic.cluster_id IS NULL"""
+
+log = structlog.get_logger()
 
 
 class StoppedError(NotReadyError):
@@ -66,6 +74,13 @@ class Topics:
                 raise StoppedError(_another_topic(name, now, known[name][0]))
             if known.get(name) != (now, cluster):
                 tx.execute(ADD_TOPIC, [name, *now, cluster])
+
+    def require(self, names: list[str], window: timedelta) -> None:
+        """Raise StoppedError if a topic is such that records of it may be lost, or never be heard."""
+        with self._asking() as admin:
+            wrong = unmet(admin, names, "worker", ASK_SECONDS, int(window.total_seconds() * 1000))
+        if wrong is not None:
+            raise StoppedError(wrong)
 
     def identities(self, names: list[str]) -> tuple[str, dict[str, str]]:
         """Return the id of the cluster, and of each of these topics: what a log is told from another of its name by."""
@@ -132,6 +147,39 @@ def cluster_of(admin: AdminClient, seconds: float) -> str:
     that comes back is fenced, and names none, for a moment.
     """
     return str(admin.list_topics(timeout=seconds).cluster_id)
+
+
+def seen(admin: AdminClient, names: Iterable[str], seconds: float, window_ms: int = WEEK_MS) -> Iterator[TopicSeen]:
+    """Yield topics as the broker has them; raises KafkaException or TimeoutError while it is away."""
+    wanted = list(names)
+    described = admin.describe_topics(TopicCollection(wanted), request_timeout=seconds)
+    configured = admin.describe_configs(
+        [ConfigResource(ResourceType.TOPIC, name) for name in wanted], request_timeout=seconds
+    )
+    configs = {resource.name: answer.result(seconds + 1) for resource, answer in configured.items()}
+    for name in wanted:
+        partitions = described[name].result(seconds + 1).partitions
+        config = {key: str(entry.value) for key, entry in configs[name].items()}
+        yield TopicSeen(name, config, min((len(one.replicas) for one in partitions), default=0), window_ms)
+
+
+def unmet(admin: AdminClient, names: Iterable[str], role: str, seconds: float, window_ms: int = WEEK_MS) -> str | None:
+    """Return why a role cannot rely on topics, None where it can, or may not look; raises while the broker is away."""
+    try:
+        topics = list(seen(admin, names, seconds, window_ms))
+    except KafkaException as refused:
+        if refused.args[0].code() not in FORBIDDEN:
+            raise
+        log.warning("settings of topics are not seen", reason=f"Kafka: {refused.args[0].name()}")
+        return None
+    wrong = [
+        rule.refusal(f"topic {topic.name}", found.read)
+        for rule in OF_TOPICS.values()
+        if role in rule.roles
+        for topic in topics
+        if not (found := rule.look(topic)).good
+    ]
+    return "; ".join(wrong) or None
 
 
 def _another_cluster(bootstrap: str, found: str, wanted: str, topic: str) -> str:

@@ -17,7 +17,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec  # typed there, re-exported untyped
 
 from quadrille.kafka.config import client_settings
-from quadrille.kafka.topics import Place, cluster_of
+from quadrille.kafka.topics import Place, cluster_of, unmet
 from quadrille.relay.replication import Position
 
 PARTITIONS = 12
@@ -195,6 +195,8 @@ class Witness:
             return None, "; ".join(missing + wrong)
         if self.target is not None and self.target.topics == ids:
             return self.target, None
+        if self.target is None and (lossy := unmet(self._admin, self._topics, "relay", _ASK_SECONDS)) is not None:
+            return None, lossy
         return Target(cluster_of(self._admin, _ASK_SECONDS), ids), None
 
     def _ends(self, places: Mapping[Place, object] | Sequence[Place]) -> dict[Place, int]:

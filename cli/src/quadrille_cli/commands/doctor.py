@@ -18,9 +18,10 @@ import psutil
 import typer
 from typer import echo
 
+from quadrille.db.requirements import Database
 from quadrille_cli.commands.shared import bad, form, running
 from quadrille_cli.commands.stack import FAILED
-from quadrille_cli.doctor import CHECKS, Broker, Database, Machine, SchemaRegistry, Told, examine
+from quadrille_cli.doctor import CHECKS, Broker, Machine, SchemaRegistry, Told, examine
 from quadrille_cli.services import SERVICES
 from quadrille_cli.stack import Stack
 from quadrille_cli.terminal import folded, painted

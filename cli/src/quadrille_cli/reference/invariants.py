@@ -35,8 +35,8 @@ def invariants() -> Iterator[str]:
 
 def checks() -> Iterator[str]:
     """Yield the table of checks."""
-    yield "| check | wants | fix |"
-    yield "|---|---|---|"
+    yield "| check | wants | fix | refused by |"
+    yield "|---|---|---|---|"
     for name, one in sorted(CHECKS.items()):
         mark = r" \*" if one.fatal else ""
-        yield f"| `{name}`{mark} | {one.wants} | {one.fix} |"
+        yield f"| `{name}`{mark} | {one.wants} | {one.fix} | {', '.join(sorted(one.roles)) or '–'} |"
