@@ -26,6 +26,7 @@ PAIRS = {
     "intake turns": "intake turns",
     "relay.held": "relay.goes_on",
     "relay.{}": "relay.{}",
+    "start checks wait": "start checks made",
 }
 """What lasts, and how its end is told: by another phrase, or by the same one with another reason."""
 MOMENTS = {
@@ -42,13 +43,16 @@ MOMENTS = {
     "connections closed": "an act, counted",
     "connection failed": "one connection",
     "refused to run": "the process ends",
+    "start refused": "the process ends",
     "stopped": "the process ends",
+    "settings of topics are not seen": "one look",
     "no answer says that this intent was dropped": "one intent",
     "answers left to their leases": "once, at the end",
     "log lines were lost": "the second edge itself: lines can be written again",
     "relay.left_out": "one recovery's finding",
     "relay.refused_again": "one try of a row that is held",
     "relay.older_than_its_topics": "a finding, kept until a person ends it; relay.restored lasts as long",
+    "relay.restore_ended": "an act",
 }
 """What is told at one point in time and has no end, each with the reason."""
 

@@ -8,6 +8,7 @@ the start.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -54,7 +55,7 @@ class StartChecks:
 
     def _run(self) -> None:
         """Look until there was an answer."""
-        told = False
+        began, told = time.monotonic(), False
         while not self._stop.is_set():
             try:
                 wrong = list(of_database(self._role, self._url))
@@ -70,7 +71,7 @@ class StartChecks:
                 log.critical("start refused", reason="; ".join(wrong))
                 self._stop.set()
             elif told:
-                log.info("start checks made", role=self._role)
+                log.warning("start checks made", role=self._role, seconds=round(time.monotonic() - began, 1))
             self._looked.set()
             return
 
