@@ -66,7 +66,7 @@ def _run(stack: Stack, plan: Plan, name: str) -> int:
     unjudged = report.code and not report.findings
     load = f"seed {plan.seed}, {plan.orders} orders {plan.arrivals}, {len(run.ends)} ended"
     found = f"{len(report.findings)} findings" + (", not all judged" if unjudged else "")
-    _say(f"{name}: {load}; {report.orders:,} audited, {found}")
+    _say(f"{name}: {load}; {report.orders['at_rest']:,} at rest audited, {found}")
     if report.code:
         _say("\n".join(report_lines(report)))
     return len(report.findings) or bool(unjudged)
