@@ -106,7 +106,7 @@ def test_the_files_a_message_passes_exist() -> None:
 def tables() -> set[str]:
     """Return the tables of the chassis' newest version."""
     statements = "\n".join(text for version in schema.VERSIONS.values() for text in version)
-    named = set(re.findall(r"CREATE TABLE (\w+)", statements))
+    named = set(re.findall(r"CREATE (?:UNLOGGED )?TABLE (\w+)", statements))
     for old, new in re.findall(r"ALTER TABLE (\w+) RENAME TO (\w+)", statements):
         named = named - {old} | {new}
     return named

@@ -80,12 +80,19 @@ def _tells(*types: str) -> Passing:
 
 
 def _says(name: str) -> Passing:
-    """Count batches whose outcome emitted this intent, and leased it to nobody."""
+    """Count batches that are committed and said this intent, and leased it to nobody."""
 
-    def counts(_: object, __: object, done: Any, *___: object) -> bool:  # noqa: ANN401 - an outcome
-        return any(type(one).__name__ == name for one in done.emitted) and not done.handed
+    def counts(outcomes: Any, *_: object, **__: object) -> bool:  # noqa: ANN401 - outcomes
+        handled = [one for one in outcomes if type(one).__name__ == "Handled" and not one.handed]
+        return any(type(message).__name__ == name for one in handled for message in one.emitted)
 
     return counts
+
+
+def _more_wait(result: object, _: object, tx: Any, envelope: Any) -> bool:  # noqa: ANN401 - a connection, an envelope
+    """Count heads of a lane that were handled while others of it wait behind."""
+    waits = "SELECT EXISTS (SELECT FROM parked WHERE line = %b AND state = 'OPEN')"
+    return type(result).__name__ == "Handled" and bool(tx.execute(waits, [envelope.lane]).fetchone()[0])
 
 
 def _timers(_: object, __: object, inputs: Sequence[Any], *___: object) -> bool:
@@ -101,6 +108,23 @@ def _no_room() -> None:
     from quadrille.tasks.scheduler import TaskScheduler  # noqa: PLC0415 - the armed process alone
 
     TaskScheduler.room = lambda self: 0  # type: ignore[method-assign] # noqa: ARG005 - planted
+
+
+def _fails_once() -> None:
+    """Have the handler of one order in so many fail at its first event: what follows of it waits behind."""
+    from quadrille.handlers import HandlerRegistry  # noqa: PLC0415 - as above
+
+    usual, failed = HandlerRegistry.dispatch, set[str]()
+
+    def dispatch(on: Any, body: Any, work: Any) -> Any:  # noqa: ANN401 - as it is
+        order = str(getattr(body, "order_id", ""))
+        if type(body).__name__ == "OrderPlaced" and order[-1:] in "08" and order not in failed:
+            failed.add(order)
+            message = "planted"
+            raise RuntimeError(message)
+        return usual(on, body, work)
+
+    setattr(HandlerRegistry, "dispatch", dispatch)  # noqa: B010 - planted
 
 
 def _refused_together() -> None:
@@ -145,7 +169,7 @@ def _told_commit() -> None:
 API = ("order-api",)
 PAYMENT, NOTIFICATION, ORDER = ("payment-worker",), ("notification-worker",), ("order-worker",)
 BATCHER, STREAMER = "quadrille.web.command_batcher:CommandBatcher", "quadrille.relay.streaming:Streamer"
-SCHEDULER = "quadrille.tasks.scheduler:TaskScheduler"
+SCHEDULER, FEEDER = "quadrille.tasks.scheduler:TaskScheduler", "quadrille.consumer.parking:LaneFeeder"
 INSIST, LOOK = "payment.gateway:Processor.insist", "payment.gateway:Processor.look_up"
 CHARGED, REFUNDED = _tells("CardCharged", "CardDeclined"), _tells("CardRefunded", "RefundRefused")
 POINTS: dict[str, Point] = {
@@ -173,17 +197,13 @@ POINTS: dict[str, Point] = {
         Point("W6", "commit.sent", f"{BATCH}:_commit_sent", WORKERS, also=_told_commit),
         Point("W7", "worker.committed", "quadrille.consumer.assignment:Assignment.committed", WORKERS, after=False),
         Point("W8", "commit.halved", f"{BATCH}:process_batch", WORKERS, also=_refused_together),
-        Point(
-            "P1", "charge.said", f"{SCHEDULER}.accept", PAYMENT, after=False, counts=_says("ChargeCard"), also=_no_room
-        ),
+        Point("P1", "charge.said", f"{BATCH}:_process", PAYMENT, counts=_says("ChargeCard"), also=_no_room),
         Point("P2", "charge.leased", INSIST, PAYMENT, after=False, counts=_at("/v1/charges")),
         Point("P3", "charge.answered", INSIST, PAYMENT, counts=_at("/v1/charges")),
         Point("P4", "charge.recording", f"{BATCH}:unit_of_work.end", PAYMENT, after=False, counts=CHARGED),
         Point("P5", "charge.recorded", f"{SCHEDULER}._commit", PAYMENT, counts=CHARGED),
         Point("P6", "inquiry.answered", LOOK, PAYMENT, counts=_at("/v1/charges"), once=True),
-        Point(
-            "P7", "refund.said", f"{SCHEDULER}.accept", PAYMENT, after=False, counts=_says("RefundCard"), also=_no_room
-        ),
+        Point("P7", "refund.said", f"{BATCH}:_process", PAYMENT, counts=_says("RefundCard"), also=_no_room, once=True),
         Point("P8", "refund.leased", INSIST, PAYMENT, after=False, counts=_at("/v1/refunds")),
         Point("P9", "refund.answered", INSIST, PAYMENT, counts=_at("/v1/refunds")),
         Point("P10", "refund.recording", f"{BATCH}:unit_of_work.end", PAYMENT, after=False, counts=REFUNDED),
@@ -192,6 +212,7 @@ POINTS: dict[str, Point] = {
         Point("N3", "mail.recorded", f"{SCHEDULER}._commit", NOTIFICATION, counts=_tells("MailSent", "MailFailed")),
         Point("U1", "timer.leased", f"{SCHEDULER}._timer", ORDER),
         Point("U2", "timer.fired", f"{SCHEDULER}._commit", ORDER, counts=_timers),
+        Point("U3", "redrive.fed", f"{FEEDER}.handle", PAYMENT, counts=_more_wait, also=_fails_once, once=True),
     )
 }
 

@@ -32,8 +32,9 @@ SOON = "3s"
 TIMERS = ("U1", "U2")
 SELDOM = ("P6",)
 """Met only while the processor is in trouble, which takes its time."""
-SENDS_AGAIN = 10
-"""So many mails may be under way in a process that ends or freezes."""
+SENDS_AGAIN = 40
+"""So many mails a sender may have in hand when it ends or freezes, each of which may come once more: ten calls under
+way, and those whose answers it has and has not committed. One that wakes after its deadline sends nothing itself."""
 Round = Mapping[str, tuple[str, ...]]
 """Processes, each with the points it is armed with, one after the other: as it is brought back, the next one is set."""
 
@@ -96,7 +97,7 @@ class Siege:
         with self._armed(armament, how, nth) as traps, customers:
             self._until_met(traps, how, customers)
         self._settle(customers)
-        self.extra_mails += SENDS_AGAIN * ("notification-worker" in armament)
+        self.extra_mails += SENDS_AGAIN * len(armament.get("notification-worker", ()))
         report = self.audit(log)
         self.wrong += [f"round {number}: {finding.document()}" for finding in report.findings]
         if report.code > 1:

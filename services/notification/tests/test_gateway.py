@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import itertools
+import smtplib
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from email import message_from_bytes
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from notification import gateway
 from notification.events import MailFailed, MailSent, SendMail
 from notification.gateway import GIVEN_UP, Mailer, UnsafeHeaderError, compose, outside, safe, send_mail
 from quadrille.gateway import Limits, State, TransientError
@@ -225,6 +229,43 @@ def test_a_silent_server_is_left_within_the_lease(order_id: str) -> None:
         send_mail(mail(order_id), mailer)
 
 
+@pytest.mark.parametrize("guarded", [True, False])
+@pytest.mark.parametrize("at", range(2, 5))
+def test_a_sender_that_was_frozen_sends_nothing_when_it_goes_on(
+    order_id: str,
+    monkeypatch: pytest.MonkeyPatch,
+    at: int,
+    guarded: bool,  # noqa: FBT001
+) -> None:
+    """Its lease may be another's by now, who has sent the mail; planted: without the look at the clock it goes out."""
+    clock = SimpleNamespace(frozen=0.0)
+    clock.time, clock.monotonic = time.time, lambda: time.monotonic() + clock.frozen
+    monkeypatch.setattr(gateway, "time", clock)
+    if not guarded:
+        monkeypatch.delattr(gateway._Timely, "send")  # noqa: SLF001 - planted
+        monkeypatch.setattr(smtplib.SMTP, "getreply", _patient(smtplib.SMTP.getreply))
+    heard: list[bytes] = []
+
+    def freeze(said: int) -> None:
+        clock.frozen = 60.0 if said >= at else 0.0
+
+    script = (b"220 x", b"250 x", b"250 x", b"250 x", b"354 go", b"250 taken")
+    with scripted(script, heard, freeze) as url, closing(Mailer(url)) as mailer, suppress(TransientError):
+        send_mail(mail(order_id), mailer)
+    assert (b".\r\n" in heard) is not guarded
+
+
+def _patient(usual: Callable[[smtplib.SMTP], tuple[int, bytes]]) -> Callable[[smtplib.SMTP], tuple[int, bytes]]:
+    """Have an answer awaited that is there at once on a machine with nothing to do."""
+
+    def getreply(server: smtplib.SMTP) -> tuple[int, bytes]:
+        if server.sock:
+            server.sock.settimeout(60)
+        return usual(server)
+
+    return getreply
+
+
 @pytest.mark.parametrize("address", HOSTILE)
 def test_an_address_that_would_say_more_is_refused(
     mailer: Mailer, sandbox: Running, order_id: str, address: str
@@ -305,23 +346,28 @@ def test_an_address_of_no_server_is_refused_without_its_secret(url: str) -> None
 
 
 @contextmanager
-def scripted(answers: tuple[bytes, ...]) -> Iterator[str]:
-    """Run a mail server that says these lines, one after each line or mail it hears; b"" is silence."""
+def scripted(
+    answers: tuple[bytes, ...], lines: list[bytes] | None = None, before: Callable[[int], object] = lambda _: None
+) -> Iterator[str]:
+    """Run a mail server that says these lines, one after each line or mail it hears; b"" is silence.
+
+    ``lines`` gets what it hears, ``before`` is called with the number of each answer before it is given.
+    """
     over = threading.Event()
+    lines = [] if lines is None else lines
 
     def serve() -> None:
         connection, _ = listener.accept()
-        with connection, connection.makefile("rb") as heard:
-            for answer in answers:
+        with suppress(ConnectionError), connection, connection.makefile("rb") as heard:
+            for number, answer in enumerate(answers):
                 if not answer:
                     over.wait(60)
                     return
+                before(number)
                 connection.sendall(answer + b"\r\n")
-                if answer.startswith(b"354"):
-                    while heard.readline() not in (b".\r\n", b""):
-                        pass
-                else:
-                    heard.readline()
+                lines.append(heard.readline())
+                while answer.startswith(b"354") and lines[-1] not in (b".\r\n", b""):
+                    lines.append(heard.readline())
 
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
         thread = threading.Thread(target=serve)

@@ -286,6 +286,18 @@ def test_what_comes_while_a_day_is_about_to_go_keeps_it(aged: Database) -> None:
     assert left(aged, "inbox") == [11, 9, 8]
 
 
+def test_what_was_said_before_a_restore_goes_with_the_day_of_its_cause(aged: Database) -> None:
+    """It is known as long as its cause may be handled once more: a cause of a day without a place is parked."""
+    for days in (12, 1):
+        at = milliseconds(ago(days))
+        aged.rows("INSERT INTO said_before VALUES (%s, %s, 'loaves.held', 1, true)", uuid7(at), uuid7(at))
+
+    with aged.connect() as tx:
+        RETENTION.clear(tx)
+
+    assert aged.one("SELECT array_agg(id_day(id)) FROM said_before") == [ago(1).date()]
+
+
 def test_a_clock_proves_nothing_published(aged: Database) -> None:
     """Rows that came after what the relay has read stay, however late its last transaction says that it was."""
     aged.rows(PROGRESS, NOW + 20 * DAY, None)

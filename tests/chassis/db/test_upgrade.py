@@ -85,6 +85,7 @@ def test_what_was_parked_before_the_upgrade_is_tried_after_it(old_database: Data
     db.migrate(6)
 
     assert db.rows("SELECT exception, frames, fingerprint, retries, retry_at FROM parked") == [(None,) * 3 + (0, None)]
+    db.migrate(*range(7, max(schema.VERSIONS) + 1))
     wired = sample_service.service()
     with db.connect() as tx:
         assert tx.execute(DUE_LANES.encode()).fetchall() == [("o-1",)]

@@ -8,20 +8,24 @@ import json
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from uuid import UUID
 
 import fastavro
 import psycopg
 import pytest
 
-from quadrille.ids import uuid7
+from quadrille.db.connection import Tx, connection
+from quadrille.ids import event_id, uuid7
 from quadrille.kafka.headers import OutboxRow
 from quadrille.observability.readiness import NotReadyError
 from quadrille.observability.trace_context import new_trace
 from quadrille.ops.relay_actions import RelayActions
 from quadrille.ops.routes import OpsRequest
+from quadrille.processing.outbox import ADD_NUMBERED
+from quadrille.relay import restore
 from quadrille.relay.relay import Relay
 from quadrille.relay.replication import Read
 from quadrille.relay.restore import RestoreCheck, beat_number
@@ -41,16 +45,17 @@ INSERT INTO canary (source, number, said_at, heard_at) VALUES (%s, 1, now(), now
 ON CONFLICT (source) DO UPDATE SET number = canary.number + 1, said_at = now() RETURNING number"""
 
 
-@pytest.fixture
-def server(new_stack: Callable[..., Stack]) -> Stack:
-    """A Kafka and a PostgreSQL of this test's own: it is set back."""
-    made = new_stack(parts={"kafka", "postgres:inventory"})
-    made.start()
-    return made
+@pytest.fixture(scope="module")
+def server(stack_home: Path) -> Iterator[Stack]:
+    """A Kafka and a PostgreSQL of this file's own: it is set back."""
+    made = Stack(stack_home / "restore", parts=frozenset({"kafka", "postgres:inventory"}), scattered=True)
+    yield made
+    made.stop()
 
 
 @pytest.fixture
 def ground(server: Stack) -> Iterator[Ground]:
+    server.start()  # what a failed test has left stopped
     made = Ground(
         f"restore{next(numbers)}", lambda role: server.database_url("inventory", role), server.kafka_bootstrap
     )
@@ -226,6 +231,106 @@ def test_a_hole_in_the_beats_starts_a_scan(ground: Ground) -> None:
         say(ground, "a", 3)
         ground.judge()
     assert ground.one("SELECT cause FROM relay_recovery") == ("canary hole: beats 3 to 4 did not pass",)
+
+
+def number_on(app: Tx, ground: Ground, key: str, count: int = 1, cause: UUID | None = None) -> list[UUID]:
+    """Say events as workers do, numbered in their stream; return their ids, which follow from their cause."""
+    ids, trace = [], new_trace()
+    with app.transaction():
+        for ordinal in range(count):
+            identity = event_id(ground.plan.service, cause or uuid7(), "parcel.sent", ordinal)
+            body = b"\0\0\0\0\1" + identity.bytes
+            app.execute(
+                ADD_NUMBERED.encode(),
+                {
+                    "id": identity, "topic": ground.topic, "key": key, "type": "parcel.sent", "payload": body,
+                    "cause": cause or uuid7(), "traceparent": trace.traceparent,
+                    "parent_span": bytes.fromhex(trace.span_id),
+                },
+            )  # fmt: skip
+            ids.append(identity)
+    return ids
+
+
+def set_back(server: Stack, ground: Ground, tmp_path: Path) -> tuple[UUID, list[UUID]]:
+    """Say two of a stream, copy the database, say three more and one of another stream, set it back to the copy.
+
+    The first of the three has a cause that is handled again: it is returned, with the ids of all four.
+    """
+    cause = uuid7()
+    with ground.relaying(), connection(ground.url("app"))() as app:
+        beat(ground)
+        number_on(app, ground, "a", 2)
+        ground.stored()
+    home = stopped(server)
+    copied(home, tmp_path / "backup")
+    server.start()
+    with ground.relaying(), connection(ground.url("app"))() as app:
+        beat(ground)
+        lost = number_on(app, ground, "a", 1, cause) + number_on(app, ground, "a", 2) + number_on(app, ground, "b")
+        beat(ground)
+        ground.stored()
+    shutil.rmtree(stopped(server))
+    copied(tmp_path / "backup", home)
+    server.start()
+    return cause, lost
+
+
+@pytest.mark.parametrize("how", ["read-back", "declare-loss"])
+def test_a_number_that_lies_on_a_topic_is_not_given_twice(
+    ground: Ground, server: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Streams go on behind their topic; read back, the outbox has again all that lies there, under its numbers.
+
+    A relay that ends before it has done as it was told has changed nothing: it is done again, once.
+    """
+    cause, lost = set_back(server, ground, tmp_path)
+    relay = Relay(ground.plan)
+    with connection(ground.url("app"))() as app:
+        new = number_on(app, ground, "a", 1)  # before anybody has looked: it is numbered on behind what it repeats
+        assert number_on(app, ground, "a", 1, cause) == lost[:1]  # handled again: it has its first number again
+        with monkeypatch.context() as broken, ground.relaying(relay, until="restored"):
+            broken.setattr(restore, "_END", "SELECT 1 / 0 FROM (SELECT %s, %s) one")
+            ask(ground, relay, "POST", how=how)
+            ground.until(lambda: "division" in reason(relay))
+            assert {row.id for row in ground.committed()}.isdisjoint(lost[1:])
+            with pytest.raises(Problem):
+                ask(ground, relay, "POST", how="declare-loss")
+        with ground.relaying():
+            new += number_on(app, ground, "a", 1) + number_on(app, ground, "b", 1)
+            beat(ground)
+            ground.stored()
+    numbered: dict[tuple[str, int], set[UUID]] = {}
+    for row in ground.published():
+        numbered.setdefault((row.key, row.sequence), set()).add(row.id)
+    assert {place: ids for place, ids in numbered.items() if len(ids) > 1} == {}
+    assert [place for place in numbered if {*new} & numbered[place]] == [("a", 6), ("a", 7), ("b", 2)]
+    rows = {(row.id, row.key, row.sequence) for row in ground.committed() if row.key in ("a", "b")}
+    there = {(next(iter(ids)), *place) for place, ids in numbered.items() if place[0] in ("a", "b")}
+    assert {row[0] for row in there - rows} == (set() if how == "read-back" else {*lost[1:]})
+    assert rows <= there
+    assert ground.rows() == len(ground.committed())
+    assert ground.one("SELECT how, facts, ended_at IS NOT NULL FROM relay_restore") == (how, 3, True)
+    assert ground.one("SELECT count(*), count(*) FILTER (WHERE kept) FROM said_before") == (3, 3 * (how == "read-back"))
+
+
+def test_a_promotion_starts_a_scan(ground: Ground, server: Stack) -> None:
+    """A standby that was promoted is another history: all that is not proven published is sent, however old."""
+    month = int(datetime.now(UTC).timestamp() * 1000) - 30 * 86_400_000
+    with ground.relaying():
+        beat(ground)
+        say(ground, "a", 1)
+        ground.stored()
+    with ground.connect() as app:
+        ground.say(app, "a", 2, at_ms=month)
+    (stopped(server) / "standby.signal").touch()
+    server.processes["postgres:inventory"].start()
+    assert ground.one("SELECT pg_promote()") == (True,)
+    with ground.relaying():
+        say(ground, "a", 3)
+        ground.judge()
+    assert ground.one("SELECT cause FROM relay_recovery") == ("another cluster or timeline",)
+    assert ground.one("SELECT count(*) FROM relay_notice") == (0,)
 
 
 class Hole:

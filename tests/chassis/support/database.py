@@ -25,7 +25,8 @@ from tests.chassis.support.sample_messages import ShelfFilled
 
 TRUNCATE = (
     "TRUNCATE outbox, inbox, inbox_old, topic, position, stream, task, parked, relay_progress, relay_recovery, stall,"
-    " consumer_pause, worker_life, suspect, relay_notice, idempotency_key, hold, level, cake RESTART IDENTITY"
+    " consumer_pause, worker_life, suspect, relay_notice, idempotency_key, said_before, hold, level, cake"
+    " RESTART IDENTITY"
 )
 HANDLERS = "aggregatetype <> 'saga.audit' AND type NOT LIKE 'input.%%'"  # of the outbox: not the chassis' own
 Row = tuple[Any, ...]

@@ -135,6 +135,8 @@ def _blame(head: Document) -> tuple[str, str]:
             return "CAUSALITY", "it came before what it refers to"
         case "BELOW_FLOOR":
             return "TOO_OLD", "it is older than the inbox can tell"
+        case "CONTRADICTS":
+            return "CONTRADICTS", f"its service {head['error']}"
         case other:
             return str(other), str(head["error"])
 

@@ -31,6 +31,8 @@ FORGET_KEYS = """
 DELETE FROM idempotency_key WHERE ctid = ANY(ARRAY(
   SELECT ctid FROM idempotency_key WHERE at < least(now() - %b::interval, lived_since(%b))
    ORDER BY at LIMIT %b FOR UPDATE SKIP LOCKED))"""
+# A cause older than every day of the inbox is handled no more: what was said of it before a restore need not be known.
+FORGET_SAID = "DELETE FROM said_before WHERE id < id_floor(first_day('inbox'))"
 log = structlog.get_logger()
 
 
@@ -84,6 +86,7 @@ class Retention:
             log.info("old day is left for the next time: its table is busy")
         if rows := _all(lambda: forget_keys(tx, self.answers)):
             log.info("old idempotency keys forgotten", rows=rows)
+        tx.execute(FORGET_SAID)
         forget = self.forget or _nothing
         if rows := _all(lambda: forget(tx, self.window)):
             log.info("old rows of the service forgotten", rows=rows)

@@ -507,6 +507,71 @@ GRANT DELETE ON topic TO app;
 """
 
 
+# What a restored database has published and forgotten. ``topic_record`` is what its relay has read from the topics, and
+# is emptied in the same transaction; ``said_before`` are the facts it did not know, by their cause, which is handled
+# once more: with ``kept`` they are in the outbox again, without they are declared lost, and keep their numbers.
+# Nobody numbers a stream meanwhile: the heartbeat's row first, then streams, in the order of all who write them. What
+# was said since then and is not on a topic is numbered on behind what is; where a row is held, none behind it was sent.
+RELAY_RETURNED = """
+CREATE UNLOGGED TABLE topic_record (
+  id uuid PRIMARY KEY, topic text NOT NULL, key text NOT NULL, type text NOT NULL, sequence bigint NOT NULL,
+  payload bytea NOT NULL, causationid uuid NOT NULL, traceparent text NOT NULL, occurred_at timestamptz NOT NULL);
+CREATE TABLE said_before (
+  id uuid PRIMARY KEY, causationid uuid NOT NULL, type text NOT NULL, sequence bigint NOT NULL, kept bool NOT NULL);
+CREATE INDEX ON said_before (causationid);
+ALTER TABLE relay_restore ADD COLUMN begins jsonb NOT NULL DEFAULT '{}', ADD COLUMN of_commands bigint,
+  ADD COLUMN how text CHECK (how IN ('declare-loss', 'read-back'));
+UPDATE relay_restore SET how = 'declare-loss' WHERE ended_at IS NOT NULL;
+GRANT SELECT, INSERT ON topic_record TO relay;
+GRANT SELECT, DELETE ON said_before TO app;
+CREATE FUNCTION relay_restored(service text, beat bigint, read_back bool, OUT lacked bigint, OUT changed bigint)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp SET lock_timeout = '60s' AS $$
+DECLARE
+  moved bigint;
+BEGIN
+  UPDATE canary SET number = greatest(number, beat) WHERE source = service;
+  PERFORM ensure_partitions(7, 3);
+  LOCK TABLE stream IN ACCESS EXCLUSIVE MODE;
+  INSERT INTO said_before
+  SELECT id, causationid, type, sequence, read_back FROM topic_record r
+   WHERE type <> 'canary.beat' AND NOT EXISTS (SELECT FROM outbox o WHERE o.id = r.id)
+  ON CONFLICT (id) DO UPDATE SET kept = excluded.kept;
+  GET DIAGNOSTICS lacked = ROW_COUNT;
+  UPDATE outbox o SET sequence = r.sequence, payload = r.payload FROM topic_record r
+   WHERE o.id = r.id AND (o.sequence, o.payload) IS DISTINCT FROM (r.sequence, r.payload);
+  GET DIAGNOSTICS changed = ROW_COUNT;
+  UPDATE outbox o SET sequence = n.sequence
+    FROM (SELECT o.id, o.written_on, s.highest + row_number() OVER (PARTITION BY s.topic, s.key ORDER BY o.sequence)
+                 AS sequence
+            FROM (SELECT topic, key, min(sequence) AS lowest, max(sequence) AS highest
+                    FROM topic_record GROUP BY topic, key) s
+            JOIN outbox o ON (o.aggregatetype, o.aggregateid) = (s.topic, s.key) AND o.sequence >= s.lowest
+           WHERE NOT EXISTS (SELECT FROM topic_record r WHERE r.id = o.id)
+             AND NOT EXISTS (SELECT FROM relay_held h
+                              WHERE h.id = o.id AND h.state = 'BURIED'
+                                 OR (h.topic, h.key) = (s.topic, s.key) AND h.state <> 'BURIED'
+                                    AND NOT EXISTS (SELECT FROM topic_record r WHERE r.id = h.id))) n
+   WHERE (o.id, o.written_on) = (n.id, n.written_on) AND o.sequence <> n.sequence;
+  GET DIAGNOSTICS moved = ROW_COUNT;
+  changed := changed + moved;
+  INSERT INTO stream
+  SELECT topic, key, greatest(max(sequence), max(said)) FROM topic_record
+    LEFT JOIN (SELECT aggregatetype, aggregateid, max(sequence) AS said FROM outbox GROUP BY 1, 2) o
+      ON (o.aggregatetype, o.aggregateid) = (topic, key)
+   GROUP BY topic, key
+  ON CONFLICT (key, topic) DO UPDATE SET sequence = excluded.sequence;
+  IF read_back THEN
+    INSERT INTO outbox (id, aggregatetype, aggregateid, type, sequence, payload, causationid, traceparent, occurred_at)
+    SELECT id, topic, key, type, sequence, payload, causationid, traceparent, occurred_at FROM topic_record r
+     WHERE NOT EXISTS (SELECT FROM outbox o WHERE o.id = r.id) ORDER BY topic, key, sequence;
+  END IF;
+  DELETE FROM topic_record;
+END $$;
+REVOKE ALL ON FUNCTION relay_restored(text, bigint, bool) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION relay_restored(text, bigint, bool) TO relay;
+"""
+
+
 def held_back(function: str) -> str:
     """Return a function of version 4 as it lets no day of the outbox go while a row of it is set aside."""
     wanted = "  IF NOT FOUND THEN\n    RETURN false;"
@@ -549,4 +614,5 @@ VERSIONS = {
     6: (PARKED_CAUSES,),
     7: (SHADOW,),
     8: (RELAY_HELD, held_back(PUBLISHED_DAYS)),
+    9: (RELAY_RETURNED,),
 }

@@ -34,13 +34,11 @@ ASKED = "SELECT rows, ended_at FROM relay_republish WHERE id = %s"
 COUNT_SINCE = "SELECT count(*) FROM outbox WHERE occurred_at >= %s"
 COUNT_KEY = "SELECT count(*) FROM outbox WHERE aggregateid = %s"
 RESTORES = """
-SELECT id, found_at, detail, facts, sample, actor, reason, ended_at FROM relay_restore
+SELECT id, found_at, detail, facts, of_commands, sample, how, actor, reason, ended_at FROM relay_restore
  ORDER BY ended_at IS NOT NULL, found_at DESC LIMIT 10"""
-DECLARE = """
-UPDATE relay_restore SET actor = %s, reason = %s, ended_at = clock_timestamp()
- WHERE ended_at IS NULL RETURNING id, facts, detail"""
-NOTE = """
-INSERT INTO relay_notice (id, kind, detail, since_at) VALUES (%s, 'RESTORED', %s, clock_timestamp())"""
+SAY = """
+UPDATE relay_restore SET how = %s, actor = %s, reason = %s
+ WHERE ended_at IS NULL AND how IS NULL RETURNING id, facts, detail"""
 
 
 class BuryBody(Document):
@@ -59,7 +57,7 @@ class RepublishBody(Document):
 class RestoreBody(Document):
     """What is to become of a database that is older than its topics."""
 
-    how: Literal["declare-loss"]
+    how: Literal["declare-loss", "read-back"]
 
 
 class RelayActions:
@@ -75,7 +73,7 @@ class RelayActions:
             ("POST", "/ops/relay/republish"): self._republish,
             ("GET", "/ops/relay/republish/{id}"): self._republished,
             ("GET", "/ops/relay/restore"): self._restores,
-            ("POST", "/ops/relay/restore"): self._declare,
+            ("POST", "/ops/relay/restore"): self._restore,
         }
 
     def _bury(self, asked: OpsRequest) -> OpsResponse:
@@ -130,20 +128,18 @@ class RelayActions:
             found = tx.execute(RESTORES).fetchall()
         return OpsResponse(200, {"service": self._service, "restores": [_restore(row) for row in found]})
 
-    def _declare(self, asked: OpsRequest) -> OpsResponse:
-        asked.read(RestoreBody)
+    def _restore(self, asked: OpsRequest) -> OpsResponse:
+        how = asked.read(RestoreBody).how
         with self._database() as tx, tx.transaction():
-            found = tx.execute(DECLARE, [asked.actor, asked.reason]).fetchone()
+            found = tx.execute(SAY, [how, asked.actor, asked.reason]).fetchone()
             if found is None:
                 refuse("operation-refused", "No restored database waits for a word here.", rule="NOT_RESTORED")
             identity, facts, detail = found
-            says = f"{asked.actor} declared {facts} facts lost ({asked.reason}); their list: quadrille relay restore"
-            tx.execute(NOTE, [uuid7(), says[:500]])
             before = {"detail": detail}
-            after = {"facts_declared_lost": facts}
-            action = Action(asked.actor, "relay.declare_loss", str(identity), asked.reason, before, after)
+            after = {"facts_declared_lost" if how == "declare-loss" else "facts_read_back": facts}
+            action = Action(asked.actor, f"relay.{how.replace('-', '_')}", str(identity), asked.reason, before, after)
             number = record(tx, action)
-        return OpsResponse(200, {"service": self._service, "facts": facts, "audit_number": number})
+        return OpsResponse(202, {"service": self._service, "id": str(identity), "facts": facts, "audit_number": number})
 
     @contextmanager
     def _database(self) -> Iterator[Tx]:
@@ -170,7 +166,7 @@ def held_rows(tx: Tx) -> list[dict[str, object]]:
 
 
 def _restore(row: tuple[object, ...]) -> dict[str, object]:
-    names = ("id", "found_at", "detail", "facts", "sample", "actor", "reason", "ended_at")
+    names = ("id", "found_at", "detail", "facts", "of_commands", "sample", "how", "actor", "reason", "ended_at")
     return dict(zip(names, (_plain(value) for value in row), strict=True))
 
 

@@ -34,7 +34,7 @@ from quadrille.messages import (
     tell_waiting,
     to_json,
 )
-from quadrille.processing import compensation, outbox, setbacks, unit_of_work
+from quadrille.processing import compensation, outbox, published, setbacks, unit_of_work
 from quadrille.processing.causes import cause_of
 from quadrille.processing.envelope import (
     TOO_OLD,
@@ -248,6 +248,8 @@ def _dispatch(batch: _Batch, envelope: Envelope) -> Handled | Parked | Failed | 
         outcome = batch.guard.judges(envelope, emitted) if batch.guard else None
         if outcome is None:
             _collect(batch, envelope, emitted)
+            if said := batch.history.said_before.get(envelope.id):
+                published.heed(batch.writes, mark, said)
             return _done(batch, envelope, emitted)
     except Infrastructure:
         raise
@@ -302,6 +304,8 @@ def _failure_outcome(service: Service[Any], envelope: Envelope, raised: Exceptio
         return _unread(service, envelope, envelope.body)
     if sqlstate.is_missing_partition(raised) and id_milliseconds(envelope.id) < time.time() * 1000:
         return _unread(service, envelope, Unreadable(*TOO_OLD))
+    if isinstance(raised, published.ContradictionError):
+        return Parked("CONTRADICTS", str(raised), cause_of(service, envelope.type, "CONTRADICTS"))
     if isinstance(raised, NotYet):
         phrase = "NotYet: came before what it refers to"
         return Parked("CAUSALITY", phrase, cause_of(service, envelope.type, "CAUSALITY", raised))

@@ -10,7 +10,12 @@ OPEN, DEAD = "OPEN", "DEAD"
 HANDLER_DELAYS = tuple(timedelta(seconds=seconds) for seconds in (1, 5, 30))
 # What no try can mend waits for a person at once; what came before its cause has a minute
 # (law.md, "Late, duplicate, out of order").
-DELAYS: Mapping[str, tuple[timedelta, ...]] = {"CAUSALITY": (timedelta(seconds=60),), "BELOW_FLOOR": (), "FATAL": ()}
+DELAYS: Mapping[str, tuple[timedelta, ...]] = {
+    "CAUSALITY": (timedelta(seconds=60),),
+    "BELOW_FLOOR": (),
+    "FATAL": (),
+    "CONTRADICTS": (),
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import psycopg
@@ -38,12 +38,14 @@ UNION ALL SELECT event_id FROM inbox_old WHERE event_id = ANY(%(ids)b)
 UNION ALL SELECT id FROM parked WHERE id = ANY(%(ids)b) AND state = 'DISCARDED' AND topic IS NOT NULL"""
 WAITING = "SELECT line, type FROM parked WHERE line = ANY(%b) AND state <> 'REDRIVEN' AND topic IS NOT NULL"
 # What went before, in one question, for each statement costs both sides more than its rows: ids seen, what waits in
-# the lanes, the last numbers of the streams.
+# the lanes, the last numbers of the streams, and what was said of these inputs before the database was restored.
 PAST = f"""
 SELECT 0, event_id, NULL::text, NULL::text, NULL::bigint, NULL::int, NULL::int FROM ({SEEN_IDS}) seen
 UNION ALL SELECT 1, id, line, state, place, retries, attempts FROM parked
            WHERE line = ANY(%(lanes)b) AND state IN ('OPEN', 'DEAD')
-UNION ALL SELECT 2, NULL, topic, key, sequence, NULL, NULL FROM stream WHERE key = ANY(%(keys)b)"""  # noqa: S608 - of this file
+UNION ALL SELECT 2, NULL, topic, key, sequence, NULL, NULL FROM stream WHERE key = ANY(%(keys)b)
+UNION ALL SELECT 3, id, type, causationid::text, sequence, kept::int, NULL FROM said_before
+           WHERE causationid = ANY(%(ids)b)"""  # noqa: S608 - of this file
 ADD_SEEN = "INSERT INTO inbox SELECT unnest(%b::uuid[])"
 ADD_EVENTS = """
 INSERT INTO outbox (id, aggregatetype, aggregateid, type, sequence, payload, causationid, traceparent, parent_span)
@@ -88,6 +90,15 @@ class FencedError(Exception):
     """A position was not where this worker left it: another one has the partition, or our COMMIT did arrive."""
 
 
+class SaidBefore(NamedTuple):
+    """A fact that was published of an input before the database was restored; ``kept`` if the outbox has it again."""
+
+    id: UUID
+    type: str
+    sequence: int
+    kept: bool
+
+
 @dataclass(slots=True)
 class BatchState:
     """What went before, as this batch sees it; kept up to date while the batch is handled."""
@@ -99,6 +110,7 @@ class BatchState:
     waiting: dict[str, set[str]] = field(default_factory=dict)
     answers: dict[Name, KeptAnswer] = field(default_factory=dict)
     parked: dict[UUID, ParkedRow] = field(default_factory=dict)
+    said_before: dict[UUID, list[SaidBefore]] = field(default_factory=dict)
     known: frozenset[tuple[str, str]] = field(init=False)
     kept: frozenset[Name] = field(init=False)
 
@@ -128,7 +140,7 @@ class BatchState:
 
 @dataclass(frozen=True, slots=True)
 class OutboxRecord:
-    """An event ready for the outbox."""
+    """An event ready for the outbox; ``sequence`` is the number it was published under before a restore."""
 
     id: UUID
     topic: str
@@ -138,6 +150,7 @@ class OutboxRecord:
     cause: UUID
     traceparent: str
     parent_span: bytes
+    sequence: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,14 +211,17 @@ class BatchReads:
         sequences: dict[tuple[str, str], int] = {}
         places: list[tuple[int, str, UUID]] = []
         parked: dict[UUID, ParkedRow] = {}
+        said: dict[UUID, list[SaidBefore]] = {}
         for what, identity, lane_or_topic, key, number, retries, attempts in self.past:
             if what == 0:
                 seen.add(identity)
             elif what == 1:
                 places.append((number, lane_or_topic, identity))
                 parked[identity] = ParkedRow(key, retries, attempts)
-            else:
+            elif what == 2:  # noqa: PLR2004 - as in the statement
                 sequences[lane_or_topic, key] = number
+            else:
+                said.setdefault(UUID(key), []).append(SaidBefore(identity, lane_or_topic, number, bool(retries)))
         for _, lane, waiting in sorted(places):
             lanes.setdefault(lane, []).append(waiting)
         granted = self.granted.fetchall() if self.granted else []
@@ -213,7 +229,7 @@ class BatchReads:
         waits: dict[str, set[str]] = {}
         for key, kind in self.waiting or ():
             waits.setdefault(key, set()).add(kind)
-        return BatchState(seen, lanes, sequences, busy, waits, idempotency.found(self.answers), parked)
+        return BatchState(seen, lanes, sequences, busy, waits, idempotency.found(self.answers), parked, said)
 
 
 def steps_of(inputs: Sequence[Envelope]) -> list[tuple[str, int, int, int]]:
@@ -277,12 +293,12 @@ def end(
 
 def _add_events(tx: Tx, facts: Sequence[OutboxRecord], history: BatchState) -> None:
     rows = [
-        (f.id, f.topic, f.key, f.type, history.next_sequence(f.topic, f.key), f.payload, f.cause, f.traceparent,
-         f.parent_span)
+        (f.id, f.topic, f.key, f.type, f.sequence or history.next_sequence(f.topic, f.key), f.payload, f.cause,
+         f.traceparent, f.parent_span)
         for f in facts
     ]  # fmt: skip
     tx.execute(ADD_EVENTS, [list(column) for column in zip(*rows, strict=True)])
-    numbered = sorted({(f.topic, f.key) for f in facts})
+    numbered = sorted({(f.topic, f.key) for f in facts if f.sequence is None})
     for sql, places in (
         (ADD_STREAMS, [p for p in numbered if p not in history.known]),
         (SET_STREAMS, [p for p in numbered if p in history.known]),

@@ -115,7 +115,9 @@ class Scope:
         """Return what must be sent after what was stored."""
         if stored is None:
             return cls(sql.SQL("true"), None)
-        if stored.cluster != found.cluster or stored.proven_xid is None:  # nothing is known, most of it is published
+        # a promotion goes on with the numbers of transactions, and has what was stored of them; else nothing is known,
+        # and most of it is published
+        if stored.cluster.system_id != found.cluster.system_id or stored.proven_xid is None:
             return cls(sql.SQL("false"), sql.SQL("true"))
         anew = _anew(stored, found)
         again = sql.SQL("aggregatetype = ANY({})").format(list(anew)) if anew else None

@@ -214,7 +214,7 @@ class Relay:
         system, timeline, *_ = command(walsender, "IDENTIFY_SYSTEM")
         self._handed = 1
         alive = partial(self._go_on, keeper, outlet, stop)
-        check = RestoreCheck(self._plan.service, self._plan.bootstrap, self._plan.topics)
+        check = RestoreCheck(self._plan.service, self._plan.dsn, self._plan.bootstrap, self._plan.topics)
         looked_for = check.look(keeper, outlet.target, alive)
         start = self._start(keeper, outlet, Cluster(int(system), int(timeline)), stop)
         check.looked(keeper, looked_for)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -13,13 +14,14 @@ from typer import echo
 
 from quadrille_cli import complete, console
 from quadrille_cli.client import Client, NoAnswerError, ProblemError
-from quadrille_cli.commands.shared import NOT_FOUND, UNREACHABLE, asked, bad, form, reason, running, whole_id
+from quadrille_cli.commands.shared import NOT_FOUND, TIMEOUT, UNREACHABLE, asked, bad, form, reason, running, whole_id
 from quadrille_cli.services import SERVICES
 from quadrille_cli.stack import Stack
 from quadrille_cli.terminal import age, table
 
 STATUS = "\b\nExamples:\n  quadrille relay status\n  quadrille relay status --service payment -o json"
 FAILED = 1
+LOOK_SECONDS = 0.2
 WELL = ("streaming", "standby")
 UNITS = (("GB", 10**9), ("MB", 10**6), ("kB", 10**3))
 Document = Mapping[str, Any]
@@ -33,7 +35,8 @@ BURY = (
 )
 RESTORE = (
     "\b\nExamples:\n  quadrille relay restore\n"
-    "  quadrille relay restore --service payment --declare-loss --reason 'backup of 3 o clock'"
+    "  quadrille relay restore --service payment --read-back --reason 'backup of 3 o clock'\n"
+    "  quadrille relay restore --service payment --declare-loss --reason 'a test system'"
 )
 app = typer.Typer(
     help="Relays of the services: status, bury, restore.", no_args_is_help=True, rich_markup_mode=None, epilog=STATUS
@@ -103,28 +106,38 @@ def bury(
 
 
 @app.command("restore", epilog=RESTORE)
-def restore(
+def restore(  # noqa: PLR0913 - one parameter per option
     *,
+    read_back: Annotated[
+        bool, typer.Option("--read-back", help="Take the facts that are named back into the outbox, from the topics.")
+    ] = False,
     declare_loss: Annotated[
         bool, typer.Option("--declare-loss", help="The facts that are named are lost: go on without them.")
     ] = False,
-    why: Annotated[str, typer.Option("--reason", help="Why; kept for ever. Wanted with --declare-loss.")] = "",
-    service: Annotated[str, typer.Option("--service", help="Whose; wanted with --declare-loss.")] = "",
+    why: Annotated[str, typer.Option("--reason", help="Why; kept for ever. Wanted with both.")] = "",
+    service: Annotated[str, typer.Option("--service", help="Whose; wanted with both.")] = "",
+    timeout: Annotated[float, typer.Option("--timeout", help="Seconds to wait for it to be done.")] = 600.0,
     data: Data = None,
 ) -> None:
-    """Tell which databases are older than what they published, and what they lack; go on when the loss is declared.
+    """Tell which databases are older than what they published, and what they lack; go on when a person has said how.
 
-    Such a relay sends nothing and its worker carries out no intent until then. Exit codes: 0 none waits, 1 one does, 7
-    a relay does not answer.
+    Such a relay sends nothing and its worker carries out no intent until then. Read back, what it published is in its
+    outbox again, and an input that would now be decided otherwise is parked; rows of its own that no input brings about
+    again (orders placed by HTTP since the backup) stay lost. Either way no number of a stream is given twice. Exit
+    codes: 0 none waits, 1 one does, 4 it goes on by itself and was not done in time, 7 a relay does not answer.
     """
     name, stack = _which(service), running(data)
-    if declare_loss:
+    if read_back and declare_loss:
+        bad("--read-back, --declare-loss", "one of the two")
+    if read_back or declare_loss:
         if not name:
-            bad("--service", f"one of {', '.join(SERVICES)}: a loss is declared for one")
+            bad("--service", f"one of {', '.join(SERVICES)}: it is said for one")
+        how = "read-back" if read_back else "declare-loss"
         with asked(stack.url(f"{name}-relay")) as ops:
-            body = {"how": "declare-loss", "reason": reason(why)}
-            done = ops.demand("POST", "/ops/relay/restore", body).body
-        echo(f"{name} goes on without {done['facts']} facts that it published before it was restored")
+            done = ops.demand("POST", "/ops/relay/restore", {"how": how, "reason": reason(why)}).body
+            facts = _ended(ops, done["id"], timeout)
+        what = "with, read back," if read_back else "without"
+        echo(f"{name} goes on {what} {facts} facts that it published before it was restored")
         return
     waits = False
     for one in (name,) if name else SERVICES:
@@ -132,12 +145,28 @@ def restore(
             found = ops.demand("GET", "/ops/relay/restore").body["restores"]
         for loss in found:
             waits = waits or loss["ended_at"] is None
-            how = f"declared lost by {loss['actor']}: {loss['reason']}" if loss["ended_at"] else loss["detail"]
-            echo(f"{one}: found {loss['found_at']}, {loss['facts']} facts: {how}")
+            what = "read back" if loss["how"] == "read-back" else "declared lost"
+            how = f"{what} by {loss['actor']}: {loss['reason']}" if loss["how"] else loss["detail"]
+            of = f" ({loss['of_commands']} of commands)" if loss["of_commands"] else ""
+            echo(f"{one}: found {loss['found_at']}, {loss['facts']} facts{of}: {how}")
             for line in table(("id", "type", "key", "place"), [tuple(map(str, _fact(f))) for f in loss["sample"]]):
                 echo(f"  {line}")
     if waits:
         raise typer.Exit(FAILED)
+
+
+def _ended(ops: Client, identity: str, timeout: float) -> int:
+    """Wait until a restore is ended, and return how many facts it was about; exits 4 when it was not in time."""
+    deadline = time.monotonic() + timeout
+    while True:
+        found = ops.demand("GET", "/ops/relay/restore").body["restores"]
+        for one in found:
+            if one["id"] == identity and one["ended_at"]:
+                return int(one["facts"])
+        if time.monotonic() > deadline:
+            console.fail("not done yet, and going on\n  fix: quadrille relay restore")
+            raise typer.Exit(TIMEOUT)
+        time.sleep(LOOK_SECONDS)
 
 
 def _fact(fact: Document) -> tuple[str, ...]:

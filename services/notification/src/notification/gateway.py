@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import re
 import smtplib
 import time
@@ -10,6 +11,7 @@ from collections import deque
 from contextlib import suppress
 from email.utils import formatdate
 from functools import partial
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from notification.events import MailFailed, MailSent, SendMail, SendMailDropped
@@ -24,6 +26,9 @@ from quadrille.gateway import (
     TransientError,
     still_open,
 )
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 DOMAIN = "quadrille.example"
 SENDER = f"orders@{DOMAIN}"
@@ -55,6 +60,26 @@ class ServerAwayError(TransientError):
     """No mail server answered, or it is closing: it is sick, whichever mail it is given."""
 
 
+class _Timely(smtplib.SMTP):
+    """A connection that sends nothing after the deadline of its delivery.
+
+    A process that was frozen for longer may have lost the lease, and another has sent this mail meanwhile.
+    """
+
+    deadline = math.inf
+
+    def send(self, s: ReadableBuffer | str) -> None:
+        """Send bytes, a command or a mail; raises TimeoutError when it is too late to be sure of the lease."""
+        if time.monotonic() >= self.deadline:
+            message = "too late to send this mail"
+            raise TimeoutError(message)
+        super().send(s)
+
+
+class _TimelySsl(_Timely, smtplib.SMTP_SSL):
+    """The same over TLS."""
+
+
 class Mailer:
     """The mail server over connections kept open; any thread may use it.
 
@@ -68,14 +93,14 @@ class Mailer:
         if parts.scheme not in ("smtp", "smtps") or not parts.hostname or (parts.username and parts.scheme == "smtp"):
             message = "the mail server's address is smtp://host:port or smtps://user:password@host:port"
             raise ValueError(message)
-        self._open = smtplib.SMTP_SSL if parts.scheme == "smtps" else smtplib.SMTP
+        self._open = _TimelySsl if parts.scheme == "smtps" else _Timely
         self._address = parts.hostname, parts.port or (465 if parts.scheme == "smtps" else 25)
         self._login = unquote(parts.username or ""), unquote(parts.password or "")
         self._timeout = timeout
         self._named: dict[str, str | int] = {
             "network.protocol.name": "smtp", "server.address": self._address[0], "server.port": self._address[1],
         }  # fmt: skip
-        self._idle: deque[smtplib.SMTP] = deque()
+        self._idle: deque[_Timely] = deque()
         self.breaker = Breaker(limits or Limits(), (ServerAwayError,), name="mail server")
 
     def deliver(self, recipient: str, content: bytes) -> None:
@@ -107,7 +132,7 @@ class Mailer:
         while self._idle:
             self._idle.pop().close()
 
-    def _connected(self) -> smtplib.SMTP:
+    def _connected(self) -> _Timely:
         """Return an idle connection that is still alive, the last used first, else a new one."""
         with suppress(IndexError):
             while True:
@@ -131,7 +156,7 @@ class Mailer:
         told = ServerAwayError if _is_away(trouble) else TransientError
         return told(f"no mail server: {type(trouble).__name__}", address=f"{host}:{port}")
 
-    def _forget(self, server: smtplib.SMTP) -> None:
+    def _forget(self, server: _Timely) -> None:
         """Keep the connection of a refused mail, if the server lets go of the mail."""
         try:
             server.rset()
@@ -206,8 +231,9 @@ def _is_away(trouble: Exception) -> bool:
     return True
 
 
-def _hand_over(server: smtplib.SMTP, recipient: str, content: bytes, deadline: float) -> None:
-    """Say MAIL, RCPT and DATA; raises BouncedError, or what smtplib raises."""
+def _hand_over(server: _Timely, recipient: str, content: bytes, deadline: float) -> None:
+    """Say MAIL, RCPT and DATA, and the mail, nothing after the deadline; raises BouncedError, or smtplib's errors."""
+    server.deadline = deadline
     for step in (partial(server.mail, SENDER), partial(server.rcpt, recipient), partial(server.data, content)):
         if server.sock:
             server.sock.settimeout(max(deadline - time.monotonic(), 0.001))

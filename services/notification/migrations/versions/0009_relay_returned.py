@@ -1,0 +1,12 @@
+"""The chassis' tables of what a restored database has published and forgotten, and how it is read back."""
+
+from alembic import op
+
+from quadrille.service import schema
+
+revision = "0009"
+down_revision = "0008"
+
+
+def upgrade() -> None:
+    schema.upgrade(op, 9)
