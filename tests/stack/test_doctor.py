@@ -27,8 +27,9 @@ from quadrille.db.migrations import upgrade
 from quadrille.db.requirements import OF_POSTGRES, Database, clock_skew, postgres_version
 from quadrille.kafka.requirements import OF_TOPICS
 from quadrille.kafka.topics import unmet
-from quadrille.ops.start import RefusedStartError, StartChecks, of_database, of_process
+from quadrille.ops.start import RefusedStartError, StartChecks, of_database, of_process, this_process
 from quadrille.requirements import OF_PROCESS, Seen, ThisProcess
+from quadrille.settings import Settings
 from quadrille_cli.commands.doctor import examined, machine
 from quadrille_cli.doctor import (
     CHECKS,
@@ -277,7 +278,10 @@ def test_what_a_process_refuses_to_start_on(sick: Stack, name: str) -> None:
             assert all(f"wanted {requirement.wants}; fix: {requirement.fix}" in one for one in mine)
 
 
-BROKEN = ThisProcess(lambda _: "0.9", lambda: FUTURE)
+BROKEN = ThisProcess(
+    lambda _: "0.9", lambda: FUTURE, {"OPS_BIND": "0.0.0.0:8101"},
+    ("worker --database-url=postgresql://app:hush@db/x",), ("hush",),
+)  # fmt: skip
 SEEN_ELSEWHERE = frozenset({"postgres.version", "postgres.encoding", "postgres.clock"})
 
 
@@ -295,6 +299,31 @@ def test_a_process_ends_at_its_start(sick: Stack, tmp_path: Path, role: str) -> 
     assert "found fsync = off (postgres.fsync, database inventory at 127.0.0.1:" in done.stderr
     assert "wanted on: a commit is on the disk; fix: deploy/postgres/postgresql.conf" in done.stderr
     assert sick.password not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--ops-bind=0.0.0.0:8101"], "OPS_BIND on 0.0.0.0:8101 (access.ops-port-loopback, this process)"),
+        (["--database-url=postgresql://app:hush@db/x"], "1 command lines with one (access.secrets-not-in-argv"),
+    ],
+)
+def test_a_process_refuses_what_it_was_started_with(words: list[str], told: str) -> None:
+    """An ops port for everybody without a key, a secret that everybody reads: refused before anything is reached."""
+    common = {"QUADRILLE_DATABASE_URL": "postgresql://x", "QUADRILLE_KAFKA_BOOTSTRAP": "x"}
+    env = os.environ | common | {"QUADRILLE_REGISTRY_URL": "http://127.0.0.1:9"}
+    program = [sys.executable, "-m", "inventory", "worker", *words]
+    done = subprocess.run(program, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, told in done.stderr) == (2, True), done.stderr
+    assert "hush" not in done.stderr
+
+
+def test_a_key_or_a_wall_lets_an_ops_port_be_wide() -> None:
+    """Where keys are wanted, or a container's port is published on loopback alone, it may listen for all."""
+    for auth in ("keys", "off-published-on-loopback"):
+        given = {"database_url": "x", "kafka_bootstrap": "x", "registry_url": "http://x", "auth": auth}
+        told = Settings.model_validate({**given, "ops_bind": "0.0.0.0:8101"})
+        assert not [one for one in of_process("api", this_process(told, ())) if "access." in one], auth
 
 
 def test_a_database_that_was_away_is_looked_at_when_it_comes(sick: Stack) -> None:

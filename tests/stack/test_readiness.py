@@ -30,7 +30,7 @@ PARTS = {"kafka", "registry", "topics", "schemas", "postgres:order", "postgres:i
 PAGE = Path(__file__).parents[2] / "docs" / "troubleshooting.md"
 RESEND, FORGET = (
     next(sql for sql in re.findall(r"```sql\n(.+?)```", PAGE.read_text("utf-8"), re.DOTALL) if words in sql)
-    for words in ("relay_progress", "AND partition = 3")
+    for words in ("proven_xid = NULL", "AND partition = 3")
 )
 
 

@@ -37,7 +37,7 @@ from quadrille.ops import server
 from quadrille.ops.checks import Check
 from quadrille.ops.health import breaker_closed, database_can_write, nothing_parked, registry_asked, relay_publishes
 from quadrille.ops.routes import OpsRequest, OpsResponse, OpsRoutes, ScopedRoute
-from quadrille.ops.start import RefusedStartError, StartChecks
+from quadrille.ops.start import RefusedStartError, StartChecks, this_process
 from quadrille.service import Digest, OutagePolicy, Outages, Service, Store, Tx
 from quadrille.settings import Duration, Hidden, Secret, Settings, SettingsError, Size, Url, parse_duration
 
@@ -168,7 +168,7 @@ def main(name: str, arguments: Sequence[str] | None = None) -> None:
     stop = _stop_on_signals()
     checks = StartChecks(role, found.database_url, stop)
     try:
-        checks.begin()
+        checks.begin(this_process(found, flags))
         ROLES[role](name, found, stop)
         checks.verdict()
     except (SettingsError, RefusedStartError) as refused:

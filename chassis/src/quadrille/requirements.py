@@ -8,7 +8,7 @@ and what is asked of the process itself.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any, NamedTuple, TypeAlias, TypeVar
@@ -82,6 +82,10 @@ class ThisProcess:
 
     versions: Callable[[str], str] = version
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ops: Mapping[str, str] = field(default_factory=dict)
+    """Where ops ports that want no key listen, by whose they are."""
+    commands: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()
 
 
 @requires(
@@ -93,6 +97,28 @@ def clock(process: ThisProcess) -> Seen:
     now = process.now()
     lived = datetime(2025, 1, 1, tzinfo=UTC) < now < datetime(2100, 1, 1, tzinfo=UTC)
     return Seen(now.isoformat(timespec="seconds"), lived)
+
+
+@requires(
+    OF_PROCESS, "access.ops-port-loopback", wants="loopback alone, where no key is wanted",
+    fix="QUADRILLE_OPS_BIND=127.0.0.1:PORT, or QUADRILLE_AUTH=keys", roles=ROLES,
+)  # fmt: skip
+def ops_port_loopback(process: ThisProcess) -> Seen:
+    """Whoever reaches an ops port is the operator."""
+    from quadrille.settings import Bind  # noqa: PLC0415 - what the command line's start can spare
+
+    wide = [f"{name} on {bind}" for name, bind in process.ops.items() if not Bind(bind).loopback]
+    return Seen(", ".join(wide) or "loopback", not wide)
+
+
+@requires(
+    OF_PROCESS, "access.secrets-not-in-argv", wants="no secret in a command line",
+    fix="give it by environment, or NAME_FILE", roles=ROLES,
+)  # fmt: skip
+def secrets_not_in_argv(process: ThisProcess) -> Seen:
+    """Everybody on the machine reads a command line."""
+    found = sum(secret in command for command in process.commands for secret in process.secrets if secret)
+    return Seen(f"{found} command lines with one" if found else "none", not found)
 
 
 PACKAGES: Mapping[str, tuple[tuple[int, ...], str]] = {

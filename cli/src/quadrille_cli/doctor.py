@@ -496,22 +496,6 @@ def data_whole(machine: Machine) -> Seen:
     return Seen("there" if there and there.ports else "missing or cut short", bool(there and there.ports))
 
 
-@check("access.ops-port-loopback", wants="loopback alone", fix="QUADRILLE_OPS_BIND=127.0.0.1:PORT", fatal=True)
-def ops_port_loopback(machine: Machine) -> Seen:
-    """Whoever reaches an ops port is the operator."""
-    from quadrille.settings import Bind  # noqa: PLC0415 - as above
-
-    wide = [f"{name} on {bind}" for name, bind in machine.ops.items() if not Bind(bind).loopback]
-    return Seen(", ".join(wide) or "loopback", not wide)
-
-
-@check("access.secrets-not-in-argv", wants="none", fix="give it by environment, or NAME_FILE", fatal=True)
-def secrets_not_in_argv(machine: Machine) -> Seen:
-    """Everybody on the machine reads a command line."""
-    found = sum(secret in command for command in machine.commands for secret in machine.secrets if secret)
-    return Seen(f"in {found} command lines" if found else "none", not found)
-
-
 @check("settings.names", wants="names that are known", fix="rename it, or unset it: docs/settings.md lists them")
 def setting_names(machine: Machine) -> Seen:
     """A slip of a name is a setting that nobody hears."""
@@ -545,12 +529,11 @@ PARTS: Mapping[str, type] = {
     "postgres": Database, "access": Database, "kafka": Broker, "schema": SchemaRegistry, "host": Machine,
     "settings": Machine, "client": Machine,
 }  # fmt: skip
-OF_MACHINE = frozenset({"access.ops-port-loopback", "access.secrets-not-in-argv"})
 
 
 def looks_at(name: str) -> type:
     """Return what a check of this name looks at."""
-    return Machine if name in OF_MACHINE else PARTS[name.partition(".")[0]]
+    return Machine if name in OF_PROCESS else PARTS[name.partition(".")[0]]
 
 
 class Told(NamedTuple):

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, suppress
 
 import psycopg
 import structlog
@@ -20,6 +20,7 @@ from quadrille.db.conninfo import pinned
 from quadrille.db.requirements import OF_POSTGRES, Database
 from quadrille.observability.readiness import reason
 from quadrille.requirements import OF_PROCESS, ROLES, ThisProcess
+from quadrille.settings import Secret, Settings
 
 PATIENCE_SECONDS, AGAIN_SECONDS = 2.0, 1.0
 log = structlog.get_logger()
@@ -74,6 +75,21 @@ class StartChecks:
                 log.warning("start checks made", role=self._role, seconds=round(time.monotonic() - began, 1))
             self._looked.set()
             return
+
+
+def this_process(found: Settings, words: Sequence[str]) -> ThisProcess:
+    """Return this process as it was started: by which settings, with which words."""
+    ops = {"OPS_BIND": str(found.ops_bind)} if found.auth == "off" else {}
+    return ThisProcess(ops=ops, commands=(" ".join(words),), secrets=tuple(_told_by_words(found)))
+
+
+def _told_by_words(found: Settings) -> Iterator[str]:
+    """Yield the secrets that were given as arguments; of an address its password, where it has one."""
+    for name, source in found.sources.items():
+        value = getattr(found, name)
+        if source == "flag" and isinstance(value, Secret):
+            with suppress(psycopg.ProgrammingError):
+                yield str(conninfo_to_dict(value).get("password") or "") if "://" in value else value
 
 
 def of_process(role: str, process: ThisProcess) -> Iterator[str]:

@@ -82,6 +82,7 @@ def machine(stack: Stack) -> Machine:
         name: bind
         for name, process in stack.processes.items()
         if (bind := process.spec.env.get("QUADRILLE_OPS_BIND")) is not None
+        and process.spec.env.get("QUADRILLE_AUTH") != "keys"
     }
     return Machine(
         data=stack.data, free=lambda path: shutil.disk_usage(path).free, now=lambda: datetime.now(UTC),
