@@ -11,7 +11,7 @@ from collections import deque
 from contextlib import suppress
 from email.utils import formatdate
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from notification.events import MailFailed, MailSent, SendMail, SendMailDropped
@@ -26,9 +26,6 @@ from quadrille.gateway import (
     TransientError,
     still_open,
 )
-
-if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer
 
 DOMAIN = "quadrille.example"
 SENDER = f"orders@{DOMAIN}"
@@ -68,7 +65,7 @@ class _Timely(smtplib.SMTP):
 
     deadline = math.inf
 
-    def send(self, s: ReadableBuffer | str) -> None:
+    def send(self, s: Any) -> None:  # noqa: ANN401 - smtplib's own: text or any buffer
         """Send bytes, a command or a mail; raises TimeoutError when it is too late to be sure of the lease."""
         if time.monotonic() >= self.deadline:
             message = "too late to send this mail"
