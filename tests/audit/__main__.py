@@ -26,6 +26,7 @@ KINDS = ("ok", "declined", "out_of_stock", "cancel")
 ORDERS, RATES = (100, 400), (20.0, 60.0)
 """A load draws from these."""
 WAIT_SECONDS = 300.0
+LOG = "clients.jsonl"
 
 
 def main(arguments: list[str]) -> int:
@@ -42,6 +43,7 @@ def main(arguments: list[str]) -> int:
         if not alarms:
             stack.stop()
             stack.wipe()
+            (stack.data.parent / LOG).unlink(missing_ok=True)
             stack.data.parent.rmdir()
             return 0
     _say(f"again: python -m tests.audit {asked.seed} {asked.runs}; all data is left in {stack.data}")
@@ -59,7 +61,7 @@ def drawn(seed: int) -> Plan:
 
 def _run(stack: Stack, plan: Plan, name: str) -> int:
     """Load the stack, audit it, and return how many alarms there were: findings, and invariants not judged."""
-    log = stack.data.parent / "clients.jsonl"
+    log = stack.data.parent / LOG
     with ClientLog(log, stack.url("order")) as kept:
         run = measure(stack, plan, log=kept)
     report = audited(stack, clients=log, wait=WAIT_SECONDS)
