@@ -103,11 +103,11 @@ def _ended(_: object, __: object, read: object, *___: object) -> bool:
     return type(read).__name__ == "Commit"
 
 
-def _no_room() -> None:
-    """Have no intent leased to whoever emits it."""
-    from quadrille.tasks.scheduler import TaskScheduler  # noqa: PLC0415 - the armed process alone
+def _leased_later() -> None:
+    """Have no intent leased to whoever emits it: the poll finds it; a refund is due only where charges are made."""
+    from quadrille.processing import batch  # noqa: PLC0415 - the armed process alone
 
-    TaskScheduler.room = lambda self: 0  # type: ignore[method-assign] # noqa: ARG005 - planted
+    setattr(batch, "_lease_now", lambda *_: {})  # noqa: B010 - planted
 
 
 def _fails_once() -> None:
@@ -197,13 +197,15 @@ POINTS: dict[str, Point] = {
         Point("W6", "commit.sent", f"{BATCH}:_commit_sent", WORKERS, also=_told_commit),
         Point("W7", "worker.committed", "quadrille.consumer.assignment:Assignment.committed", WORKERS, after=False),
         Point("W8", "commit.halved", f"{BATCH}:process_batch", WORKERS, also=_refused_together),
-        Point("P1", "charge.said", f"{BATCH}:_process", PAYMENT, counts=_says("ChargeCard"), also=_no_room),
+        Point("P1", "charge.said", f"{BATCH}:_process", PAYMENT, counts=_says("ChargeCard"), also=_leased_later),
         Point("P2", "charge.leased", INSIST, PAYMENT, after=False, counts=_at("/v1/charges")),
         Point("P3", "charge.answered", INSIST, PAYMENT, counts=_at("/v1/charges")),
         Point("P4", "charge.recording", f"{BATCH}:unit_of_work.end", PAYMENT, after=False, counts=CHARGED),
         Point("P5", "charge.recorded", f"{SCHEDULER}._commit", PAYMENT, counts=CHARGED),
         Point("P6", "inquiry.answered", LOOK, PAYMENT, counts=_at("/v1/charges"), once=True),
-        Point("P7", "refund.said", f"{BATCH}:_process", PAYMENT, counts=_says("RefundCard"), also=_no_room, once=True),
+        Point(
+            "P7", "refund.said", f"{BATCH}:_process", PAYMENT, counts=_says("RefundCard"), also=_leased_later, once=True
+        ),
         Point("P8", "refund.leased", INSIST, PAYMENT, after=False, counts=_at("/v1/refunds")),
         Point("P9", "refund.answered", INSIST, PAYMENT, counts=_at("/v1/refunds")),
         Point("P10", "refund.recording", f"{BATCH}:unit_of_work.end", PAYMENT, after=False, counts=REFUNDED),
