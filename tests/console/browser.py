@@ -19,6 +19,8 @@ from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
 
+LOOKS = ((1280, "light"), (390, "dark"), *(((1280, "dark"), (390, "light")) if "QUADRILLE_SHOTS" in os.environ else ()))
+"""Widths and schemes a screen is looked at in: each of them, and with pictures wanted each with each."""
 PATIENCE_SECONDS = 60.0
 PROGRAM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""

@@ -17,7 +17,7 @@ from order.events import StockReserved
 from quadrille.testing import OnPostgres
 from quadrille_cli.testing import Start
 from tests.chassis.support.database import wait_until
-from tests.console.browser import Browser
+from tests.console.browser import LOOKS, Browser
 from tests.console.conftest import Console, console_served
 from tests.console.desk import Desk, form
 from tests.console.shopfloor import Floor, order_floor
@@ -319,7 +319,7 @@ def test_a_button_works_without_a_script(floor: Floor, here: Console, browser: B
     assert floor.audit() == [("local", "intake.pause", "stocktaking")]
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")])
+@pytest.mark.parametrize(("width", "scheme"), LOOKS)
 def test_every_new_screen_is_accessible(  # noqa: PLR0913, PLR0917 - fixtures
     floor: Floor, here: Console, browser: Browser, shots: Path, width: int, scheme: str
 ) -> None:

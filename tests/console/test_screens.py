@@ -14,7 +14,7 @@ import pytest
 
 from console.domain import Shown
 from quadrille.testing import OnPostgres
-from tests.console.browser import Browser
+from tests.console.browser import LOOKS, Browser
 from tests.console.conftest import served
 from tests.console.stories import Teller, inputs
 
@@ -73,7 +73,7 @@ def places(shop: str) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")])
+@pytest.mark.parametrize(("width", "scheme"), LOOKS)
 def test_every_screen_is_accessible_and_complains_of_nothing(
     shop: str, browser: Browser, shots: Path, width: int, scheme: str
 ) -> None:

@@ -24,7 +24,7 @@ import httpx
 import pytest
 
 from console import screens
-from tests.console.browser import Browser, Page
+from tests.console.browser import LOOKS, Browser, Page
 from tests.stack.conftest import MakePlace, Place, first_start  # noqa: F401 - a fixture
 
 PATIENCE_SECONDS = 240.0
@@ -33,7 +33,6 @@ HANDLERS = "services/payment/src/payment/handlers.py"
 HANDLER = '    """Charge the card now that the stock is held, as soon as the amount is known."""\n'
 BROKEN = '    amount = {"EUR": 0}["amount"]\n    assert amount\n'
 RESTART = "quadrille restart payment-worker"
-SIZES = ((1280, False), (1280, True), (390, False), (390, True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +64,7 @@ class Person:
     def photograph(self, name: str) -> None:
         """Take pictures of where the browser is: large and small, light and dark."""
         url = self.page.run("location.href")
-        for wide, dark in SIZES:
+        for wide, dark in ((width, scheme == "dark") for width, scheme in LOOKS):
             with self.browser.page(width=wide, dark=dark) as other:
                 other.goto(url)
                 other.shot(self.shots / f"walk-{name}-{wide}{'-dark' if dark else ''}.png")

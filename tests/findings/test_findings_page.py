@@ -10,7 +10,7 @@ import pytest
 
 from console.findings.domain import Kind
 from tests.conftest import Shop
-from tests.console.browser import Browser
+from tests.console.browser import LOOKS, Browser
 from tests.console.conftest import Console
 from tests.console.desk import Desk, form, said
 from tests.console.test_screens import AXE, RULES
@@ -105,12 +105,12 @@ def test_what_can_be_repaired_is_accessible(spoilt: Shop, desk: Desk, browser: B
              "ask-repair": f"/ask/repair?finding={which}", "acting-order-finding": f"/orders/{order}"}  # fmt: skip
     [(name, secret)] = dict(desk.http.cookies).items()
     wrong: list[str] = []
-    for width, dark in ((1280, False), (1280, True), (390, False), (390, True)):
-        with browser.page(width=width, dark=dark) as page:
+    for width, scheme in LOOKS:
+        with browser.page(width=width, dark=scheme == "dark") as page:
             page.ask("Network.setCookie", name=name, value=secret, url=base, httpOnly=True, sameSite="Strict")
             for shown, path in paths.items():
                 page.goto(base + path)
-                page.shot(shots / f"{shown}-{width}-{'dark' if dark else 'light'}.png")
+                page.shot(shots / f"{shown}-{width}-{scheme}.png")
                 if page.run("document.documentElement.scrollWidth") > width:
                     wrong.append(f"{shown}: wider than {width}")
                 page.run(AXE + ";true")
