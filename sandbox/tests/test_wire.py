@@ -47,7 +47,7 @@ async def _listen(connection: Callable[[], http_server.Connection]) -> asyncio.S
 
 
 def connected(port: int, sent: bytes = b"") -> socket.socket:
-    line = socket.create_connection(("127.0.0.1", port), timeout=30)
+    line = socket.create_connection(("127.0.0.1", port), timeout=120)
     line.sendall(sent)
     return line
 
@@ -94,12 +94,12 @@ def test_who_reads_nothing_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
             ended.set()
 
     with listening(lambda _: Streamed("text/plain", endless())) as port, connected(port, GET):
-        assert ended.wait(30)
+        assert ended.wait(120)
 
 
 def test_a_crowd_closes_who_was_silent_longest() -> None:
     """Beyond the bound the connection silent longest goes; who is being answered stays, who comes is answered."""
-    with listening(lambda _: Later(0.5, lambda: reply(200, {}))) as port, ExitStack() as held:
+    with listening(lambda _: Later(3.0, lambda: reply(200, {}))) as port, ExitStack() as held:
         busy = held.enter_context(connected(port, GET))
         oldest, *_ = [held.enter_context(connected(port)) for _ in range(30)]
         assert oldest.recv(1) == b""

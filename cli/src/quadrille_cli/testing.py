@@ -24,6 +24,8 @@ from quadrille_cli.stack.servers import jaeger
 Start = Callable[..., Stack]
 PATIENT = {"INTAKE_FAILURE_MINIMUM": "100000"}
 """Tests make sagas fail on purpose: intake is not to shut for that."""
+WHOLE = ("stack", "hasty", "audited", "arena", "spoilt")
+"""Fixtures that are a whole stack, or have one; once a session."""
 COMMANDS = "commands"
 """The tests of a folder ``stack``: half of all that want the whole one, so they have it on a worker of their own."""
 
@@ -127,6 +129,31 @@ def _group(item: pytest.Item) -> str:
     if whole == ["stack"] and item.path.parent.name == "stack":
         return COMMANDS
     return whole[0] if whole else item.nodeid.partition("::")[0]
+
+
+_resting: dict[str, Stack] = {}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Start a whole stack again that was ended with the last test of another piece of work."""
+    for name in WHOLE:
+        if name in _resting and name in getattr(item, "fixturenames", ()):
+            _resting.pop(name).start()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None]:
+    """End whole stacks with the last test of a piece of work: at rest they would slow down all that is to come."""
+    used = dict(getattr(item, "funcargs", {}))
+    yield
+    if nextitem is None or _group(item) == _group(nextitem):
+        return
+    for name in WHOLE:
+        there = getattr(used.get(name), "stack", used.get(name))
+        if isinstance(there, Stack):
+            there.stop()
+            _resting[name] = there
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
