@@ -228,7 +228,7 @@ class SagaOutage(_Saga):
 
     def work(self, size: Size) -> Callable[[Shop], tuple[dict[str, float], list[Load], list[str]]]:
         """Return one outage."""
-        rate, seconds = 40.0, max(10.0, 180 * size.share)  # an order's deadline is five minutes
+        rate, seconds = 40.0, max(10.0, 600 * size.share)  # an order's deadline is fifteen minutes
 
         def outlived(shop: Shop) -> tuple[dict[str, float], list[Load], list[str]]:
             worker = shop.processes.get("inventory-worker") or shop.stack.process("inventory-worker").pid or 0

@@ -7,12 +7,8 @@ from __future__ import annotations
 
 import argparse
 import random
-import signal
-import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 
 from quadrille_auditor import lines as report_lines
 from quadrille_cli.auditing import audited
@@ -21,6 +17,7 @@ from quadrille_cli.loadtest.client_log import ClientLog
 from quadrille_cli.loadtest.run import Plan, measure
 from quadrille_cli.stack import EVERYTHING, Stack
 from quadrille_cli.testing import PATIENT
+from tests import long_run
 
 KINDS = ("ok", "declined", "out_of_stock", "cancel")
 ORDERS, RATES = (100, 400), (20.0, 60.0)
@@ -39,14 +36,14 @@ def main(arguments: list[str]) -> int:
     with _stack() as stack:
         for number in range(1, asked.runs + 1):
             alarms += _run(stack, drawn(asked.seed + number), f"run {number} of {asked.runs}")
-        _say(f"{asked.runs} clean runs, {alarms} alarms")
+        long_run.say(f"{asked.runs} clean runs, {alarms} alarms")
         if not alarms:
             stack.stop()
             stack.wipe()
             (stack.data.parent / LOG).unlink(missing_ok=True)
             stack.data.parent.rmdir()
             return 0
-    _say(f"again: python -m tests.audit {asked.seed} {asked.runs}; all data is left in {stack.data}")
+    long_run.say(f"again: python -m tests.audit {asked.seed} {asked.runs}; all data is left in {stack.data}")
     return 1
 
 
@@ -68,32 +65,20 @@ def _run(stack: Stack, plan: Plan, name: str) -> int:
     unjudged = report.code and not report.findings
     load = f"seed {plan.seed}, {plan.orders} orders {plan.arrivals}, {len(run.ends)} ended"
     found = f"{len(report.findings)} findings" + (", not all judged" if unjudged else "")
-    _say(f"{name}: {load}; {report.orders['at_rest']:,} at rest audited, {found}")
+    long_run.say(f"{name}: {load}; {report.orders['at_rest']:,} at rest audited, {found}")
     if report.code:
-        _say("\n".join(report_lines(report)))
+        long_run.say("\n".join(report_lines(report)))
     return len(report.findings) or bool(unjudged)
 
 
 @contextmanager
 def _stack() -> Iterator[Stack]:
     """A stack of its own, beside any other; ended as its runs are, wiped only by who says so."""
-    home = Path(tempfile.mkdtemp(prefix="quadrille-audit-"))
-    home.chmod(0o711)
+    home = long_run.home("audit")
     parts = EVERYTHING - {"console", "postgres:console"}
     with Stack(home / "data", parts=parts, scattered=True, settings=PATIENT) as stack:
         yield stack
 
 
-def _say(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
-
-
-def _end(*_: object) -> None:
-    """End as after Ctrl-C: with every process of the stack."""
-    raise KeyboardInterrupt
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _end)
-    sys.exit(main(sys.argv[1:]))
+    long_run.run(main)

@@ -7,14 +7,12 @@ killed. A stack of its own; exit 1 when anything was wrong.
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
-import tempfile
 from collections import Counter
-from pathlib import Path
 
 from quadrille_cli.chaos import own
 from quadrille_cli.chaos.faults import Arena
+from tests import long_run
 from tests.crash.points import POINTS
 from tests.crash.recovery import measured
 from tests.crash.siege import Siege, rounds
@@ -27,8 +25,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("times", type=int, nargs="?", default=1, help="how often each point is met in each process")
     parser.add_argument("--recovery", type=int, default=0, metavar="TIMES", help="measure recovery, so often a process")
     asked = parser.parse_args(arguments)
-    home = Path(tempfile.mkdtemp(prefix="quadrille-siege-"))
-    home.chmod(0o711)
+    home = long_run.home("siege")
     with own.arena(home, asked.seed) as arena:
         wrong = measured(arena, asked.recovery, print) if asked.recovery else _siege(arena, asked.seed, asked.times)
     if not wrong:
@@ -52,11 +49,5 @@ def _siege(arena: Arena, seed: int, times: int) -> list[str]:
     return siege.wrong
 
 
-def _end(*_: object) -> None:
-    """End as after Ctrl-C: with every process of the stack."""
-    raise KeyboardInterrupt
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _end)
-    sys.exit(main(sys.argv[1:]))
+    long_run.run(main)

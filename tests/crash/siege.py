@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import random
 import threading
-from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -30,8 +29,6 @@ LOOK_SECONDS = 0.25
 SOON = "3s"
 """The deadline of orders where a timer is to fire: most are confirmed by then, and their timer finds nothing to do."""
 TIMERS = ("U1", "U2")
-SELDOM = ("P6",)
-"""Met only while the processor is in trouble, which takes its time."""
 SENDS_AGAIN = 40
 """So many mails a sender may have in hand when it ends or freezes, each of which may come once more: ten calls under
 way, and those whose answers it has and has not committed. One that wakes after its deadline sends nothing itself."""
@@ -56,19 +53,6 @@ def rounds(seed: int, times: int = 1, most: int = 1) -> Iterator[Round]:
                     this[process] = (*this.get(process, ()), point)
                     wanted.remove((process, point))
             yield this
-
-
-def short(seed: int, most: int) -> list[Round]:
-    """Return rounds in which every point but the seldom is met once, by whoever of its processes has least to do."""
-    rng = random.Random(seed)  # noqa: S311 - as above
-    lists: defaultdict[str, list[str]] = defaultdict(list)
-    for point in sorted(POINTS.values(), key=lambda one: len(one.processes)):
-        if point.id not in (*TIMERS, *SELDOM):
-            places = rng.sample(point.processes, len(point.processes))
-            lists[min(places, key=lambda one: len(lists[one]))].append(point.id)
-    parts = range(0, max(map(len, lists.values())), most)
-    found = [{name: tuple(ids[at : at + most]) for name, ids in lists.items() if ids[at:]} for at in parts]
-    return [*found, {"order-worker": TIMERS}]
 
 
 class Siege:

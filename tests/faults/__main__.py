@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import signal
-import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 
 from quadrille_auditor import lines as report_lines
 from quadrille_cli.auditing import audited
 from quadrille_cli.demo_data import stock_up
 from quadrille_cli.stack import EVERYTHING, Stack
 from quadrille_cli.testing import PATIENT
+from tests import long_run
 from tests.conftest import opened
 from tests.faults.customers import Customers
 from tests.faults.drill import Drill
@@ -39,20 +36,20 @@ def main(arguments: list[str]) -> int:
         shop = opened(stack)
         stock_up(stack, {"SKU-TEA": 1_000_000, "SKU-NONE": 0})
         customers = Customers(stack, asked.seed)
-        drill = Drill(shop, customers, _say)
+        drill = Drill(shop, customers, long_run.say)
         with customers:
             for pair in wanted:
                 drill.run(pair)
         drill.reckon()
         drill.found += _audited(stack)
         for wrong in drill.found:
-            _say(f"WRONG {wrong}")
+            long_run.say(f"WRONG {wrong}")
         if not drill.found:
             stack.stop()
             stack.wipe()
             stack.data.parent.rmdir()
             return 0
-    _say(
+    long_run.say(
         f"again: python -m tests.faults {asked.seed} {asked.pairs} [--only PAIR ...]; all data is left in {stack.data}"
     )
     return 1
@@ -62,29 +59,17 @@ def _audited(stack: Stack) -> list[str]:
     """Return what the auditor finds, or why it cannot judge."""
     report = audited(stack, wait=600.0, extra_mails=EXTRA_MAILS, healed_at=datetime.now(UTC))
     for line in report_lines(report):
-        _say(line)
+        long_run.say(line)
     return [*(str(finding.document()) for finding in report.findings), *report.unread, *report.moving]
 
 
 @contextmanager
 def _stack() -> Iterator[Stack]:
-    home = Path(tempfile.mkdtemp(prefix="quadrille-faults-"))
-    home.chmod(0o711)  # Postgres may run as another user
-    _say(f"starting a stack in {home}")
+    home = long_run.home("faults")
+    long_run.say(f"starting a stack in {home}")
     with Stack(home / "stack", parts=EVERYTHING, scattered=True, settings=SETTINGS) as stack:
         yield stack
 
 
-def _say(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
-
-
-def _end(*_: object) -> None:
-    """End as after Ctrl-C: with every process of the stack."""
-    raise KeyboardInterrupt
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _end)
-    sys.exit(main(sys.argv[1:]))
+    long_run.run(main)

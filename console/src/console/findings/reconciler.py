@@ -103,6 +103,7 @@ class Reconciler:
                 metrics.ROUNDS.labels("AWAY").inc()
                 log.warning("no reconciliation", outcome="AWAY", detail=type(trouble).__name__)
             except Exception:
+                metrics.ROUNDS.labels("FAILED").inc()
                 log.exception("a round of the reconciler failed")
 
     def _round(self, tx: Tx) -> None:
