@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -27,6 +28,7 @@ from quadrille_cli.stack.processes import birth
 
 Ask = Callable[..., str]
 Pids = dict[str, int]
+Ports = dict[str, dict[str, int]]
 ENDS = ("CONFIRMED", EITHER, REFUSED)
 UP = ("up", "--detach", "--set", "INBOX_WINDOW=6d")
 MEMORY_BAR_MB = 1536  # each page once: what the processes share (libraries, shared buffers) is not counted for each
@@ -160,6 +162,11 @@ def pids(ask: Ask) -> Pids:
     return {p["name"]: p["pid"] for p in json.loads(ask("status", "-o", "json"))["processes"] if "aot" not in p["name"]}
 
 
+def ports(ask: Ask) -> Ports:
+    """The ports of every process of the stack by name."""
+    return {p["name"]: p["ports"] for p in json.loads(ask("status", "-o", "json"))["processes"]}
+
+
 def test_status_shows_every_process_within_the_memory_bar(running: Ask) -> None:
     """Twenty-one processes run, each with its ports; together they stay below the bar of 2 GB."""
     told = json.loads(running("status", "-o", "json", "--sample", "1"))
@@ -180,8 +187,8 @@ def test_up_again_changes_nothing(running: Ask) -> None:
 
 
 def test_a_dead_process_is_reported_and_brought_back(running: Ask) -> None:
-    """`status` exits 1 when a process is gone; `up` starts exactly that one."""
-    before = pids(running)
+    """`status` exits 1 when a process is gone; `up` starts exactly that one, and tells the console if its port moved."""
+    before, listened = pids(running), ports(running)
     psutil.Process(before["inventory-worker"]).kill()
     psutil.wait_procs([psutil.Process(before["inventory-worker"])], timeout=60)
 
@@ -189,8 +196,23 @@ def test_a_dead_process_is_reported_and_brought_back(running: Ask) -> None:
     running(*UP)
 
     after = pids(running)
-    assert after.pop("inventory-worker") != before.pop("inventory-worker")
-    assert after == before
+    moved = ports(running) != listened
+    changed = {name for name in before if after[name] != before[name]}
+    assert changed == {"inventory-worker", *(["console"] if moved else [])}
+
+
+def test_a_port_taken_meanwhile_moves_and_the_console_is_told(running: Ask) -> None:
+    """Another program listens where a dead process did: it begins elsewhere; who asks it there is started again."""
+    before, port = pids(running), ports(running)["inventory-worker"]["inventory-worker"]
+    psutil.Process(before["inventory-worker"]).kill()
+    psutil.wait_procs([psutil.Process(before["inventory-worker"])], timeout=60)
+
+    with socket.create_server(("127.0.0.1", port)):
+        assert re.search(r"started again: console, for", running(*UP))
+
+    after = pids(running)
+    assert ports(running)["inventory-worker"]["inventory-worker"] != port
+    assert {name for name in before if after[name] != before[name]} == {"inventory-worker", "console"}
 
 
 def test_a_process_is_stopped_started_and_restarted_by_name(running: Ask) -> None:
