@@ -35,8 +35,8 @@ def main(arguments: list[str]) -> int:
 
 def _siege(arena: Arena, seed: int, times: int) -> list[str]:
     siege = Siege(arena, seed)
-    for how, most in (("kill", 5), ("stop", 1)):  # a frozen one is taken over from: one a round
-        for number, armament in enumerate(rounds(seed, times, most)):
+    for how in ("kill", "stop"):
+        for number, armament in enumerate(rounds(seed, times, most=8)):
             siege.round(armament, how, nth=2 + number % 3)
     for line in siege.wrong:
         sys.stdout.write(f"WRONG {line}\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import socket
 import threading
@@ -171,3 +172,17 @@ def test_a_run_that_sent_nothing_is_no_success() -> None:
     run = Run(Plan(5, 50.0, {"ok": 1.0}), datetime.now(UTC))
     assert run.wrong() == ["5 orders were not sent: the sender ended early"]
     assert Objective().missed(run) == run.wrong()[0]
+
+
+def test_orders_are_spread_evenly_over_so_many_goods() -> None:
+    """Each good is asked for as often as any other; what is out of stock stays so, and kinds are as they were."""
+    one, many = (Plan(600, 50.0, {"ok": 0.5, "cancel": 0.3, "out_of_stock": 0.2}, skus=n) for n in (1, 3))
+    task, kinds = many.task("http://127.0.0.1:1")
+    goods = Counter(json.loads(task.bodies[number])["lines"][0]["sku"] for number in task.kinds)
+
+    assert kinds == one.task("http://127.0.0.1:1")[1]
+    assert goods.pop("SKU-NONE") == kinds.count("out_of_stock")
+    assert set(goods) == {"SKU-TEA", "SKU-TEA-2", "SKU-TEA-3"} == set(many.goods())
+    assert min(goods.values()) > 0.8 * max(goods.values())
+    cancelled = [kind for kind, number in zip(kinds, task.kinds, strict=True) if number in task.cancels]
+    assert cancelled == ["cancel"] * kinds.count("cancel")

@@ -42,6 +42,7 @@ def load(  # noqa: PLR0913, PLR0917 - one parameter per option
     mix: Annotated[
         str, typer.Option("--mix", help=f"Weights of {', '.join(KINDS)}.")
     ] = "ok=90,declined=5,out_of_stock=5",
+    skus: Annotated[int, typer.Option("--skus", min=1, max=1000, help="Over how many goods they are spread.")] = 1,
     slo: Annotated[str, typer.Option("--slo", help="p99=2s: exit 1 when confirmed orders take longer.")] = "",
     seed: Annotated[int, typer.Option("--seed", help="Repeats a run: its kinds and arrivals.")] = 1,
     find_max: Annotated[bool, typer.Option("--find-max", help="Raise the rate until the objective breaks.")] = False,  # noqa: FBT002 - an option
@@ -70,7 +71,7 @@ def load(  # noqa: PLR0913, PLR0917 - one parameter per option
         bad("--arrivals", f"one of {', '.join(ARRIVALS)}")
     if log is not None and (log.is_dir() or not log.absolute().parent.is_dir()):
         bad("--log", f"a file in a directory that is there, such as clients.jsonl; not {log}")
-    plan, objective = Plan(orders, rate, _mix(mix), seed, arrivals), _slo(slo)
+    plan, objective = Plan(orders, rate, _mix(mix), seed, arrivals, skus), _slo(slo)
     stack = running(data, "order-api")
     console = Console(highlight=False, soft_wrap=True)
     _mind_the_machine(console, stack, forced=force)

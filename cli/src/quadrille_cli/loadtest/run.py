@@ -13,7 +13,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -29,11 +29,12 @@ from quadrille_cli.stack import Stack
 from quadrille_cli.stack.usage import cpu_by_group
 
 STALLED_SECONDS = 30.0
+GOOD = "SKU-TEA"
 KINDS: dict[str, tuple[str, str, str]] = {  # token, SKU, expected end
-    "ok": ("tok_ok", "SKU-TEA", "CONFIRMED"),
-    "declined": ("tok_declined_funds", "SKU-TEA", "CANCELLED PAYMENT_DECLINED"),
+    "ok": ("tok_ok", GOOD, "CONFIRMED"),
+    "declined": ("tok_declined_funds", GOOD, "CANCELLED PAYMENT_DECLINED"),
     "out_of_stock": ("tok_ok", "SKU-NONE", "CANCELLED OUT_OF_STOCK"),
-    "cancel": ("tok_ok", "SKU-TEA", "CANCELLED CUSTOMER"),  # as soon as it is accepted
+    "cancel": ("tok_ok", GOOD, "CANCELLED CUSTOMER"),  # as soon as it is accepted
 }
 BATCHES = re.compile(r"^quadrille_batch_inputs_(sum|count) ([\d.e+]+)$", re.MULTILINE)
 
@@ -49,23 +50,37 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a load run sends: so many orders at a rate, of a mix of kinds, arriving as ``arrivals`` names."""
+    """What a load run sends: so many orders at a rate, of a mix of kinds, arriving as ``arrivals`` names.
+
+    Those whose good is in stock are spread evenly over ``skus`` goods.
+    """
 
     orders: int
     rate: float
     mix: Mapping[str, float]
     seed: int = 1
     arrivals: str = "steady"
+    skus: int = 1
+
+    def goods(self) -> list[str]:
+        """Return the goods that are in stock."""
+        return [GOOD, *(f"{GOOD}-{number}" for number in range(2, self.skus + 1))]
 
     def task(self, url: str) -> tuple[Task, list[str]]:
         """Return the sender's task, and the kind of every order; the same for the same seed."""
         rng, kinds = random.Random(self.seed), list(self.mix)  # noqa: S311 - a repeatable load
         drawn = rng.choices(range(len(kinds)), list(self.mix.values()), k=self.orders)
         due = list(ARRIVALS[self.arrivals](self.orders, self.rate, rng))
-        bodies = [json.dumps(order_of([(KINDS[kind][1], 1)], KINDS[kind][0])) for kind in kinds]
-        cancels = [number for number, kind in enumerate(kinds) if kind == "cancel"]
-        task = Task(url, f"load-{uuid.uuid4()}", due, drawn, bodies, cancels, shown_to(url))
+        chosen = [number * self.skus + place % self.skus for place, number in enumerate(drawn)]
+        bodies = [json.dumps(body) for kind in kinds for body in self._bodies(*KINDS[kind][:2])]
+        cancels = [number for number in range(len(bodies)) if kinds[number // self.skus] == "cancel"]
+        task = Task(url, f"load-{uuid.uuid4()}", due, chosen, bodies, cancels, shown_to(url))
         return task, [kinds[number] for number in drawn]
+
+    def _bodies(self, token: str, sku: str) -> Iterator[dict[str, object]]:
+        for good in self.goods():
+            body = order_of([(sku, 1)], token)
+            yield body | {"lines": [line | {"sku": good if sku == GOOD else sku} for line in body["lines"]]}
 
 
 @dataclass(slots=True)
@@ -151,7 +166,7 @@ def measure(
 
     ``log`` is where each request is written down with its answer.
     """
-    stock_up(stack, {"SKU-TEA": plan.orders * 10 + 1000, "SKU-NONE": 0})
+    stock_up(stack, dict.fromkeys(plan.goods(), plan.orders * 10 + 1000) | {"SKU-NONE": 0})
     write_addresses(stack)
     run = Run(plan, datetime.now(UTC))
     task, kinds = plan.task(stack.url("order"))
