@@ -1,7 +1,7 @@
 """The figures of docs/scaling.md: what an order costs and takes by rate, by knob, by workers and by goods.
 
-On stacks of its own: ``python -m bench.scaling [curve batching workers goods]``; a Markdown table a part. Variants take
-turns, forwards and backwards, and the mean of both is shown, so that a machine that slows down slows all of them.
+On stacks of its own: ``python -m bench.scaling [curve batching workers goods sizes]``; a Markdown table a part.
+Variants take turns, forwards and backwards, and the mean of both is shown: a machine that slows down slows all of them.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from statistics import mean
 from typing import TypeAlias
+
+import psycopg
 
 from bench.cases import shops
 from quadrille_cli.loadtest.run import Plan, Run, measure
@@ -26,15 +28,14 @@ RATES = (5.0, 10.0, 20.0, 40.0, 80.0, 120.0, 160.0, 200.0)
 RATE = 110.0
 """Where variants are compared: about half of what the two cores of bench/README.md carry."""
 SECONDS, ORDERS = 12.0, 60
-WORKERS = 4
+WARM = Plan(200, 20.0, {"ok": 1.0})
+WORKERS, STORED, SIZES = 4, 3000, "sizes"
 GROUPS = ("worker", "postgres", "kafka", "api", "relay", "sandbox")
 BATCHING: dict[str, Mapping[str, str]] = {
     "as it comes (`LINGER_MAX=100ms`, `BATCH_MAX=100`)": {},
     "`LINGER_MAX=0s`": {"LINGER_MAX": "0s"},
-    "`LINGER_MAX=30ms`": {"LINGER_MAX": "30ms"},
     "`LINGER_MAX=300ms`": {"LINGER_MAX": "300ms"},
     "`LINGER_MIN=20ms`": {"LINGER_MIN": "20ms"},
-    "`LINGER_MIN=50ms`": {"LINGER_MIN": "50ms"},
     "`BATCH_MAX=10`": {"BATCH_MAX": "10"},
 }
 Figures: TypeAlias = dict[str, float]
@@ -58,8 +59,8 @@ def at(stack: Stack, rate: float, skus: int = 1) -> Figures:
 
 @contextmanager
 def opened(settings: Mapping[str, str] | None = None) -> Iterator[Stack]:
-    """Have a shop that has seen every path some hundred times."""
-    with shops.ours(settings=settings) as shop, shop.open():
+    """Have a shop that is warm."""
+    with shops.ours(settings=settings) as shop, shop.open(WARM):
         yield shop.stack
 
 
@@ -77,7 +78,7 @@ def more_workers(stack: Stack, workers: int) -> Iterator[None]:
                 stack.processes[more.name] = more
                 running.callback(stack.processes.pop, more.name)
                 running.callback(more.stop)
-        measure(stack, Plan(200, 20.0, {"ok": 1.0}))  # until each has its place
+        measure(stack, WARM)  # until each has its place
         yield
 
 
@@ -115,6 +116,24 @@ def goods() -> Iterator[tuple[str, Figures]]:
         yield from _in_turn({f"{n} goods": lambda n=n: at(stack, RATE, n) for n in (1, 100)})  # type: ignore[misc]  # bound now
 
 
+def sizes() -> Iterator[tuple[str, float, float]]:
+    """Yield what an order leaves in each database and in the topics, and the log it makes Postgres write, in bytes."""
+    with opened() as stack:
+        before = dict(_bytes(stack))
+        orders = len(measure(stack, Plan(STORED, RATE / 2, MIX)).sent)
+        for name, (kept, written) in _bytes(stack):
+            yield name, (kept - before[name][0]) / orders, (written - before[name][1]) / orders
+
+
+def _bytes(stack: Stack) -> Iterator[tuple[str, tuple[float, float]]]:
+    for service in SERVICES:
+        with psycopg.connect(stack.database_url(service, "postgres")) as db:
+            found = db.execute("SELECT pg_database_size(current_database()), pg_current_wal_lsn() - '0/0'").fetchone()
+            yield f"{service}'s database", (float(found[0]), float(found[1])) if found else (0.0, 0.0)
+    logs = sum(path.stat().st_size for path in (stack.data / "kafka").rglob("*.events-*/*.log"))
+    yield "topics `*.events`", (float(logs), float(logs))
+
+
 def _in_turn(variants: Mapping[str, Callable[[], Figures]]) -> Iterator[tuple[str, Figures]]:
     """Yield each variant's mean of two runs: all forwards, then all backwards."""
     found: dict[str, list[Figures]] = {name: [] for name in variants}
@@ -130,8 +149,13 @@ PARTS = {"curve": curve, "batching": batching, "workers": workers, "goods": good
 def main(arguments: Sequence[str]) -> int:
     """Measure what is asked for, and print a table of each part."""
     parser = argparse.ArgumentParser(prog="python -m bench.scaling", description=__doc__)
-    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], help="all of them unless said")
-    for part in parser.parse_args(arguments).parts or PARTS:
+    parser.add_argument("parts", nargs="*", choices=[[], *PARTS, SIZES], help="all of them unless said")
+    for part in parser.parse_args(arguments).parts or (*PARTS, SIZES):
+        if part == SIZES:
+            sys.stdout.write("\n**sizes**\n\n| an order, kB | kept | written |\n|---|---:|---:|\n")
+            for name, kept, written in sizes():
+                sys.stdout.write(f"| {name} | {kept / 1000:.1f} | {written / 1000:.1f} |\n")
+            continue
         head = ("", "ended/s", "p50", "p99", "p99.9, ms", "inputs a commit", "CPU an order, ms", *GROUPS)
         sys.stdout.write(f"\n**{part}**\n\n| {' | '.join(head)} |\n|---{'|---:' * (len(head) - 1)}|\n")
         for name, one in PARTS[part]():
