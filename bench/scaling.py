@@ -45,7 +45,7 @@ def figures(run: Run) -> Figures:
     """Return what a run took and cost; raises ValueError for one that did not go as it should."""
     if wrong := run.wrong():
         raise ValueError("; ".join(wrong))
-    cost, took = run.cost(), run.took_to("CONFIRMED")
+    cost, took = {name.lower(): ms for name, ms in run.cost().items()}, run.took_to("CONFIRMED")
     cost["worker"] += sum(cost.pop(name) for name in list(cost) if name.isdigit())  # a service's second, third, fourth
     inputs, commits = (sum(one[which] for one in run.batches.values()) for which in (0, 1))
     spans = {f"p{share * 100:g}": percentile(took, share) * 1000 for share in (0.5, 0.99, 0.999)}
