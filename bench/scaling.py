@@ -38,6 +38,7 @@ BATCHING: dict[str, Mapping[str, str]] = {
     "`LINGER_MIN=20ms`": {"LINGER_MIN": "20ms"},
     "`BATCH_MAX=10`": {"BATCH_MAX": "10"},
 }
+GOODS = {"one good": 1, "100 goods": 100}
 Figures: TypeAlias = dict[str, float]
 
 
@@ -113,7 +114,7 @@ def workers() -> Iterator[tuple[str, Figures]]:
 def goods() -> Iterator[tuple[str, Figures]]:
     """Yield what it costs that all want one good, or a hundred goods evenly."""
     with opened() as stack:
-        yield from _in_turn({f"{n} goods": lambda n=n: at(stack, RATE, n) for n in (1, 100)})  # type: ignore[misc]  # bound now
+        yield from _in_turn({name: lambda n=n: at(stack, RATE, n) for name, n in GOODS.items()})  # type: ignore[misc]  # bound now
 
 
 def sizes() -> Iterator[tuple[str, float, float]]:
@@ -157,7 +158,7 @@ def main(arguments: Sequence[str]) -> int:
                 sys.stdout.write(f"| {name} | {kept / 1000:.1f} | {written / 1000:.1f} |\n")
             continue
         head = ("", "ended/s", "p50", "p99", "p99.9, ms", "inputs a commit", "CPU an order, ms", *GROUPS)
-        sys.stdout.write(f"\n**{part}**\n\n| {' | '.join(head)} |\n|---{'|---:' * (len(head) - 1)}|\n")
+        sys.stdout.write(f"\n**{part}**\n\n|{' | '.join(head)} |\n|---{'|---:' * (len(head) - 1)}|\n")
         for name, one in PARTS[part]():
             told = (one["rate"], one["p50"], one["p99"], one["p99.9"], one["batch"], one["cpu"])
             cells = [f"{figure:.3g}" for figure in (*told, *(one.get(group, 0.0) for group in GROUPS))]

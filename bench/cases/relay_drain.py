@@ -17,8 +17,7 @@ from bench.model import Contestant, Ratio, Run, Size
 from quadrille_cli.stack import Stack
 from quadrille_cli.stack.stack import migrate
 
-ROWS, LONG = 1_000_000, 3
-"""What is short is three times as long as its profile's share: a relay that is behind begins with a second's pause."""
+ROWS = 1_000_000
 STALLED_SECONDS = 60.0
 UNITS = {
     "rows_per_s": "rows/s",
@@ -121,7 +120,7 @@ class RelayDrain:
     @contextmanager
     def contestants(self, size: Size, absent: dict[str, str]) -> Iterator[Sequence[Contestant]]:
         """Write the backlog once; every relay drains the same."""
-        rows = max(10_000, int(ROWS * min(1.0, LONG * size.share)))
+        rows = max(10_000, int(ROWS * size.share))
         with bench(rows, self._per) as made, ExitStack() as opened:
             ours = Ours(made.stack, made.session)
             ours.first_start()

@@ -7,8 +7,8 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
@@ -140,8 +140,6 @@ class InFlight:
 _GIVEN_UP = KafkaException, SystemError
 _FULL_SECONDS = 0.001
 _HELD_SECONDS = 0.02
-_REST_SECONDS, _GATHERING_SECONDS = 0.5, 0.005
-"""So long the thread that serves reports waits for the next one: shorter where a row may have to be hurried."""
 _SAMPLED = b"13579bdf"
 _BEAT = CanaryBeat.type.encode()  # one every two seconds is no news
 _PUBLISHED = "order_id", "event_id", "event_type", "topic", "partition", "offset", "trace_id", "sequence", "ms"
@@ -228,8 +226,6 @@ class Publisher:
         self._witness.losses = lambda: self._losses
         self.gathering = False
         """Whether each request waits for company: for a backlog, whose rows are late already."""
-        self._awaited = False
-        """Whether somebody waits until what is on its way is delivered: then it waits for no company."""
         self._connect()
         self.look, self.seen, self.prove = self._witness.look, self._witness.seen, self._witness.prove
 
@@ -320,8 +316,9 @@ class Publisher:
         on_its_way = on_its_way or meanwhile
         transaction.handed += 1
         try:
-            if not self.send(row, transaction.reported):
-                self._send_later(row, transaction.reported, meanwhile)
+            while not self.send(row, transaction.reported):
+                time.sleep(_HELD_SECONDS if self._held() else _FULL_SECONDS)
+                meanwhile()
         except RefusedRowError:
             transaction.handed -= 1  # it is not on its way: nobody is to wait for it
             raise
@@ -329,10 +326,9 @@ class Publisher:
         if cold is None and not self._care.left:
             return
         try:
-            with self.awaited():
-                while transaction.delivered < transaction.handed:
-                    time.sleep(_FULL_SECONDS)
-                    on_its_way()
+            while transaction.delivered < transaction.handed:
+                time.sleep(_FULL_SECONDS)
+                on_its_way()
         except UnprovenError:
             raise
         except DeliveryFailedError as failed:
@@ -343,24 +339,6 @@ class Publisher:
             self._warm.setdefault(row.aggregatetype, set()).add(cold)
         if self._care.left:
             self._care.delivered(row)
-
-    def _send_later(self, row: OutboxRow, report: Report, meanwhile: Callable[[], None]) -> None:
-        """Hand on a row once there is room for it."""
-        with self.awaited():
-            while True:
-                time.sleep(_HELD_SECONDS if self._held() else _FULL_SECONDS)
-                meanwhile()
-                if self.send(row, report):
-                    return
-
-    @contextmanager
-    def awaited(self) -> Iterator[None]:
-        """Have what is on its way sent at once while the block waits for it, whatever is gathered otherwise."""
-        self._awaited = True
-        try:
-            yield
-        finally:
-            self._awaited = False
 
     def _cold(self, row: OutboxRow) -> int | None:
         """Return a row's partition if nothing of this producer lies on it yet; None where something does.
@@ -415,13 +393,10 @@ class Publisher:
         return self._losses != self._witness.calm
 
     def _serve(self, producer: Producer, closed: threading.Event) -> None:
-        """Serve delivery reports as they come; what is awaited is sent at once, for a flush knows no linger."""
-        rest = _GATHERING_SECONDS if self.gathering else _REST_SECONDS
+        """Serve delivery reports as they come."""
         while not closed.is_set():
             try:
-                if self._awaited and self.gathering:
-                    producer.flush(rest)
-                producer.poll(0.0 if self._published else rest)
+                producer.poll(0.5)
                 if closed.is_set():  # what is told from here on is another's
                     return
                 if self._published:

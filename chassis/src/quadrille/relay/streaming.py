@@ -163,8 +163,9 @@ class Streamer:
                 self._beat_read(read)
             if self._open is not None and not (self._held and self._held.holds(read)):
                 self._rows += 1
-                if self._ended - self._kept >= UNSTORED_ROWS:
-                    self._wait_for_room()
+                while self._ended - self._kept >= UNSTORED_ROWS:
+                    time.sleep(_NAP_SECONDS)
+                    self._wait()
                 self._outlet.push(read, self._open, self._wait, self._wait_for_delivery)
         elif isinstance(read, Begin):
             # the server skips what the position covers; a row of it is not sent again if it should not
@@ -179,13 +180,6 @@ class Streamer:
         elif isinstance(read, Described):
             # told again after every change of the publication: what follows a hole must not overtake what fell into it
             self._look(time.monotonic())
-
-    def _wait_for_room(self) -> None:
-        """Wait until fewer rows are handed on than a crash may double."""
-        with self._outlet.awaited():
-            while self._ended - self._kept >= UNSTORED_ROWS:
-                time.sleep(_NAP_SECONDS)
-                self._wait()
 
     def _beat_read(self, row: OutboxRow) -> None:
         """Count the beats: where one is missing, what was committed beside it has not passed us either.
@@ -218,10 +212,9 @@ class Streamer:
         """Gather for larger requests while behind; what was handed on is delivered before another producer begins."""
         if self._behind == self._outlet.gathering or not self._outlet.can_gather:
             return
-        with self._outlet.awaited():
-            while self._window.in_flight:
-                time.sleep(_NAP_SECONDS)
-                self._wait()
+        while self._window.in_flight:
+            time.sleep(_NAP_SECONDS)
+            self._wait()
         self._outlet.gather(on=self._behind)
 
     def _duties(self) -> None:
