@@ -11,19 +11,20 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from statistics import mean
 from typing import TypeAlias
 
 import psycopg
 
 from bench.cases import shops
+from bench.cases.saga import MIX
 from quadrille_cli.loadtest.run import Plan, Run, measure
 from quadrille_cli.services import SERVICES
 from quadrille_cli.stack import Stack
 from quadrille_cli.stack.processes import Process
 from quadrille_cli.stack.usage import percentile
 
-MIX = {"ok": 0.9, "declined": 0.05, "out_of_stock": 0.05}
 RATES = (5.0, 10.0, 20.0, 40.0, 80.0, 120.0, 160.0, 200.0)
 RATE = 110.0
 """Where variants are compared: about half of what the two cores of bench/README.md carry."""
@@ -97,7 +98,7 @@ def batching() -> Iterator[tuple[str, Figures]]:
         with opened(settings) as stack:
             return at(stack, RATE)
 
-    yield from _in_turn({name: lambda settings=settings: once(settings) for name, settings in BATCHING.items()})  # type: ignore[misc]  # bound now
+    yield from _in_turn({name: partial(once, settings) for name, settings in BATCHING.items()})
 
 
 def workers() -> Iterator[tuple[str, Figures]]:
@@ -108,13 +109,13 @@ def workers() -> Iterator[tuple[str, Figures]]:
             with more_workers(stack, number):
                 return at(stack, RATE)
 
-        yield from _in_turn({f"{n} per service": lambda n=n: several(n) for n in (1, WORKERS)})  # type: ignore[misc]  # bound now
+        yield from _in_turn({f"{number} per service": partial(several, number) for number in (1, WORKERS)})
 
 
 def goods() -> Iterator[tuple[str, Figures]]:
     """Yield what it costs that all want one good, or a hundred goods evenly."""
     with opened() as stack:
-        yield from _in_turn({name: lambda n=n: at(stack, RATE, n) for name, n in GOODS.items()})  # type: ignore[misc]  # bound now
+        yield from _in_turn({name: partial(at, stack, RATE, number) for name, number in GOODS.items()})
 
 
 def sizes() -> Iterator[tuple[str, float, float]]:

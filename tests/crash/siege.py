@@ -60,7 +60,7 @@ def rounds(seed: int, times: int = 1, most: int = 1) -> Iterator[Round]:
             yield this
 
 
-def once(seed: int) -> list[Round]:
+def each_point_once(seed: int) -> list[Round]:
     """Return two rounds that meet every point but the seldom once, in whichever of its processes has least to do."""
     rng = random.Random(seed)  # noqa: S311 - as above
     lists: defaultdict[str, list[str]] = defaultdict(list)

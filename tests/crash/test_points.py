@@ -7,7 +7,7 @@ from pathlib import Path
 
 from quadrille_cli.services import SERVICES
 from tests.crash.points import POINTS
-from tests.crash.siege import SELDOM, once, rounds
+from tests.crash.siege import SELDOM, each_point_once, rounds
 
 
 def test_every_point_of_the_table_is_there() -> None:
@@ -26,5 +26,5 @@ def test_rounds_meet_every_point_in_every_process_so_often() -> None:
     met = sorted((process, point) for one in found for process, points in one.items() for point in points)
     assert met == sorted([(process, point.id) for point in POINTS.values() for process in point.processes] * 2)
     assert max(len(points) for one in found for points in one.values()) == 4
-    short = [point for one in once(3) for points in one.values() for point in points]
+    short = [point for one in each_point_once(3) for points in one.values() for point in points]
     assert sorted(short) == sorted({*POINTS} - {*SELDOM})

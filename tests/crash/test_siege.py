@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.crash.points import POINTS
-from tests.crash.siege import SELDOM, Siege, once
+from tests.crash.siege import SELDOM, Siege, each_point_once
 
 if TYPE_CHECKING:
     from quadrille_cli.chaos.faults import Arena
@@ -32,7 +32,7 @@ FROZEN = {
 def test_killed_at_any_point_a_process_loses_and_doubles_nothing(arena: Arena) -> None:
     """Every labelled point but the seldom is met by SIGKILL under load; all orders end, the auditor finds nothing."""
     siege = Siege(arena, SEED)
-    for armament in once(SEED):
+    for armament in each_point_once(SEED):
         siege.round(armament, "kill")
     assert siege.wrong == []
     assert sorted(hit.partition(" ")[0] for hit in siege.hits) == sorted({*POINTS} - {*SELDOM})
